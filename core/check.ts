@@ -1,0 +1,69 @@
+/**
+ * Checks that several operations share. Each throws the library's typed errors; see `errors.ts`.
+ *
+ * @module
+ */
+import type { Backend } from "./backend.ts";
+import { rangeError, typeError } from "./errors.ts";
+import { Tensor } from "./tensor.ts";
+
+/** Checks that a value is a live tensor of the backend of the first one, and returns its shape. */
+export function checkTensor(
+  operation: string,
+  name: string,
+  value: unknown,
+  backend?: Backend,
+): readonly number[] {
+  if (!(value instanceof Tensor)) typeError(operation, `${name} must be a Tensor`, value);
+  value.storage; // throws when disposed
+  if (backend !== undefined && value.backend !== backend) {
+    typeError(
+      operation,
+      `${name} must belong to the same backend as the other tensors, ${backend.name}`,
+      value.backend.name,
+      "copy it with backend.tensor(await x.data(), x.shape)",
+    );
+  }
+  return value.shape;
+}
+
+/** Checks a shape; `undefined` in `expected` lets any size pass. */
+export function checkShape(
+  operation: string,
+  name: string,
+  shape: readonly number[],
+  expected: readonly (number | undefined)[],
+  wording: string,
+): void {
+  if (shape.length !== expected.length || expected.some((n, i) => n !== undefined && n !== shape[i])) {
+    const sizes = expected.every((n) => n !== undefined) ? ` = [${expected.join(", ")}]` : "";
+    rangeError(operation, `${name} must have shape ${wording}${sizes}`, shape);
+  }
+}
+
+/** Checks dimensions given by the caller, and the number of elements where data comes with them. */
+export function checkDimensions(operation: string, shape: readonly number[], size?: number): void {
+  if (!Array.isArray(shape)) typeError(operation, "shape must be an array of integers >= 0", shape);
+  let product = 1;
+  for (const n of shape) {
+    if (!Number.isSafeInteger(n) || n < 0) {
+      rangeError(operation, "every dimension of shape must be an integer >= 0", shape);
+    }
+    product *= n;
+  }
+  if (!Number.isSafeInteger(product)) rangeError(operation, "shape must hold at most 2^53 elements", shape);
+  if (size !== undefined && size !== product) {
+    rangeError(
+      operation,
+      `data must hold ${product} elements, the product of shape`,
+      size,
+      `shape [${shape}]`,
+    );
+  }
+}
+
+/** Checks that a number is finite. */
+export function checkFinite(operation: string, name: string, value: unknown): void {
+  if (typeof value !== "number") typeError(operation, `${name} must be a number`, value);
+  if (!Number.isFinite(value)) rangeError(operation, `${name} must be finite`, value);
+}

@@ -1,0 +1,288 @@
+/**
+ * Lightning Attention: causal linear attention with decay, block by block, at constant speed for any length.
+ *
+ * Recurrence, per sequence and head, with decay λ = exp(−slope):
+ * `S_t = λ S_{t−1} + k_t v_tᵀ`, `o_t = scale · q_tᵀ S_t`.
+ *
+ * Both backends compute it in blocks of tokens ("Various Lengths, Constant Speed", algorithm 3; "Lightning
+ * Attention-2", algorithm 1), in three stages that carry the same names everywhere:
+ *
+ * | stage | for a block of m tokens, S the state before it |
+ * |---|---|
+ * | `intraBlock` | `O_intra[i] = Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j` |
+ * | `interBlock` | `O_inter[i] = λ^(i+1) q_iᵀ S` |
+ * | `updateState` | `S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ` |
+ *
+ * @module
+ */
+import type { Backend, LightningShape, Sequence } from "./backend.ts";
+import { checkFinite, checkShape, checkTensor } from "./check.ts";
+import { rangeError, typeError } from "./errors.ts";
+import type { Tensor } from "./tensor.ts";
+
+/** Options of {@linkcode lightningAttentionStep}, shared with {@linkcode lightningAttention}. */
+export interface LightningStepOptions {
+  /** Decay per head, `[heads]`, each ≥ 0: λ = exp(−slope) per token. Default: no decay. Heads are those of v. */
+  slopes?: ArrayLike<number>;
+  /** Factor of every score q·k. Default 1, as in the papers. */
+  scale?: number;
+}
+
+/** Options of {@linkcode lightningAttention}. */
+export interface LightningOptions extends LightningStepOptions {
+  /** State before the first token, `[batch, heads, headDim, valueDim]`; it is not changed. Default: zero. */
+  initialState?: Tensor;
+  /**
+   * Packed sequences of different lengths: batch 1, offsets `[0, ..., seqLen]` that do not fall. States then are
+   * `[sequences, heads, headDim, valueDim]`.
+   */
+  cuSeqlens?: ArrayLike<number>;
+  /** `"bhnd"` (default): `[batch, heads, seqLen, dim]`; `"bnhd"`: `[batch, seqLen, heads, dim]`. */
+  layout?: "bhnd" | "bnhd";
+}
+
+/** What {@linkcode lightningAttention} returns; the caller disposes both. */
+export interface LightningResult {
+  /** The shape of v. */
+  output: Tensor;
+  /** State after the last token of each sequence, `[batch or sequences, heads, headDim, valueDim]`. */
+  state: Tensor;
+}
+
+/**
+ * Causal linear attention with decay over whole sequences: time and memory linear in the length, and the same speed
+ * at every length.
+ *
+ * Query and key may have fewer heads than value: head h of v then reads head `⌊h / (heads of v / heads of q)⌋`.
+ *
+ * @example Two segments with a carried state are one sequence
+ * ```ts
+ * import { alibiSlopes, createBackend, lightningAttention } from "@levin/attention";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * const [batch, heads, seqLen, dim] = [1, 4, 1000, 64];
+ * const random = () => Float32Array.from({ length: batch * heads * seqLen * dim }, () => Math.random() - 0.5);
+ * using q = backend.tensor(random(), [batch, heads, seqLen, dim]);
+ * using k = backend.tensor(random(), [batch, heads, seqLen, dim]);
+ * using v = backend.tensor(random(), [batch, heads, seqLen, dim]);
+ *
+ * const slopes = alibiSlopes(heads);
+ * const first = lightningAttention(q, k, v, { slopes });
+ * const second = lightningAttention(q, k, v, { slopes, initialState: first.state });
+ * console.log((await second.output.data()).length); // 256000
+ * for (const tensor of [first.output, first.state, second.output, second.state]) tensor.dispose();
+ * ```
+ *
+ * @param q query, `[batch, heads, seqLen, headDim]` (or per `layout`), any length ≥ 0
+ * @param k key, like q
+ * @param v value, `[batch, heads, seqLen, valueDim]`; its heads a multiple of those of q and k
+ * @param options see {@linkcode LightningOptions}
+ * @returns output and final state, at once; their data follows
+ * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
+ * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
+ * @throws {BackendError} when a tensor was disposed, or memory is short
+ */
+export function lightningAttention(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  options: LightningOptions = {},
+): LightningResult {
+  const operation = "lightningAttention";
+  const backend = checkOperands(operation, q, k, v);
+  const shape = checkAttentionShape(operation, q, k, v, options.layout ?? "bhnd");
+  const slopes = checkSlopes(operation, options.slopes, shape.heads);
+  const scale = checkScale(operation, options.scale);
+  const sequences = checkSequences(operation, options.cuSeqlens, shape);
+  const stateShape = [sequences.length, shape.heads, shape.headDim, shape.valueDim];
+  const { initialState } = options;
+  if (initialState !== undefined) checkState(operation, "initialState", initialState, backend, stateShape);
+
+  const output = backend.empty(v.shape, v.dtype);
+  let state: Tensor | undefined;
+  try {
+    state = backend.empty(stateShape);
+    backend.kernels.lightning({ shape, q, k, v, slopes, scale, sequences, initialState, output, state });
+    return { output, state };
+  } catch (error) {
+    output.dispose();
+    state?.dispose();
+    throw error;
+  }
+}
+
+/**
+ * One token per sequence: `S ← λ S + k vᵀ`, `o = scale · qᵀ S`. Its cost does not depend on how many tokens came
+ * before.
+ *
+ * @example
+ * ```ts
+ * import { createBackend, lightningAttentionStep } from "@levin/attention";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using state = backend.zeros([1, 2, 16, 16]);
+ * using x = backend.tensor(new Float32Array(2 * 16).fill(0.5), [1, 2, 16]);
+ * using output = lightningAttentionStep(x, x, x, state, { slopes: [0.1, 0.2] });
+ * console.log(output.shape); // [1, 2, 16]
+ * ```
+ *
+ * @param q query, `[batch, heads, headDim]`
+ * @param k key, like q
+ * @param v value, `[batch, heads, valueDim]`; its heads a multiple of those of q and k
+ * @param state `[batch, heads, headDim, valueDim]`, updated in place
+ * @param options see {@linkcode LightningStepOptions}
+ * @returns output, `[batch, heads, valueDim]`
+ * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
+ * @throws {RangeError} when shapes do not fit together, or a slope is negative or NaN
+ * @throws {BackendError} when a tensor was disposed, or memory is short
+ */
+export function lightningAttentionStep(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  state: Tensor,
+  options: LightningStepOptions = {},
+): Tensor {
+  const operation = "lightningAttentionStep";
+  const backend = checkOperands(operation, q, k, v);
+  const [batch, queryHeads, headDim] = q.shape;
+  const [, keyHeads] = k.shape;
+  const [, heads, valueDim] = v.shape;
+  checkShape(operation, "q", q.shape, [undefined, undefined, undefined], "[batch, heads, headDim]");
+  checkShape(operation, "k", k.shape, [batch, undefined, headDim], "[batch, heads, headDim]");
+  checkShape(operation, "v", v.shape, [batch, undefined, undefined], "[batch, heads, valueDim]");
+  const shape = { layout: "bhnd" as const, batch, seqLen: 1, heads, queryHeads, keyHeads, headDim, valueDim };
+  checkHeads(operation, shape);
+  const slopes = checkSlopes(operation, options.slopes, heads);
+  const scale = checkScale(operation, options.scale);
+  checkState(operation, "state", state, backend, [batch, heads, headDim, valueDim]);
+
+  const output = backend.empty(v.shape, v.dtype);
+  try {
+    backend.kernels.lightningStep({ shape, q, k, v, slopes, scale, state, output });
+    return output;
+  } catch (error) {
+    output.dispose();
+    throw error;
+  }
+}
+
+function checkOperands(operation: string, q: Tensor, k: Tensor, v: Tensor): Backend {
+  checkTensor(operation, "q", q);
+  checkTensor(operation, "k", k, q.backend);
+  checkTensor(operation, "v", v, q.backend);
+  if (k.dtype !== q.dtype || v.dtype !== q.dtype) {
+    typeError(operation, "q, k and v must have the same dtype", [q.dtype, k.dtype, v.dtype]);
+  }
+  return q.backend;
+}
+
+function checkAttentionShape(
+  operation: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  layout: "bhnd" | "bnhd",
+): LightningShape {
+  if (layout !== "bhnd" && layout !== "bnhd") {
+    rangeError(operation, `layout must be "bhnd" or "bnhd"`, layout);
+  }
+  const [head, token] = layout === "bhnd" ? [1, 2] : [2, 1];
+  const wording = (dim: string) =>
+    layout === "bhnd" ? `[batch, heads, seqLen, ${dim}]` : `[batch, seqLen, heads, ${dim}]`;
+  const like = (...known: [axis: number, size: number][]) => {
+    const expected: (number | undefined)[] = [undefined, undefined, undefined, undefined];
+    for (const [axis, size] of known) expected[axis] = size;
+    return expected;
+  };
+  checkShape(operation, "q", q.shape, like(), wording("headDim"));
+  const batch = q.shape[0], seqLen = q.shape[token], headDim = q.shape[3];
+  checkShape(operation, "k", k.shape, like([0, batch], [token, seqLen], [3, headDim]), wording("headDim"));
+  checkShape(operation, "v", v.shape, like([0, batch], [token, seqLen]), wording("valueDim"));
+  const shape = {
+    layout,
+    batch,
+    seqLen,
+    heads: v.shape[head],
+    queryHeads: q.shape[head],
+    keyHeads: k.shape[head],
+    headDim,
+    valueDim: v.shape[3],
+  };
+  checkHeads(operation, shape);
+  return shape;
+}
+
+function checkHeads(operation: string, shape: LightningShape): void {
+  const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
+  for (const [name, size] of Object.entries({ headDim, valueDim })) {
+    if (size < 1) rangeError(operation, `${name} must be >= 1`, size);
+  }
+  for (const [name, size] of [["q", queryHeads], ["k", keyHeads]] as const) {
+    if (size < 1 || heads < 1 || heads % size !== 0) {
+      rangeError(
+        operation,
+        `heads of v must be a multiple of heads of ${name}`,
+        heads,
+        `heads of ${name}: ${size}`,
+      );
+    }
+  }
+}
+
+function checkSlopes(operation: string, slopes: ArrayLike<number> | undefined, heads: number): Float64Array {
+  if (slopes === undefined) return new Float64Array(heads);
+  if (slopes === null || typeof slopes !== "object" || typeof slopes.length !== "number") {
+    typeError(operation, "slopes must be an array of numbers, one per head of v", slopes);
+  }
+  if (slopes.length !== heads) {
+    rangeError(operation, `slopes must have one value per head of v, ${heads}`, slopes.length);
+  }
+  for (let head = 0; head < heads; head++) {
+    const slope: unknown = slopes[head];
+    if (typeof slope !== "number") typeError(operation, "slopes must be numbers", slope, `head ${head}`);
+    if (!(slope >= 0)) rangeError(operation, "slopes must be >= 0", slope, `head ${head}`);
+  }
+  return Float64Array.from(slopes);
+}
+
+function checkScale(operation: string, scale = 1): number {
+  checkFinite(operation, "scale", scale);
+  return scale;
+}
+
+function checkSequences(
+  operation: string,
+  cuSeqlens: ArrayLike<number> | undefined,
+  { batch, seqLen }: LightningShape,
+): Sequence[] {
+  if (cuSeqlens === undefined) {
+    return Array.from({ length: batch }, (_, index) => ({ batch: index, start: 0, length: seqLen }));
+  }
+  if (cuSeqlens === null || typeof cuSeqlens !== "object" || typeof cuSeqlens.length !== "number") {
+    typeError(operation, "cuSeqlens must be an array of offsets", cuSeqlens);
+  }
+  if (batch !== 1) rangeError(operation, "batch must be 1 with cuSeqlens", batch);
+  const offsets = Array.from(cuSeqlens);
+  if (offsets.length < 1 || offsets[0] !== 0) rangeError(operation, "cuSeqlens must begin with 0", offsets);
+  if (offsets.at(-1) !== seqLen) rangeError(operation, `cuSeqlens must end with seqLen, ${seqLen}`, offsets);
+  return offsets.slice(1).map((end, index) => {
+    const start = offsets[index];
+    if (!Number.isInteger(end) || end < start) {
+      rangeError(operation, "cuSeqlens must be integers that do not fall", end, `after ${start}`);
+    }
+    return { batch: 0, start, length: end - start };
+  });
+}
+
+function checkState(
+  operation: string,
+  name: string,
+  state: Tensor,
+  backend: Backend,
+  shape: readonly number[],
+): void {
+  checkTensor(operation, name, state, backend);
+  checkShape(operation, name, state.shape, shape, "[batch or sequences, heads, headDim, valueDim]");
+  if (state.dtype !== "f32") typeError(operation, `${name} must be stored as f32`, state.dtype);
+}

@@ -1,0 +1,121 @@
+/**
+ * What all tests share: one body per operation, run on every backend; error measures that fail on NaN; seeded inputs.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { type Backend, type BackendOptions, createBackend } from "../mod.ts";
+
+/**
+ * The backends under test. `LEVIN_BACKENDS` limits them, for example `LEVIN_BACKENDS=webgpu`. WebGPU is asked for by
+ * name, so a missing adapter fails the tests.
+ */
+const BACKENDS: Record<string, BackendOptions> = {
+  "wasm": { prefer: "wasm" },
+  "wasm-baseline": { prefer: "wasm", baseline: true },
+};
+
+/** Registers the body as one test per backend. Every tensor that a test leaves behind fails it. */
+export function eachBackend(name: string, body: (backend: Backend) => void | Promise<void>): void {
+  const wanted = Deno.env.get("LEVIN_BACKENDS")?.split(",") ?? Object.keys(BACKENDS);
+  for (const id of wanted) {
+    assert(
+      id in BACKENDS,
+      `LEVIN_BACKENDS must name some of ${Object.keys(BACKENDS)}: current value is ${id}`,
+    );
+    Deno.test(`${name} (${id})`, async () => {
+      using backend = await createBackend(BACKENDS[id]);
+      await body(backend);
+      assert.equal(backend.bytesInUse, 0, "the test or the operation left tensors undisposed");
+    });
+  }
+}
+
+/** Makes a memory of `size` elements that later results will land in hold NaN, so that unwritten elements show. */
+export function poison(backend: Backend, ...shapes: (readonly number[])[]): void {
+  const tensors = shapes.map((shape) => {
+    const size = shape.reduce((product, n) => product * n, 1);
+    return backend.tensor(new Float32Array(size).fill(NaN), shape);
+  });
+  for (const tensor of tensors) tensor.dispose();
+}
+
+/** Root-mean-square error over the root-mean-square of the expected values. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  assert.equal(actual.length, expected.length, "numbers of elements differ");
+  let error = 0, norm = 0;
+  for (let i = 0; i < expected.length; i++) {
+    error += (actual[i] - expected[i]) ** 2;
+    norm += expected[i] ** 2;
+  }
+  return norm === 0 ? Math.sqrt(error) : Math.sqrt(error / norm);
+}
+
+/**
+ * Holds actual values to the expected ones: the RMS-relative error to `limit`, and the largest single error to ten
+ * times that, in units of the largest expected value. NaN fails.
+ */
+export function assertClose(
+  actual: ArrayLike<number>,
+  expected: ArrayLike<number>,
+  limit: number,
+  what = "result",
+): void {
+  const relative = relativeError(actual, expected);
+  if (!(relative <= limit)) assert.fail(`${what}: RMS-relative error ${relative} is not <= ${limit}`);
+  let scale = 0, worst = 0, where = -1;
+  for (let i = 0; i < expected.length; i++) {
+    scale = Math.max(scale, Math.abs(expected[i]));
+    const error = Math.abs(actual[i] - expected[i]);
+    if (!(error <= worst)) [worst, where] = [error, i];
+  }
+  if (!(worst <= 10 * limit * Math.max(scale, 1e-30))) {
+    assert.fail(
+      `${what}: element ${where} is ${actual[where]}, expected ${expected[where]}: off by more than ${
+        10 * limit
+      } of ${scale}`,
+    );
+  }
+}
+
+/** Holds two results to the same bits. */
+export function assertSameBits(actual: Float32Array, expected: Float32Array, what = "result"): void {
+  assert.deepEqual(
+    new Uint32Array(actual.buffer, actual.byteOffset, actual.length),
+    new Uint32Array(expected.buffer, expected.byteOffset, expected.length),
+    `${what}: bits differ`,
+  );
+}
+
+/** Seeded uniform numbers in [0, 1): the same everywhere (mulberry32). */
+export function seeded(seed: number): () => number {
+  let a = seed >>> 0;
+  return () => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = a;
+    t = Math.imul(t ^ (t >>> 15), t | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
+
+/** Seeded numbers in [−1, 1), as many as the shape holds. */
+export function randomArray(shape: readonly number[], seed: number): Float32Array {
+  const random = seeded(seed);
+  return Float32Array.from({ length: shape.reduce((product, n) => product * n, 1) }, () => 2 * random() - 1);
+}
+
+/** Tensors that are disposed together, at the end of a `using` scope. */
+export class Scope implements Disposable {
+  #held: Disposable[] = [];
+  /** Keeps one tensor, or every tensor of a record such as `{ output, state }`, and hands it on. */
+  keep<T extends Disposable | Record<string, Disposable>>(value: T): T {
+    if (Symbol.dispose in value) this.#held.push(value as Disposable);
+    else this.#held.push(...Object.values(value));
+    return value;
+  }
+  /** Disposes all that was kept. */
+  [Symbol.dispose](): void {
+    for (const held of this.#held.splice(0)) held[Symbol.dispose]();
+  }
+}
