@@ -29,3 +29,4 @@ export { lightningAttention, lightningAttentionStep } from "./core/lightning.ts"
 export type { LightningOptions, LightningResult, LightningStepOptions } from "./core/lightning.ts";
 export { Tensor } from "./core/tensor.ts";
 export type { DType } from "./core/tensor.ts";
+export { wasmKernels } from "./wasm/module.ts";

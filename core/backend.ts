@@ -4,6 +4,7 @@
  * @module
  */
 import type { DType, Tensor } from "./tensor.ts";
+import { createWasmBackend } from "../wasm/backend.ts";
 import { rangeError } from "./errors.ts";
 
 /** What a backend runs on, for people and for bug reports. */
@@ -234,6 +235,5 @@ export async function createBackend(options: BackendOptions = {}): Promise<Backe
     rangeError("createBackend", `prefer must be "auto", "webgpu" or "wasm"`, prefer);
   }
   signal?.throwIfAborted();
-  const { createWasmBackend } = await import("../wasm/backend.ts");
   return await createWasmBackend(options, prefer === "wasm" ? "asked for by name" : "no other backend yet");
 }

@@ -71,7 +71,14 @@ export function layerSlopes(heads: number, layer: number, layers: number): numbe
   return alibiSlopes(heads).map((slope) => slope * factor);
 }
 
+/** The smallest normal f32. Subnormal factors are slow on many machines and add nothing: they become 0. */
+const SMALLEST_NORMAL = 2 ** -126;
+
 /** λ^0, λ^1, ..., λ^(count−1) as `exp(−slope·n)`, computed in float64 and rounded once. */
 export function decayPowers(slope: number, count: number): Float32Array {
-  return Float32Array.from({ length: count }, (_, n) => Math.exp(-slope * n));
+  return Float32Array.from({ length: count }, (_, n) => {
+    // Not exp(−∞·0): an infinite slope forgets all but the token itself.
+    const power = n === 0 ? 1 : Math.exp(-slope * n);
+    return power < SMALLEST_NORMAL ? 0 : power;
+  });
 }

@@ -50,7 +50,7 @@ export class Tensor implements Disposable {
     this.#storage = storage;
   }
 
-  /** Whether the elements are gone: after `dispose()`, after `reshape()` and after the backend's end. */
+  /** Whether the elements are gone: after `dispose()` and after `reshape()`. */
   get disposed(): boolean {
     return this.#storage === undefined;
   }

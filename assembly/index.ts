@@ -1,0 +1,7 @@
+// Everything the module exports. No runtime, no allocator: wasm/memory.ts owns linear memory, kernels get offsets.
+export { lrpe, multiply, norm, scaledCopy, splitHeads } from "./layers";
+export { lightning, lightningScratch, lightningStep } from "./lightning";
+export { linear, linearScratch } from "./linear";
+
+/** 1 in the build with relaxed SIMD, 0 in the baseline build. */
+export const RELAXED: i32 = ASC_FEATURE_RELAXED_SIMD ? 1 : 0;

@@ -1,0 +1,211 @@
+// Lightning Attention, forward and step: one (sequence, head) per call, block by block, in one fused loop that stays
+// in cache. The stages are those of core/lightning.ts; every product is a C = β C + Aᵀ B of tile.ts.
+//
+// Scratch of one call, in f32 (C: BLOCK, d: headDim, d6: d rounded up to 6 rows, e8: valueDim rounded up to 8):
+//
+//   queryP  [C/8][d][8]    the block's queries transposed, in panels: B of the scores
+//   queryD  [d][C]         queries transposed, column i scaled by scale·λ^(i+1): A of interBlock
+//   keyT    [d][C]         keys transposed: A of the scores
+//   keyD    [C][d12]       keys, row j scaled by λ^(m−1−j): A of updateState
+//   value   [e8/8][C][8]   values in panels: B of intraBlock and updateState
+//   scores  [C][C]         row j is key j, column i is query i: A of intraBlock
+//   output  [e8/8][C][8]   O of the block
+//   state   [e8/8][d6][8]  S between blocks: B of interBlock
+//
+// Rows and columns of padding never reach a row or column that belongs to the sequence.
+import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
+import { loadLanes, madd, storeLanes } from "./simd";
+import { packPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+
+/** Bytes between rows of the buffers that are C wide. */
+// @ts-ignore: decorator
+@inline
+const BLOCK_ROW: usize = BLOCK * 4;
+
+// The decay table of one head, made in float64 by wasm/backend.ts: C zeros (the mask above the diagonal),
+// scale·λ^0 .. scale·λ^C, then λ^C .. λ^0.
+// @ts-ignore: decorator
+@inline
+const SCALED: usize = BLOCK * 4;
+// @ts-ignore: decorator
+@inline
+const FALLING: usize = (2 * BLOCK + 1) * 4;
+
+/** Bytes of scratch that `lightning` needs. */
+export function lightningScratch(headDim: i32, valueDim: i32): i32 {
+  const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
+  return 4 * (BLOCK * (3 * headDim + d12 + 2 * e8 + BLOCK) + d6 * e8) + 64;
+}
+
+/**
+ * Forward over one sequence and head.
+ *
+ * q, k `[length, headDim]`, v, o `[length, valueDim]`: first row, and bytes between rows. `decay`: see above.
+ * `initialState` (0 for none) and `finalState`: `[headDim, valueDim]`.
+ */
+export function lightning(
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
+  length: i32, headDim: i32, valueDim: i32,
+  decay: usize, initialState: usize, finalState: usize, scratch: usize,
+): void {
+  const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
+  const queryP = scratch;
+  const queryD = queryP + <usize> headDim * BLOCK_ROW;
+  const keyT = queryD + <usize> headDim * BLOCK_ROW;
+  const keyD = keyT + <usize> headDim * BLOCK_ROW;
+  const value = keyD + <usize> d12 * BLOCK_ROW;
+  const scores = value + <usize> e8 * BLOCK_ROW;
+  const output = scores + BLOCK * BLOCK_ROW;
+  const state = output + <usize> e8 * BLOCK_ROW;
+  const stateRow = <usize> valueDim << 2;
+
+  if (initialState != 0) packPanels(initialState, stateRow, headDim, valueDim, state, d6);
+  else memory.fill(state, 0, <usize> (d6 * e8) << 2);
+
+  for (let start = 0; start < length; start += BLOCK) {
+    const m = min(BLOCK, length - start);
+    for (let i = 0; i < m; i += TILE_COLUMNS) {
+      packTransposed(q + <usize> i * qStride, qStride, min(TILE_COLUMNS, m - i), headDim,
+        queryP + <usize> (i * headDim) * 4, PANEL_ROW, TILE_COLUMNS, 0);
+    }
+    packTransposed(q, qStride, m, headDim, queryD, BLOCK_ROW, BLOCK, decay + SCALED + 4);
+    packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0);
+    packScaled(k, kStride, m, headDim, keyD, <usize> d12 << 2, decay + FALLING + (<usize> (BLOCK - m + 1) << 2));
+    packPanels(v, vStride, m, valueDim, value, BLOCK);
+
+    interBlock(queryD, state, output, m, headDim, d6, e8);
+    intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
+    updateState(keyD, value, state, load<f32>(decay + FALLING + (<usize> (BLOCK - m) << 2)), m, d6, d12, e8);
+
+    unpackPanels(output, BLOCK, m, valueDim, o, oStride);
+    q += BLOCK * qStride;
+    k += BLOCK * kStride;
+    v += BLOCK * vStride;
+    o += BLOCK * oStride;
+  }
+  unpackPanels(state, d6, headDim, valueDim, finalState, stateRow);
+}
+
+/** `O[i] = scale · λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product). */
+function interBlock(queryD: usize, state: usize, output: usize, m: i32, headDim: i32, d6: i32, e8: i32): void {
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    const panel = state + <usize> (c * d6) * 4, out = output + <usize> c * BLOCK_ROW;
+    for (let i = 0; i < m; i += TILE_ROWS) {
+      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, out + <usize> i * PANEL_ROW, PANEL_ROW, 0);
+    }
+  }
+}
+
+/** `O[i] += Σ_{j≤i} scale · λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
+function intraBlock(
+  queryP: usize, keyT: usize, value: usize, scores: usize, output: usize,
+  decay: usize, m: i32, headDim: i32, e8: i32,
+): void {
+  for (let i = 0; i < m; i += TILE_COLUMNS) {
+    const panel = queryP + <usize> (i * headDim) * 4;
+    for (let j = 0; j < min(m, i + TILE_COLUMNS); j += TILE_ROWS) {
+      const corner = scores + <usize> j * BLOCK_ROW + (<usize> i << 2);
+      tile(keyT + (<usize> j << 2), BLOCK_ROW, panel, headDim, corner, BLOCK_ROW, 0);
+      maskScores(corner, decay + SCALED + (<usize> i << 2) - (<usize> j << 2));
+    }
+  }
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    const panel = value + <usize> c * BLOCK_ROW, out = output + <usize> c * BLOCK_ROW;
+    for (let i = 0; i < m; i += TILE_ROWS) {
+      tile(scores + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS),
+        out + <usize> i * PANEL_ROW, PANEL_ROW, 1);
+    }
+  }
+}
+
+/** `scores[j][i] *= scale · λ^(i−j)`, 0 for i < j, on one tile; `powers` points at its corner's power. */
+// @ts-ignore: decorator
+@inline
+function maskScores(corner: usize, powers: usize): void {
+  for (let row = 0; row < TILE_ROWS; row++) {
+    v128.store(corner, f32x4.mul(v128.load(corner), v128.load(powers)));
+    v128.store(corner, f32x4.mul(v128.load(corner, 16), v128.load(powers, 16)), 16);
+    corner += BLOCK_ROW;
+    powers -= 4;
+  }
+}
+
+/** `S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ`. */
+function updateState(
+  keyD: usize, value: usize, state: usize, blockDecay: f32, m: i32, d6: i32, d12: i32, e8: i32,
+): void {
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    const panel = value + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
+    for (let i = 0; i < d6; i += TILE_ROWS) {
+      tile(keyD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW, blockDecay);
+    }
+  }
+}
+
+/** `target[r] = source[r] · factors[r]`, rows of `columns`, the padding up to a multiple of 4 zero. */
+function packScaled(
+  source: usize, sourceStride: usize, rows: i32, columns: i32, target: usize, targetStride: usize, factors: usize,
+): void {
+  for (let r = 0; r < rows; r++) {
+    const factor = v128.load32_splat(factors + (<usize> r << 2));
+    for (let c = 0; c < columns; c += 4) {
+      const at = <usize> c << 2;
+      v128.store(target + at, f32x4.mul(factor, loadLanes(source + at, columns - c)));
+    }
+    source += sourceStride;
+    target += targetStride;
+  }
+}
+
+/**
+ * One token of one sequence and head: `S ← λ S + k vᵀ`, `o = scale · qᵀ S`, in one pass over S.
+ * q, k `[headDim]`, v, o `[valueDim]`, state `[headDim, valueDim]`.
+ */
+export function lightningStep(
+  q: usize, k: usize, v: usize, o: usize, state: usize, headDim: i32, valueDim: i32, lambda: f32, scale: f32,
+): void {
+  const decay = f32x4.splat(lambda), factor = f32x4.splat(scale);
+  const row = <usize> valueDim << 2;
+  let c = 0;
+  // Sixteen columns at a time: one cache line of every row.
+  for (; c + 16 <= valueDim; c += 16) {
+    const at = <usize> c << 2;
+    const v0 = v128.load(v + at), v1 = v128.load(v + at, 16), v2 = v128.load(v + at, 32), v3 = v128.load(v + at, 48);
+    let o0 = f32x4.splat(0), o1 = o0, o2 = o0, o3 = o0;
+    let s = state + at;
+    for (let i = 0; i < headDim; i++) {
+      const ki = v128.load32_splat(k + (<usize> i << 2)), qi = v128.load32_splat(q + (<usize> i << 2));
+      const s0 = madd(ki, v0, f32x4.mul(decay, v128.load(s)));
+      const s1 = madd(ki, v1, f32x4.mul(decay, v128.load(s, 16)));
+      const s2 = madd(ki, v2, f32x4.mul(decay, v128.load(s, 32)));
+      const s3 = madd(ki, v3, f32x4.mul(decay, v128.load(s, 48)));
+      v128.store(s, s0);
+      v128.store(s, s1, 16);
+      v128.store(s, s2, 32);
+      v128.store(s, s3, 48);
+      o0 = madd(qi, s0, o0);
+      o1 = madd(qi, s1, o1);
+      o2 = madd(qi, s2, o2);
+      o3 = madd(qi, s3, o3);
+      s += row;
+    }
+    v128.store(o + at, f32x4.mul(factor, o0));
+    v128.store(o + at, f32x4.mul(factor, o1), 16);
+    v128.store(o + at, f32x4.mul(factor, o2), 32);
+    v128.store(o + at, f32x4.mul(factor, o3), 48);
+  }
+  for (; c < valueDim; c += 4) {
+    const at = <usize> c << 2, count = valueDim - c;
+    const v0 = loadLanes(v + at, count);
+    let o0 = f32x4.splat(0);
+    let s = state + at;
+    for (let i = 0; i < headDim; i++) {
+      const ki = v128.load32_splat(k + (<usize> i << 2)), qi = v128.load32_splat(q + (<usize> i << 2));
+      const s0 = madd(ki, v0, f32x4.mul(decay, loadLanes(s, count)));
+      storeLanes(s, s0, count);
+      o0 = madd(qi, s0, o0);
+      s += row;
+    }
+    storeLanes(o + at, f32x4.mul(factor, o0), count);
+  }
+}

@@ -1,0 +1,175 @@
+// The register tile: the one inner loop under attention and linear. All that multiplies matrices is C = β C + Aᵀ B.
+import { TILE_COLUMNS, TILE_ROWS } from "../core/tile";
+import { loadLanes, madd, storeLanes } from "./simd";
+
+/** Bytes of one row of a B panel. */
+// @ts-ignore: decorator
+@inline
+export const PANEL_ROW: usize = TILE_COLUMNS * 4;
+
+/** Rounds up to a multiple. */
+// @ts-ignore: decorator
+@inline
+export function roundUp(n: i32, multiple: i32): i32 {
+  return ((n + multiple - 1) / multiple) * multiple;
+}
+
+/**
+ * One tile: C[i][c] = β C[i][c] + Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
+ *
+ * A is k-major with `aStride` bytes between k, B is a panel (8 columns, k-major, contiguous), C has `cStride` bytes
+ * between rows. β = 0 writes without reading C. Twelve sums, two B vectors and one broadcast fill 15 of 16 registers:
+ * 12 multiply-adds for 8 loads.
+ */
+export function tile(
+  a: usize,
+  aStride: usize,
+  b: usize,
+  depth: i32,
+  c: usize,
+  cStride: usize,
+  beta: f32,
+): void {
+  let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
+  let c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
+  const end = b + <usize> depth * PANEL_ROW;
+  while (b < end) {
+    const b0 = v128.load(b), b1 = v128.load(b, 16);
+    let x = v128.load32_splat(a);
+    c00 = madd(x, b0, c00);
+    c01 = madd(x, b1, c01);
+    x = v128.load32_splat(a, 4);
+    c10 = madd(x, b0, c10);
+    c11 = madd(x, b1, c11);
+    x = v128.load32_splat(a, 8);
+    c20 = madd(x, b0, c20);
+    c21 = madd(x, b1, c21);
+    x = v128.load32_splat(a, 12);
+    c30 = madd(x, b0, c30);
+    c31 = madd(x, b1, c31);
+    x = v128.load32_splat(a, 16);
+    c40 = madd(x, b0, c40);
+    c41 = madd(x, b1, c41);
+    x = v128.load32_splat(a, 20);
+    c50 = madd(x, b0, c50);
+    c51 = madd(x, b1, c51);
+    a += aStride;
+    b += PANEL_ROW;
+  }
+  if (beta == 0) {
+    storeRow(c, c00, c01);
+    storeRow(c + cStride, c10, c11);
+    storeRow(c + 2 * cStride, c20, c21);
+    storeRow(c + 3 * cStride, c30, c31);
+    storeRow(c + 4 * cStride, c40, c41);
+    storeRow(c + 5 * cStride, c50, c51);
+  } else {
+    const factor = f32x4.splat(beta);
+    addRow(c, c00, c01, factor);
+    addRow(c + cStride, c10, c11, factor);
+    addRow(c + 2 * cStride, c20, c21, factor);
+    addRow(c + 3 * cStride, c30, c31, factor);
+    addRow(c + 4 * cStride, c40, c41, factor);
+    addRow(c + 5 * cStride, c50, c51, factor);
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function storeRow(c: usize, sum0: v128, sum1: v128): void {
+  v128.store(c, sum0);
+  v128.store(c, sum1, 16);
+}
+
+// @ts-ignore: decorator
+@inline
+function addRow(c: usize, sum0: v128, sum1: v128, factor: v128): void {
+  v128.store(c, madd(v128.load(c), factor, sum0));
+  v128.store(c, madd(v128.load(c, 16), factor, sum1), 16);
+}
+
+/**
+ * Transposes rows into k-major order: target[k][r] = source[r][k] · (factors ? factors[r] : 1) for r < rows,
+ * k < columns; zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes.
+ */
+export function packTransposed(
+  source: usize,
+  sourceStride: usize,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  targetStride: usize,
+  paddedRows: i32,
+  factors: usize,
+): void {
+  for (let r = 0; r < paddedRows; r += 4) {
+    const left = rows - r;
+    const factor = factors != 0 && left > 0
+      ? loadLanes(factors + (<usize> r << 2), left)
+      : f32x4.splat(1);
+    const s0 = source + <usize> r * sourceStride, s1 = s0 + sourceStride;
+    const s2 = s1 + sourceStride, s3 = s2 + sourceStride;
+    let to = target + (<usize> r << 2);
+    for (let k = 0; k < columns; k += 4) {
+      const count = columns - k, at = <usize> k << 2;
+      const zero = f32x4.splat(0);
+      const x0 = left > 0 ? loadLanes(s0 + at, count) : zero;
+      const x1 = left > 1 ? loadLanes(s1 + at, count) : zero;
+      const x2 = left > 2 ? loadLanes(s2 + at, count) : zero;
+      const x3 = left > 3 ? loadLanes(s3 + at, count) : zero;
+      const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
+      const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+      v128.store(to, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5)));
+      if (count > 1) v128.store(to + targetStride, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 2, 3, 6, 7)));
+      if (count > 2) v128.store(to + 2 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 0, 1, 4, 5)));
+      if (count > 3) v128.store(to + 3 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 2, 3, 6, 7)));
+      to += 4 * targetStride;
+    }
+  }
+}
+
+/** Copies rows into panels of 8 columns, [columns/8][panelRows][8], zeros beyond the last column. */
+export function packPanels(
+  source: usize,
+  sourceStride: usize,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  panelRows: i32,
+): void {
+  const panel = <usize> panelRows * PANEL_ROW;
+  for (let r = 0; r < rows; r++) {
+    let to = target + <usize> r * PANEL_ROW;
+    let from = source + <usize> r * sourceStride;
+    for (let c = 0; c < columns; c += TILE_COLUMNS) {
+      const count = columns - c;
+      v128.store(to, loadLanes(from, count));
+      v128.store(to, loadLanes(from + 16, count - 4), 16);
+      from += PANEL_ROW;
+      to += panel;
+    }
+  }
+}
+
+/** The way back: rows of panels into rows of memory, writing no byte beyond `columns`. */
+export function unpackPanels(
+  source: usize,
+  panelRows: i32,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  targetStride: usize,
+): void {
+  const panel = <usize> panelRows * PANEL_ROW;
+  for (let r = 0; r < rows; r++) {
+    let from = source + <usize> r * PANEL_ROW;
+    let to = target + <usize> r * targetStride;
+    for (let c = 0; c < columns; c += TILE_COLUMNS) {
+      const count = columns - c;
+      storeLanes(to, v128.load(from), count);
+      if (count > 4) storeLanes(to + 16, v128.load(from, 16), count - 4);
+      from += panel;
+      to += PANEL_ROW;
+    }
+  }
+}

@@ -1,0 +1,307 @@
+/**
+ * The WASM backend: tensors are blocks of linear memory, operations run at once on the calling thread.
+ *
+ * @module
+ */
+import type {
+  Activation,
+  Backend,
+  BackendInfo,
+  BackendOptions,
+  Kernels,
+  LightningCall,
+  LightningStepCall,
+} from "../core/backend.ts";
+import { checkDimensions } from "../core/check.ts";
+import { decayPowers } from "../core/decay.ts";
+import { BackendError, rangeError, typeError } from "../core/errors.ts";
+import { ACTIVATIONS } from "../core/ops.ts";
+import { type DType, Tensor } from "../core/tensor.ts";
+import { BLOCK } from "../core/tile.ts";
+import { LinearMemory } from "./memory.ts";
+import { compileKernels, type KernelExports } from "./module.ts";
+
+/** Makes a WASM backend; `reason` says why it was chosen. */
+export async function createWasmBackend(options: BackendOptions, reason: string): Promise<Backend> {
+  const { module = await compileKernels(options.baseline ?? false), signal } = options;
+  if (!(module instanceof WebAssembly.Module)) {
+    typeError("createBackend", "module must be a WebAssembly.Module", module);
+  }
+  const memory = new LinearMemory();
+  let instance: WebAssembly.Instance;
+  try {
+    instance = await WebAssembly.instantiate(module, { env: { memory: memory.memory } });
+  } catch (cause) {
+    throw new BackendError(
+      "unavailable",
+      "Cannot create the WASM backend as its module could not be instantiated",
+      {
+        cause,
+      },
+    );
+  }
+  signal?.throwIfAborted();
+  return new WasmBackend(memory, instance.exports as unknown as KernelExports, reason);
+}
+
+class WasmBackend implements Backend, Kernels {
+  readonly name = "wasm";
+  readonly info: BackendInfo;
+  readonly kernels: Kernels = this;
+  readonly #exports: KernelExports;
+  #memory: LinearMemory | undefined;
+  /** Work space of the operation that runs, kept for the next one; offset 0: none yet. */
+  #scratch = { offset: 0, bytes: 0 };
+
+  constructor(memory: LinearMemory, exports: KernelExports, reason: string) {
+    this.#memory = memory;
+    this.#exports = exports;
+    const device = exports.RELAXED.value === 1 ? "relaxed SIMD" : "baseline SIMD";
+    this.info = { reason, device, threads: 1 };
+  }
+
+  get bytesInUse(): number {
+    return this.#memory === undefined
+      ? 0
+      : this.#memory.bytesInUse - this.#memory.sizeOf(this.#scratch.offset);
+  }
+
+  tensor(data: Float32Array, shape: readonly number[], options: { dtype?: DType } = {}): Tensor {
+    if (!(data instanceof Float32Array)) typeError("tensor", "data must be a Float32Array", data);
+    checkDimensions("tensor", shape, data.length);
+    const tensor = this.empty(shape, options.dtype);
+    this.write(tensor, data);
+    return tensor;
+  }
+
+  empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
+    checkDimensions("tensor", shape);
+    if (dtype !== "f32") rangeError("tensor", `dtype must be "f32" on the WASM backend`, dtype);
+    const size = shape.reduce((product, n) => product * n, 1);
+    return new Tensor(this, shape, dtype, this.#live().allocate(4 * size));
+  }
+
+  zeros(shape: readonly number[], dtype?: DType): Tensor {
+    const tensor = this.empty(shape, dtype);
+    this.#view(tensor).fill(0);
+    return tensor;
+  }
+
+  // deno-lint-ignore require-await -- errors arrive as rejections, as on every backend
+  async read(tensor: Tensor): Promise<Float32Array> {
+    return this.#view(tensor).slice();
+  }
+
+  write(tensor: Tensor, data: Float32Array): void {
+    if (data.length !== tensor.size) {
+      rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
+    }
+    this.#view(tensor).set(data);
+  }
+
+  release(storage: unknown): void {
+    this.#memory?.free(storage as number);
+  }
+
+  dispose(): void {
+    this.#memory = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  lightning({ shape, q, k, v, slopes, scale, sequences, initialState, output, state }: LightningCall): void {
+    const { layout, seqLen, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
+    const tableBytes = 4 * (3 * BLOCK + 2);
+    const scratch = this.#reserve(heads * tableBytes + this.#exports.lightningScratch(headDim, valueDim));
+    for (let head = 0; head < heads; head++) {
+      this.#live().floats(scratch + head * tableBytes, 3 * BLOCK + 2).set(decayTable(slopes[head], scale));
+    }
+    /** First row of a head's tokens, and bytes between its rows. */
+    const rows = (tensor: Tensor, batch: number, start: number, head: number, count: number, dim: number) => {
+      const token = layout === "bhnd"
+        ? (batch * count + head) * seqLen + start
+        : (batch * seqLen + start) * count + head;
+      return [pointer(tensor) + 4 * token * dim, 4 * dim * (layout === "bhnd" ? 1 : count)] as const;
+    };
+    sequences.forEach(({ batch, start, length }, sequence) => {
+      for (let head = 0; head < heads; head++) {
+        const stateOffset = 4 * (sequence * heads + head) * headDim * valueDim;
+        this.#exports.lightning(
+          ...rows(q, batch, start, Math.floor(head * queryHeads / heads), queryHeads, headDim),
+          ...rows(k, batch, start, Math.floor(head * keyHeads / heads), keyHeads, headDim),
+          ...rows(v, batch, start, head, heads, valueDim),
+          ...rows(output, batch, start, head, heads, valueDim),
+          length,
+          headDim,
+          valueDim,
+          scratch + head * tableBytes,
+          initialState === undefined ? 0 : pointer(initialState) + stateOffset,
+          pointer(state) + stateOffset,
+          scratch + heads * tableBytes,
+        );
+      }
+    });
+  }
+
+  lightningStep({ shape, q, k, v, slopes, scale, state, output }: LightningStepCall): void {
+    const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
+    for (let b = 0; b < batch; b++) {
+      for (let head = 0; head < heads; head++) {
+        const row = b * heads + head;
+        this.#exports.lightningStep(
+          pointer(q) + 4 * (b * queryHeads + Math.floor(head * queryHeads / heads)) * headDim,
+          pointer(k) + 4 * (b * keyHeads + Math.floor(head * keyHeads / heads)) * headDim,
+          pointer(v) + 4 * row * valueDim,
+          pointer(output) + 4 * row * valueDim,
+          pointer(state) + 4 * row * headDim * valueDim,
+          headDim,
+          valueDim,
+          Math.exp(-slopes[head]),
+          scale,
+        );
+      }
+    }
+  }
+
+  embedding(table: Tensor, ids: Uint32Array, scale: number, output: Tensor): void {
+    this.#copyRows(table, ids, scale, output);
+  }
+
+  linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | undefined,
+    residual: Tensor | undefined,
+    output: Tensor,
+  ): void {
+    const [outs, depth] = weight.shape;
+    const rows = outs === 0 ? 0 : output.size / outs;
+    const scratch = this.#reserve(this.#exports.linearScratch(rows, depth, outs));
+    this.#exports.linear(
+      pointer(x),
+      pointer(weight),
+      optionalPointer(bias),
+      optionalPointer(residual),
+      pointer(output),
+      rows,
+      depth,
+      outs,
+      scratch,
+    );
+  }
+
+  norm(
+    x: Tensor,
+    width: number,
+    affine: { weight: Tensor; bias: Tensor } | undefined,
+    eps: number,
+    gate: Tensor | undefined,
+    output: Tensor,
+  ): void {
+    this.#exports.norm(
+      pointer(x),
+      optionalPointer(affine?.weight),
+      optionalPointer(affine?.bias),
+      optionalPointer(gate),
+      pointer(output),
+      width === 0 ? 0 : x.size / width,
+      width,
+      eps,
+    );
+  }
+
+  splitHeads(
+    x: Tensor,
+    heads: number,
+    activation: Activation,
+    { q, k, v, u }: { q: Tensor; k: Tensor; v: Tensor; u: Tensor },
+  ): void {
+    const [batch, seqLen, joint] = x.shape;
+    const hidden = joint / 4;
+    this.#exports.splitHeads(
+      pointer(x),
+      pointer(q),
+      pointer(k),
+      pointer(v),
+      pointer(u),
+      batch * seqLen,
+      hidden,
+      hidden / heads,
+      ACTIVATIONS.indexOf(activation),
+    );
+  }
+
+  lrpe(x: Tensor, theta: Tensor, positions: Float64Array, output: Tensor): void {
+    const [batch, seqLen, heads, headDim] = x.shape;
+    const bytes = 4 * seqLen * heads * headDim;
+    for (let b = 0; b < batch; b++) {
+      this.#exports.lrpe(
+        pointer(x) + b * bytes,
+        pointer(theta),
+        pointer(output) + 2 * b * bytes,
+        seqLen,
+        heads,
+        headDim,
+        positions[b],
+      );
+    }
+  }
+
+  multiply(x: Tensor, y: Tensor, output: Tensor): void {
+    this.#exports.multiply(pointer(x), pointer(y), pointer(output), output.size);
+  }
+
+  gatherRows(x: Tensor, rows: Uint32Array, output: Tensor): void {
+    this.#copyRows(x, rows, 1, output);
+  }
+
+  #copyRows(source: Tensor, rows: Uint32Array, scale: number, output: Tensor): void {
+    const dim = source.shape[source.shape.length - 1];
+    rows.forEach((row, i) => {
+      this.#exports.scaledCopy(pointer(source) + 4 * row * dim, pointer(output) + 4 * i * dim, dim, scale);
+    });
+  }
+
+  #live(): LinearMemory {
+    if (this.#memory === undefined) {
+      throw new BackendError("disposed", "Cannot use a backend that was disposed");
+    }
+    return this.#memory;
+  }
+
+  #view(tensor: Tensor): Float32Array<ArrayBuffer> {
+    return this.#live().floats(pointer(tensor), tensor.size);
+  }
+
+  /** Work space of at least `bytes`, valid until the next call. */
+  #reserve(bytes: number): number {
+    const memory = this.#live();
+    if (bytes > this.#scratch.bytes) {
+      const { offset } = this.#scratch;
+      this.#scratch = { offset: 0, bytes: 0 };
+      if (offset !== 0) memory.free(offset);
+      this.#scratch = { offset: memory.allocate(bytes), bytes };
+    }
+    return this.#scratch.offset;
+  }
+}
+
+/** Where a tensor's elements begin in linear memory. */
+function pointer(tensor: Tensor): number {
+  return tensor.storage as number;
+}
+
+function optionalPointer(tensor: Tensor | undefined): number {
+  return tensor === undefined ? 0 : pointer(tensor);
+}
+
+/** The decay table of one head that `assembly/lightning.ts` reads: zeros, scale·λ^0 .. scale·λ^C, then λ^C .. λ^0. */
+function decayTable(slope: number, scale: number): Float32Array {
+  const table = new Float32Array(3 * BLOCK + 2);
+  const powers = decayPowers(slope, BLOCK + 1);
+  table.set(powers.map((power) => scale * power), BLOCK);
+  table.set(powers.reverse(), 2 * BLOCK + 1);
+  return table;
+}

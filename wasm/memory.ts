@@ -1,0 +1,106 @@
+/**
+ * Linear memory of the WASM backend: an allocator outside the module, so that the kernels are pure functions of
+ * offsets. Freed memory is reused, adjoining free blocks join, and the memory never shrinks (no WebAssembly memory can).
+ *
+ * @module
+ */
+import { BackendError } from "../core/errors.ts";
+
+const PAGE = 65536;
+const MAX_PAGES = 65536;
+/** Blocks start on cache lines. */
+const ALIGNMENT = 64;
+/** Register tiles may read (never write) this far beyond the last row of a block. */
+const SLACK = 64;
+
+/** A free stretch of memory. */
+interface Gap {
+  offset: number;
+  bytes: number;
+}
+
+/** Allocates blocks of a `WebAssembly.Memory` that only it grows. */
+export class LinearMemory {
+  /** What the module imports as `env.memory`. */
+  readonly memory: WebAssembly.Memory;
+  /** Bytes in live blocks. */
+  bytesInUse = 0;
+  /** Free stretches, by offset; no two adjoin. */
+  #gaps: Gap[] = [];
+  /** Sizes of live blocks. */
+  #blocks = new Map<number, number>();
+
+  /** @param memory the memory; its first page stays unused, so that offset 0 can mean "none" */
+  constructor(memory: WebAssembly.Memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES })) {
+    this.memory = memory;
+  }
+
+  /** Takes a block of at least `bytes` bytes; its content is arbitrary. Throws `BackendError` "out-of-memory". */
+  allocate(bytes: number): number {
+    const size = Math.ceil((bytes + SLACK) / ALIGNMENT) * ALIGNMENT;
+    let index = this.#gaps.findIndex((gap) => gap.bytes >= size);
+    if (index < 0) {
+      this.#grow(size);
+      index = this.#gaps.length - 1;
+    }
+    const gap = this.#gaps[index];
+    const { offset } = gap;
+    if (gap.bytes === size) this.#gaps.splice(index, 1);
+    else this.#gaps[index] = { offset: offset + size, bytes: gap.bytes - size };
+    this.#blocks.set(offset, size);
+    this.bytesInUse += size;
+    return offset;
+  }
+
+  /** Gives a block back. */
+  free(offset: number): void {
+    const bytes = this.#blocks.get(offset);
+    if (bytes === undefined) throw new Error(`offset ${offset} is no live block`);
+    this.#blocks.delete(offset);
+    this.bytesInUse -= bytes;
+    let index = this.#gaps.findIndex((gap) => gap.offset > offset);
+    if (index < 0) index = this.#gaps.length;
+    this.#gaps.splice(index, 0, { offset, bytes });
+    this.#join(index);
+    this.#join(index - 1);
+  }
+
+  /** Bytes of a live block, 0 where there is none. */
+  sizeOf(offset: number): number {
+    return this.#blocks.get(offset) ?? 0;
+  }
+
+  /** A view of `length` f32 at an offset. Never keep it: growing the memory detaches it. */
+  floats(offset: number, length: number): Float32Array<ArrayBuffer> {
+    return new Float32Array(this.memory.buffer as ArrayBuffer, offset, length);
+  }
+
+  /** Joins a gap with the next one where they adjoin. */
+  #join(index: number): void {
+    const gap = this.#gaps[index], next = this.#gaps[index + 1];
+    if (gap !== undefined && next !== undefined && gap.offset + gap.bytes === next.offset) {
+      this.#gaps.splice(index, 2, { offset: gap.offset, bytes: gap.bytes + next.bytes });
+    }
+  }
+
+  /** Grows the memory so that its last gap holds `size` bytes. */
+  #grow(size: number): void {
+    const end = this.memory.buffer.byteLength;
+    const last = this.#gaps.at(-1);
+    const open = last !== undefined && last.offset + last.bytes === end ? last.bytes : 0;
+    const pages = Math.ceil((size - open) / PAGE);
+    try {
+      if (end / PAGE + pages > MAX_PAGES) throw new RangeError("WebAssembly addresses 4 GiB at most");
+      this.memory.grow(pages);
+    } catch (cause) {
+      throw new BackendError(
+        "out-of-memory",
+        `Cannot allocate ${size} bytes of WebAssembly memory, ${this.bytesInUse} of ${end} are in use: ` +
+          `dispose tensors that are no longer needed, or process the sequence in shorter segments`,
+        { cause },
+      );
+    }
+    this.#gaps.push({ offset: end, bytes: pages * PAGE });
+    this.#join(this.#gaps.length - 2);
+  }
+}

@@ -1,0 +1,145 @@
+/**
+ * Finding and compiling the embedded kernels.
+ *
+ * @module
+ */
+import { BackendError } from "../core/errors.ts";
+import { BASELINE, RELAXED } from "./kernels.ts";
+
+/** The functions of `assembly/index.ts`. Pointers are byte offsets; 0 stands for "none". */
+export interface KernelExports {
+  /** 1 in the relaxed build. */
+  readonly RELAXED: WebAssembly.Global;
+  /** See `assembly/layers.ts`. */
+  scaledCopy(source: number, target: number, count: number, scale: number): void;
+  /** See `assembly/layers.ts`. */
+  multiply(x: number, y: number, output: number, count: number): void;
+  /** See `assembly/layers.ts`. */
+  norm(
+    x: number,
+    weight: number,
+    bias: number,
+    gate: number,
+    output: number,
+    rows: number,
+    width: number,
+    eps: number,
+  ): void;
+  /** See `assembly/layers.ts`. */
+  splitHeads(
+    x: number,
+    q: number,
+    k: number,
+    v: number,
+    u: number,
+    rows: number,
+    hidden: number,
+    headDim: number,
+    activation: number,
+  ): void;
+  /** See `assembly/layers.ts`. */
+  lrpe(
+    x: number,
+    theta: number,
+    output: number,
+    seqLen: number,
+    heads: number,
+    headDim: number,
+    position: number,
+  ): void;
+  /** See `assembly/lightning.ts`. */
+  lightningScratch(headDim: number, valueDim: number): number;
+  /** See `assembly/lightning.ts`. */
+  lightning(
+    q: number,
+    qStride: number,
+    k: number,
+    kStride: number,
+    v: number,
+    vStride: number,
+    o: number,
+    oStride: number,
+    length: number,
+    headDim: number,
+    valueDim: number,
+    decay: number,
+    initialState: number,
+    finalState: number,
+    scratch: number,
+  ): void;
+  /** See `assembly/lightning.ts`. */
+  lightningStep(
+    q: number,
+    k: number,
+    v: number,
+    o: number,
+    state: number,
+    headDim: number,
+    valueDim: number,
+    lambda: number,
+    scale: number,
+  ): void;
+  /** See `assembly/linear.ts`. */
+  linearScratch(rows: number, depth: number, outs: number): number;
+  /** See `assembly/linear.ts`. */
+  linear(
+    x: number,
+    weight: number,
+    bias: number,
+    residual: number,
+    y: number,
+    rows: number,
+    depth: number,
+    outs: number,
+    scratch: number,
+  ): void;
+}
+
+function decode(base64: string): Uint8Array<ArrayBuffer> {
+  const binary = atob(base64);
+  const bytes = new Uint8Array(binary.length);
+  for (let i = 0; i < binary.length; i++) bytes[i] = binary.charCodeAt(i);
+  return bytes;
+}
+
+/**
+ * The bytes of the embedded kernels, for hosts that forbid compiling from bytes at run time: write them to a file at
+ * build time, let the host compile it, and pass the module to `createBackend({ module })`.
+ *
+ * @example
+ * ```ts
+ * import { createBackend, wasmKernels } from "@levin/attention";
+ *
+ * const module = new WebAssembly.Module(wasmKernels("baseline"));
+ * using backend = await createBackend({ prefer: "wasm", module });
+ * ```
+ *
+ * @param variant `"relaxed"` needs relaxed SIMD (fused multiply-add), `"baseline"` runs on any SIMD engine
+ */
+export function wasmKernels(variant: "relaxed" | "baseline"): Uint8Array<ArrayBuffer> {
+  return decode(variant === "relaxed" ? RELAXED : BASELINE);
+}
+
+/** Compiles the build that this engine can run. */
+export async function compileKernels(baseline: boolean): Promise<WebAssembly.Module> {
+  const variants = baseline ? ["baseline"] as const : ["relaxed", "baseline"] as const;
+  for (const variant of variants) {
+    const bytes = wasmKernels(variant);
+    // Validation is the feature detection: an engine without relaxed SIMD rejects the whole module.
+    if (!WebAssembly.validate(bytes)) continue;
+    try {
+      return await WebAssembly.compile(bytes);
+    } catch (cause) {
+      throw new BackendError(
+        "unavailable",
+        "Cannot create the WASM backend as this host forbids compiling WebAssembly from bytes: " +
+          "pass a precompiled module to createBackend({ module })",
+        { cause },
+      );
+    }
+  }
+  throw new BackendError(
+    "unavailable",
+    "Cannot create the WASM backend as this engine has no WebAssembly SIMD",
+  );
+}
