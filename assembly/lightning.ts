@@ -23,13 +23,24 @@ import { packPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } fr
 const BLOCK_ROW: usize = BLOCK * 4;
 
 // The decay table of one head, made in float64 by wasm/backend.ts: C zeros (the mask above the diagonal),
-// scale·λ^0 .. scale·λ^C, then λ^C .. λ^0.
+// scale·λ^0 .. scale·λ^C, then λ^C .. λ^0, then the changes of the state over 0 .. C tokens.
 // @ts-ignore: decorator
 @inline
 const SCALED: usize = BLOCK * 4;
 // @ts-ignore: decorator
 @inline
 const FALLING: usize = (2 * BLOCK + 1) * 4;
+
+// @ts-ignore: decorator
+@inline
+const CHANGE: usize = (3 * BLOCK + 2) * 4;
+
+/** A state decays by `keep·S + change·S`; a negative change is λ^m − 1, added to S itself (core/decay.ts). */
+// @ts-ignore: decorator
+@inline
+function keepOf(change: f32): f32 {
+  return change <= 0 ? 1 : 0;
+}
 
 /** Bytes of scratch that `lightning` needs. */
 export function lightningScratch(headDim: i32, valueDim: i32): i32 {
@@ -75,7 +86,8 @@ export function lightning(
 
     interBlock(queryD, state, output, m, headDim, d6, e8);
     intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
-    updateState(keyD, value, state, load<f32>(decay + FALLING + (<usize> (BLOCK - m) << 2)), m, d6, d12, e8);
+    const change = load<f32>(decay + CHANGE + (<usize> m << 2));
+    updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
 
     unpackPanels(output, BLOCK, m, valueDim, o, oStride);
     q += BLOCK * qStride;
@@ -91,7 +103,7 @@ function interBlock(queryD: usize, state: usize, output: usize, m: i32, headDim:
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = state + <usize> (c * d6) * 4, out = output + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, out + <usize> i * PANEL_ROW, PANEL_ROW, 0);
+      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0);
     }
   }
 }
@@ -105,7 +117,7 @@ function intraBlock(
     const panel = queryP + <usize> (i * headDim) * 4;
     for (let j = 0; j < min(m, i + TILE_COLUMNS); j += TILE_ROWS) {
       const corner = scores + <usize> j * BLOCK_ROW + (<usize> i << 2);
-      tile(keyT + (<usize> j << 2), BLOCK_ROW, panel, headDim, corner, BLOCK_ROW, 0);
+      tile(keyT + (<usize> j << 2), BLOCK_ROW, panel, headDim, corner, BLOCK_ROW, 0, 0);
       maskScores(corner, decay + SCALED + (<usize> i << 2) - (<usize> j << 2));
     }
   }
@@ -113,7 +125,7 @@ function intraBlock(
     const panel = value + <usize> c * BLOCK_ROW, out = output + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
       tile(scores + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS),
-        out + <usize> i * PANEL_ROW, PANEL_ROW, 1);
+        out + <usize> i * PANEL_ROW, PANEL_ROW, 1, 0);
     }
   }
 }
@@ -132,12 +144,12 @@ function maskScores(corner: usize, powers: usize): void {
 
 /** `S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ`. */
 function updateState(
-  keyD: usize, value: usize, state: usize, blockDecay: f32, m: i32, d6: i32, d12: i32, e8: i32,
+  keyD: usize, value: usize, state: usize, keep: f32, change: f32, m: i32, d6: i32, d12: i32, e8: i32,
 ): void {
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = value + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
     for (let i = 0; i < d6; i += TILE_ROWS) {
-      tile(keyD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW, blockDecay);
+      tile(keyD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change);
     }
   }
 }
@@ -157,14 +169,21 @@ function packScaled(
   }
 }
 
+/** `λ S + k vᵀ` on four elements. */
+// @ts-ignore: decorator
+@inline
+function stepState(s: v128, keep: v128, change: v128, k: v128, v: v128): v128 {
+  return madd(s, keep, madd(s, change, f32x4.mul(k, v)));
+}
+
 /**
  * One token of one sequence and head: `S ← λ S + k vᵀ`, `o = scale · qᵀ S`, in one pass over S.
  * q, k `[headDim]`, v, o `[valueDim]`, state `[headDim, valueDim]`.
  */
 export function lightningStep(
-  q: usize, k: usize, v: usize, o: usize, state: usize, headDim: i32, valueDim: i32, lambda: f32, scale: f32,
+  q: usize, k: usize, v: usize, o: usize, state: usize, headDim: i32, valueDim: i32, change: f32, scale: f32,
 ): void {
-  const decay = f32x4.splat(lambda), factor = f32x4.splat(scale);
+  const keep = f32x4.splat(keepOf(change)), changed = f32x4.splat(change), factor = f32x4.splat(scale);
   const row = <usize> valueDim << 2;
   let c = 0;
   // Sixteen columns at a time: one cache line of every row.
@@ -175,10 +194,10 @@ export function lightningStep(
     let s = state + at;
     for (let i = 0; i < headDim; i++) {
       const ki = v128.load32_splat(k + (<usize> i << 2)), qi = v128.load32_splat(q + (<usize> i << 2));
-      const s0 = madd(ki, v0, f32x4.mul(decay, v128.load(s)));
-      const s1 = madd(ki, v1, f32x4.mul(decay, v128.load(s, 16)));
-      const s2 = madd(ki, v2, f32x4.mul(decay, v128.load(s, 32)));
-      const s3 = madd(ki, v3, f32x4.mul(decay, v128.load(s, 48)));
+      const s0 = stepState(v128.load(s), keep, changed, ki, v0);
+      const s1 = stepState(v128.load(s, 16), keep, changed, ki, v1);
+      const s2 = stepState(v128.load(s, 32), keep, changed, ki, v2);
+      const s3 = stepState(v128.load(s, 48), keep, changed, ki, v3);
       v128.store(s, s0);
       v128.store(s, s1, 16);
       v128.store(s, s2, 32);
@@ -201,7 +220,7 @@ export function lightningStep(
     let s = state + at;
     for (let i = 0; i < headDim; i++) {
       const ki = v128.load32_splat(k + (<usize> i << 2)), qi = v128.load32_splat(q + (<usize> i << 2));
-      const s0 = madd(ki, v0, f32x4.mul(decay, loadLanes(s, count)));
+      const s0 = stepState(loadLanes(s, count), keep, changed, ki, v0);
       storeLanes(s, s0, count);
       o0 = madd(qi, s0, o0);
       s += row;

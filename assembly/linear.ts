@@ -68,9 +68,9 @@ function manyRows(
           for (let r = 0; r < rowCount; r += TILE_ROWS) {
             const to = out + <usize> r * outRow;
             if (columns == TILE_COLUMNS && r + TILE_ROWS <= rowCount) {
-              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, to, outRow, 1);
+              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, to, outRow, 1, 0);
             } else {
-              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, edge, PANEL_ROW, 0);
+              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, edge, PANEL_ROW, 0, 0);
               addEdge(edge, to, outRow, min(TILE_ROWS, rowCount - r), columns);
             }
           }

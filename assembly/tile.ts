@@ -15,10 +15,11 @@ export function roundUp(n: i32, multiple: i32): i32 {
 }
 
 /**
- * One tile: C[i][c] = β C[i][c] + Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
+ * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
  *
  * A is k-major with `aStride` bytes between k, B is a panel (8 columns, k-major, contiguous), C has `cStride` bytes
- * between rows. β = 0 writes without reading C. Twelve sums, two B vectors and one broadcast fill 15 of 16 registers:
+ * between rows. keep is 0 or 1; both 0 writes without reading C. The factor of C comes in two parts because a decay
+ * close to 1 has no accurate f32, while 1 and `change` = decay − 1 have: see `decayChange` in core/decay.ts. Twelve sums, two B vectors and one broadcast fill 15 of 16 registers:
  * 12 multiply-adds for 8 loads.
  */
 export function tile(
@@ -28,7 +29,8 @@ export function tile(
   depth: i32,
   c: usize,
   cStride: usize,
-  beta: f32,
+  keep: f32,
+  change: f32,
 ): void {
   let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
   let c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
@@ -56,7 +58,7 @@ export function tile(
     a += aStride;
     b += PANEL_ROW;
   }
-  if (beta == 0) {
+  if (keep == 0 && change == 0) {
     storeRow(c, c00, c01);
     storeRow(c + cStride, c10, c11);
     storeRow(c + 2 * cStride, c20, c21);
@@ -64,13 +66,13 @@ export function tile(
     storeRow(c + 4 * cStride, c40, c41);
     storeRow(c + 5 * cStride, c50, c51);
   } else {
-    const factor = f32x4.splat(beta);
-    addRow(c, c00, c01, factor);
-    addRow(c + cStride, c10, c11, factor);
-    addRow(c + 2 * cStride, c20, c21, factor);
-    addRow(c + 3 * cStride, c30, c31, factor);
-    addRow(c + 4 * cStride, c40, c41, factor);
-    addRow(c + 5 * cStride, c50, c51, factor);
+    const kept = f32x4.splat(keep), changed = f32x4.splat(change);
+    addRow(c, c00, c01, kept, changed);
+    addRow(c + cStride, c10, c11, kept, changed);
+    addRow(c + 2 * cStride, c20, c21, kept, changed);
+    addRow(c + 3 * cStride, c30, c31, kept, changed);
+    addRow(c + 4 * cStride, c40, c41, kept, changed);
+    addRow(c + 5 * cStride, c50, c51, kept, changed);
   }
 }
 
@@ -83,9 +85,10 @@ function storeRow(c: usize, sum0: v128, sum1: v128): void {
 
 // @ts-ignore: decorator
 @inline
-function addRow(c: usize, sum0: v128, sum1: v128, factor: v128): void {
-  v128.store(c, madd(v128.load(c), factor, sum0));
-  v128.store(c, madd(v128.load(c, 16), factor, sum1), 16);
+function addRow(c: usize, sum0: v128, sum1: v128, kept: v128, changed: v128): void {
+  const before0 = v128.load(c), before1 = v128.load(c, 16);
+  v128.store(c, madd(before0, kept, madd(before0, changed, sum0)));
+  v128.store(c, madd(before1, kept, madd(before1, changed, sum1)), 16);
 }
 
 /**

@@ -82,3 +82,16 @@ export function decayPowers(slope: number, count: number): Float32Array {
     return power < SMALLEST_NORMAL ? 0 : power;
   });
 }
+
+/**
+ * How a state changes over `tokens` tokens, as one f32 that keeps the decay's digits: `λ^n − 1` (≤ 0) where λ^n > 1/2,
+ * to be added as `S + change·S`; else λ^n itself (> 0), to be multiplied. Zero is no change; a decay below the normal
+ * numbers is the smallest of them.
+ *
+ * Rounding λ^n itself to f32 would not do: of TNL's slope 4e−8, λ^48 = 1 − 1.9e−6 keeps five bits of decay, and the
+ * error adds up over the blocks of a long sequence.
+ */
+export function decayChange(slope: number, tokens: number): number {
+  const power = tokens === 0 ? 1 : Math.exp(-slope * tokens);
+  return power > 0.5 ? Math.expm1(-slope * tokens) || 0 : Math.max(power, SMALLEST_NORMAL);
+}

@@ -4,7 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { type Backend, type BackendOptions, createBackend } from "../mod.ts";
+import { type Backend, type BackendOptions, createBackend, Tensor } from "../mod.ts";
 
 /**
  * The backends under test. `LEVIN_BACKENDS` limits them, for example `LEVIN_BACKENDS=webgpu`. WebGPU is asked for by
@@ -107,15 +107,14 @@ export function randomArray(shape: readonly number[], seed: number): Float32Arra
 
 /** Tensors that are disposed together, at the end of a `using` scope. */
 export class Scope implements Disposable {
-  #held: Disposable[] = [];
+  #held: Tensor[] = [];
   /** Keeps one tensor, or every tensor of a record such as `{ output, state }`, and hands it on. */
-  keep<T extends Disposable | Record<string, Disposable>>(value: T): T {
-    if (Symbol.dispose in value) this.#held.push(value as Disposable);
-    else this.#held.push(...Object.values(value));
+  keep<T extends Tensor | { [K in keyof T]: Tensor }>(value: T): T {
+    this.#held.push(...value instanceof Tensor ? [value] : Object.values(value) as Tensor[]);
     return value;
   }
   /** Disposes all that was kept. */
   [Symbol.dispose](): void {
-    for (const held of this.#held.splice(0)) held[Symbol.dispose]();
+    for (const tensor of this.#held.splice(0)) tensor.dispose();
   }
 }

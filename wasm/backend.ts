@@ -13,7 +13,7 @@ import type {
   LightningStepCall,
 } from "../core/backend.ts";
 import { checkDimensions } from "../core/check.ts";
-import { decayPowers } from "../core/decay.ts";
+import { decayChange, decayPowers } from "../core/decay.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
@@ -113,10 +113,9 @@ class WasmBackend implements Backend, Kernels {
 
   lightning({ shape, q, k, v, slopes, scale, sequences, initialState, output, state }: LightningCall): void {
     const { layout, seqLen, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    const tableBytes = 4 * (3 * BLOCK + 2);
-    const scratch = this.#reserve(heads * tableBytes + this.#exports.lightningScratch(headDim, valueDim));
+    const scratch = this.#reserve(heads * TABLE_BYTES + this.#exports.lightningScratch(headDim, valueDim));
     for (let head = 0; head < heads; head++) {
-      this.#live().floats(scratch + head * tableBytes, 3 * BLOCK + 2).set(decayTable(slopes[head], scale));
+      this.#live().floats(scratch + head * TABLE_BYTES, TABLE).set(decayTable(slopes[head], scale));
     }
     /** First row of a head's tokens, and bytes between its rows. */
     const rows = (tensor: Tensor, batch: number, start: number, head: number, count: number, dim: number) => {
@@ -136,10 +135,10 @@ class WasmBackend implements Backend, Kernels {
           length,
           headDim,
           valueDim,
-          scratch + head * tableBytes,
+          scratch + head * TABLE_BYTES,
           initialState === undefined ? 0 : pointer(initialState) + stateOffset,
           pointer(state) + stateOffset,
-          scratch + heads * tableBytes,
+          scratch + heads * TABLE_BYTES,
         );
       }
     });
@@ -158,7 +157,7 @@ class WasmBackend implements Backend, Kernels {
           pointer(state) + 4 * row * headDim * valueDim,
           headDim,
           valueDim,
-          Math.exp(-slopes[head]),
+          decayChange(slopes[head], 1),
           scale,
         );
       }
@@ -297,11 +296,16 @@ function optionalPointer(tensor: Tensor | undefined): number {
   return tensor === undefined ? 0 : pointer(tensor);
 }
 
-/** The decay table of one head that `assembly/lightning.ts` reads: zeros, scale·λ^0 .. scale·λ^C, then λ^C .. λ^0. */
+/** Elements of a decay table. */
+const TABLE = 4 * BLOCK + 3;
+const TABLE_BYTES = 4 * TABLE;
+
+/** The decay table of one head, as `assembly/lightning.ts` reads it. */
 function decayTable(slope: number, scale: number): Float32Array {
-  const table = new Float32Array(3 * BLOCK + 2);
+  const table = new Float32Array(TABLE);
   const powers = decayPowers(slope, BLOCK + 1);
   table.set(powers.map((power) => scale * power), BLOCK);
-  table.set(powers.reverse(), 2 * BLOCK + 1);
+  table.set(powers.toReversed(), 2 * BLOCK + 1);
+  for (let tokens = 0; tokens <= BLOCK; tokens++) table[3 * BLOCK + 2 + tokens] = decayChange(slope, tokens);
   return table;
 }
