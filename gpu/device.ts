@@ -181,6 +181,9 @@ export class Device {
   /** The adapter's limits that kernels choose their tiles by. */
   readonly adapterLimits: GPUSupportedLimits;
 
+  /** A store to bind where a kernel has a binding that this call does not use; for reading. */
+  readonly nothing: Store;
+
   readonly #device: GPUDevice;
   readonly #parameters: GPUBuffer;
   readonly #parameterLayout: GPUBindGroupLayout;
@@ -233,6 +236,7 @@ export class Device {
       layout: this.#parameterLayout,
       entries: [{ binding: 0, resource: { buffer: this.#parameters, size: PARAMETER_BYTES } }],
     });
+    this.nothing = this.constant("nothing", () => new Uint32Array(1));
     this.#ended = device.lost.then((info) => {
       this.#end ??= new BackendError(
         "lost",
@@ -457,7 +461,7 @@ export class Device {
 
   /** Gives a store's memory back: to later stores, or to the system. */
   release(store: Store): void {
-    if (store.pieces.length === 0) return;
+    if (store.pieces.length === 0 || this.#end?.reason === "disposed") return;
     this.#bytesInUse -= store.bytes;
     for (const block of store.pieces.splice(0)) this.#recycle(block);
   }
@@ -754,7 +758,8 @@ export class Device {
 
   /** Frees all memory and ends the device. */
   dispose(): void {
-    this.#end ??= new BackendError("disposed", "Cannot use the backend as it was disposed");
+    if (this.#end?.reason === "disposed") return;
+    this.#end = new BackendError("disposed", "Cannot use the backend as it was disposed");
     for (const { buffer } of this.#blocks) buffer.destroy();
     this.#blocks.clear();
     this.#idle.clear();

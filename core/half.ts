@@ -1,0 +1,40 @@
+/**
+ * IEEE 754 binary16, for storage.
+ *
+ * @module
+ */
+const float = new Float32Array(1);
+const word = new Uint32Array(float.buffer);
+
+/** The nearest halves of f32 values, ties to even, as bits; beyond ±65504 infinity. */
+export function toHalf(values: Float32Array): Uint16Array {
+  const halves = new Uint16Array(values.length);
+  for (let i = 0; i < values.length; i++) {
+    float[0] = values[i];
+    const sign = word[0] >>> 16 & 0x8000;
+    const magnitude = word[0] & 0x7fffffff;
+    if (magnitude > 0x7f800000) halves[i] = sign | 0x7e00; // NaN
+    else if (magnitude >= 0x477ff000) halves[i] = sign | 0x7c00; // from 65520, which rounds up
+    else if (magnitude >= 0x38800000) { // from 2^−14: rebias the exponent, round 13 bits away
+      halves[i] = sign | (magnitude - 0x38000000 + 0xfff + (magnitude >>> 13 & 1)) >>> 13;
+    } else { // subnormal: beside 1/2 an f32 counts in steps of 2^−24, as they do
+      float[0] = Math.abs(values[i]) + 0.5;
+      halves[i] = sign | word[0] - 0x3f000000;
+    }
+  }
+  return halves;
+}
+
+/** The f32 values of halves given as bits. */
+export function fromHalf(halves: Uint16Array): Float32Array {
+  const values = new Float32Array(halves.length);
+  for (let i = 0; i < halves.length; i++) {
+    const magnitude = halves[i] & 0x7fff;
+    if (magnitude >= 0x7c00) word[0] = magnitude << 13 | 0x7f800000;
+    else if (magnitude >= 0x0400) word[0] = (magnitude << 13) + 0x38000000;
+    else float[0] = magnitude * 2 ** -24;
+    word[0] |= (halves[i] & 0x8000) << 16;
+    values[i] = float[0];
+  }
+  return values;
+}
