@@ -30,6 +30,8 @@ export interface Backend extends Disposable {
   readonly info: BackendInfo;
   /** The operations. Arguments were checked by the functions that call them: `core/lightning.ts`, `core/ops.ts`. */
   readonly kernels: Kernels;
+  /** Gradients of the operations, for training. */
+  readonly gradients?: GradientKernels;
   /** Bytes that the backend's tensors hold now. */
   readonly bytesInUse: number;
 
@@ -195,6 +197,97 @@ export interface Kernels {
   multiply(x: Tensor, y: Tensor, output: Tensor): void;
   /** `output[i] = x[rows[i]]`, rows of `[count, dim]`. */
   gatherRows(x: Tensor, rows: Uint32Array, output: Tensor): void;
+}
+
+/** A checked call of `lightningAttentionBackward`: the forward's call, the gradients that come in and those that go out. */
+export interface LightningBackwardCall extends Omit<LightningCall, "output" | "state"> {
+  /** Gradient of the output, shaped like it. */
+  readonly dOutput: Tensor;
+  /** Gradient of the final state; left out: zero. */
+  readonly dState: Tensor | undefined;
+  /** Written: shaped like q. */
+  readonly dq: Tensor;
+  /** Written: shaped like k. */
+  readonly dk: Tensor;
+  /** Written: shaped like v. */
+  readonly dv: Tensor;
+  /** Written: `[sequences, heads, headDim, valueDim]`. */
+  readonly dInitialState: Tensor;
+}
+
+/**
+ * Gradients of the operations in {@linkcode Kernels}, and what an optimiser needs. Gradients of activations are
+ * written; gradients of parameters (`dWeight`, `dBias`, `dTheta`, `dTable`) are added to what is there, so that
+ * micro-batches accumulate. `residual`, where given, is added to the written gradient.
+ */
+export interface GradientKernels {
+  /** Gradients of {@linkcode Kernels.lightning}. */
+  lightning(call: LightningBackwardCall): void;
+  /** `dx = dy weight + residual`; dy `[rows, out]`, weight `[out, in]`, dx `[rows, in]`. */
+  linearInput(dy: Tensor, weight: Tensor, residual: Tensor | undefined, dx: Tensor): void;
+  /** `dWeight += dyᵀ x`; dWeight `[out, in]`. */
+  linearWeight(dy: Tensor, x: Tensor, dWeight: Tensor): void;
+  /** `dBias += Σ_rows dy`. */
+  linearBias(dy: Tensor, dBias: Tensor): void;
+  /** Gradients of {@linkcode Kernels.norm}; `dGate` is written where there is a gate. */
+  norm(
+    x: Tensor,
+    width: number,
+    affine: { weight: Tensor; bias: Tensor; dWeight: Tensor; dBias: Tensor } | undefined,
+    eps: number,
+    gate: { gate: Tensor; dGate: Tensor } | undefined,
+    dy: Tensor,
+    residual: Tensor | undefined,
+    dx: Tensor,
+  ): void;
+  /** Gradient of {@linkcode Kernels.splitHeads}; `"exp"` takes its maximum as a constant, as the authors do. */
+  splitHeads(
+    x: Tensor,
+    heads: number,
+    activation: Activation,
+    gradients: { dq: Tensor; dk: Tensor; dv: Tensor; du: Tensor },
+    dx: Tensor,
+  ): void;
+  /** Gradients of {@linkcode Kernels.lrpe}. */
+  lrpe(
+    x: Tensor,
+    theta: Tensor,
+    positions: Float64Array,
+    dy: Tensor,
+    dx: Tensor,
+    dTheta: Tensor,
+  ): void;
+  /** `dTable[ids[i]] += scale · dy[i]`, in the order of i. */
+  embedding(ids: Uint32Array, scale: number, dy: Tensor, dTable: Tensor): void;
+  /** `output = x + y`. */
+  add(x: Tensor, y: Tensor, output: Tensor): void;
+  /**
+   * Cross entropy of each row of logits `[rows, vocab]`: `loss[row] = logsumexp(logits) − logits[label]`, and
+   * `dLogits = (softmax(logits) − onehot(label)) · scale`; both 0 where the label is negative (ignored).
+   */
+  crossEntropy(logits: Tensor, labels: Int32Array, scale: number, loss: Tensor, dLogits: Tensor): void;
+  /** `output[0] += Σ x²`, the sum in float64 or in a tree, the same bits every time. */
+  sumSquares(x: Tensor, output: Tensor): void;
+  /**
+   * One step of AdamW with decoupled decay and bias correction; the gradient is first multiplied by
+   * `min(1, maxNorm / sqrt(squares[0]))`, without a wait.
+   */
+  adamw(
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: { first: Tensor; second: Tensor },
+    squares: Tensor,
+    step: {
+      /** Number of this step, from 1. */
+      count: number;
+      learningRate: number;
+      beta1: number;
+      beta2: number;
+      eps: number;
+      weightDecay: number;
+      maxNorm: number;
+    },
+  ): void;
 }
 
 /** Options of {@linkcode createBackend}. */
