@@ -1,0 +1,159 @@
+/**
+ * `config.json` of a TransNormerLLM checkpoint, checked.
+ *
+ * @module
+ */
+import { rangeError, show, typeError } from "../core/errors.ts";
+import { type Activation, ACTIVATIONS } from "../core/ops.ts";
+
+/** What the library keeps of `config.json`. */
+export interface TransNormerConfig {
+  /** `vocab_size`. */
+  readonly vocabSize: number;
+  /** `decoder_embed_dim`: width of the residual stream. */
+  readonly embedDim: number;
+  /** `decoder_layers`. */
+  readonly layers: number;
+  /** `decoder_attention_heads`; divides `hiddenDim`. */
+  readonly heads: number;
+  /** `hidden_dim`: width of query, key, value and gate, all heads together. */
+  readonly hiddenDim: number;
+  /** `glu_dim`; −1 there means `decoder_embed_dim`. */
+  readonly gluDim: number;
+  /** `linear_act_fun`, `"swish"` written `"silu"`. */
+  readonly activation: Activation;
+  /** `linear_use_lrpe_list`, one value per layer. */
+  readonly useLrpe: readonly boolean[];
+  /** `norm_type`: `"simplermsnorm"` is `"srmsnorm"`; everything else is LayerNorm, as in the authors' code. */
+  readonly norm: "srmsnorm" | "layernorm";
+  /** `bias`: whether the linear layers, except the last, have one. */
+  readonly bias: boolean;
+  /** Factor of the embedding: `sqrt(decoder_embed_dim)`, or 1 where `no_scale_embedding` is true. */
+  readonly embeddingScale: number;
+  /** `tie_word_embeddings`: the embedding serves as `lm_head` where the checkpoint has none. */
+  readonly tieWordEmbeddings: boolean;
+  /** `bos_token_id`, where there is one. */
+  readonly bosTokenId: number | undefined;
+  /** `eos_token_id`: a number, several or none. */
+  readonly eosTokenIds: readonly number[];
+}
+
+const OPERATION = "TransNormerLLM.load";
+
+/** Other spellings of activations. The authors' code takes every name it does not know for the identity. */
+const SPELLINGS: Readonly<Record<string, Activation>> = {
+  "swish": "silu",
+  "none": "identity",
+  "linear": "identity",
+  "": "identity",
+};
+
+/**
+ * Checks a parsed `config.json`. Keys that inference does not need are ignored; absent keys take the authors'
+ * defaults, except sizes, which must be there.
+ *
+ * A misspelt `linear_act_fun` is refused, not taken for the identity: the answers would be wrong without a word.
+ *
+ * @throws {TypeError} when a value is of the wrong kind
+ * @throws {RangeError} when a value does not exist or does not fit the others
+ */
+export function parseConfig(json: unknown): TransNormerConfig {
+  if (typeof json !== "object" || json === null || Array.isArray(json)) {
+    typeError(OPERATION, "config.json must hold an object", json);
+  }
+  const fields = json as Record<string, unknown>;
+  const modelType = fields.model_type ?? "transnormer";
+  if (modelType !== "transnormer") {
+    rangeError(OPERATION, `model_type must be "transnormer"`, modelType, "config.json");
+  }
+  const embedDim = size(fields, "decoder_embed_dim");
+  const hiddenDim = size(fields, "hidden_dim");
+  const heads = size(fields, "decoder_attention_heads");
+  if (hiddenDim % heads !== 0) {
+    rangeError(OPERATION, "decoder_attention_heads must divide hidden_dim", heads, `hidden_dim ${hiddenDim}`);
+  }
+  const layers = size(fields, "decoder_layers");
+  return {
+    vocabSize: size(fields, "vocab_size"),
+    embedDim,
+    layers,
+    heads,
+    hiddenDim,
+    gluDim: fields.glu_dim === -1 ? embedDim : size(fields, "glu_dim"),
+    activation: activation(fields.linear_act_fun ?? "silu"),
+    useLrpe: useLrpe(fields.linear_use_lrpe_list ?? [], layers),
+    norm: text(fields, "norm_type", "simplermsnorm") === "simplermsnorm" ? "srmsnorm" : "layernorm",
+    bias: flag(fields, "bias"),
+    embeddingScale: flag(fields, "no_scale_embedding") ? 1 : Math.sqrt(embedDim),
+    tieWordEmbeddings: flag(fields, "tie_word_embeddings"),
+    bosTokenId: tokenIds(fields, "bos_token_id")[0],
+    eosTokenIds: tokenIds(fields, "eos_token_id"),
+  };
+}
+
+function size(fields: Record<string, unknown>, key: string): number {
+  const value = fields[key];
+  if (typeof value !== "number") typeError(OPERATION, `${key} must be a number`, value, "config.json");
+  if (!Number.isInteger(value) || value < 1 || value > 2 ** 31 - 1) {
+    rangeError(OPERATION, `${key} must be an integer from 1 to 2^31 - 1`, value, "config.json");
+  }
+  return value;
+}
+
+function flag(fields: Record<string, unknown>, key: string): boolean {
+  const value = fields[key] ?? false;
+  if (typeof value !== "boolean") typeError(OPERATION, `${key} must be true or false`, value, "config.json");
+  return value;
+}
+
+function text(fields: Record<string, unknown>, key: string, preset: string): string {
+  const value = fields[key] ?? preset;
+  if (typeof value !== "string") typeError(OPERATION, `${key} must be a string`, value, "config.json");
+  return value;
+}
+
+function activation(value: unknown): Activation {
+  if (typeof value !== "string") {
+    typeError(OPERATION, "linear_act_fun must be a string", value, "config.json");
+  }
+  const name = Object.hasOwn(SPELLINGS, value) ? SPELLINGS[value] : value;
+  const known = ACTIVATIONS.find((activation) => activation === name);
+  if (known === undefined) {
+    const names = [...ACTIVATIONS, ...Object.keys(SPELLINGS)].map(show).join(", ");
+    rangeError(OPERATION, `linear_act_fun must be one of ${names}`, value, "config.json");
+  }
+  return known;
+}
+
+/** `[]` means no layer; the authors read entry l for layer l and so allow more entries than layers. */
+function useLrpe(value: unknown, layers: number): boolean[] {
+  if (!Array.isArray(value)) {
+    typeError(OPERATION, "linear_use_lrpe_list must be an array", value, "config.json");
+  }
+  if (value.length !== 0 && value.length < layers) {
+    rangeError(
+      OPERATION,
+      `linear_use_lrpe_list must be empty or have one value for each of ${layers} layers`,
+      value.length,
+      "config.json",
+    );
+  }
+  value.forEach((use, layer) => {
+    if (use !== 0 && use !== 1 && typeof use !== "boolean") {
+      rangeError(OPERATION, "linear_use_lrpe_list must hold 0 and 1", use, `layer ${layer} in config.json`);
+    }
+  });
+  // At least what the file lists: a hostile number of layers is found out by the weights it lacks.
+  return value.map(Boolean);
+}
+
+function tokenIds(fields: Record<string, unknown>, key: string): number[] {
+  const value = fields[key] ?? [];
+  const ids: unknown[] = Array.isArray(value) ? value : [value];
+  for (const id of ids) {
+    if (!Number.isSafeInteger(id) || (id as number) < 0) {
+      rangeError(OPERATION, `${key} must be an integer >= 0, several or null`, id, "config.json");
+    }
+  }
+  return ids as number[];
+}

@@ -1,0 +1,26 @@
+/**
+ * TransNormerLLM: language models whose memory is a state of fixed size.
+ *
+ * @example
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import { TransNormerLLM } from "@levin/attention/tnl";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * using logits = model.forward([[5, 17, 9]]);
+ * console.log(logits.shape); // [ 1, 3, 256 ]
+ * ```
+ *
+ * @module
+ */
+export type { TransNormerConfig } from "./config.ts";
+export type { GeneratedToken, GenerateOptions } from "./generation.ts";
+export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
+export { TransNormerLLM } from "./model.ts";
+export { type Choice, Sampler, type SamplingOptions } from "./sampling.ts";
+export type { Likelihood } from "./score.ts";
+export { Session, type SessionModel } from "./session.ts";
+export { Tokenizer, type TokenStream } from "./tokenizer.ts";
+export type { Network } from "./transnormer.ts";
+export type { LayerWeights, LinearWeights, NormWeights, Weights } from "./weights.ts";

@@ -1,0 +1,192 @@
+/**
+ * TransNormerLLM as an object: load it, run it, talk to it, dispose it.
+ *
+ * @module
+ */
+import type { Backend } from "../core/backend.ts";
+import { rangeError, typeError } from "../core/errors.ts";
+import type { Tensor } from "../core/tensor.ts";
+import type { TransNormerConfig } from "./config.ts";
+import { generate, type GeneratedToken, type GenerateOptions } from "./generation.ts";
+import { type Checkpoint, loadCheckpoint, type LoadOptions } from "./load.ts";
+import { type Likelihood, loglikelihood, perplexity } from "./score.ts";
+import { checkIds, Session } from "./session.ts";
+import { decodeSnapshot } from "./snapshot.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { allLogits, decode, stateShapes } from "./transnormer.ts";
+import type { Weights } from "./weights.ts";
+
+/**
+ * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): its memory of
+ * what it read is a state of fixed size.
+ *
+ * @example
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import { TransNormerLLM } from "@levin/attention/tnl";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * for await (const { token, logprob } of model.generate([205, 7, 19], { maxTokens: 8, temperature: 0 })) {
+ *   console.log(token, logprob);
+ * }
+ * ```
+ */
+export class TransNormerLLM implements Disposable {
+  /** Where the model lives and computes. */
+  readonly backend: Backend;
+  /** Checked `config.json`. */
+  readonly config: TransNormerConfig;
+  /** Parameters. */
+  readonly weights: Weights<Tensor>;
+  /** Where the checkpoint has one. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** Checksum of configuration and weights: snapshots go only to a model with the same. */
+  readonly fingerprint: string;
+  /** Living sessions. */
+  readonly sessions: Set<Session> = new Set();
+  readonly #parameters: readonly Tensor[];
+
+  /** @param backend where the weights are @param checkpoint its weights are taken over */
+  constructor(backend: Backend, checkpoint: Checkpoint) {
+    this.backend = backend;
+    this.config = checkpoint.config;
+    this.weights = checkpoint.weights;
+    this.tokenizer = checkpoint.tokenizer;
+    this.fingerprint = checkpoint.fingerprint;
+    this.#parameters = checkpoint.parameters;
+  }
+
+  /**
+   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
+   * `model.safetensors.index.json`, of F32, F16 or BF16; `tokenizer.json`, where there is one.
+   *
+   * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
+   * no use for is an error: the two do not belong together.
+   *
+   * @param location a folder, or the URL that the files lie under
+   * @param options see {@linkcode LoadOptions}
+   * @throws {RangeError} when a file is missing, truncated or hostile, or config and weights do not fit
+   * @throws {TypeError} when a value is of the wrong kind
+   * @throws what `signal` gives as reason, and what the network or the file system throws. After any failure the
+   * backend holds what it held before
+   */
+  static async load(location: string | URL, options: LoadOptions): Promise<TransNormerLLM> {
+    return new TransNormerLLM(options?.backend, await loadCheckpoint(location, options));
+  }
+
+  /** Number of parameters; tied ones count once. */
+  get parameterCount(): number {
+    return this.#parameters.reduce((sum, tensor) => sum + tensor.size, 0);
+  }
+
+  /**
+   * Logits of whole sequences, in one pass.
+   *
+   * @param ids token ids, one row per sequence, all of the same length
+   * @returns `[batch, seqLen, vocab]`, which the caller disposes: row t holds the logits of token t + 1
+   * @throws {TypeError} when `ids` are no rows of ids
+   * @throws {RangeError} when there is no token, rows differ in length, or an id is outside the vocabulary
+   * @throws {BackendError} when the model was disposed or memory is short
+   */
+  forward(ids: readonly ArrayLike<number>[]): Tensor {
+    const operation = "TransNormerLLM.forward";
+    if (!Array.isArray(ids)) typeError(operation, "ids must be an array of rows of token ids", ids);
+    if (ids.length === 0) rangeError(operation, "ids must hold at least one row", ids);
+    const rows = ids.map((row, b) => checkIds(operation, row, this.config.vocabSize, `ids[${b}]`));
+    const batch = rows.length, seqLen = rows[0].length;
+    const flat = new Uint32Array(batch * seqLen);
+    rows.forEach((row, b) => {
+      if (row.length !== seqLen) {
+        rangeError(operation, `rows of ids must have the same length, ${seqLen}`, row.length, `row ${b}`);
+      }
+      flat.set(row, b * seqLen);
+    });
+    const output = decode(this, { ids: flat, batch, seqLen, positions: rows.map(() => 0) });
+    for (const state of output.states) state.dispose();
+    using hidden = output.hidden;
+    return allLogits(this, hidden);
+  }
+
+  /**
+   * Generates tokens after a prompt, each as soon as it is known. The end-of-sequence token that ends a generation is
+   * the last one, with `finish: "eos"`. Each call has a session of its own, which ends with the loop.
+   *
+   * @param prompt a string, for models with a tokenizer, or token ids; at least one token
+   * @param options see {@linkcode GenerateOptions}
+   * @throws {TypeError} when an option is of the wrong kind, or the model has no tokenizer for a string
+   * @throws {RangeError} when an option is out of range, the prompt has no token or one outside the vocabulary, or a
+   * logit is NaN
+   * @throws the reason of `signal`. All of these at the first `next()`, as generators do
+   */
+  generate(
+    prompt: string | ArrayLike<number>,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<GeneratedToken, void, void> {
+    return generate(this, prompt, options);
+  }
+
+  /** A new session, which has read nothing. The caller disposes it; it ends with the model at the latest. */
+  session(): Session {
+    return this.#session(0, (shape) => this.backend.zeros(shape));
+  }
+
+  /**
+   * A session as it was when `session.snapshot()` was called, on this or on any backend.
+   *
+   * @throws {TypeError} when `bytes` is no `Uint8Array`
+   * @throws {RangeError} when the bytes are no snapshot, damaged, of another version, or of another model
+   */
+  restore(bytes: Uint8Array): Session {
+    const { position, states } = decodeSnapshot(bytes, this.fingerprint, stateShapes(this.config, 1));
+    return this.#session(position, (shape, l) => this.backend.tensor(states[l], shape));
+  }
+
+  /**
+   * How likely the model finds a continuation after a context. Strings are tokenized together, so that the border
+   * falls as it would in the whole text.
+   *
+   * @param context text or token ids, at least one token
+   * @param continuation of the same kind, at least one token
+   * @throws {TypeError} when the two differ in kind, or the model has no tokenizer for strings
+   * @throws {RangeError} when one of them has no token, or an id is outside the vocabulary
+   */
+  loglikelihood(
+    context: string | ArrayLike<number>,
+    continuation: string | ArrayLike<number>,
+  ): Promise<Likelihood> {
+    return loglikelihood(this, context, continuation);
+  }
+
+  /**
+   * Perplexity of a text: exp of the mean negative log-probability of its tokens, each after all before it. The first
+   * token, which nothing stands before, does not count.
+   *
+   * @param text text or token ids, at least two tokens, in memory that does not grow with their number
+   */
+  perplexity(text: string | ArrayLike<number>): Promise<number> {
+    return perplexity(this, text);
+  }
+
+  /** Frees the weights and ends all sessions. Twice does nothing. */
+  dispose(): void {
+    for (const session of [...this.sessions]) session.dispose();
+    for (const tensor of this.#parameters) tensor.dispose();
+  }
+
+  /** {@linkcode TransNormerLLM.dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #session(position: number, make: (shape: number[], layer: number) => Tensor): Session {
+    const states: Tensor[] = [];
+    try {
+      stateShapes(this.config, 1).forEach((shape, l) => states.push(make(shape, l)));
+      return new Session(this, states, position);
+    } catch (error) {
+      for (const state of states) state.dispose();
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,300 @@
+/**
+ * The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes without holes
+ * (https://huggingface.co/docs/safetensors). A header comes from strangers: nothing in it is believed before it is
+ * checked, and nothing is allocated on its word beyond what it proves to hold.
+ *
+ * @module
+ */
+import { rangeError, typeError } from "../core/errors.ts";
+
+/** Bytes per element of the format's element types. */
+const ITEM_BYTES: Readonly<Record<string, number>> = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+};
+
+/** The longest header that is read, as in the reference implementation. */
+const MAX_HEADER_BYTES = 100_000_000;
+
+/** One tensor as the header describes it. */
+export interface TensorEntry {
+  /** Name, unique in the file. */
+  readonly name: string;
+  /** Element type: `"F32"`, `"F16"`, `"BF16"`, `"I32"`, ... */
+  readonly dtype: string;
+  /** Dimensions, outermost first. */
+  readonly shape: readonly number[];
+  /** First byte, counted from the end of the header. */
+  readonly begin: number;
+  /** Byte after the last. */
+  readonly end: number;
+}
+
+/** A checked header. */
+export interface SafetensorsHeader {
+  /** The tensors, in the order of their bytes. */
+  readonly entries: readonly TensorEntry[];
+  /** The free-form strings of `__metadata__`. */
+  readonly metadata: Readonly<Record<string, string>>;
+  /** Bytes of all tensors together: what follows the header. */
+  readonly dataBytes: number;
+}
+
+/**
+ * Bytes that come in order: a file or a response. `size` is the length of the whole where it is known, `position`
+ * the number of bytes read.
+ */
+export interface ByteReader {
+  /** Length of the whole in bytes, where it is known beforehand. */
+  readonly size: number | undefined;
+  /** Fills as much of the target as there is, and returns the number of bytes: less than asked only at the end. */
+  read(target: Uint8Array<ArrayBuffer>): Promise<number>;
+  /** Ends reading; the rest is not fetched. */
+  close(): Promise<void>;
+}
+
+/**
+ * Checks a header.
+ *
+ * @param json the bytes between the length and the tensors
+ * @param dataBytes number of bytes after the header, where it is known
+ * @param file name for error messages
+ * @throws {RangeError} when the header is no JSON object, describes a tensor outside the file, overlaps, leaves holes,
+ * or a tensor's shape and element type do not give its number of bytes
+ */
+export function parseSafetensorsHeader(
+  json: Uint8Array,
+  dataBytes: number | undefined,
+  file: string,
+): SafetensorsHeader {
+  const operation = "readSafetensors";
+  let header: unknown;
+  try {
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));
+  } catch (error) {
+    rangeError(operation, "the header must be JSON in UTF-8", (error as Error).message, file);
+  }
+  if (!isRecord(header)) rangeError(operation, "the header must be a JSON object", header, file);
+
+  const entries: TensorEntry[] = [];
+  let metadata: Record<string, string> = {};
+  for (const [name, value] of Object.entries(header)) {
+    if (name === "__metadata__") {
+      if (!isRecord(value) || Object.values(value).some((text) => typeof text !== "string")) {
+        rangeError(operation, "__metadata__ must map names to strings", value, file);
+      }
+      metadata = value as Record<string, string>;
+    } else {
+      entries.push(checkEntry(operation, name, value, file));
+    }
+  }
+  entries.sort((a, b) => a.begin - b.begin || a.end - b.end);
+  let end = 0;
+  for (const entry of entries) {
+    if (entry.begin !== end) {
+      rangeError(
+        operation,
+        `data_offsets must leave no hole and not overlap: the next tensor begins at ${end}`,
+        entry.begin,
+        `tensor ${JSON.stringify(entry.name)} of ${file}`,
+      );
+    }
+    end = entry.end;
+  }
+  if (dataBytes !== undefined && dataBytes !== end) {
+    rangeError(operation, `the file must hold ${end} bytes of tensors, as its header says`, dataBytes, file);
+  }
+  return { entries, metadata, dataBytes: end };
+}
+
+function checkEntry(operation: string, name: string, value: unknown, file: string): TensorEntry {
+  const where = `tensor ${JSON.stringify(name)} of ${file}`;
+  if (!isRecord(value)) rangeError(operation, "every tensor must be described by an object", value, where);
+  const { dtype, shape, data_offsets: offsets } = value;
+  if (typeof dtype !== "string" || !Object.hasOwn(ITEM_BYTES, dtype)) {
+    rangeError(operation, `dtype must be one of ${Object.keys(ITEM_BYTES).join(", ")}`, dtype, where);
+  }
+  if (!isSizes(shape)) rangeError(operation, "shape must be an array of integers >= 0", shape, where);
+  if (!isSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
+    rangeError(operation, "data_offsets must be two integers >= 0 that do not fall", offsets, where);
+  }
+  const bytes = shape.reduce((product, n) => product * n, ITEM_BYTES[dtype]);
+  if (bytes !== offsets[1] - offsets[0]) {
+    rangeError(
+      operation,
+      `data_offsets must span ${bytes} bytes, what shape and dtype need`,
+      offsets[1] - offsets[0],
+      `${where}, ${dtype} [${shape}]`,
+    );
+  }
+  return { name, dtype, shape, begin: offsets[0], end: offsets[1] };
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isSizes(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((n) => Number.isSafeInteger(n) && n >= 0);
+}
+
+/**
+ * Reads the header of a file.
+ *
+ * @throws {RangeError} when the file is truncated or its header is not sound; see {@linkcode parseSafetensorsHeader}
+ */
+export async function readSafetensorsHeader(reader: ByteReader, file: string): Promise<SafetensorsHeader> {
+  const length = headerLength(await readExactly(reader, 8, file), reader.size, file);
+  const json = await readExactly(reader, length, file);
+  return parseSafetensorsHeader(json, reader.size === undefined ? undefined : reader.size - 8 - length, file);
+}
+
+/** Reads a file's tensors one after another, each once and in order; the reader stands behind the header. */
+export async function* readSafetensorsData(
+  reader: ByteReader,
+  header: SafetensorsHeader,
+  file: string,
+): AsyncGenerator<{ entry: TensorEntry; bytes: Uint8Array<ArrayBuffer> }> {
+  for (const entry of header.entries) {
+    yield { entry, bytes: await readExactly(reader, entry.end - entry.begin, file) };
+  }
+  if (await reader.read(new Uint8Array(1)) !== 0) {
+    rangeError(
+      "readSafetensors",
+      `the file must end after ${header.dataBytes} bytes of tensors`,
+      "more",
+      file,
+    );
+  }
+}
+
+/** Memory follows the bytes that came: a length that promises more than the file has costs one piece at most. */
+async function readExactly(
+  reader: ByteReader,
+  length: number,
+  file: string,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const piece = 2 ** 28;
+  let bytes = new Uint8Array(Math.min(length, piece));
+  let filled = await reader.read(bytes);
+  while (filled === bytes.length && filled < length) {
+    const longer = new Uint8Array(Math.min(length, 2 * bytes.length));
+    longer.set(bytes);
+    bytes = longer;
+    filled += await reader.read(bytes.subarray(filled));
+  }
+  if (filled < length) {
+    rangeError("readSafetensors", `the file must not end before ${length} more bytes`, filled, file);
+  }
+  return bytes;
+}
+
+function headerLength(prefix: Uint8Array<ArrayBuffer>, size: number | undefined, file: string): number {
+  const length = new DataView(prefix.buffer, prefix.byteOffset).getBigUint64(0, true);
+  const limit = size === undefined ? MAX_HEADER_BYTES : Math.min(MAX_HEADER_BYTES, size - 8);
+  if (length > BigInt(limit)) {
+    rangeError("readSafetensors", `the header must be at most ${limit} bytes long`, length, file);
+  }
+  return Number(length);
+}
+
+/**
+ * Reads a file that is in memory; the tensors' bytes are views of it.
+ *
+ * @throws {RangeError} as {@linkcode parseSafetensorsHeader}
+ */
+export function decodeSafetensors(
+  file: Uint8Array<ArrayBuffer>,
+  name = "safetensors",
+): {
+  tensors: Map<string, TensorEntry & { bytes: Uint8Array<ArrayBuffer> }>;
+  metadata: Readonly<Record<string, string>>;
+} {
+  if (file.length < 8) {
+    rangeError("readSafetensors", "the file must hold at least 8 bytes", file.length, name);
+  }
+  const length = headerLength(file.subarray(0, 8), file.length, name);
+  const data = file.subarray(8 + length);
+  const { entries, metadata } = parseSafetensorsHeader(file.subarray(8, 8 + length), data.length, name);
+  const tensors = new Map(
+    entries.map((entry) => [entry.name, { ...entry, bytes: data.subarray(entry.begin, entry.end) }]),
+  );
+  return { tensors, metadata };
+}
+
+/**
+ * Writes a file of f32 tensors.
+ *
+ * @param tensors in the order in which they are written
+ * @param metadata strings for `__metadata__`
+ */
+export function encodeSafetensors(
+  tensors: readonly { name: string; shape: readonly number[]; data: Float32Array }[],
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
+  const header: Record<string, unknown> = { __metadata__: metadata };
+  let end = 0;
+  for (const { name, shape, data } of tensors) {
+    header[name] = { dtype: "F32", shape, data_offsets: [end, end + 4 * data.length] };
+    end += 4 * data.length;
+  }
+  const json = new TextEncoder().encode(JSON.stringify(header));
+  const length = Math.ceil(json.length / 8) * 8; // tensors begin aligned
+  const file = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
+  new DataView(file.buffer).setBigUint64(0, BigInt(length), true);
+  file.set(json, 8);
+  let offset = 8 + length;
+  for (const { data } of tensors) {
+    file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
+    offset += data.byteLength;
+  }
+  return file;
+}
+
+/**
+ * A tensor's elements as f32. `"F32"` bytes that are aligned are not copied.
+ *
+ * @throws {TypeError} when the element type is not F32, F16 or BF16
+ */
+export function toFloat32(dtype: string, bytes: Uint8Array<ArrayBuffer>, where: string): Float32Array {
+  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+  switch (dtype) {
+    case "F32":
+      return new Float32Array(aligned.buffer, aligned.byteOffset, aligned.length / 4);
+    case "F16":
+      return fromHalf(new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2));
+    case "BF16": {
+      const upper = new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2);
+      const bits = new Uint32Array(upper.length);
+      for (let i = 0; i < bits.length; i++) bits[i] = upper[i] << 16;
+      return new Float32Array(bits.buffer);
+    }
+    default:
+      return typeError("readSafetensors", "dtype of weights must be F32, F16 or BF16", dtype, where);
+  }
+}
+
+/** IEEE binary16 to binary32: 5 exponent bits of bias 15, 10 of fraction. */
+function fromHalf(half: Uint16Array): Float32Array {
+  const bits = new Uint32Array(half.length), values = new Float32Array(bits.buffer);
+  for (let i = 0; i < half.length; i++) {
+    const sign = (half[i] & 0x8000) << 16, exponent = half[i] >> 10 & 0x1f, fraction = half[i] & 0x3ff;
+    if (exponent === 0) values[i] = (sign === 0 ? 1 : -1) * fraction * 2 ** -24;
+    else if (exponent === 0x1f) bits[i] = sign | 0x7f800000 | fraction << 13;
+    else bits[i] = sign | exponent + 112 << 23 | fraction << 13;
+  }
+  return values;
+}

@@ -1,0 +1,187 @@
+/**
+ * Choosing the next token from logits. Filters apply in the usual order: repetition penalty, temperature, top k,
+ * top p, min p.
+ *
+ * @module
+ */
+import { rangeError, typeError } from "../core/errors.ts";
+
+/** How to choose. */
+export interface SamplingOptions {
+  /** 0 takes the likeliest token, of equal ones that with the lowest id; otherwise logits are divided by it. Default 1. */
+  temperature?: number;
+  /** Only the `topK` likeliest tokens. Default: all. */
+  topK?: number;
+  /** Only the likeliest tokens that together reach this probability, from above 0 to 1. Default 1. */
+  topP?: number;
+  /** Only tokens at least this fraction as likely as the likeliest, from 0 to 1. Default 0. */
+  minP?: number;
+  /**
+   * Logits of tokens that came before are divided by it where positive, multiplied where negative. Default 1: none.
+   * ("CTRL: A Conditional Transformer Language Model", section 4.1.)
+   */
+  repetitionPenalty?: number;
+  /** An integer: the same seed gives the same choices. Default: a random one. */
+  seed?: number;
+}
+
+/** A chosen token. */
+export interface Choice {
+  /** Token id. */
+  readonly token: number;
+  /** Its natural log-probability under the model itself, before any filter. */
+  readonly logprob: number;
+}
+
+/**
+ * Chooses tokens one after another.
+ *
+ * @example
+ * ```ts
+ * import { Sampler } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
+ *
+ * const sampler = new Sampler({ temperature: 0 });
+ * assert.equal(sampler.choose(new Float32Array([0.1, 2, -1])).token, 1);
+ * ```
+ */
+export class Sampler {
+  readonly #operation: string;
+  readonly #options: Required<Omit<SamplingOptions, "seed">>;
+  readonly #random: () => number;
+  readonly #seen = new Set<number>();
+
+  /**
+   * A sampler with choices, seen tokens and random numbers of its own.
+   *
+   * @param options how to choose
+   * @param operation named in errors
+   * @throws {TypeError} when an option is no number
+   * @throws {RangeError} when an option is out of range
+   */
+  constructor(options: SamplingOptions = {}, operation = "Sampler") {
+    const { temperature = 1, topK = Infinity, topP = 1, minP = 0, repetitionPenalty = 1, seed } = options;
+    const check = (name: string, value: unknown, expectation: string, fits: (value: number) => boolean) => {
+      if (typeof value !== "number") typeError(operation, `${name} must be a number`, value);
+      if (!fits(value)) rangeError(operation, `${name} must be ${expectation}`, value);
+    };
+    check("temperature", temperature, "a finite number >= 0", (x) => x >= 0 && x < Infinity);
+    check("topK", topK, "an integer >= 1", (x) => x === Infinity || Number.isInteger(x) && x >= 1);
+    check("topP", topP, "above 0 and at most 1", (x) => x > 0 && x <= 1);
+    check("minP", minP, "from 0 to 1", (x) => x >= 0 && x <= 1);
+    check("repetitionPenalty", repetitionPenalty, "a finite number > 0", (x) => x > 0 && x < Infinity);
+    if (seed !== undefined) check("seed", seed, "an integer within ±(2^53 - 1)", Number.isSafeInteger);
+    this.#operation = operation;
+    this.#options = { temperature, topK, topP, minP, repetitionPenalty };
+    this.#random = randomNumbers(seed);
+  }
+
+  /** Takes notice of tokens that the repetition penalty shall count: the prompt. Chosen tokens count by themselves. */
+  observe(tokens: ArrayLike<number>): void {
+    for (let i = 0; i < tokens.length; i++) this.#seen.add(tokens[i]);
+  }
+
+  /**
+   * The next token.
+   *
+   * @param logits one value per token of the vocabulary; not changed
+   * @throws {RangeError} when a logit is NaN or +∞, or none is above −∞
+   */
+  choose(logits: Float32Array): Choice {
+    const normalizer = logSumExp(logits, this.#operation);
+    const { temperature, repetitionPenalty } = this.#options;
+    let scores: ArrayLike<number> = logits;
+    if (repetitionPenalty !== 1) {
+      const penalized = Float64Array.from(logits);
+      for (const token of this.#seen) {
+        const score = penalized[token];
+        penalized[token] = score > 0 ? score / repetitionPenalty : score * repetitionPenalty;
+      }
+      scores = penalized;
+    }
+    const token = temperature === 0 ? argmax(scores) : this.#draw(scores);
+    this.#seen.add(token);
+    return { token, logprob: logits[token] - normalizer };
+  }
+
+  #draw(scores: ArrayLike<number>): number {
+    const { temperature, topK, topP, minP } = this.#options;
+    // Relative to the likeliest, whose weight is 1: no overflow at any temperature.
+    const best = scores[argmax(scores)];
+    const weights = Float64Array.from(scores, (score) => Math.exp((score - best) / temperature));
+    let count = weights.length, threshold = 0, ties = Infinity;
+    if (topK < weights.length || topP < 1 || minP > 0) {
+      const sorted = weights.slice().sort().reverse();
+      count = Math.min(topK, count);
+      if (topP < 1) {
+        let total = 0;
+        for (let i = 0; i < count; i++) total += sorted[i];
+        let kept = 0;
+        for (let reached = 0; kept < count && !(reached >= topP * total); kept++) reached += sorted[kept];
+        count = kept;
+      }
+      while (count > 1 && sorted[count - 1] < minP) count--;
+      // Of tokens as likely as the last one kept, those with the lowest ids.
+      threshold = sorted[count - 1];
+      ties = count - sorted.findIndex((weight) => weight === threshold);
+    }
+    const kept = (weight: number) => weight > threshold || weight === threshold && ties-- > 0;
+    const candidates: number[] = [];
+    let total = 0;
+    for (let token = 0; token < weights.length; token++) {
+      if (weights[token] > 0 && kept(weights[token])) {
+        candidates.push(token);
+        total += weights[token];
+      }
+    }
+    let rest = this.#random() * total;
+    for (const token of candidates) {
+      rest -= weights[token];
+      if (rest < 0) return token;
+    }
+    return candidates[candidates.length - 1]; // rounding left a sliver
+  }
+}
+
+/** Index of the largest value, of equal ones the first. */
+export function argmax(values: ArrayLike<number>): number {
+  let best = 0;
+  for (let i = 1; i < values.length; i++) if (values[i] > values[best]) best = i;
+  return best;
+}
+
+/**
+ * log Σ exp(x), in float64: `logits[i] − logSumExp(logits)` is the log-probability of token i.
+ *
+ * @throws {RangeError} when a logit is NaN or +∞, or none is above −∞
+ */
+export function logSumExp(logits: ArrayLike<number>, operation: string): number {
+  let max = -Infinity;
+  for (let i = 0; i < logits.length; i++) {
+    if (!(logits[i] < Infinity)) {
+      rangeError(operation, "logits must be numbers below Infinity", logits[i], `token ${i}`);
+    }
+    if (logits[i] > max) max = logits[i];
+  }
+  if (max === -Infinity) rangeError(operation, "some logit must be above -Infinity", max);
+  let sum = 0;
+  for (let i = 0; i < logits.length; i++) sum += Math.exp(logits[i] - max);
+  return max + Math.log(sum);
+}
+
+/** Uniform numbers in [0, 1) of 32 bits: sfc32 (Doty-Humphrey), seeded with both halves of the seed. */
+function randomNumbers(seed?: number): () => number {
+  let [a, b, c, counter] = seed === undefined
+    ? crypto.getRandomValues(new Uint32Array(4))
+    : [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, 0x9e3779b9, 1];
+  const next = () => {
+    const result = (a + b | 0) + counter | 0;
+    counter = counter + 1 | 0;
+    a = b ^ b >>> 9;
+    b = c + (c << 3) | 0;
+    c = (c << 21 | c >>> 11) + result | 0;
+    return (result >>> 0) / 2 ** 32;
+  };
+  for (let i = 0; i < 16; i++) next(); // mixes the seed into all of the state
+  return next;
+}

@@ -1,0 +1,87 @@
+/**
+ * How likely a model finds a given text.
+ *
+ * @module
+ */
+import { rangeError, typeError } from "../core/errors.ts";
+import { promptIds } from "./generation.ts";
+import type { TransNormerLLM } from "./model.ts";
+import { argmax, logSumExp } from "./sampling.ts";
+import { PREFILL_TOKENS } from "./session.ts";
+
+/** What {@linkcode loglikelihood} returns. */
+export interface Likelihood {
+  /** Natural log-probability of the continuation: the sum over its tokens. */
+  readonly logprob: number;
+  /** Whether each of its tokens is the likeliest one at its place. */
+  readonly greedy: boolean;
+  /** Number of its tokens. */
+  readonly tokens: number;
+}
+
+/** See `TransNormerLLM.loglikelihood`. */
+export async function loglikelihood(
+  model: TransNormerLLM,
+  context: string | ArrayLike<number>,
+  continuation: string | ArrayLike<number>,
+): Promise<Likelihood> {
+  const operation = "TransNormerLLM.loglikelihood";
+  if ((typeof context === "string") !== (typeof continuation === "string")) {
+    typeError(operation, "context and continuation must both be strings or both be token ids", continuation);
+  }
+  if (typeof context !== "string") {
+    const before = promptIds(operation, model, context, "context");
+    const after = promptIds(operation, model, continuation, "continuation");
+    return await score(operation, model, join(before, after), before.length);
+  }
+  // Spaces at the border belong to the continuation's first token, as vocabularies write them.
+  const border = context.trimEnd().length;
+  const whole = promptIds(operation, model, context + continuation, "context and continuation");
+  const before = promptIds(operation, model, context.slice(0, border), "context");
+  if (before.length >= whole.length) {
+    rangeError(operation, "continuation must hold at least one token", continuation);
+  }
+  return await score(operation, model, whole, before.length);
+}
+
+/** See `TransNormerLLM.perplexity`. */
+export async function perplexity(model: TransNormerLLM, text: string | ArrayLike<number>): Promise<number> {
+  const operation = "TransNormerLLM.perplexity";
+  const ids = promptIds(operation, model, text, "text");
+  if (ids.length < 2) rangeError(operation, "text must hold at least two tokens", ids.length);
+  const { logprob, tokens } = await score(operation, model, ids, 1);
+  return Math.exp(-logprob / tokens);
+}
+
+/** Log-probability of the ids from index `from` on, each after all ids before it. */
+async function score(
+  operation: string,
+  model: TransNormerLLM,
+  ids: Uint32Array,
+  from: number,
+): Promise<Likelihood> {
+  const { vocabSize } = model.config;
+  // At most 16 MiB of logits at a time.
+  const piece = Math.max(1, Math.min(PREFILL_TOKENS, Math.floor(2 ** 22 / vocabSize)));
+  using session = model.session();
+  if (from > 1) session.prefill(ids.subarray(0, from - 1)).dispose();
+  let logprob = 0, greedy = true;
+  for (let start = from - 1; start < ids.length - 1; start += piece) {
+    const end = Math.min(start + piece, ids.length - 1);
+    using logits = session.prefill(ids.subarray(start, end), { logits: "all" });
+    const data = await logits.data();
+    for (let i = start; i < end; i++) {
+      const row = data.subarray((i - start) * vocabSize, (i - start + 1) * vocabSize);
+      logprob += row[ids[i + 1]] - logSumExp(row, operation);
+      greedy &&= argmax(row) === ids[i + 1];
+    }
+  }
+  return { logprob, greedy, tokens: ids.length - from };
+}
+
+function join(a: Uint32Array, b: Uint32Array): Uint32Array {
+  const joined = new Uint32Array(a.length + b.length);
+  joined.set(a);
+  joined.set(b, a.length);
+  return joined;
+}
