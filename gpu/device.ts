@@ -1,3 +1,4 @@
+/// <reference types="@webgpu/types" />
 /**
  * The WebGPU device: memory, pipelines, and one queue of work.
  *
@@ -90,6 +91,8 @@ interface Block {
   readonly buffer: GPUBuffer;
   readonly bytes: number;
   readonly usage: number;
+  /** Clock of its creation: a fault then may have left it without memory. */
+  readonly createdAt: number;
   /** Clock of the last recorded use: at or after the batch's start, the commands that use it are not submitted. */
   usedAt: number;
 }
@@ -149,6 +152,8 @@ const BATCH_DISPATCHES = 2048;
 const IDLE_BYTES = 256 * 2 ** 20;
 /** Bind groups kept for reuse. */
 const BIND_GROUPS = 8192;
+/** Stores of {@linkcode Device.constant} kept for reuse. */
+const CONSTANTS = 1024;
 
 // The numbers of GPUBufferUsage and GPUMapMode: those globals do not exist where there is no WebGPU.
 const MAP_READ = 0x1, COPY_SRC = 0x4, COPY_DST = 0x8, UNIFORM = 0x40, STORAGE = 0x80, QUERY_RESOLVE = 0x200;
@@ -236,7 +241,8 @@ export class Device {
       layout: this.#parameterLayout,
       entries: [{ binding: 0, resource: { buffer: this.#parameters, size: PARAMETER_BYTES } }],
     });
-    this.nothing = this.constant("nothing", () => new Uint32Array(1));
+    this.nothing = this.upload(new Uint32Array(1));
+    this.#bytesInUse = 0;
     this.#ended = device.lost.then((info) => {
       this.#end ??= new BackendError(
         "lost",
@@ -351,7 +357,7 @@ export class Device {
     windows.forEach((window, binding) => {
       const { store, start, length } = window;
       const access = kernel.bindings[binding];
-      if (access !== "write") this.#checkSound(store);
+      if (access !== "write") this.#checkSound(store.writtenAt);
       const piece = Math.min(Math.floor(start / store.pieceLength), store.pieces.length - 1);
       let block = store.pieces[piece];
       let offset = (start - piece * store.pieceLength) * store.elementBytes;
@@ -486,20 +492,18 @@ export class Device {
   constant(key: string, elements: () => Float32Array | Uint32Array): Store {
     let store = this.#constants.get(key);
     if (store === undefined) {
-      if (this.#constants.size >= 1024) {
-        for (const old of this.#constants.values()) this.#releaseConstant(old);
-        this.#constants.clear();
-      }
       store = this.upload(elements());
-      this.#bytesInUse -= store.bytes;
-      this.#constants.set(key, store);
-    }
+      this.#bytesInUse -= store.bytes; // no tensor's
+      const [oldest] = this.#constants.keys();
+      if (this.#constants.size >= CONSTANTS) this.#forget(oldest);
+    } else this.#constants.delete(key); // and put it last: the least recently used one goes first
+    this.#constants.set(key, store);
     return store;
   }
 
-  #releaseConstant(store: Store): void {
-    this.#bytesInUse += store.bytes;
-    this.release(store);
+  #forget(key: string): void {
+    for (const block of this.#constants.get(key)!.pieces.splice(0)) this.#recycle(block);
+    this.#constants.delete(key);
   }
 
   /** Overwrites the elements of a store: f32 and u32 values as they are, f16 as bits. */
@@ -535,8 +539,8 @@ export class Device {
   /** The bytes of a store, once all work enqueued before is done. */
   async read(store: Store): Promise<ArrayBuffer> {
     this.#checkAlive();
-    this.#checkSound(store);
-    const { writtenAt } = store;
+    const { writtenAt } = store, readAt = this.#clock;
+    this.#checkSound(writtenAt);
     const result = new Uint8Array(roundUp(store.bytes, 4));
     const staged = store.pieces.map((block) => {
       const staging = this.#acquire(block.bytes, STAGING_USAGE);
@@ -551,7 +555,8 @@ export class Device {
       const outcome = await Promise.race([mapped, this.#ended]);
       await Promise.race([checks, this.#ended]);
       this.#checkAlive();
-      this.#checkSound(store, writtenAt);
+      this.#checkSound(writtenAt);
+      this.#checkSound(readAt); // a refused batch does not copy either
       for (const result of outcome ?? []) {
         if (result.status === "rejected") {
           throw new BackendError("validation", `Cannot read a tensor as the device refused to map it`, {
@@ -611,14 +616,15 @@ export class Device {
       return idle.splice(index, 1)[0];
     }
     const buffer = this.#device.createBuffer({ size, usage });
-    const block = { id: this.#ids++, buffer, bytes: size, usage, usedAt: 0 };
+    const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt: this.#clock, usedAt: 0 };
     this.#blocks.add(block);
     return block;
   }
 
   #recycle(block: Block): void {
     if (!this.#blocks.has(block)) return; // the device ended meanwhile
-    if (this.#idleBytes + block.bytes > IDLE_BYTES) return this.#destroy(block);
+    const sound = this.#faultAt(block.createdAt) === undefined;
+    if (!sound || this.#idleBytes + block.bytes > IDLE_BYTES) return this.#destroy(block);
     const key = `${block.usage},${block.bytes}`;
     const idle = this.#idle.get(key);
     if (idle === undefined) this.#idle.set(key, [block]);
@@ -738,12 +744,21 @@ export class Device {
       to: this.#clock++,
       error: new BackendError(kind, `Cannot compute a tensor as ${what}: ${error.message}`, { cause: error }),
     });
+    // Buffers and constants made meanwhile may have no memory behind them, and idle ones hold what others may need.
+    for (const idle of this.#idle.values()) for (const block of idle) this.#destroy(block);
+    this.#idle.clear();
+    this.#idleBytes = 0;
+    for (const key of [...this.#constants.keys()]) this.#forget(key);
   }
 
-  #checkSound(store: Store, writtenAt = store.writtenAt): void {
-    for (const { from, to, error } of this.#faults) {
-      if (from <= writtenAt && writtenAt <= to) throw error;
-    }
+  /** The fault that spoilt what was made or written at this time. */
+  #faultAt(time: number): BackendError | undefined {
+    return this.#faults.find(({ from, to }) => from <= time && time <= to)?.error;
+  }
+
+  #checkSound(time: number): void {
+    const error = this.#faultAt(time);
+    if (error !== undefined) throw error;
   }
 
   #checkAlive(): void {
