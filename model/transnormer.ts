@@ -101,10 +101,10 @@ function tokenMixer(
   // o = lightningAttention(q, k, v)
   const slopes = layerSlopes(config.heads, l, config.layers);
   const attended = attend(q, k, v, slopes, input.states?.[l]);
-  using attention = attended.output;
   try {
     // x + out_proj(u ⊙ norm(o)), the norm over all heads together
-    using gated = norm(attention, { ...affine(layer.mixerNorm), gate: u, width: config.hiddenDim });
+    using o = attended.output.reshape(u.shape);
+    using gated = norm(o, { ...affine(layer.mixerNorm), gate: u });
     const output = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: x });
     return { output, state: attended.state };
   } catch (error) {
@@ -118,7 +118,10 @@ function encode(x: Tensor, theta: Tensor | undefined, positions: readonly number
   return theta === undefined ? x.reshape(x.shape) : lrpe(x, theta, positions);
 }
 
-/** The block algorithm over many tokens; the step, in place on the state, over one. Layout `"bnhd"`. */
+/**
+ * The block algorithm over many tokens, in layout `"bnhd"`; the step, in place on the state, over one, which has no
+ * dimension of time.
+ */
 function attend(
   q: Tensor,
   k: Tensor,
@@ -129,10 +132,9 @@ function attend(
   if (state === undefined || q.shape[1] !== 1) {
     return lightningAttention(q, k, v, { slopes, initialState: state, layout: "bnhd" });
   }
-  const withoutTime = (x: Tensor) => x.reshape([x.shape[0], x.shape[2], x.shape[3]]);
-  const shape = v.shape;
-  using q1 = withoutTime(q), k1 = withoutTime(k), v1 = withoutTime(v);
-  return { output: lightningAttentionStep(q1, k1, v1, state, { slopes }).reshape(shape), state };
+  const withoutTime = ({ shape: [batch, , heads, dim] }: Tensor) => [batch, heads, dim];
+  using q1 = q.reshape(withoutTime(q)), k1 = k.reshape(withoutTime(k)), v1 = v.reshape(withoutTime(v));
+  return { output: lightningAttentionStep(q1, k1, v1, state, { slopes }), state };
 }
 
 /** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */

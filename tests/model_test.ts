@@ -1,0 +1,500 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import type { Backend } from "../mod.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { decodeSafetensors } from "../model/safetensors.ts";
+import { assertClose, assertSameBits, eachBackend } from "./harness.ts";
+import {
+  checkpoint,
+  type ConfigJson,
+  type Files,
+  type FileType,
+  randomTensors,
+  referenceLogits,
+  rounded,
+  safetensorsFile,
+  SERVED,
+  serving,
+  SMALL,
+  type Tensors,
+  textFile,
+} from "./reference_model.ts";
+
+const GOLDEN = new URL("golden/tnl", import.meta.url);
+const golden = decodeSafetensors(
+  Deno.readFileSync(new URL("golden/tnl/expected.safetensors", import.meta.url)),
+);
+const bytesOf = (name: string) => golden.tensors.get(name)!.bytes.slice().buffer;
+const goldenIds = new Int32Array(bytesOf("input_ids"));
+const goldenRows = [goldenIds.subarray(0, 96), goldenIds.subarray(96)];
+const goldenLogits = new Float32Array(bytesOf("logits"));
+const goldenGreedy = [...new Int32Array(bytesOf("greedy"))];
+
+function load(backend: Backend, files: Files): Promise<TransNormerLLM> {
+  return TransNormerLLM.load(SERVED, { backend, fetch: serving(files) });
+}
+
+async function tokens(model: TransNormerLLM, ...options: Parameters<TransNormerLLM["generate"]>) {
+  return (await Array.fromAsync(model.generate(...options))).map(({ token }) => token);
+}
+
+eachBackend("the authors' logits", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  using logits = model.forward(goldenRows);
+  assert.deepEqual(logits.shape, [2, 96, 256]);
+  assertClose(await logits.data(), goldenLogits, 1e-4, "logits");
+});
+
+eachBackend("the authors' greedy continuation", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  const prompt = goldenGreedy.slice(0, 8);
+  assert.deepEqual(await tokens(model, prompt, { maxTokens: 24, temperature: 0 }), goldenGreedy.slice(8));
+});
+
+eachBackend("logprob is the log-softmax of the authors' logits", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  const row = [...goldenLogits.subarray(95 * 256, 96 * 256)];
+  const total = Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  for await (
+    const { token, logprob, text, finish } of model.generate(goldenRows[0], { maxTokens: 1, seed: 3 })
+  ) {
+    assertClose([logprob], [row[token] - total], 1e-4);
+    assert.equal(text, "");
+    assert.equal(finish, "length");
+  }
+});
+
+const activations = [
+  "silu",
+  "swish",
+  "1+elu",
+  "2+elu",
+  "elu",
+  "relu",
+  "gelu",
+  "leak",
+  "sigmoid",
+  "sine",
+  "exp",
+  "identity",
+  "none",
+];
+
+async function checkConfig(
+  backend: Backend,
+  config: ConfigJson,
+  rows: number[][],
+  seed: number,
+  dtype: FileType = "F32",
+) {
+  const tensors = rounded(randomTensors(config, seed), dtype);
+  using model = await load(backend, checkpoint(config, tensors, dtype));
+  using logits = model.forward(rows);
+  const expected = referenceLogits(config, tensors, rows);
+  assertClose(await logits.data(), expected, 1e-4, `logits of ${JSON.stringify(config)}`);
+
+  // Prefill, then steps: the same numbers from the recurrent form, one row at a time.
+  for (const [b, row] of rows.entries()) {
+    using session = model.session();
+    const cut = 1 + (seed + b) % row.length;
+    for (let t = cut; t <= row.length; t++) {
+      using last = t === cut ? session.prefill(row.slice(0, cut)) : session.step(row[t - 1]);
+      assert.equal(session.position, t);
+      const at = (b * row.length + t - 1) * config.vocab_size;
+      assertClose(
+        await last.data(),
+        expected.subarray(at, at + config.vocab_size),
+        2e-4,
+        `logits after token ${t}, prefill of ${cut}, of ${JSON.stringify(config)}`,
+      );
+    }
+  }
+}
+
+for (const linear_act_fun of activations) {
+  eachBackend(`activation ${linear_act_fun}`, async (backend) => {
+    await checkConfig(
+      backend,
+      { ...SMALL, linear_act_fun },
+      [[1, 2, 3, 4, 5, 6, 7], [9, 9, 9, 22, 0, 1, 1]],
+      5,
+    );
+  });
+}
+
+eachBackend("random configurations against the float64 model", async (backend) => {
+  const config: fc.Arbitrary<ConfigJson> = fc.record({
+    vocab_size: fc.integer({ min: 1, max: 40 }),
+    decoder_embed_dim: fc.integer({ min: 1, max: 40 }),
+    decoder_layers: fc.integer({ min: 1, max: 4 }),
+    decoder_attention_heads: fc.integer({ min: 1, max: 7 }),
+    hidden_dim: fc.integer({ min: 1, max: 12 }), // per head here, times heads below
+    glu_dim: fc.oneof(fc.constant(-1), fc.integer({ min: 1, max: 50 })),
+    linear_act_fun: fc.option(fc.constantFrom(...activations), { nil: undefined }),
+    linear_use_lrpe_list: fc.oneof(
+      fc.constant(undefined),
+      fc.constant<number[]>([]),
+      fc.array(fc.constantFrom<number | boolean>(0, 1, true, false), { minLength: 4, maxLength: 5 }),
+    ),
+    norm_type: fc.constantFrom(undefined, "simplermsnorm", "layernorm"),
+    bias: fc.constantFrom(undefined, true, false),
+    no_scale_embedding: fc.constantFrom(undefined, true, false),
+    tie_word_embeddings: fc.constantFrom(undefined, true, false),
+  }).map((config) => ({ ...config, hidden_dim: config.hidden_dim * config.decoder_attention_heads }));
+  const property = fc.asyncProperty(
+    config,
+    fc.constantFrom<FileType>("F32", "F16", "BF16"),
+    fc.constantFrom(1, 2),
+    fc.integer({ min: 1, max: 70 }),
+    fc.nat(10_000),
+    async (config, dtype, batch, seqLen, seed) => {
+      const rows = Array.from(
+        { length: batch },
+        (_, b) =>
+          Array.from({ length: seqLen }, (_, t) => (seed * 31 + t * t * 7 + b * 5 + t) % config.vocab_size),
+      );
+      await checkConfig(backend, config, rows, seed, dtype);
+    },
+  );
+  await fc.assert(property, { numRuns: 30 });
+});
+
+eachBackend("a long prompt in bounded passes is the prompt in one pass", async (backend) => {
+  const config = { ...SMALL, linear_use_lrpe_list: [0, 1] };
+  using model = await load(backend, checkpoint(config, randomTensors(config, 2)));
+  const ids = Array.from({ length: 2 * 768 + 1 }, (_, t) => (t * t + 3 * t) % 23);
+  using whole = model.forward([ids]);
+  using session = model.session();
+  using last = session.prefill(ids.slice(0, -1));
+  assertClose(await last.data(), (await whole.data()).subarray(-46, -23), 1e-5);
+  using onePass = model.session();
+  onePass.prefill(ids.slice(0, -1), { logits: "all" }).dispose();
+  assert.deepEqual(await session.snapshot(), await onePass.snapshot(), "states after whole blocks: bits differ");
+  using next = session.step(ids.at(-1)!);
+  assertClose(await next.data(), (await whole.data()).subarray(-23), 1e-5);
+  assert.equal(session.position, ids.length);
+
+  using uneven = model.session();
+  for (const [start, end] of [[0, 1], [1, 50], [50, 51], [51, 1000]]) {
+    uneven.prefill(ids.slice(start, end)).dispose();
+  }
+  using rest = uneven.prefill(ids.slice(1000), { logits: "all" });
+  assert.deepEqual(rest.shape, [ids.length - 1000, 23]);
+  assertClose(await rest.data(), (await whole.data()).subarray(1000 * 23), 1e-5);
+});
+
+eachBackend("tied embeddings: lm_head counts where the checkpoint has one", async (backend) => {
+  const config = { ...SMALL, tie_word_embeddings: true };
+  const tensors = randomTensors({ ...config, tie_word_embeddings: false }, 8);
+  using model = await load(backend, checkpoint(config, tensors));
+  using logits = model.forward([[4, 5]]);
+  assertClose(await logits.data(), referenceLogits(config, tensors, [[4, 5]]), 1e-4);
+});
+
+eachBackend("shards, from a folder and from a URL", async (backend) => {
+  const tensors = randomTensors(SMALL, 11);
+  const names = [...tensors.keys()];
+  const part = (keep: (i: number) => boolean): Tensors => new Map([...tensors].filter((_, i) => keep(i)));
+  const shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"];
+  const files: Files = {
+    "config.json": textFile(SMALL),
+    "model.safetensors.index.json": textFile({
+      metadata: { total_size: 1 },
+      weight_map: Object.fromEntries(names.map((name, i) => [name, shards[i % 2]])),
+    }),
+    [shards[0]]: safetensorsFile(part((i) => i % 2 === 0)),
+    [shards[1]]: safetensorsFile(part((i) => i % 2 === 1)),
+  };
+  const expected = referenceLogits(SMALL, tensors, [[1, 2, 3]]);
+  const check = async (model: TransNormerLLM) => {
+    using logits = model.forward([[1, 2, 3]]);
+    assertClose(await logits.data(), expected, 1e-4);
+    return model.fingerprint;
+  };
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, bytes] of Object.entries(files)) await Deno.writeFile(`${folder}/${name}`, bytes);
+    using remote = await load(backend, files);
+    using local = await TransNormerLLM.load(folder, { backend });
+    using single = await load(backend, checkpoint(SMALL, tensors));
+    assert.equal(await check(remote), await check(local));
+    assert.equal(await check(single), local.fingerprint, "sharding does not change a model");
+    assert.equal(local.parameterCount, [...tensors.values()].reduce((sum, { data }) => sum + data.length, 0));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+  const { [shards[1]]: _, ...without } = files;
+  await assert.rejects(load(backend, without), {
+    name: "RangeError",
+    message: /every shard of the index must exist: current value is "model-00002-of-00002\.safetensors"/,
+  });
+});
+
+eachBackend("progress in bytes and tensors", async (backend) => {
+  const files = checkpoint(SMALL, randomTensors(SMALL, 1));
+  const seen: { bytes: number; totalBytes?: number; tensors: number; totalTensors: number }[] = [];
+  using model = await TransNormerLLM.load(new URL(SERVED + "/?key=1"), {
+    backend,
+    fetch: serving(files),
+    onProgress: (progress) => seen.push(progress),
+  });
+  const total = 4 * model.parameterCount;
+  assert.equal(seen.length, randomTensors(SMALL, 1).size);
+  assert.deepEqual(seen.at(-1), {
+    bytes: total,
+    totalBytes: total,
+    tensors: seen.length,
+    totalTensors: seen.length,
+  });
+  assert(seen.every(({ bytes }, i) => i === 0 || bytes > seen[i - 1].bytes));
+});
+
+eachBackend("tensors outside the layout are ignored, parameters without a place are not", async (backend) => {
+  const tensors = randomTensors(SMALL, 3);
+  tensors.set("model.layers.0.token_mixer.slopes", { shape: [3], data: new Float32Array(3) });
+  using model = await load(backend, checkpoint(SMALL, tensors));
+  assert.equal(model.config.layers, 2);
+  for (
+    const name of [
+      "model.layers.2.channel_mixer.l1.weight",
+      "model.layers.0.channel_mixer.l1.bias",
+      "model.layers.1.token_mixer.lrpe.theta",
+      "model.layers.0.token_norm.weight",
+      "model.final_norm.bias",
+    ]
+  ) {
+    const more = new Map([...tensors, [name, { shape: [3], data: new Float32Array(3) }]]);
+    await assert.rejects(load(backend, checkpoint(SMALL, more)), (error: Error) => {
+      assert(error instanceof RangeError);
+      assert.match(error.message, /must hold no parameter that config\.json has no use for/);
+      assert(error.message.includes(name), error.message);
+      return true;
+    });
+  }
+});
+
+eachBackend("each tensor is needed, in its shape", async (backend) => {
+  const config = { ...SMALL, bias: true, norm_type: "layernorm" };
+  const tensors = randomTensors(config, 3);
+  for (const name of tensors.keys()) {
+    const without = new Map(tensors);
+    without.delete(name);
+    await assert.rejects(load(backend, checkpoint(config, without)), (error: Error) => {
+      assert(error instanceof RangeError && error.message.includes(JSON.stringify(name)), error.message);
+      return true;
+    });
+    const { shape, data } = tensors.get(name)!;
+    const reshaped = new Map([...tensors, [name, { shape: [1, ...shape], data }]]);
+    await assert.rejects(load(backend, checkpoint(config, reshaped)), (error: Error) => {
+      assert(error instanceof RangeError && error.message.includes(`the shape of "${name}"`), error.message);
+      return true;
+    });
+    assert.equal(backend.bytesInUse, 0, "a failed load leaves nothing behind");
+  }
+});
+
+const badConfigs: [change: Record<string, unknown>, name: string, message: RegExp][] = [
+  [{ model_type: "llama" }, "RangeError", /model_type must be "transnormer": current value is "llama"/],
+  [{ decoder_layers: 0 }, "RangeError", /decoder_layers must be an integer from 1/],
+  [{ decoder_layers: 1e9, linear_use_lrpe_list: [] }, "RangeError", /must hold "model\.layers\.2\./],
+  [{ vocab_size: 1.5 }, "RangeError", /vocab_size must be an integer/],
+  [{ vocab_size: "23" }, "TypeError", /vocab_size must be a number: current value is "23"/],
+  [{ hidden_dim: undefined }, "TypeError", /hidden_dim must be a number: current value is undefined/],
+  [{ decoder_attention_heads: 4 }, "RangeError", /decoder_attention_heads must divide hidden_dim/],
+  [{ glu_dim: -2 }, "RangeError", /glu_dim must be an integer/],
+  [{ linear_act_fun: "sillu" }, "RangeError", /linear_act_fun must be one of .*: current value is "sillu"/],
+  [{ linear_act_fun: "__proto__" }, "RangeError", /linear_act_fun must be one of/],
+  [{ linear_act_fun: 3 }, "TypeError", /linear_act_fun must be a string/],
+  [
+    { linear_use_lrpe_list: [1] },
+    "RangeError",
+    /linear_use_lrpe_list must be empty or have one value for each/,
+  ],
+  [{ linear_use_lrpe_list: [1, 2] }, "RangeError", /linear_use_lrpe_list must hold 0 and 1: .* 2 \(layer 1/],
+  [{ linear_use_lrpe_list: 1 }, "TypeError", /linear_use_lrpe_list must be an array/],
+  [{ norm_type: "rmsnorm" }, "RangeError", /must hold "model\.layers\.0\.token_norm\.weight"/],
+  [{ norm_type: 1 }, "TypeError", /norm_type must be a string/],
+  [{ bias: "yes" }, "TypeError", /bias must be true or false/],
+  [{ bias: true }, "RangeError", /must hold "model\.layers\.0\.token_mixer\.qkvu_proj\.bias"/],
+  [{ eos_token_id: "2" }, "RangeError", /eos_token_id must be an integer/],
+];
+
+eachBackend("config.json is checked", async (backend) => {
+  const tensors = randomTensors(SMALL, 3);
+  for (const [change, name, message] of badConfigs) {
+    await assert.rejects(
+      load(backend, checkpoint({ ...SMALL, ...change }, tensors)),
+      (error: Error) => {
+        assert.equal(error.name, name, error.message);
+        assert.match(error.message, message);
+        assert.match(error.message, /^Cannot run TransNormerLLM\.load as /);
+        return true;
+      },
+    );
+  }
+  const files = checkpoint(SMALL, tensors);
+  for (const text of ["", "{", "[]", "null", "\xff"]) {
+    await assert.rejects(load(backend, { ...files, "config.json": textFile(text) }), /config\.json must/);
+  }
+  const invalidUtf8 = Uint8Array.of(0x7b, 0xff, 0x7d);
+  await assert.rejects(load(backend, { ...files, "config.json": invalidUtf8 }), /must be JSON in UTF-8/);
+});
+
+eachBackend("missing files, wrong places", async (backend) => {
+  const { "config.json": config, ...weights } = checkpoint(SMALL, randomTensors(SMALL, 3));
+  await assert.rejects(load(backend, weights), { name: "RangeError", message: /must have config\.json/ });
+  await assert.rejects(load(backend, { "config.json": config }), {
+    name: "RangeError",
+    message: /must have model\.safetensors or model\.safetensors\.index\.json/,
+  });
+  for (const shard of ["../secret.safetensors", "/etc/passwd", "https://x/y.safetensors", 7]) {
+    const index = textFile({ weight_map: { "lm_head.weight": shard } });
+    await assert.rejects(
+      load(backend, { "config.json": config, "model.safetensors.index.json": index }),
+      /weight_map must name \.safetensors files beside it/,
+    );
+  }
+  await assert.rejects(TransNormerLLM.load("/no/such/folder", { backend }), /must have config\.json/);
+  await assert.rejects(TransNormerLLM.load("", { backend }), RangeError);
+  await assert.rejects(TransNormerLLM.load("data:text/plain,x", { backend }), TypeError);
+  await assert.rejects(TransNormerLLM.load(7 as never, { backend }), TypeError);
+  await assert.rejects(TransNormerLLM.load(SERVED, {} as never), /options\.backend must be a Backend/);
+  await assert.rejects(
+    TransNormerLLM.load(SERVED + "?key=secret", {
+      backend,
+      fetch: () => Promise.resolve(new Response("no", { status: 403 })),
+    }),
+    (error: Error) => {
+      assert.match(error.message, /config\.json must be readable: current value is "HTTP status 403"/);
+      assert(!error.message.includes("secret"));
+      return true;
+    },
+  );
+});
+
+eachBackend("a truncated or damaged checkpoint leaves nothing behind", async (backend) => {
+  const files = checkpoint(SMALL, randomTensors(SMALL, 3));
+  const weights = files["model.safetensors"];
+  for (const length of [0, 7, 8, 100, weights.length - 1000, weights.length - 1]) {
+    await assert.rejects(
+      load(backend, { ...files, "model.safetensors": weights.slice(0, length) }),
+      { name: "RangeError", message: /the file must not end before/ },
+    );
+    assert.equal(backend.bytesInUse, 0);
+  }
+  const longer = new Uint8Array(weights.length + 1);
+  longer.set(weights);
+  await assert.rejects(load(backend, { ...files, "model.safetensors": longer }), /the file must end after/);
+  using model = await load(backend, files); // the backend is as good as before
+  using logits = model.forward([[1]]);
+  assert((await logits.data()).every(Number.isFinite));
+});
+
+eachBackend("loading can be stopped at any piece", async (backend) => {
+  const files = checkpoint(SMALL, randomTensors(SMALL, 3));
+  for (let stopAt = 1;; stopAt++) {
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    let pieces = 0;
+    const get = serving(files, () => ++pieces === stopAt && controller.abort(reason));
+    const loading = TransNormerLLM.load(SERVED, { backend, fetch: get, signal: controller.signal });
+    const outcome = await loading.then((model) => model.dispose(), (error) => assert.equal(error, reason));
+    assert.equal(outcome, undefined);
+    assert.equal(backend.bytesInUse, 0, `stopped at piece ${stopAt}`);
+    if (pieces < stopAt) break; // it came through
+    if (stopAt > 3) stopAt += 7;
+  }
+  await assert.rejects(
+    TransNormerLLM.load(GOLDEN, { backend, signal: AbortSignal.abort(new Error("before")) }),
+    /before/,
+  );
+  const controller = new AbortController();
+  const onProgress = () => controller.abort(new Error("between tensors"));
+  await assert.rejects(
+    TransNormerLLM.load(GOLDEN, { backend, signal: controller.signal, onProgress }),
+    /between tensors/,
+  );
+  assert.equal(backend.bytesInUse, 0);
+});
+
+eachBackend("forward refuses what is no batch of ids", async (backend) => {
+  using model = await load(backend, checkpoint(SMALL, randomTensors(SMALL, 3)));
+  const before = backend.bytesInUse;
+  const cases: [ids: unknown, name: string, message: RegExp][] = [
+    [[], "RangeError", /ids must hold at least one row/],
+    [[[]], "RangeError", /ids\[0\] must hold at least one token/],
+    [[[1, 2], [3]], "RangeError", /rows of ids must have the same length, 2: current value is 1 \(row 1\)/],
+    [[[1, 23]], "RangeError", /ids\[0\] must be integers from 0 to 22: current value is 23 \(index 1\)/],
+    [[[-1]], "RangeError", /current value is -1/],
+    [[[1.5]], "RangeError", /current value is 1\.5/],
+    [[[NaN]], "RangeError", /current value is NaN/],
+    [["12"], "TypeError", /ids\[0\] must be an array of token ids/],
+    ["12", "TypeError", /ids must be an array of rows/],
+    [[null], "TypeError", /ids\[0\] must be an array/],
+    [undefined, "TypeError", /ids must be an array of rows/],
+  ];
+  for (const [ids, name, message] of cases) {
+    assert.throws(() => model.forward(ids as never), (error: Error) => {
+      assert.equal(error.name, name);
+      assert.match(error.message, message);
+      assert.match(error.message, /^Cannot run TransNormerLLM\.forward as /);
+      return true;
+    });
+  }
+  assert.equal(backend.bytesInUse, before);
+});
+
+eachBackend("forward gives the same bits every time, and rows do not touch each other", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  using both = model.forward(goldenRows);
+  using again = model.forward(goldenRows);
+  assertSameBits(await again.data(), await both.data());
+  using second = model.forward([goldenRows[1]]);
+  assertClose(await second.data(), (await both.data()).subarray(96 * 256), 1e-5);
+});
+
+eachBackend("a disposed model", async (backend) => {
+  const model = await load(backend, checkpoint(SMALL, randomTensors(SMALL, 3)));
+  const session = model.session();
+  session.prefill([1, 2]);
+  session.step(3);
+  model.dispose();
+  model.dispose();
+  assert.equal(backend.bytesInUse, 0, "sessions and their logits end with the model");
+  assert.throws(() => session.step(1), { name: "BackendError", reason: "disposed" });
+  assert.throws(() => model.forward([[1]]), { name: "BackendError", reason: "disposed" });
+  session.dispose();
+});
+
+eachBackend("loglikelihood and perplexity", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  const ids = [...goldenRows[0]];
+  const logprobs = ids.slice(1).map((id, t) => {
+    const row = goldenLogits.subarray(t * 256, (t + 1) * 256);
+    return row[id] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  });
+  const sum = (from: number) => logprobs.slice(from - 1).reduce((a, b) => a + b, 0);
+  for (const from of [1, 2, 40, 95]) {
+    const found = await model.loglikelihood(ids.slice(0, from), ids.slice(from));
+    assertClose([found.logprob], [sum(from)], 1e-4);
+    assert.equal(found.tokens, 96 - from);
+    assert.equal(found.greedy, false);
+  }
+  const greedy = await model.loglikelihood(goldenGreedy.slice(0, 8), goldenGreedy.slice(8));
+  assert.equal(greedy.greedy, true);
+  assertClose([await model.perplexity(ids)], [Math.exp(-sum(1) / 95)], 1e-4);
+  const long = Array.from({ length: 2000 }, (_, t) => (t * t) % 256);
+  using logits = model.forward([long]);
+  const data = await logits.data();
+  let total = 0;
+  for (let t = 0; t + 1 < long.length; t++) {
+    const row = data.subarray(t * 256, (t + 1) * 256);
+    total += row[long[t + 1]] - Math.log(row.reduce((sum, logit) => sum + Math.exp(logit), 0));
+  }
+  assertClose([await model.perplexity(long)], [Math.exp(-total / (long.length - 1))], 1e-4);
+  await assert.rejects(model.perplexity([1]), /text must hold at least two tokens/);
+  await assert.rejects(model.perplexity("text"), { name: "TypeError" });
+  await assert.rejects(model.loglikelihood([], [1]), /context must hold at least one token/);
+  await assert.rejects(model.loglikelihood([1], []), /continuation must hold at least one token/);
+  await assert.rejects(model.loglikelihood("a", [1]), { name: "TypeError" });
+});
