@@ -25,8 +25,14 @@ export { createBackend } from "./core/backend.ts";
 export type { Backend, BackendInfo, BackendOptions } from "./core/backend.ts";
 export { alibiSlopes, layerSlopes } from "./core/decay.ts";
 export { BackendError } from "./core/errors.ts";
-export { lightningAttention, lightningAttentionStep } from "./core/lightning.ts";
-export type { LightningOptions, LightningResult, LightningStepOptions } from "./core/lightning.ts";
+export { lightningAttention, lightningAttentionBackward, lightningAttentionStep } from "./core/lightning.ts";
+export type {
+  LightningBackwardOptions,
+  LightningGradients,
+  LightningOptions,
+  LightningResult,
+  LightningStepOptions,
+} from "./core/lightning.ts";
 export { Tensor } from "./core/tensor.ts";
 export type { DType } from "./core/tensor.ts";
 export { wasmKernels } from "./wasm/module.ts";

@@ -62,7 +62,7 @@ export function norm(
 }
 
 // Activations by the index that wasm/backend.ts gives them: their place in core/ops.ts's ACTIVATIONS.
-const enum Activation { identity, silu, onePlusElu, twoPlusElu, elu, relu, gelu, leak, sigmoid, sine, exp }
+export const enum Activation { identity, silu, onePlusElu, twoPlusElu, elu, relu, gelu, leak, sigmoid, sine, exp }
 
 /** Four lanes of an elementwise activation. */
 function activate4(x: v128, activation: i32): v128 {

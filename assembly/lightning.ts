@@ -3,8 +3,8 @@
 //
 // Scratch of one call, in f32 (C: BLOCK, d: headDim, d6: d rounded up to 6 rows, e8: valueDim rounded up to 8):
 //
-//   queryP  [C/8][d][8]    the block's queries transposed, in panels: B of the scores
-//   queryD  [d][C]         queries transposed, column i scaled by scale·λ^(i+1): A of interBlock
+//   queryP  [C/8][d][8]    the block's queries transposed, times scale, in panels: B of the scores
+//   queryD  [d][C]         the same, column i times λ^(i+1): A of interBlock
 //   keyT    [d][C]         keys transposed: A of the scores
 //   keyD    [C][d12]       keys, row j scaled by λ^(m−1−j): A of updateState
 //   value   [e8/8][C][8]   values in panels: B of intraBlock and updateState
@@ -15,30 +15,31 @@
 // Rows and columns of padding never reach a row or column that belongs to the sequence.
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import { loadLanes, madd, storeLanes } from "./simd";
-import { packPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+import { packPanels, packScaled, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
 /** Bytes between rows of the buffers that are C wide. */
 // @ts-ignore: decorator
 @inline
-const BLOCK_ROW: usize = BLOCK * 4;
+export const BLOCK_ROW: usize = BLOCK * 4;
 
-// The decay table of one head, made in float64 by wasm/backend.ts: C zeros (the mask above the diagonal),
-// scale·λ^0 .. scale·λ^C, then λ^C .. λ^0, then the changes of the state over 0 .. C tokens.
+// The decay table of one head, made in float64 by wasm/backend.ts. Byte offsets of its parts:
+// C zeros (the mask above the diagonal), λ^0 .. λ^C;
 // @ts-ignore: decorator
 @inline
-const SCALED: usize = BLOCK * 4;
+export const RISING: usize = BLOCK * 4;
+// λ^C .. λ^0, C zeros;
 // @ts-ignore: decorator
 @inline
-const FALLING: usize = (2 * BLOCK + 1) * 4;
+export const FALLING: usize = (2 * BLOCK + 1) * 4;
+// the change of a state over 0 .. C tokens (`decayChange` in core/decay.ts).
+// @ts-ignore: decorator
+@inline
+export const CHANGE: usize = (4 * BLOCK + 2) * 4;
 
+/** A state decays by `keep·S + change·S`; a change that is not positive is λ^m − 1, added to S itself. */
 // @ts-ignore: decorator
 @inline
-const CHANGE: usize = (3 * BLOCK + 2) * 4;
-
-/** A state decays by `keep·S + change·S`; a negative change is λ^m − 1, added to S itself (core/decay.ts). */
-// @ts-ignore: decorator
-@inline
-function keepOf(change: f32): f32 {
+export function keepOf(change: f32): f32 {
   return change <= 0 ? 1 : 0;
 }
 
@@ -52,12 +53,12 @@ export function lightningScratch(headDim: i32, valueDim: i32): i32 {
  * Forward over one sequence and head.
  *
  * q, k `[length, headDim]`, v, o `[length, valueDim]`: first row, and bytes between rows. `decay`: see above.
- * `initialState` (0 for none) and `finalState`: `[headDim, valueDim]`.
+ * `initialState` and `finalState`, either 0 for none: `[headDim, valueDim]`. `accumulate` adds to o.
  */
 export function lightning(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
   length: i32, headDim: i32, valueDim: i32,
-  decay: usize, initialState: usize, finalState: usize, scratch: usize,
+  decay: usize, scale: f32, initialState: usize, finalState: usize, accumulate: bool, scratch: usize,
 ): void {
   const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
   const queryP = scratch;
@@ -70,35 +71,33 @@ export function lightning(
   const state = output + <usize> e8 * BLOCK_ROW;
   const stateRow = <usize> valueDim << 2;
 
-  if (initialState != 0) packPanels(initialState, stateRow, headDim, valueDim, state, d6);
+  if (initialState != 0) packPanels(initialState, stateRow, headDim, valueDim, state, d6, 1);
   else memory.fill(state, 0, <usize> (d6 * e8) << 2);
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start);
-    for (let i = 0; i < m; i += TILE_COLUMNS) {
-      packTransposed(q + <usize> i * qStride, qStride, min(TILE_COLUMNS, m - i), headDim,
-        queryP + <usize> (i * headDim) * 4, PANEL_ROW, TILE_COLUMNS, 0);
-    }
-    packTransposed(q, qStride, m, headDim, queryD, BLOCK_ROW, BLOCK, decay + SCALED + 4);
-    packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0);
-    packScaled(k, kStride, m, headDim, keyD, <usize> d12 << 2, decay + FALLING + (<usize> (BLOCK - m + 1) << 2));
-    packPanels(v, vStride, m, valueDim, value, BLOCK);
+    packTransposedPanels(q, qStride, m, headDim, queryP, scale);
+    packTransposed(q, qStride, m, headDim, queryD, BLOCK_ROW, BLOCK, decay + RISING + 4, scale);
+    packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
+    packScaled(k, kStride, m, headDim, keyD, <usize> d12 << 2, 
+      decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
+    packPanels(v, vStride, m, valueDim, value, BLOCK, 1);
 
     interBlock(queryD, state, output, m, headDim, d6, e8);
     intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
     const change = load<f32>(decay + CHANGE + (<usize> m << 2));
     updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
 
-    unpackPanels(output, BLOCK, m, valueDim, o, oStride);
+    unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
     q += BLOCK * qStride;
     k += BLOCK * kStride;
     v += BLOCK * vStride;
     o += BLOCK * oStride;
   }
-  unpackPanels(state, d6, headDim, valueDim, finalState, stateRow);
+  if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateRow, false);
 }
 
-/** `O[i] = scale · λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product). */
+/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product). */
 function interBlock(queryD: usize, state: usize, output: usize, m: i32, headDim: i32, d6: i32, e8: i32): void {
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = state + <usize> (c * d6) * 4, out = output + <usize> c * BLOCK_ROW;
@@ -108,7 +107,7 @@ function interBlock(queryD: usize, state: usize, output: usize, m: i32, headDim:
   }
 }
 
-/** `O[i] += Σ_{j≤i} scale · λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
+/** `O[i] += Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
 function intraBlock(
   queryP: usize, keyT: usize, value: usize, scores: usize, output: usize,
   decay: usize, m: i32, headDim: i32, e8: i32,
@@ -118,7 +117,7 @@ function intraBlock(
     for (let j = 0; j < min(m, i + TILE_COLUMNS); j += TILE_ROWS) {
       const corner = scores + <usize> j * BLOCK_ROW + (<usize> i << 2);
       tile(keyT + (<usize> j << 2), BLOCK_ROW, panel, headDim, corner, BLOCK_ROW, 0, 0);
-      maskScores(corner, decay + SCALED + (<usize> i << 2) - (<usize> j << 2));
+      maskScores(corner, decay + RISING + (<usize> i << 2) - (<usize> j << 2));
     }
   }
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
@@ -130,10 +129,10 @@ function intraBlock(
   }
 }
 
-/** `scores[j][i] *= scale · λ^(i−j)`, 0 for i < j, on one tile; `powers` points at its corner's power. */
+/** A tile of scores times λ^(i−j), 0 for i < j; `powers` points at its corner's power, the next row's is one before. */
 // @ts-ignore: decorator
 @inline
-function maskScores(corner: usize, powers: usize): void {
+export function maskScores(corner: usize, powers: usize): void {
   for (let row = 0; row < TILE_ROWS; row++) {
     v128.store(corner, f32x4.mul(v128.load(corner), v128.load(powers)));
     v128.store(corner, f32x4.mul(v128.load(corner, 16), v128.load(powers, 16)), 16);
@@ -151,21 +150,6 @@ function updateState(
     for (let i = 0; i < d6; i += TILE_ROWS) {
       tile(keyD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change);
     }
-  }
-}
-
-/** `target[r] = source[r] · factors[r]`, rows of `columns`, the padding up to a multiple of 4 zero. */
-function packScaled(
-  source: usize, sourceStride: usize, rows: i32, columns: i32, target: usize, targetStride: usize, factors: usize,
-): void {
-  for (let r = 0; r < rows; r++) {
-    const factor = v128.load32_splat(factors + (<usize> r << 2));
-    for (let c = 0; c < columns; c += 4) {
-      const at = <usize> c << 2;
-      v128.store(target + at, f32x4.mul(factor, loadLanes(source + at, columns - c)));
-    }
-    source += sourceStride;
-    target += targetStride;
   }
 }
 

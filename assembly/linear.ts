@@ -1,82 +1,124 @@
-// Linear: y = x Wᵀ + bias + residual, x [rows, in], W [out, in], y [rows, out].
+// Linear and its gradients, x [rows, in], W [out, in], y [rows, out]:
 //
-// Many rows: blocks of W are transposed into panels once and met by blocks of x, so that the register tile of tile.ts
-// does all the work. Few rows (decode): W streams through once, every element used for all rows.
+//   y = x Wᵀ + bias + residual     dx = dy W + residual     dW += dyᵀ x
+//
+// All three are one blocked product C += A B (GotoBLAS): blocks of B in panels, met by blocks of Aᵀ, so that the
+// register tile of tile.ts does the work. They differ in which operands must be transposed on the way into their
+// blocks. Few rows (decode) go another way: W streams through once, every element used for all rows.
 import { TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import { horizontalSum, loadLanes, madd, storeLanes } from "./simd";
-import { packTransposed, PANEL_ROW, roundUp, tile } from "./tile";
+import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile } from "./tile";
 
 /** Depth of a block: a B panel of 8 columns then is 8 KiB and stays in L1. */
 // @ts-ignore: decorator
 @inline
 const DEPTH = 256;
-/** Rows of x per block: with DEPTH 48 KiB, in L2. */
+/** Rows of A per block: with DEPTH 48 KiB, in L2. */
 // @ts-ignore: decorator
 @inline
 const ROWS = 48;
-/** Outputs per block: with DEPTH 512 KiB of packed W, in L2. */
+/** Columns of B per block: with DEPTH 512 KiB, in L2. */
 // @ts-ignore: decorator
 @inline
-const OUTS = 512;
+const COLUMNS = 512;
 /** Below this many rows, packing W costs more than it gives. */
 // @ts-ignore: decorator
 @inline
 const FEW_ROWS = 6;
 
-/** Bytes of scratch that `linear` needs. */
-export function linearScratch(rows: i32, depth: i32, outs: i32): i32 {
-  if (rows < FEW_ROWS) return 0;
-  return 4 * (min(depth, DEPTH) * (ROWS + min(roundUp(outs, TILE_COLUMNS), OUTS)) + ROWS * TILE_COLUMNS);
+/** Bytes of scratch that a product of `[rows, depth]` and `[depth, columns]` needs. */
+export function matmulScratch(rows: i32, depth: i32, columns: i32): i32 {
+  return 4 * (min(depth, DEPTH) * (ROWS + min(roundUp(columns, TILE_COLUMNS), COLUMNS)) + ROWS * TILE_COLUMNS);
 }
 
-/** `bias` and `residual` are 0 where there is none. */
+/** Bytes of scratch that `linear` needs. */
+export function linearScratch(rows: i32, depth: i32, outs: i32): i32 {
+  return rows < FEW_ROWS ? 0 : matmulScratch(rows, depth, outs);
+}
+
+/** `y = x Wᵀ + bias + residual`; bias and residual are 0 where there is none. */
 export function linear(
   x: usize, weight: usize, bias: usize, residual: usize, y: usize,
   rows: i32, depth: i32, outs: i32, scratch: usize,
 ): void {
-  if (rows < FEW_ROWS) fewRows(x, weight, bias, residual, y, rows, depth, outs);
-  else manyRows(x, weight, bias, residual, y, rows, depth, outs, scratch);
+  if (rows < FEW_ROWS) {
+    fewRows(x, weight, bias, residual, y, rows, depth, outs);
+  } else {
+    addends(bias, residual, y, rows, outs);
+    matmul(x, <usize> depth << 2, true, weight, <usize> depth << 2, true, y, rows, depth, outs, scratch);
+  }
 }
 
-function manyRows(
-  x: usize, weight: usize, bias: usize, residual: usize, y: usize,
-  rows: i32, depth: i32, outs: i32, scratch: usize,
+/** `dx = dy W + residual`. */
+export function linearInput(
+  dy: usize, weight: usize, residual: usize, dx: usize, rows: i32, outs: i32, depth: i32, scratch: usize,
 ): void {
-  const inRow = <usize> depth << 2, outRow = <usize> outs << 2;
-  const blockDepth = min(depth, DEPTH);
-  const xT = scratch; // [depth of block][ROWS]
-  const edge = xT + <usize> (blockDepth * ROWS) * 4; // [ROWS][8], for tiles that do not fit into y
-  const panels = edge + ROWS * PANEL_ROW; // [outs of block / 8][depth of block][8]
-  addends(bias, residual, y, rows, outs);
+  addends(0, residual, dx, rows, depth);
+  matmul(dy, <usize> outs << 2, true, weight, <usize> depth << 2, false, dx, rows, outs, depth, scratch);
+}
 
-  for (let o0 = 0; o0 < outs; o0 += OUTS) {
-    const outCount = min(OUTS, outs - o0);
+/** `dW += dyᵀ x`. */
+export function linearWeight(
+  dy: usize, x: usize, dWeight: usize, rows: i32, outs: i32, depth: i32, scratch: usize,
+): void {
+  matmul(dy, <usize> outs << 2, false, x, <usize> depth << 2, false, dWeight, outs, rows, depth, scratch);
+}
+
+/**
+ * `C += A B`, C `[rows, columns]` dense. A comes as `[rows, depth]` (`aByRow`) or as its transpose, B as its transpose
+ * `[columns, depth]` (`bByColumn`) or as `[depth, columns]`; strides in bytes between the rows that lie in memory.
+ */
+function matmul(
+  a: usize, aStride: usize, aByRow: bool, b: usize, bStride: usize, bByColumn: bool, c: usize,
+  rows: i32, depth: i32, columns: i32, scratch: usize,
+): void {
+  const cStride = <usize> columns << 2;
+  const blockDepth = min(depth, DEPTH);
+  const aT = scratch; // [depth of block][ROWS]
+  const edge = aT + <usize> (blockDepth * ROWS) * 4; // a tile that does not fit into C
+  const panels = edge + ROWS * PANEL_ROW; // [columns of block / 8][depth of block][8]
+
+  for (let j0 = 0; j0 < columns; j0 += COLUMNS) {
+    const columnCount = min(COLUMNS, columns - j0);
     for (let k0 = 0; k0 < depth; k0 += DEPTH) {
       const k = min(DEPTH, depth - k0);
-      for (let o = 0; o < outCount; o += TILE_COLUMNS) {
-        packTransposed(weight + <usize> (o0 + o) * inRow + (<usize> k0 << 2), inRow, min(TILE_COLUMNS, outCount - o), k,
-          panels + <usize> (o * k) * 4, PANEL_ROW, TILE_COLUMNS, 0);
-      }
-      for (let r0 = 0; r0 < rows; r0 += ROWS) {
-        const rowCount = min(ROWS, rows - r0);
-        packTransposed(x + <usize> r0 * inRow + (<usize> k0 << 2), inRow, rowCount, k, xT, ROWS * 4,
-          roundUp(rowCount, 12), 0);
-        for (let o = 0; o < outCount; o += TILE_COLUMNS) {
-          const panel = panels + <usize> (o * k) * 4;
-          const out = y + <usize> r0 * outRow + (<usize> (o0 + o) << 2);
-          const columns = min(TILE_COLUMNS, outCount - o);
-          for (let r = 0; r < rowCount; r += TILE_ROWS) {
-            const to = out + <usize> r * outRow;
-            if (columns == TILE_COLUMNS && r + TILE_ROWS <= rowCount) {
-              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, to, outRow, 1, 0);
+      if (bByColumn) packTransposedPanels(b + <usize> j0 * bStride + (<usize> k0 << 2), bStride, columnCount, k, panels, 1);
+      else packPanels(b + <usize> k0 * bStride + (<usize> j0 << 2), bStride, k, columnCount, panels, k, 1);
+      for (let i0 = 0; i0 < rows; i0 += ROWS) {
+        const rowCount = min(ROWS, rows - i0);
+        if (aByRow) {
+          packTransposed(a + <usize> i0 * aStride + (<usize> k0 << 2), aStride, rowCount, k, aT, ROWS * 4,
+            roundUp(rowCount, 12), 0, 1);
+        } else {
+          packRows(a + <usize> k0 * aStride + (<usize> i0 << 2), aStride, k, rowCount, aT);
+        }
+        for (let j = 0; j < columnCount; j += TILE_COLUMNS) {
+          const panel = panels + <usize> (j * k) * 4;
+          const corner = c + <usize> i0 * cStride + (<usize> (j0 + j) << 2);
+          const width = min(TILE_COLUMNS, columnCount - j);
+          for (let i = 0; i < rowCount; i += TILE_ROWS) {
+            const to = corner + <usize> i * cStride;
+            if (width == TILE_COLUMNS && i + TILE_ROWS <= rowCount) {
+              tile(aT + (<usize> i << 2), ROWS * 4, panel, k, to, cStride, 1, 0);
             } else {
-              tile(xT + (<usize> r << 2), ROWS * 4, panel, k, edge, PANEL_ROW, 0, 0);
-              addEdge(edge, to, outRow, min(TILE_ROWS, rowCount - r), columns);
+              tile(aT + (<usize> i << 2), ROWS * 4, panel, k, edge, PANEL_ROW, 0, 0);
+              addEdge(edge, to, cStride, min(TILE_ROWS, rowCount - i), width);
             }
           }
         }
       }
     }
+  }
+}
+
+/** `target[k][r] = source[k][r]` for r < rows, the rest of the ROWS zero. */
+function packRows(source: usize, stride: usize, depth: i32, rows: i32, target: usize): void {
+  for (let k = 0; k < depth; k++) {
+    for (let r = 0; r < ROWS; r += 4) {
+      v128.store(target + (<usize> r << 2), loadLanes(source + (<usize> r << 2), rows - r));
+    }
+    source += stride;
+    target += ROWS * 4;
   }
 }
 

@@ -92,7 +92,7 @@ function addRow(c: usize, sum0: v128, sum1: v128, kept: v128, changed: v128): vo
 }
 
 /**
- * Transposes rows into k-major order: target[k][r] = source[r][k] · (factors ? factors[r] : 1) for r < rows,
+ * Transposes rows into k-major order: target[k][r] = source[r][k] · scale · (factors ? factors[r] : 1) for r < rows,
  * k < columns; zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes.
  */
 export function packTransposed(
@@ -104,12 +104,12 @@ export function packTransposed(
   targetStride: usize,
   paddedRows: i32,
   factors: usize,
+  scale: f32,
 ): void {
   for (let r = 0; r < paddedRows; r += 4) {
     const left = rows - r;
-    const factor = factors != 0 && left > 0
-      ? loadLanes(factors + (<usize> r << 2), left)
-      : f32x4.splat(1);
+    let factor = f32x4.splat(scale);
+    if (factors != 0) factor = f32x4.mul(factor, loadLanes(factors + (<usize> r << 2), left));
     const s0 = source + <usize> r * sourceStride, s1 = s0 + sourceStride;
     const s2 = s1 + sourceStride, s3 = s2 + sourceStride;
     let to = target + (<usize> r << 2);
@@ -131,7 +131,22 @@ export function packTransposed(
   }
 }
 
-/** Copies rows into panels of 8 columns, [columns/8][panelRows][8], zeros beyond the last column. */
+/** Transposes rows, times `scale`, into panels of 8 rows: [rows/8][columns][8]. */
+export function packTransposedPanels(
+  source: usize,
+  sourceStride: usize,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  scale: f32,
+): void {
+  for (let r = 0; r < rows; r += TILE_COLUMNS) {
+    packTransposed(source + <usize> r * sourceStride, sourceStride, min(TILE_COLUMNS, rows - r), columns,
+      target + <usize> (r * columns) * 4, PANEL_ROW, TILE_COLUMNS, 0, scale);
+  }
+}
+
+/** Copies rows, times `scale`, into panels of 8 columns, [columns/8][panelRows][8], zeros beyond the last column. */
 export function packPanels(
   source: usize,
   sourceStride: usize,
@@ -139,22 +154,23 @@ export function packPanels(
   columns: i32,
   target: usize,
   panelRows: i32,
+  scale: f32,
 ): void {
-  const panel = <usize> panelRows * PANEL_ROW;
+  const panel = <usize> panelRows * PANEL_ROW, factor = f32x4.splat(scale);
   for (let r = 0; r < rows; r++) {
     let to = target + <usize> r * PANEL_ROW;
     let from = source + <usize> r * sourceStride;
     for (let c = 0; c < columns; c += TILE_COLUMNS) {
       const count = columns - c;
-      v128.store(to, loadLanes(from, count));
-      v128.store(to, loadLanes(from + 16, count - 4), 16);
+      v128.store(to, f32x4.mul(factor, loadLanes(from, count)));
+      v128.store(to, f32x4.mul(factor, loadLanes(from + 16, count - 4)), 16);
       from += PANEL_ROW;
       to += panel;
     }
   }
 }
 
-/** The way back: rows of panels into rows of memory, writing no byte beyond `columns`. */
+/** The way back: rows of panels into rows of memory, or added to them; touches no byte beyond `columns`. */
 export function unpackPanels(
   source: usize,
   panelRows: i32,
@@ -162,6 +178,7 @@ export function unpackPanels(
   columns: i32,
   target: usize,
   targetStride: usize,
+  accumulate: bool,
 ): void {
   const panel = <usize> panelRows * PANEL_ROW;
   for (let r = 0; r < rows; r++) {
@@ -169,10 +186,37 @@ export function unpackPanels(
     let to = target + <usize> r * targetStride;
     for (let c = 0; c < columns; c += TILE_COLUMNS) {
       const count = columns - c;
-      storeLanes(to, v128.load(from), count);
-      if (count > 4) storeLanes(to + 16, v128.load(from, 16), count - 4);
+      let x0 = v128.load(from), x1 = v128.load(from, 16);
+      if (accumulate) {
+        x0 = f32x4.add(x0, loadLanes(to, count));
+        x1 = f32x4.add(x1, loadLanes(to + 16, count - 4));
+      }
+      storeLanes(to, x0, count);
+      storeLanes(to + 16, x1, count - 4);
       from += panel;
       to += PANEL_ROW;
     }
+  }
+}
+
+/** `target[r] = source[r] · scale · factors[r]`, rows of `columns`, the padding up to a multiple of 4 zero. */
+export function packScaled(
+  source: usize,
+  sourceStride: usize,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  targetStride: usize,
+  factors: usize,
+  scale: f32,
+): void {
+  for (let r = 0; r < rows; r++) {
+    const factor = f32x4.splat(scale * load<f32>(factors + (<usize> r << 2)));
+    for (let c = 0; c < columns; c += 4) {
+      const at = <usize> c << 2;
+      v128.store(target + at, f32x4.mul(factor, loadLanes(source + at, columns - c)));
+    }
+    source += sourceStride;
+    target += targetStride;
   }
 }

@@ -227,7 +227,7 @@ export interface GradientKernels {
   linearInput(dy: Tensor, weight: Tensor, residual: Tensor | undefined, dx: Tensor): void;
   /** `dWeight += dyᵀ x`; dWeight `[out, in]`. */
   linearWeight(dy: Tensor, x: Tensor, dWeight: Tensor): void;
-  /** `dBias += Σ_rows dy`. */
+  /** `dBias += Σ_rows dy`, rows of dBias's size: with one element, the sum of all of dy. */
   linearBias(dy: Tensor, dBias: Tensor): void;
   /** Gradients of {@linkcode Kernels.norm}; `dGate` is written where there is a gate. */
   norm(
@@ -259,8 +259,6 @@ export interface GradientKernels {
   ): void;
   /** `dTable[ids[i]] += scale · dy[i]`, in the order of i. */
   embedding(ids: Uint32Array, scale: number, dy: Tensor, dTable: Tensor): void;
-  /** `output = x + y`. */
-  add(x: Tensor, y: Tensor, output: Tensor): void;
   /**
    * Cross entropy of each row of logits `[rows, vocab]`: `loss[row] = logsumexp(logits) − logits[label]`, and
    * `dLogits = (softmax(logits) − onehot(label)) · scale`; both 0 where the label is negative (ignored).

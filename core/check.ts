@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { Backend } from "./backend.ts";
-import { rangeError, typeError } from "./errors.ts";
+import type { Backend, GradientKernels } from "./backend.ts";
+import { BackendError, rangeError, typeError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
 /** Checks that a value is a live tensor of the backend of the first one, and returns its shape. */
@@ -66,4 +66,61 @@ export function checkDimensions(operation: string, shape: readonly number[], siz
 export function checkFinite(operation: string, name: string, value: unknown): void {
   if (typeof value !== "number") typeError(operation, `${name} must be a number`, value);
   if (!Number.isFinite(value)) rangeError(operation, `${name} must be finite`, value);
+}
+
+/** Size of the last dimension. */
+export function checkRows(operation: string, name: string, x: Tensor): number {
+  if (x.shape.length < 1) rangeError(operation, `${name} must have at least one dimension`, x.shape);
+  return x.shape[x.shape.length - 1];
+}
+
+/** The shape with its last dimensions joined to `width`. */
+export function joinTo(operation: string, shape: readonly number[], width: number): number[] {
+  let joined = 1;
+  for (let axis = shape.length - 1; axis >= 0; axis--) {
+    joined *= shape[axis];
+    if (joined === width) return [...shape.slice(0, axis), width];
+  }
+  return rangeError(operation, "the last dimensions of x must multiply to width", shape, `width ${width}`);
+}
+
+/** Checks integers from 0 to limit − 1. */
+export function checkIndices(
+  operation: string,
+  name: string,
+  values: ArrayLike<number>,
+  limit: number,
+): Uint32Array {
+  if (values === null || typeof values !== "object" || typeof values.length !== "number") {
+    typeError(operation, `${name} must be an array of integers`, values);
+  }
+  for (let i = 0; i < values.length; i++) {
+    if (!Number.isInteger(values[i]) || values[i] < 0 || values[i] >= limit) {
+      rangeError(operation, `${name} must be integers from 0 to ${limit - 1}`, values[i], `index ${i}`);
+    }
+  }
+  return Uint32Array.from(values);
+}
+
+/** The gradients of a backend that has them. */
+export function checkGradients(operation: string, backend: Backend): GradientKernels {
+  const { gradients } = backend;
+  if (gradients === undefined) {
+    throw new BackendError(
+      "unavailable",
+      `Cannot run ${operation} as the ${backend.name} backend has no gradients`,
+    );
+  }
+  return gradients;
+}
+
+/** The backend's gradients, or the error that says it has none. */
+export function gradientKernels(operation: string, { gradients, name }: Backend): GradientKernels {
+  if (gradients === undefined) {
+    throw new BackendError(
+      "unavailable",
+      `Cannot run ${operation} as the ${name} backend has no gradients yet`,
+    );
+  }
+  return gradients;
 }

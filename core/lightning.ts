@@ -15,8 +15,8 @@
  *
  * @module
  */
-import type { Backend, LightningShape, Sequence } from "./backend.ts";
-import { checkFinite, checkShape, checkTensor } from "./check.ts";
+import type { Backend, LightningCall, LightningShape, Sequence } from "./backend.ts";
+import { checkFinite, checkShape, checkTensor, gradientKernels } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -90,19 +90,14 @@ export function lightningAttention(
 ): LightningResult {
   const operation = "lightningAttention";
   const backend = checkOperands(operation, q, k, v);
-  const shape = checkAttentionShape(operation, q, k, v, options.layout ?? "bhnd");
-  const slopes = checkSlopes(operation, options.slopes, shape.heads);
-  const scale = checkScale(operation, options.scale);
-  const sequences = checkSequences(operation, options.cuSeqlens, shape);
-  const stateShape = [sequences.length, shape.heads, shape.headDim, shape.valueDim];
-  const { initialState } = options;
-  if (initialState !== undefined) checkState(operation, "initialState", initialState, backend, stateShape);
+  const call = checkCall(operation, q, k, v, options);
+  const { sequences, shape: { heads, headDim, valueDim } } = call;
 
   const output = backend.empty(v.shape, v.dtype);
   let state: Tensor | undefined;
   try {
-    state = backend.empty(stateShape);
-    backend.kernels.lightning({ shape, q, k, v, slopes, scale, sequences, initialState, output, state });
+    state = backend.empty([sequences.length, heads, headDim, valueDim]);
+    backend.kernels.lightning({ ...call, output, state });
     return { output, state };
   } catch (error) {
     output.dispose();
@@ -167,6 +162,83 @@ export function lightningAttentionStep(
   }
 }
 
+/** Options of {@linkcode lightningAttentionBackward}: those of the forward call, and the gradient of its state. */
+export interface LightningBackwardOptions extends LightningOptions {
+  /** Gradient of the final state, `[batch or sequences, heads, headDim, valueDim]`. Default: zero. */
+  dState?: Tensor;
+}
+
+/** What {@linkcode lightningAttentionBackward} returns; the caller disposes all four. */
+export interface LightningGradients {
+  /** Gradient of q, its shape. */
+  dq: Tensor;
+  /** Gradient of k, its shape. */
+  dk: Tensor;
+  /** Gradient of v, its shape. */
+  dv: Tensor;
+  /** Gradient of the initial state, `[batch or sequences, heads, headDim, valueDim]`. */
+  dInitialState: Tensor;
+}
+
+/**
+ * Gradients of {@linkcode lightningAttention}, block by block like the forward: time and memory linear in the length,
+ * nothing kept from the forward but its arguments, no atomics, so the same bits every time ("Various Lengths,
+ * Constant Speed", algorithm 4; "Lightning Attention-2", algorithm 2). Slopes are constants and have no gradient.
+ *
+ * @example
+ * ```ts
+ * import { createBackend, lightningAttentionBackward } from "@levin/attention";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using x = backend.tensor(new Float32Array(2 * 10 * 8).fill(0.1), [1, 2, 10, 8]);
+ * const { dq, dk, dv, dInitialState } = lightningAttentionBackward(x, x, x, x, { slopes: [0.5, 0.25] });
+ * console.log(dq.shape, dInitialState.shape); // [1, 2, 10, 8] [1, 2, 8, 8]
+ * for (const tensor of [dq, dk, dv, dInitialState]) tensor.dispose();
+ * ```
+ *
+ * @param q as in the forward call, like k and v
+ * @param k see q
+ * @param v see q
+ * @param dOutput gradient of the output, its shape
+ * @param options the options of the forward call, and `dState`
+ * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
+ * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
+ * @throws {BackendError} when a tensor was disposed, memory is short, or the backend has no gradients
+ */
+export function lightningAttentionBackward(
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  dOutput: Tensor,
+  options: LightningBackwardOptions = {},
+): LightningGradients {
+  const operation = "lightningAttentionBackward";
+  const backend = checkOperands(operation, q, k, v);
+  const call = checkCall(operation, q, k, v, options);
+  checkTensor(operation, "dOutput", dOutput, backend);
+  checkShape(operation, "dOutput", dOutput.shape, v.shape, "of the output");
+  const stateShape = [call.sequences.length, call.shape.heads, call.shape.headDim, call.shape.valueDim];
+  const { dState } = options;
+  if (dState !== undefined) checkState(operation, "dState", dState, backend, stateShape);
+  const gradients = gradientKernels(operation, backend);
+
+  const made: Tensor[] = [];
+  const make = (shape: readonly number[]) => (made.push(backend.empty(shape)), made[made.length - 1]);
+  try {
+    const result = {
+      dq: make(q.shape),
+      dk: make(k.shape),
+      dv: make(v.shape),
+      dInitialState: make(stateShape),
+    };
+    gradients.lightning({ ...call, dOutput, dState, ...result });
+    return result;
+  } catch (error) {
+    for (const tensor of made) tensor.dispose();
+    throw error;
+  }
+}
+
 function checkOperands(operation: string, q: Tensor, k: Tensor, v: Tensor): Backend {
   checkTensor(operation, "q", q);
   checkTensor(operation, "k", k, q.backend);
@@ -175,6 +247,32 @@ function checkOperands(operation: string, q: Tensor, k: Tensor, v: Tensor): Back
     typeError(operation, "q, k and v must have the same dtype", [q.dtype, k.dtype, v.dtype]);
   }
   return q.backend;
+}
+
+/** What forward and backward have in common. */
+function checkCall(
+  operation: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  { layout = "bhnd", slopes, scale, cuSeqlens, initialState }: LightningOptions,
+): Omit<LightningCall, "output" | "state"> {
+  const shape = checkAttentionShape(operation, q, k, v, layout);
+  const sequences = checkSequences(operation, cuSeqlens, shape);
+  if (initialState !== undefined) {
+    const stateShape = [sequences.length, shape.heads, shape.headDim, shape.valueDim];
+    checkState(operation, "initialState", initialState, q.backend, stateShape);
+  }
+  return {
+    shape,
+    q,
+    k,
+    v,
+    slopes: checkSlopes(operation, slopes, shape.heads),
+    scale: checkScale(operation, scale),
+    sequences,
+    initialState,
+  };
 }
 
 function checkAttentionShape(

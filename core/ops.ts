@@ -18,7 +18,7 @@
  * @module
  */
 import type { Activation } from "./backend.ts";
-import { checkFinite, checkShape, checkTensor } from "./check.ts";
+import { checkFinite, checkIndices, checkRows, checkShape, checkTensor, joinTo } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
 import type { DType, Tensor } from "./tensor.ts";
 
@@ -278,36 +278,4 @@ function result(
     output.dispose();
     throw error;
   }
-}
-
-function checkRows(operation: string, name: string, x: Tensor): number {
-  if (x.shape.length < 1) rangeError(operation, `${name} must have at least one dimension`, x.shape);
-  return x.shape[x.shape.length - 1];
-}
-
-/** The shape with its last dimensions joined to `width`. */
-function joinTo(operation: string, shape: readonly number[], width: number): number[] {
-  let joined = 1;
-  for (let axis = shape.length - 1; axis >= 0; axis--) {
-    joined *= shape[axis];
-    if (joined === width) return [...shape.slice(0, axis), width];
-  }
-  return rangeError(operation, "the last dimensions of x must multiply to width", shape, `width ${width}`);
-}
-
-function checkIndices(
-  operation: string,
-  name: string,
-  values: ArrayLike<number>,
-  limit: number,
-): Uint32Array {
-  if (values === null || typeof values !== "object" || typeof values.length !== "number") {
-    typeError(operation, `${name} must be an array of integers`, values);
-  }
-  for (let i = 0; i < values.length; i++) {
-    if (!Number.isInteger(values[i]) || values[i] < 0 || values[i] >= limit) {
-      rangeError(operation, `${name} must be integers from 0 to ${limit - 1}`, values[i], `index ${i}`);
-    }
-  }
-  return Uint32Array.from(values);
 }

@@ -64,6 +64,72 @@ export function lightningAttention(
   return { output, state };
 }
 
+/**
+ * Gradients of {@linkcode lightningAttention}, by the recurrence walked back: with S_t the state after token t,
+ * `dS_t = scale · q_t do_tᵀ + λ dS_{t+1}` (from dState after the last), `dq_t = scale · S_t do_t`,
+ * `dk_t = dS_t v_t`, `dv_t = dS_tᵀ k_t`.
+ */
+export function lightningAttentionBackward(
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  dOutput: ArrayLike<number>,
+  sizes: AttentionSizes,
+  options: {
+    slopes?: ArrayLike<number>;
+    scale?: number;
+    initialState?: ArrayLike<number>;
+    cuSeqlens?: ArrayLike<number>;
+    dState?: ArrayLike<number>;
+  } = {},
+): Record<"dq" | "dk" | "dv" | "dInitialState", Float64Array> {
+  const { batch, heads, seqLen, headDim: d, valueDim: e } = sizes;
+  const { queryHeads = heads, keyHeads = heads } = sizes;
+  const { slopes, scale = 1, initialState, cuSeqlens, dState } = options;
+  const offsets = cuSeqlens ?? [0, seqLen];
+  const sequences = cuSeqlens === undefined ? batch : cuSeqlens.length - 1;
+  const dq = new Float64Array(q.length), dk = new Float64Array(k.length), dv = new Float64Array(v.length);
+  const dInitialState = new Float64Array(sequences * heads * d * e);
+  for (let s = 0; s < sequences; s++) {
+    const b = cuSeqlens === undefined ? s : 0;
+    const start = offsets[cuSeqlens === undefined ? 0 : s],
+      end = offsets[cuSeqlens === undefined ? 1 : s + 1];
+    for (let h = 0; h < heads; h++) {
+      const at = (s * heads + h) * d * e, decay = Math.exp(-(slopes?.[h] ?? 0));
+      const hq = Math.floor(h * queryHeads / heads), hk = Math.floor(h * keyHeads / heads);
+      const rows = (t: number) => ({
+        qt: ((b * queryHeads + hq) * seqLen + t) * d,
+        kt: ((b * keyHeads + hk) * seqLen + t) * d,
+        vt: ((b * heads + h) * seqLen + t) * e,
+      });
+      const S = Float64Array.from({ length: d * e }, (_, i) => initialState?.[at + i] ?? 0);
+      for (let t = start; t < end; t++) {
+        const { qt, kt, vt } = rows(t);
+        for (let i = 0; i < d; i++) {
+          for (let j = 0; j < e; j++) {
+            S[i * e + j] = decay * S[i * e + j] + k[kt + i] * v[vt + j];
+            dq[qt + i] += scale * S[i * e + j] * dOutput[vt + j];
+          }
+        }
+      }
+      const dS = Float64Array.from({ length: d * e }, (_, i) => dState?.[at + i] ?? 0);
+      for (let t = end - 1; t >= start; t--) {
+        const { qt, kt, vt } = rows(t);
+        for (let i = 0; i < d; i++) {
+          for (let j = 0; j < e; j++) {
+            dS[i * e + j] += scale * q[qt + i] * dOutput[vt + j];
+            dk[kt + i] += dS[i * e + j] * v[vt + j];
+            dv[vt + j] += dS[i * e + j] * k[kt + i];
+            dS[i * e + j] *= decay;
+          }
+        }
+      }
+      dInitialState.set(dS, at);
+    }
+  }
+  return { dq, dk, dv, dInitialState };
+}
+
 /** `[batch, heads, seqLen, dim]` to `[batch, seqLen, heads, dim]`. */
 export function toBnhd(x: ArrayLike<number>, [batch, heads, seqLen, dim]: readonly number[]): Float32Array {
   const y = new Float32Array(x.length);

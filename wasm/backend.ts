@@ -8,16 +8,18 @@ import type {
   Backend,
   BackendInfo,
   BackendOptions,
+  GradientKernels,
   Kernels,
   LightningCall,
   LightningStepCall,
 } from "../core/backend.ts";
 import { checkDimensions } from "../core/check.ts";
-import { decayChange, decayPowers } from "../core/decay.ts";
+import { decayChange } from "../core/decay.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
-import { BLOCK } from "../core/tile.ts";
+import { WasmGradients } from "./gradients.ts";
+import { decayTable, headRows, optionalPointer, pointer, TABLE, TABLE_BYTES } from "./operands.ts";
 import { LinearMemory } from "./memory.ts";
 import { compileKernels, type KernelExports } from "./module.ts";
 
@@ -48,6 +50,7 @@ class WasmBackend implements Backend, Kernels {
   readonly name = "wasm";
   readonly info: BackendInfo;
   readonly kernels: Kernels = this;
+  readonly gradients: GradientKernels;
   readonly #exports: KernelExports;
   #memory: LinearMemory | undefined;
   /** Work space of the operation that runs, kept for the next one; offset 0: none yet. */
@@ -56,6 +59,10 @@ class WasmBackend implements Backend, Kernels {
   constructor(memory: LinearMemory, exports: KernelExports, reason: string) {
     this.#memory = memory;
     this.#exports = exports;
+    this.gradients = new WasmGradients(exports, {
+      reserve: (bytes) => this.#reserve(bytes),
+      decayTables: (slopes, bytes) => this.#decayTables(slopes, bytes),
+    }) as Partial<GradientKernels> as GradientKernels;
     const device = exports.RELAXED.value === 1 ? "relaxed SIMD" : "baseline SIMD";
     this.info = { reason, device, threads: 1 };
   }
@@ -111,34 +118,27 @@ class WasmBackend implements Backend, Kernels {
     this.dispose();
   }
 
-  lightning({ shape, q, k, v, slopes, scale, sequences, initialState, output, state }: LightningCall): void {
-    const { layout, seqLen, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    const scratch = this.#reserve(heads * TABLE_BYTES + this.#exports.lightningScratch(headDim, valueDim));
-    for (let head = 0; head < heads; head++) {
-      this.#live().floats(scratch + head * TABLE_BYTES, TABLE).set(decayTable(slopes[head], scale));
-    }
-    /** First row of a head's tokens, and bytes between its rows. */
-    const rows = (tensor: Tensor, batch: number, start: number, head: number, count: number, dim: number) => {
-      const token = layout === "bhnd"
-        ? (batch * count + head) * seqLen + start
-        : (batch * seqLen + start) * count + head;
-      return [pointer(tensor) + 4 * token * dim, 4 * dim * (layout === "bhnd" ? 1 : count)] as const;
-    };
-    sequences.forEach(({ batch, start, length }, sequence) => {
+  lightning(call: LightningCall): void {
+    const { shape: { heads, headDim, valueDim }, slopes, scale, sequences, initialState, output, state } =
+      call;
+    const [decay, scratch] = this.#decayTables(slopes, this.#exports.lightningScratch(headDim, valueDim));
+    sequences.forEach((sequence, index) => {
       for (let head = 0; head < heads; head++) {
-        const stateOffset = 4 * (sequence * heads + head) * headDim * valueDim;
+        const stateOffset = 4 * (index * heads + head) * headDim * valueDim;
         this.#exports.lightning(
-          ...rows(q, batch, start, Math.floor(head * queryHeads / heads), queryHeads, headDim),
-          ...rows(k, batch, start, Math.floor(head * keyHeads / heads), keyHeads, headDim),
-          ...rows(v, batch, start, head, heads, valueDim),
-          ...rows(output, batch, start, head, heads, valueDim),
-          length,
+          ...headRows(call, "q", call.q, sequence, head),
+          ...headRows(call, "k", call.k, sequence, head),
+          ...headRows(call, "v", call.v, sequence, head),
+          ...headRows(call, "v", output, sequence, head),
+          sequence.length,
           headDim,
           valueDim,
-          scratch + head * TABLE_BYTES,
+          decay + head * TABLE_BYTES,
+          scale,
           initialState === undefined ? 0 : pointer(initialState) + stateOffset,
           pointer(state) + stateOffset,
-          scratch + heads * TABLE_BYTES,
+          0,
+          scratch,
         );
       }
     });
@@ -263,6 +263,15 @@ class WasmBackend implements Backend, Kernels {
     });
   }
 
+  /** Decay tables of all heads, followed by `bytes` of work space. */
+  #decayTables(slopes: Float64Array, bytes: number): [decay: number, scratch: number] {
+    const decay = this.#reserve(slopes.length * TABLE_BYTES + bytes);
+    slopes.forEach((slope, head) => {
+      this.#live().floats(decay + head * TABLE_BYTES, TABLE).set(decayTable(slope));
+    });
+    return [decay, decay + slopes.length * TABLE_BYTES];
+  }
+
   #live(): LinearMemory {
     if (this.#memory === undefined) {
       throw new BackendError("disposed", "Cannot use a backend that was disposed");
@@ -285,27 +294,4 @@ class WasmBackend implements Backend, Kernels {
     }
     return this.#scratch.offset;
   }
-}
-
-/** Where a tensor's elements begin in linear memory. */
-function pointer(tensor: Tensor): number {
-  return tensor.storage as number;
-}
-
-function optionalPointer(tensor: Tensor | undefined): number {
-  return tensor === undefined ? 0 : pointer(tensor);
-}
-
-/** Elements of a decay table. */
-const TABLE = 4 * BLOCK + 3;
-const TABLE_BYTES = 4 * TABLE;
-
-/** The decay table of one head, as `assembly/lightning.ts` reads it. */
-function decayTable(slope: number, scale: number): Float32Array {
-  const table = new Float32Array(TABLE);
-  const powers = decayPowers(slope, BLOCK + 1);
-  table.set(powers.map((power) => scale * power), BLOCK);
-  table.set(powers.toReversed(), 2 * BLOCK + 1);
-  for (let tokens = 0; tokens <= BLOCK; tokens++) table[3 * BLOCK + 2 + tokens] = decayChange(slope, tokens);
-  return table;
 }

@@ -63,8 +63,40 @@ export interface KernelExports {
     headDim: number,
     valueDim: number,
     decay: number,
+    scale: number,
     initialState: number,
     finalState: number,
+    accumulate: number,
+    scratch: number,
+  ): void;
+  /** See `assembly/lightningBackward.ts`. */
+  lightningBackwardScratch(headDim: number, valueDim: number): number;
+  /** See `assembly/lightningBackward.ts`. */
+  lightningBackward(
+    q: number,
+    qStride: number,
+    k: number,
+    kStride: number,
+    v: number,
+    vStride: number,
+    dO: number,
+    dOStride: number,
+    dq: number,
+    dqStride: number,
+    dk: number,
+    dkStride: number,
+    dv: number,
+    dvStride: number,
+    addToQ: number,
+    addToK: number,
+    length: number,
+    headDim: number,
+    valueDim: number,
+    decay: number,
+    scale: number,
+    initialState: number,
+    dState: number,
+    dInitialState: number,
     scratch: number,
   ): void;
   /** See `assembly/lightning.ts`. */
@@ -82,6 +114,29 @@ export interface KernelExports {
   /** See `assembly/linear.ts`. */
   linearScratch(rows: number, depth: number, outs: number): number;
   /** See `assembly/linear.ts`. */
+  matmulScratch(rows: number, depth: number, outs: number): number;
+  /** See `assembly/linear.ts`. */
+  linearInput(
+    dy: number,
+    weight: number,
+    residual: number,
+    dx: number,
+    rows: number,
+    outs: number,
+    depth: number,
+    scratch: number,
+  ): void;
+  /** See `assembly/linear.ts`. */
+  linearWeight(
+    dy: number,
+    x: number,
+    dWeight: number,
+    rows: number,
+    outs: number,
+    depth: number,
+    scratch: number,
+  ): void;
+  /** See `assembly/linear.ts`. */
   linear(
     x: number,
     weight: number,
@@ -92,6 +147,80 @@ export interface KernelExports {
     depth: number,
     outs: number,
     scratch: number,
+  ): void;
+  /** See `assembly/gradients.ts`. */
+  scaledAdd(source: number, target: number, count: number, scale: number): void;
+  /** See `assembly/gradients.ts`. */
+  linearBias(dy: number, dBias: number, rows: number, outs: number): void;
+  /** See `assembly/gradients.ts`. */
+  normBackward(
+    x: number,
+    weight: number,
+    bias: number,
+    gate: number,
+    dy: number,
+    residual: number,
+    dx: number,
+    dWeight: number,
+    dBias: number,
+    dGate: number,
+    rows: number,
+    width: number,
+    eps: number,
+  ): void;
+  /** See `assembly/gradients.ts`. */
+  splitHeadsBackward(
+    x: number,
+    dq: number,
+    dk: number,
+    dv: number,
+    du: number,
+    dx: number,
+    rows: number,
+    hidden: number,
+    headDim: number,
+    activation: number,
+  ): void;
+  /** See `assembly/gradients.ts`. */
+  lrpeBackward(
+    x: number,
+    theta: number,
+    dy: number,
+    dx: number,
+    dTheta: number,
+    seqLen: number,
+    heads: number,
+    headDim: number,
+    position: number,
+  ): void;
+  /** See `assembly/gradients.ts`. */
+  crossEntropy(
+    logits: number,
+    vocab: number,
+    label: number,
+    scale: number,
+    loss: number,
+    dLogits: number,
+  ): void;
+  /** See `assembly/gradients.ts`. */
+  sumSquares(x: number, count: number, output: number): void;
+  /** See `assembly/gradients.ts`. */
+  adamw(
+    parameter: number,
+    gradient: number,
+    first: number,
+    second: number,
+    squares: number,
+    count: number,
+    keep: number,
+    rate: number,
+    beta1: number,
+    rest1: number,
+    beta2: number,
+    rest2: number,
+    correction: number,
+    eps: number,
+    maxNorm: number,
   ): void;
 }
 

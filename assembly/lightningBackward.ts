@@ -1,0 +1,168 @@
+// Lightning Attention, backward: one (sequence, head) per call, in two walks over the blocks ("Lightning Attention-2",
+// algorithm 2). With dO the gradient of the output and dS that of the state after the block, q times scale:
+//
+//   dQ = (dO Vᵀ ⊙ M) K + Λ dO Sᵀ                  from first to last, S carried
+//   dK = (dO Vᵀ ⊙ M)ᵀ Q + λ^(m−1−j) V dSᵀ         from last to first, dS carried
+//   dV = (Q Kᵀ ⊙ M)ᵀ dO + λ^(m−1−j) K dS
+//   dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ
+//
+// The first line is the forward itself with (dO, V, K) for (q, k, v) and Sᵀ for S: `lightning` computes it. The walk
+// back computes the other three.
+//
+// Scratch of the walk back, in f32 (names as in lightning.ts; P: panels, T: transposed, D: with decay):
+//
+//   queryT, keyD [d][C]   keyP [C/8][d][8]   queryD [C][d12]   query [d8/8][C][8]
+//   outputT, valueD [e][C]   valueP [C/8][e][8]   dOutput [e8/8][C][8]
+//   scores [C][C]: row i is query i, column j is key j   result [max(d8, e8)/8][C][8]
+//   dState [e8/8][d6][8]   dStateT [d8/8][e8][8]
+import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
+import { BLOCK_ROW, CHANGE, FALLING, keepOf, lightning, lightningScratch, maskScores, RISING } from "./lightning";
+import { packPanels, packScaled, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+
+/** Bytes of scratch that `lightningBackward` needs. */
+export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
+  const d = headDim, d6 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS), d12 = roundUp(d, 12);
+  const e = valueDim, e8 = roundUp(e, TILE_COLUMNS);
+  const back = BLOCK * (3 * d + d12 + d8 + 3 * e + e8 + BLOCK + max(d8, e8)) + (d6 + d8) * e8;
+  return max(4 * back + 64, 4 * d * e + lightningScratch(e, d));
+}
+
+/**
+ * Gradients over one sequence and head. Operands and gradients: first row, and bytes between rows. `initialState` and
+ * `dState`, either 0 for none, and `dInitialState`: `[headDim, valueDim]`. `addToQ` and `addToK` add to dq and dk,
+ * for heads of value that share a query or a key.
+ */
+export function lightningBackward(
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, dO: usize, dOStride: usize,
+  dq: usize, dqStride: usize, dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToQ: bool, addToK: bool,
+  length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
+  initialState: usize, dState: usize, dInitialState: usize, scratch: usize,
+): void {
+  let initialStateT: usize = 0;
+  if (initialState != 0) {
+    initialStateT = scratch;
+    transpose(initialState, initialStateT, headDim, valueDim);
+  }
+  lightning(dO, dOStride, v, vStride, k, kStride, dq, dqStride, length, valueDim, headDim, decay, scale,
+    initialStateT, 0, addToQ, scratch + <usize> (headDim * valueDim) * 4);
+  walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dk, dkStride, dv, dvStride, addToK,
+    length, headDim, valueDim, decay, scale, dState, dInitialState, scratch);
+}
+
+function walkBack(
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, dO: usize, dOStride: usize,
+  dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToK: bool,
+  length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
+  dState: usize, dInitialState: usize, scratch: usize,
+): void {
+  const d6 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS), d12 = roundUp(headDim, 12);
+  const e8 = roundUp(valueDim, TILE_COLUMNS);
+  const keyRows = <usize> headDim * BLOCK_ROW, valueRows = <usize> valueDim * BLOCK_ROW;
+  const queryT = scratch;
+  const keyD = queryT + keyRows;
+  const keyP = keyD + keyRows;
+  const queryD = keyP + keyRows;
+  const query = queryD + <usize> d12 * BLOCK_ROW;
+  const outputT = query + <usize> d8 * BLOCK_ROW;
+  const valueD = outputT + valueRows;
+  const valueP = valueD + valueRows;
+  const dOutput = valueP + valueRows;
+  const scores = dOutput + <usize> e8 * BLOCK_ROW;
+  const result = scores + BLOCK * BLOCK_ROW;
+  const state = result + <usize> max(d8, e8) * BLOCK_ROW;
+  const stateT = state + <usize> (d6 * e8) * 4;
+  const stateRow = <usize> valueDim << 2;
+
+  if (dState != 0) packPanels(dState, stateRow, headDim, valueDim, state, d6, 1);
+  else memory.fill(state, 0, <usize> (d6 * e8) << 2);
+
+  for (let start = (length - 1) / BLOCK * BLOCK; start >= 0 && length > 0; start -= BLOCK) {
+    const m = min(BLOCK, length - start), first = <usize> start;
+    const falling = decay + FALLING + (<usize> (BLOCK - m + 1) << 2); // λ^(m−1) .. λ^0
+    const qBlock = q + first * qStride, kBlock = k + first * kStride;
+    const vBlock = v + first * vStride, dOBlock = dO + first * dOStride;
+    packTransposed(qBlock, qStride, m, headDim, queryT, BLOCK_ROW, BLOCK, 0, scale);
+    packScaled(qBlock, qStride, m, headDim, queryD, <usize> d12 << 2, decay + RISING + 4, scale);
+    packPanels(qBlock, qStride, m, headDim, query, BLOCK, scale);
+    packTransposed(kBlock, kStride, m, headDim, keyD, BLOCK_ROW, BLOCK, falling, 1);
+    packTransposedPanels(kBlock, kStride, m, headDim, keyP, 1);
+    packTransposed(dOBlock, dOStride, m, valueDim, outputT, BLOCK_ROW, BLOCK, 0, 1);
+    packPanels(dOBlock, dOStride, m, valueDim, dOutput, BLOCK, 1);
+    packTransposed(vBlock, vStride, m, valueDim, valueD, BLOCK_ROW, BLOCK, falling, 1);
+    packTransposedPanels(vBlock, vStride, m, valueDim, valueP, 1);
+    transposePanels(state, stateT, d6, d8, e8);
+
+    // dV = λ^(m−1−j) K dS + (Q Kᵀ ⊙ M)ᵀ dO
+    interBlock(keyD, state, d6, headDim, result, m, e8);
+    intraBlock(queryT, keyP, headDim, scores, decay, dOutput, result, m, e8);
+    unpackPanels(result, BLOCK, m, valueDim, dv + first * dvStride, dvStride, false);
+    // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
+    interBlock(valueD, stateT, e8, valueDim, result, m, d8);
+    intraBlock(outputT, valueP, valueDim, scores, decay, query, result, m, d8);
+    unpackPanels(result, BLOCK, m, headDim, dk + first * dkStride, dkStride, addToK);
+    updateState(queryD, dOutput, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, d12, e8);
+  }
+  unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
+}
+
+/** `G[j] = λ^(m−1−j) x_jᵀ dS`: x comes with its decay, dS in panels of `stateRows` rows, `depth` of them used. */
+function interBlock(x: usize, state: usize, stateRows: i32, depth: i32, result: usize, m: i32, columns: i32): void {
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
+    const panel = state + <usize> (c * stateRows) * 4, out = result + <usize> c * BLOCK_ROW;
+    for (let j = 0; j < m; j += TILE_ROWS) {
+      tile(x + (<usize> j << 2), BLOCK_ROW, panel, depth, out + <usize> j * PANEL_ROW, PANEL_ROW, 0, 0);
+    }
+  }
+}
+
+/** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`; tiles above the diagonal are left out. */
+function intraBlock(
+  x: usize, y: usize, depth: i32, scores: usize, decay: usize, z: usize, result: usize, m: i32, columns: i32,
+): void {
+  for (let i = 0; i < m; i += TILE_ROWS) {
+    for (let j = 0; j < min(m, i + TILE_ROWS); j += TILE_COLUMNS) {
+      const corner = scores + <usize> i * BLOCK_ROW + (<usize> j << 2);
+      tile(x + (<usize> i << 2), BLOCK_ROW, y + <usize> (j * depth) * 4, depth, corner, BLOCK_ROW, 0, 0);
+      maskScores(corner, decay + FALLING + (<usize> (BLOCK - i + j) << 2));
+    }
+  }
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
+    const panel = z + <usize> c * BLOCK_ROW, out = result + <usize> c * BLOCK_ROW;
+    for (let j = 0; j < m; j += TILE_ROWS) {
+      const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
+      tile(diagonal, BLOCK_ROW, panel + <usize> j * PANEL_ROW, m - j, out + <usize> j * PANEL_ROW, PANEL_ROW, 1, 0);
+    }
+  }
+}
+
+/** `dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ`. */
+function updateState(
+  queryD: usize, dOutput: usize, state: usize, change: f32, m: i32, d6: i32, d12: i32, e8: i32,
+): void {
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    const panel = dOutput + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
+    for (let i = 0; i < d6; i += TILE_ROWS) {
+      tile(queryD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW,
+        keepOf(change), change);
+    }
+  }
+}
+
+/** Panels [e8/8][d6][8] of a matrix to panels [d8/8][e8][8] of its transpose. */
+function transposePanels(source: usize, target: usize, d6: i32, d8: i32, e8: i32): void {
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    for (let i = 0; i < d8; i += TILE_COLUMNS) {
+      packTransposed(source + <usize> (c * d6 + i * TILE_COLUMNS) * 4, PANEL_ROW, min(TILE_COLUMNS, d6 - i), TILE_COLUMNS,
+        target + <usize> (i * e8 + c * TILE_COLUMNS) * 4, PANEL_ROW, TILE_COLUMNS, 0, 1);
+    }
+  }
+}
+
+/** `target[c][r] = source[r][c]`, dense. */
+function transpose(source: usize, target: usize, rows: i32, columns: i32): void {
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) {
+      store<f32>(target + (<usize> (c * rows + r) << 2), load<f32>(source + (<usize> (r * columns + c) << 2)));
+    }
+  }
+}
