@@ -10,7 +10,7 @@ const INVERSE_TURN = array<u32, 10>(
 fn inverseTurn(at: u32) -> u32 {
   let word = INVERSE_TURN[at / 32];
   let shift = at % 32;
-  return select(word << shift | INVERSE_TURN[min(at / 32 + 1, 9u)] >> (32 - shift), word, shift == 0);
+  return select((word << shift) | (INVERSE_TURN[min(at / 32 + 1, 9u)] >> (32 - shift)), word, shift == 0);
 }
 
 // The upper 32 bits of a product.
@@ -25,9 +25,9 @@ fn multiplyHigh(a: u32, b: u32) -> u32 {
 // of 1/(2π), of which 64 bits after the point are kept: exact to 2⁻³² of a turn for every `times`.
 fn turns(angle: f32, times: u32) -> u32 {
   let bits = bitcast<u32>(angle);
-  let exponent = bits >> 23 & 0xff;
+  let exponent = (bits >> 23) & 0xff;
   if (exponent < 55) { return 0; } // below 2⁻⁷²
-  let m = bits & 0x7fffff | 0x800000;
+  let m = (bits & 0x7fffff) | 0x800000;
   let at = exponent - 54; // of 96 bits; the product's lowest 32 only carry
   let low = inverseTurn(at + 64);
   let middle = inverseTurn(at + 32);

@@ -1,0 +1,112 @@
+/**
+ * What the tests need of the machine: a WebGPU adapter, and a browser. `deno task test` runs this first. On Debian and
+ * Ubuntu it installs what is missing, where it may; elsewhere it says what is left out. With `CI=true` leaving anything
+ * out is a failure.
+ *
+ * @module
+ */
+
+/** Whether tests may leave out what the machine lacks. */
+export const MAY_LEAVE_OUT: boolean = Deno.env.get("CI") !== "true";
+
+/** The browsers that the browser test can drive, best first; `LEVIN_CHROMIUM` names another. */
+const BROWSERS = [
+  "/usr/bin/chromium",
+  "/usr/bin/google-chrome",
+  "/usr/bin/google-chrome-stable",
+  "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+];
+
+/** The path of a Chromium-based browser on this machine. */
+export function findBrowser(): string | undefined {
+  const named = Deno.env.get("LEVIN_CHROMIUM");
+  return (named === undefined ? BROWSERS : [named]).find(exists);
+}
+
+/** Whether Deno finds a WebGPU adapter, asked in a process of its own: one that found no driver never looks again. */
+export async function findAdapter(): Promise<boolean> {
+  const { success } = await run(Deno.execPath(), [
+    "eval",
+    "Deno.exit(await navigator.gpu?.requestAdapter() ? 0 : 1)",
+  ]);
+  return success;
+}
+
+const REQUIREMENTS = [
+  {
+    what: "a WebGPU adapter",
+    without: "no test runs on WebGPU",
+    present: findAdapter,
+    package: "mesa-vulkan-drivers",
+    elsewhere: "a GPU driver with Vulkan, Metal or Direct3D 12, or Mesa's software driver (lavapipe)",
+  },
+  {
+    what: "a browser",
+    without: "the browser test does not run",
+    present: () => findBrowser() !== undefined,
+    package: "chromium",
+    elsewhere: "Chromium or Chrome; its path in LEVIN_CHROMIUM where it is in no usual place",
+  },
+];
+
+if (import.meta.main) {
+  const absent = await missing();
+  if (absent.length > 0) await install(absent.map((requirement) => requirement.package));
+  const left = absent.length > 0 ? await missing() : [];
+  for (const { what, without, package: name, elsewhere } of left) {
+    console.error(
+      `\n*** LEFT OUT: ${without}, as this machine lacks ${what}.\n` +
+        `*** On Debian and Ubuntu: apt-get install ${name}. Elsewhere: ${elsewhere}.\n`,
+    );
+  }
+  if (left.length > 0 && !MAY_LEAVE_OUT) {
+    console.error("*** With CI=true nothing may be left out.");
+    Deno.exit(1);
+  }
+}
+
+async function missing(): Promise<typeof REQUIREMENTS> {
+  const absent = [];
+  for (const requirement of REQUIREMENTS) {
+    if (!await requirement.present()) absent.push(requirement);
+  }
+  return absent;
+}
+
+/** Installs Debian packages, as root or by sudo where it asks for no password; says so where neither is possible. */
+async function install(packages: string[]): Promise<void> {
+  if (!exists("/usr/bin/apt-get")) return;
+  const root = Deno.uid() === 0;
+  if (!root && !(await run("sudo", ["-n", "true"])).success) {
+    console.error(`*** Cannot install ${packages.join(", ")}: neither root nor sudo without a password.`);
+    return;
+  }
+  console.error(`Installing ${packages.join(", ")} for the tests ...`);
+  const apt = async (...args: string[]) => {
+    const command = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq", ...args];
+    const [program, ...rest] = root ? command : ["sudo", "-n", ...command];
+    const { success, output } = await run(program, rest);
+    if (!success) console.error(output);
+  };
+  await apt("update");
+  // One by one: a package that a distribution lacks must not keep the other away.
+  for (const name of packages) await apt("install", "--yes", "--no-install-recommends", name);
+}
+
+async function run(program: string, args: string[]): Promise<{ success: boolean; output: string }> {
+  try {
+    const { success, stderr } = await new Deno.Command(program, { args, stdout: "null", stderr: "piped" })
+      .output();
+    return { success, output: new TextDecoder().decode(stderr) };
+  } catch (error) {
+    return { success: false, output: String(error) };
+  }
+}
+
+function exists(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
