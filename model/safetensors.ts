@@ -245,12 +245,13 @@ export function encodeSafetensors(
   tensors: readonly { name: string; shape: readonly number[]; data: Float32Array }[],
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  const header: Record<string, unknown> = { __metadata__: metadata };
   let end = 0;
-  for (const { name, shape, data } of tensors) {
-    header[name] = { dtype: "F32", shape, data_offsets: [end, end + 4 * data.length] };
-    end += 4 * data.length;
-  }
+  const entries = tensors.map(({ name, shape, data }) => {
+    const begin = end;
+    end += data.byteLength;
+    return [name, { dtype: "F32", shape, data_offsets: [begin, end] }];
+  });
+  const header = Object.fromEntries([["__metadata__", metadata], ...entries]);
   const json = new TextEncoder().encode(JSON.stringify(header));
   const length = Math.ceil(json.length / 8) * 8; // tensors begin aligned
   const file = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
