@@ -16,9 +16,13 @@ const BACKENDS: Record<string, BackendOptions> = {
 };
 
 /** Registers the body as one test per backend. Every tensor that a test leaves behind fails it. */
-export function eachBackend(name: string, body: (backend: Backend) => void | Promise<void>): void {
+export function eachBackend(
+  name: string,
+  body: (backend: Backend) => void | Promise<void>,
+  without: readonly string[] = [],
+): void {
   const wanted = Deno.env.get("LEVIN_BACKENDS")?.split(",") ?? Object.keys(BACKENDS);
-  for (const id of wanted) {
+  for (const id of wanted.filter((id) => !without.includes(id))) {
     assert(
       id in BACKENDS,
       `LEVIN_BACKENDS must name some of ${Object.keys(BACKENDS)}: current value is ${id}`,
@@ -29,6 +33,14 @@ export function eachBackend(name: string, body: (backend: Backend) => void | Pro
       assert.equal(backend.bytesInUse, 0, "the test or the operation left tensors undisposed");
     });
   }
+}
+
+/** {@linkcode eachBackend} for gradients, which WebGPU does not have yet. */
+export function eachBackendWithGradients(
+  name: string,
+  body: (backend: Backend) => void | Promise<void>,
+): void {
+  eachBackend(name, body, ["webgpu"]);
 }
 
 /** Makes a memory of `size` elements that later results will land in hold NaN, so that unwritten elements show. */

@@ -10,77 +10,41 @@ import {
   lightningAttentionStep,
   type Tensor,
 } from "../mod.ts";
+import {
+  anyCase,
+  type Case,
+  inLayout,
+  LENGTHS,
+  LIMIT,
+  operandsOf,
+  optionsOf,
+  shapesOf,
+  upload,
+} from "./attention.ts";
 import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";
-
-/** Against float64: what one rounding per multiply-add leaves at these lengths, with room for other orders of sums. */
-const LIMIT = 2e-6;
-
-/** Everything a call can be given, as plain data. Heads of q and k divide `heads`. */
-interface Case {
-  batch: number;
-  heads: number;
-  queryHeads?: number;
-  keyHeads?: number;
-  seqLen: number;
-  headDim: number;
-  valueDim: number;
-  slopes?: number[];
-  scale?: number;
-  cuSeqlens?: number[];
-  withState?: boolean;
-  layout?: "bhnd" | "bnhd";
-  seed?: number;
-}
 
 /** Runs a case on the backend and holds output and final state to the oracle. */
 async function check(backend: Backend, c: Case): Promise<void> {
   using scope = new Scope();
-  const { batch, heads, queryHeads = heads, keyHeads = heads, seqLen, headDim, valueDim, seed = 1 } = c;
-  const { slopes, scale, cuSeqlens, layout = "bhnd" } = c;
-  const shapes = {
-    q: [batch, queryHeads, seqLen, headDim],
-    k: [batch, keyHeads, seqLen, headDim],
-    v: [batch, heads, seqLen, valueDim],
-  };
-  const q = randomArray(shapes.q, seed),
-    k = randomArray(shapes.k, seed + 1),
-    v = randomArray(shapes.v, seed + 2);
-  const stateShape = [cuSeqlens === undefined ? batch : cuSeqlens.length - 1, heads, headDim, valueDim];
-  const initialState = c.withState ? randomArray(stateShape, seed + 3) : undefined;
-  const expected = reference.lightningAttention(q, k, v, { ...c, batch, heads, seqLen, headDim, valueDim }, {
-    slopes,
-    scale,
-    cuSeqlens,
-    initialState,
-  });
-
-  const upload = (data: Float32Array, shape: number[]) =>
-    scope.keep(
-      layout === "bhnd"
-        ? backend.tensor(data, shape)
-        : backend.tensor(reference.toBnhd(data, shape), [shape[0], shape[2], shape[1], shape[3]]),
-    );
-  const operands = [upload(q, shapes.q), upload(k, shapes.k), upload(v, shapes.v)] as const;
-  const options = {
-    slopes,
-    scale,
-    cuSeqlens,
-    layout,
-    initialState: initialState && scope.keep(backend.tensor(initialState, stateShape)),
-  };
-  poison(backend, shapes.v, stateShape);
-  const { output, state } = scope.keep(lightningAttention(...operands, options));
-  const expectedOutput = layout === "bhnd" ? expected.output : reference.toBnhd(expected.output, shapes.v);
+  const shapes = shapesOf(c);
+  const { q, k, v, initialState } = operandsOf(c);
+  const expected = reference.lightningAttention(q, k, v, c, { ...c, initialState });
+  const tensors = [
+    upload(scope, backend, c, q, shapes.q),
+    upload(scope, backend, c, k, shapes.k),
+    upload(scope, backend, c, v, shapes.v),
+  ] as const;
+  const options = optionsOf(scope, backend, c, initialState);
+  poison(backend, shapes.v, shapes.state);
+  const { output, state } = scope.keep(lightningAttention(...tensors, options));
   const what = JSON.stringify(c);
-  assertClose(await output.data(), expectedOutput, LIMIT, `output of ${what}`);
+  assertClose(await output.data(), inLayout(c, expected.output, shapes.v), LIMIT, `output of ${what}`);
   assertClose(await state.data(), expected.state, LIMIT, `state of ${what}`);
   if (initialState !== undefined) {
     assertSameBits(await options.initialState!.data(), initialState, "initialState must not change");
   }
 }
-
-const LENGTHS = [0, 1, 2, 15, 16, 17, 47, 48, 49, 63, 64, 65, 95, 97, 127, 128, 129, 200, 256, 300];
 
 eachBackend("lightningAttention: every length from 0 over the edges of blocks", async (backend) => {
   for (const seqLen of LENGTHS) {
@@ -97,32 +61,7 @@ eachBackend("lightningAttention: every length from 0 over the edges of blocks", 
 });
 
 eachBackend("lightningAttention: any shape and any option", async (backend) => {
-  const head = fc.constantFrom(1, 2, 3);
-  const arbitrary: fc.Arbitrary<Case> = fc.record({
-    batch: fc.constantFrom(1, 2),
-    queryHeads: head,
-    keyHeads: head,
-    groups: fc.constantFrom(1, 2),
-    seqLen: fc.integer({ min: 0, max: 150 }),
-    headDim: fc.integer({ min: 1, max: 40 }),
-    valueDim: fc.integer({ min: 1, max: 40 }),
-    slope: fc.constantFrom(undefined, 0, 1e-7, 0.01, 0.5, 3, 100, Infinity),
-    scale: fc.constantFrom(undefined, 0.125, -2),
-    cuts: fc.option(fc.array(fc.nat(150), { maxLength: 5 }), { nil: undefined }),
-    withState: fc.boolean(),
-    layout: fc.constantFrom("bhnd" as const, "bnhd" as const),
-    seed: fc.nat(1000),
-  }).map(({ groups, slope, cuts, ...c }) => {
-    const heads = c.queryHeads * c.keyHeads * groups;
-    return {
-      ...c,
-      heads,
-      batch: cuts === undefined ? c.batch : 1,
-      slopes: slope === undefined ? undefined : Array.from({ length: heads }, (_, h) => slope / (h + 1)),
-      cuSeqlens: cuts && [0, ...cuts.map((cut) => Math.min(cut, c.seqLen)).sort((a, b) => a - b), c.seqLen],
-    };
-  });
-  await fc.assert(fc.asyncProperty(arbitrary, (c) => check(backend, c)), { numRuns: 30 });
+  await fc.assert(fc.asyncProperty(anyCase, (c) => check(backend, c)), { numRuns: 30 });
 });
 
 eachBackend("lightningAttention: large heads, with and without decay", async (backend) => {

@@ -1,0 +1,119 @@
+/**
+ * Attention cases: as plain data, as arbitraries, on a backend and for the oracle.
+ *
+ * @module
+ */
+import fc from "fast-check";
+import type { Backend, LightningOptions, Tensor } from "../mod.ts";
+import { randomArray, type Scope } from "./harness.ts";
+import { toBnhd } from "./reference.ts";
+
+/** Against float64: what one rounding per multiply-add leaves at these lengths, with room for other orders of sums. */
+export const LIMIT = 2e-6;
+
+/** Everything a call can be given. Heads of q and k divide `heads`. */
+export interface Case {
+  batch: number;
+  heads: number;
+  queryHeads?: number;
+  keyHeads?: number;
+  seqLen: number;
+  headDim: number;
+  valueDim: number;
+  slopes?: number[];
+  scale?: number;
+  cuSeqlens?: number[];
+  withState?: boolean;
+  layout?: "bhnd" | "bnhd";
+  seed?: number;
+}
+
+/** Lengths around the edges of blocks of either backend. */
+export const LENGTHS = [0, 1, 2, 15, 16, 17, 47, 48, 49, 63, 64, 65, 95, 97, 127, 128, 129, 200, 256, 300];
+
+const head = fc.constantFrom(1, 2, 3);
+
+/** Any shape and any option, small enough for the oracle. */
+export const anyCase: fc.Arbitrary<Case> = fc.record({
+  batch: fc.constantFrom(1, 2),
+  queryHeads: head,
+  keyHeads: head,
+  groups: fc.constantFrom(1, 2),
+  seqLen: fc.integer({ min: 0, max: 150 }),
+  headDim: fc.integer({ min: 1, max: 40 }),
+  valueDim: fc.integer({ min: 1, max: 40 }),
+  slope: fc.constantFrom(undefined, 0, 1e-7, 0.01, 0.5, 3, 100, Infinity),
+  scale: fc.constantFrom(undefined, 0.125, -2),
+  cuts: fc.option(fc.array(fc.nat(150), { maxLength: 5 }), { nil: undefined }),
+  withState: fc.boolean(),
+  layout: fc.constantFrom("bhnd" as const, "bnhd" as const),
+  seed: fc.nat(1000),
+}).map(({ groups, slope, cuts, ...c }) => {
+  const heads = c.queryHeads * c.keyHeads * groups;
+  return {
+    ...c,
+    heads,
+    batch: cuts === undefined ? c.batch : 1,
+    slopes: slope === undefined ? undefined : Array.from({ length: heads }, (_, h) => slope / (h + 1)),
+    cuSeqlens: cuts && [0, ...cuts.map((cut) => Math.min(cut, c.seqLen)).sort((a, b) => a - b), c.seqLen],
+  };
+});
+
+/** The shapes of a case's tensors, layout `"bhnd"`. */
+export function shapesOf(
+  { batch, heads, queryHeads = heads, keyHeads = heads, seqLen, headDim, valueDim, cuSeqlens }: Case,
+) {
+  return {
+    q: [batch, queryHeads, seqLen, headDim],
+    k: [batch, keyHeads, seqLen, headDim],
+    v: [batch, heads, seqLen, valueDim],
+    state: [cuSeqlens === undefined ? batch : cuSeqlens.length - 1, heads, headDim, valueDim],
+  };
+}
+
+/** Random operands of a case, layout `"bhnd"`. */
+export function operandsOf(c: Case): Record<"q" | "k" | "v", Float32Array> & { initialState?: Float32Array } {
+  const shapes = shapesOf(c), { seed = 1 } = c;
+  return {
+    q: randomArray(shapes.q, seed),
+    k: randomArray(shapes.k, seed + 1),
+    v: randomArray(shapes.v, seed + 2),
+    initialState: c.withState ? randomArray(shapes.state, seed + 3) : undefined,
+  };
+}
+
+/** Uploads data of layout `"bhnd"` in the case's layout. */
+export function upload(
+  scope: Scope,
+  backend: Backend,
+  c: Case,
+  data: Float32Array,
+  shape: readonly number[],
+): Tensor {
+  return scope.keep(
+    c.layout === "bnhd"
+      ? backend.tensor(toBnhd(data, shape), [shape[0], shape[2], shape[1], shape[3]])
+      : backend.tensor(data, shape),
+  );
+}
+
+/** Expected data of layout `"bhnd"` in the case's layout. */
+export function inLayout(c: Case, data: Float64Array, shape: readonly number[]): ArrayLike<number> {
+  return c.layout === "bnhd" ? toBnhd(data, shape) : data;
+}
+
+/** The options of a case's call. */
+export function optionsOf(
+  scope: Scope,
+  backend: Backend,
+  c: Case,
+  initialState: Float32Array | undefined,
+): LightningOptions {
+  return {
+    slopes: c.slopes,
+    scale: c.scale,
+    cuSeqlens: c.cuSeqlens,
+    layout: c.layout,
+    initialState: initialState && scope.keep(backend.tensor(initialState, shapesOf(c).state)),
+  };
+}
