@@ -275,17 +275,26 @@ export interface GradientKernels {
     gradient: Tensor,
     moments: { first: Tensor; second: Tensor },
     squares: Tensor,
-    step: {
-      /** Number of this step, from 1. */
-      count: number;
-      learningRate: number;
-      beta1: number;
-      beta2: number;
-      eps: number;
-      weightDecay: number;
-      maxNorm: number;
-    },
+    step: AdamWStep,
   ): void;
+}
+
+/** The numbers of one step of AdamW. */
+export interface AdamWStep {
+  /** Number of this step, from 1: what the bias correction goes by. */
+  readonly count: number;
+  /** Learning rate. */
+  readonly learningRate: number;
+  /** Decay of the first moment. */
+  readonly beta1: number;
+  /** Decay of the second moment. */
+  readonly beta2: number;
+  /** Added to the root of the second moment. */
+  readonly eps: number;
+  /** Decoupled weight decay: the parameter shrinks by `learningRate · weightDecay`. */
+  readonly weightDecay: number;
+  /** Largest global norm of the gradients; above it they are scaled down. */
+  readonly maxNorm: number;
 }
 
 /** Options of {@linkcode createBackend}. */

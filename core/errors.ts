@@ -49,7 +49,7 @@ export function typeError(operation: string, expectation: string, current: unkno
  * `"validation"` (the device refused a command: a defect worth reporting) or `"disposed"` (used after `dispose()`).
  */
 export class BackendError extends Error {
-  /** @param reason what went wrong @param message the sentence for people @param options `cause`, where there is one */
+  /** An error with its reason, a sentence for people, and the cause where there is one. */
   constructor(
     /** What went wrong. */
     readonly reason: "unavailable" | "lost" | "out-of-memory" | "validation" | "disposed",

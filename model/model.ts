@@ -47,7 +47,7 @@ export class TransNormerLLM implements Disposable {
   readonly sessions: Set<Session> = new Set();
   readonly #parameters: readonly Tensor[];
 
-  /** @param backend where the weights are @param checkpoint its weights are taken over */
+  /** A model over a checkpoint on a backend; it takes the checkpoint's weights over. */
   constructor(backend: Backend, checkpoint: Checkpoint) {
     this.backend = backend;
     this.config = checkpoint.config;
