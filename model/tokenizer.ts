@@ -75,7 +75,7 @@ export class Tokenizer {
    * @param text any string; lone surrogates count as U+FFFD
    * @param options `addSpecialTokens`: whether the tokenizer adds what it adds to a prompt, such as a begin-of-sequence
    * token; default true
-   * @throws {RangeError} when a part of the text has no token
+   * @throws {RangeError} when the tokenizer makes a token that its vocabulary lacks
    */
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): number[] {
     const operation = "Tokenizer.encode";

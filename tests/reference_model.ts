@@ -218,6 +218,45 @@ export function textFile(value: unknown): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
 }
 
+/** The characters that byte-level vocabularies write the 256 bytes as, from their published description. */
+const BYTE_CHARACTERS: string[] = (() => {
+  const printable = [[0x21, 0x7e], [0xa1, 0xac], [0xae, 0xff]];
+  let next = 256;
+  return Array.from(
+    { length: 256 },
+    (_, byte) =>
+      String.fromCodePoint(printable.some(([from, to]) => byte >= from && byte <= to) ? byte : next++),
+  );
+})();
+
+/** A byte-level `tokenizer.json`: ids 0 to 255 are the bytes, then merges, then special and added tokens. */
+export function byteLevelJson(): Record<string, unknown> {
+  const vocab = Object.fromEntries(BYTE_CHARACTERS.map((character, byte) => [character, byte]));
+  const merges = [["h", "e"], ["l", "l"], ["he", "ll"], ["hell", "o"], [
+    BYTE_CHARACTERS[0xe2],
+    BYTE_CHARACTERS[0x82],
+  ]];
+  merges.forEach(([a, b], i) => vocab[a + b] = 256 + i);
+  const added = (id: number, content: string, special: boolean) => ({
+    id,
+    content,
+    special,
+    single_word: false,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+  });
+  return {
+    version: "1.0",
+    added_tokens: [added(261, "<|end|>", true), added(262, "<tab>", false)],
+    normalizer: null,
+    pre_tokenizer: { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
+    post_processor: null,
+    decoder: { type: "ByteLevel", add_prefix_space: false, trim_offsets: false, use_regex: false },
+    model: { type: "BPE", vocab, merges, unk_token: null, byte_fallback: false },
+  };
+}
+
 /** The files of an unsharded checkpoint. */
 export function checkpoint(config: unknown, tensors: Tensors, dtype: FileType = "F32"): Files {
   return { "config.json": textFile(config), "model.safetensors": safetensorsFile(tensors, dtype) };
