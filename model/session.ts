@@ -55,7 +55,9 @@ export class Session implements Disposable {
   /**
    * Sessions are made by `model.session()` and `model.restore()`.
    *
-   * @param model the model @param states state of each layer, taken over @param position tokens read so far
+   * @param model the model
+   * @param states state of each layer, taken over
+   * @param position tokens read so far
    */
   constructor(model: SessionModel, states: readonly Tensor[], position: number) {
     this.#model = model;
