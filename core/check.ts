@@ -102,18 +102,6 @@ export function checkIndices(
   return Uint32Array.from(values);
 }
 
-/** The gradients of a backend that has them. */
-export function checkGradients(operation: string, backend: Backend): GradientKernels {
-  const { gradients } = backend;
-  if (gradients === undefined) {
-    throw new BackendError(
-      "unavailable",
-      `Cannot run ${operation} as the ${backend.name} backend has no gradients`,
-    );
-  }
-  return gradients;
-}
-
 /** The backend's gradients, or the error that says it has none. */
 export function gradientKernels(operation: string, { gradients, name }: Backend): GradientKernels {
   if (gradients === undefined) {

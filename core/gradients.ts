@@ -31,11 +31,11 @@
 import type { Activation, Backend } from "./backend.ts";
 import {
   checkFinite,
-  checkGradients,
   checkIndices,
   checkRows,
   checkShape,
   checkTensor,
+  gradientKernels,
   joinTo,
 } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
@@ -61,7 +61,7 @@ export function linearBackward(
   const operation = "linearBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   const inner = checkRows(operation, "x", x);
   const [out] = checkOperand(operation, "weight", weight, backend, [undefined, inner], "[out, in]");
   checkOperand(operation, "dy", dy, backend, [...x.shape.slice(0, -1), out], "[..., out]");
@@ -101,7 +101,7 @@ export function normBackward(
   const operation = "normBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   const { weight, bias, dWeight, dBias, gate, residual } = options;
   const width = options.width ?? checkRows(operation, "x", x);
   const shape = joinTo(operation, x.shape, width);
@@ -149,7 +149,7 @@ export function splitHeadsBackward(
   const operation = "splitHeadsBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   checkShape(operation, "x", x.shape, [undefined, undefined, undefined], "[batch, seqLen, 4 * hidden]");
   const [batch, seqLen, joint] = x.shape;
   if (!Number.isInteger(heads) || heads < 1 || joint % (4 * heads) !== 0) {
@@ -195,7 +195,7 @@ export function lrpeBackward(
   const operation = "lrpeBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   const wording = "[batch, seqLen, heads, headDim]";
   checkShape(operation, "x", x.shape, [undefined, undefined, undefined, undefined], wording);
   const [batch, seqLen, heads, headDim] = x.shape;
@@ -253,7 +253,7 @@ export function embeddingBackward(
   const operation = "embeddingBackward";
   checkTensor(operation, "dy", dy);
   const { backend } = dy;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   const dim = checkRows(operation, "dy", dy);
   const [vocab] = checkOperand(operation, "dTable", dTable, backend, [undefined, dim], "[vocab, dim]");
   const { scale = 1 } = options;
@@ -283,7 +283,7 @@ export function crossEntropy(
   const operation = "crossEntropy";
   checkTensor(operation, "logits", logits);
   const { backend } = logits;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   const vocab = checkRows(operation, "logits", logits);
   const { scale = 1 } = options;
   checkFinite(operation, "scale", scale);
@@ -310,7 +310,7 @@ export function sum(x: Tensor, total: Tensor): void {
   const operation = "sum";
   checkTensor(operation, "x", x);
   checkOperand(operation, "total", total, x.backend, [1], "[1]");
-  checkGradients(operation, x.backend).linearBias(x, total);
+  gradientKernels(operation, x.backend).linearBias(x, total);
 }
 
 /**
@@ -323,7 +323,7 @@ export function sumSquares(x: Tensor, total: Tensor): void {
   const operation = "sumSquares";
   checkTensor(operation, "x", x);
   checkOperand(operation, "total", total, x.backend, [1], "[1]");
-  checkGradients(operation, x.backend).sumSquares(x, total);
+  gradientKernels(operation, x.backend).sumSquares(x, total);
 }
 
 /** Options of {@linkcode adamw}. */
@@ -365,7 +365,7 @@ export function adamw(
   const operation = "adamw";
   checkTensor(operation, "parameter", parameter);
   const { backend, shape } = parameter;
-  const kernels = checkGradients(operation, backend);
+  const kernels = gradientKernels(operation, backend);
   checkOperand(operation, "parameter", parameter, backend, shape, "");
   checkOperand(operation, "gradient", gradient, backend, shape, "of parameter");
   checkOperand(operation, "moments.first", moments.first, backend, shape, "of parameter");
