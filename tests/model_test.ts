@@ -122,6 +122,32 @@ for (const linear_act_fun of activations) {
   });
 }
 
+const variations: [what: string, change: Partial<ConfigJson>][] = [
+  ["bias", { bias: true }],
+  ["LayerNorm", { norm_type: "layernorm" }],
+  ["LayerNorm and bias", { norm_type: "layernorm", bias: true }],
+  ["no LRPE", { linear_use_lrpe_list: [] }],
+  ["LRPE in every layer", { linear_use_lrpe_list: [1, 1] }],
+  ["LRPE in the last layer", { linear_use_lrpe_list: [0, 1] }],
+  ["an embedding without scale", { no_scale_embedding: true }],
+  ["one layer", { decoder_layers: 1, linear_use_lrpe_list: [0] }],
+  ["one head", { decoder_attention_heads: 1 }],
+  ["heads of one element", { decoder_attention_heads: 18 }],
+  ["glu_dim from the embedding", { glu_dim: -1 }],
+  ["hidden_dim below decoder_embed_dim", { hidden_dim: 6 }],
+  ["tied embeddings", { tie_word_embeddings: true }],
+  ["a vocabulary of one", { vocab_size: 1 }],
+  ["sizes beyond one tile", { decoder_embed_dim: 130, hidden_dim: 201, glu_dim: 77, vocab_size: 301 }],
+];
+
+for (const [what, change] of variations) {
+  eachBackend(`configuration with ${what}`, async (backend) => {
+    const config = { ...SMALL, ...change };
+    const rows = [11, 5].map((step) => Array.from({ length: 60 }, (_, t) => t * step % config.vocab_size));
+    for (const dtype of ["F32", "F16", "BF16"] as const) await checkConfig(backend, config, rows, 7, dtype);
+  });
+}
+
 eachBackend("random configurations against the float64 model", async (backend) => {
   const config: fc.Arbitrary<ConfigJson> = fc.record({
     vocab_size: fc.integer({ min: 1, max: 40 }),
@@ -232,6 +258,24 @@ eachBackend("shards, from a folder and from a URL", async (backend) => {
     name: "RangeError",
     message: /every shard of the index must exist: current value is "model-00002-of-00002\.safetensors"/,
   });
+});
+
+eachBackend("from a server, which tells lengths", async (backend) => {
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
+    const file = new URL(`golden${new URL(request.url).pathname}`, import.meta.url);
+    return new Response(await Deno.readFile(file).catch(() => "none"), {
+      status: await Deno.stat(file).then(() => 200, () => 404),
+    });
+  });
+  try {
+    const location = `http://127.0.0.1:${server.addr.port}/tnl/`;
+    using model = await TransNormerLLM.load(location, { backend });
+    using logits = model.forward(goldenRows);
+    assertClose(await logits.data(), goldenLogits, 1e-4);
+    await assert.rejects(TransNormerLLM.load(`${location}none`, { backend }), /must have config\.json/);
+  } finally {
+    await server.shutdown();
+  }
 });
 
 eachBackend("progress in bytes and tensors", async (backend) => {
