@@ -1,0 +1,228 @@
+/**
+ * What the library is measured against, in WASM SIMD of its own: conventional causal softmax attention, linear
+ * attention by the left product, and the machine's two ceilings. One thread, f32, one batch element, layout
+ * `[heads, seqLen, dim]`.
+ *
+ * @module
+ */
+import { decayPowers } from "../../core/decay.ts";
+import { LinearMemory } from "../../wasm/memory.ts";
+import { BASELINE, RELAXED } from "./kernels.ts";
+
+/** The functions of `assembly/index.ts`. */
+interface BaselineExports {
+  leftProduct(
+    q: number,
+    k: number,
+    v: number,
+    o: number,
+    length: number,
+    headDim: number,
+    valueDim: number,
+    powers: number,
+    scale: number,
+    scratch: number,
+  ): void;
+  softmaxAttention(
+    q: number,
+    k: number,
+    v: number,
+    o: number,
+    length: number,
+    headDim: number,
+    valueDim: number,
+    scale: number,
+    scratch: number,
+  ): void;
+  quadraticScratch(headDim: number, valueDim: number): number;
+  microKernel(a: number, b: number, c: number, depth: number, repeats: number): void;
+  readAll(source: number, bytes: number): number;
+}
+
+/** Sizes of an attention call. */
+export interface AttentionSizes {
+  readonly heads: number;
+  readonly seqLen: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+}
+
+/** A call with its operands in place, so that running it times nothing else. */
+export interface Prepared extends Disposable {
+  /** Computes once. */
+  run(): void;
+  /** What the last run computed. */
+  output(): Float32Array;
+  /** Bytes that the call holds: operands, result, scratch. */
+  readonly bytes: number;
+}
+
+/** The ceiling of everything that multiplies and adds. */
+export interface MicroKernel extends Disposable {
+  /** Computes at least so many operations, and returns how many it was. */
+  run(operations: number): number;
+  /** The tile of 6 × 8 sums. */
+  result(): Float32Array;
+}
+
+/** The ceiling of everything that streams through memory. */
+export interface MemoryRead extends Disposable {
+  /** Reads once; returns the first lane of the exclusive or of all vectors. */
+  run(): number;
+}
+
+/** Depth of the micro-kernel's operands: 6 KiB of A and 8 KiB of B. */
+const DEPTH = 256;
+/** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
+const KEYS = 48;
+
+/** The baselines on one instance with memory of its own. */
+export class Baselines {
+  readonly #memory = new LinearMemory();
+  readonly #exports: BaselineExports;
+  /** Which build runs. */
+  readonly variant: "relaxed" | "baseline";
+
+  /** @param options `baseline`: baseline SIMD even where relaxed SIMD exists */
+  constructor({ baseline = false }: { baseline?: boolean } = {}) {
+    const relaxed = Uint8Array.fromBase64(RELAXED);
+    this.variant = !baseline && WebAssembly.validate(relaxed) ? "relaxed" : "baseline";
+    const bytes = this.variant === "relaxed" ? relaxed : Uint8Array.fromBase64(BASELINE);
+    const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
+      env: { memory: this.#memory.memory },
+    });
+    this.#exports = instance.exports as unknown as BaselineExports;
+  }
+
+  /** Conventional causal attention: `softmax(scale · Q Kᵀ, over j ≤ i) V`. */
+  softmaxAttention(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    sizes: AttentionSizes,
+    scale: number = 1 / Math.sqrt(sizes.headDim),
+  ): Prepared {
+    return this.#prepare(q, k, v, sizes, [], (_head, q, k, v, o, _powers, scratch) => {
+      const { seqLen, headDim, valueDim } = sizes;
+      this.#exports.softmaxAttention(q, k, v, o, seqLen, headDim, valueDim, scale, scratch);
+    });
+  }
+
+  /** Linear attention as `(Q Kᵀ ⊙ M) V`: what `lightningAttention` computes, in quadratic time. */
+  leftProduct(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    sizes: AttentionSizes,
+    slopes: readonly number[],
+    scale: number = 1,
+  ): Prepared {
+    const { seqLen, headDim, valueDim } = sizes;
+    const tables = slopes.map((slope) => {
+      const table = new Float32Array(KEYS + seqLen + 8);
+      table.set(decayPowers(slope, seqLen + 8), KEYS);
+      return table;
+    });
+    return this.#prepare(q, k, v, sizes, tables, (head, q, k, v, o, powers, scratch) => {
+      this.#exports.leftProduct(q, k, v, o, seqLen, headDim, valueDim, powers[head], scale, scratch);
+    });
+  }
+
+  /** The 6×2-vector register tile on operands in L1. */
+  ceiling(): MicroKernel {
+    const memory = this.#memory;
+    const a = memory.allocate(4 * 6 * DEPTH),
+      b = memory.allocate(4 * 8 * DEPTH),
+      c = memory.allocate(4 * 6 * 8);
+    memory.floats(a, 6 * DEPTH).fill(0.5);
+    memory.floats(b, 8 * DEPTH).fill(0.25);
+    const each = 2 * 6 * 8 * DEPTH;
+    return {
+      run: (operations) => {
+        const repeats = Math.ceil(operations / each);
+        this.#exports.microKernel(a, b, c, DEPTH, repeats);
+        return repeats * each;
+      },
+      result: () => memory.floats(c, 6 * 8).slice(),
+      [Symbol.dispose]: () => [a, b, c].forEach((offset) => memory.free(offset)),
+    };
+  }
+
+  /** A loop that reads `bytes` bytes, a multiple of 128, in order, as fast as it can; they hold words 1, 2, 3, ... */
+  readBandwidth(bytes: number): MemoryRead {
+    const source = this.#memory.allocate(bytes);
+    new Int32Array(this.#memory.memory.buffer, source, bytes / 4).forEach((_, i, words) => words[i] = i + 1);
+    return {
+      run: () => this.#exports.readAll(source, bytes),
+      [Symbol.dispose]: () => this.#memory.free(source),
+    };
+  }
+
+  /** Bytes that live calls hold. */
+  get bytesInUse(): number {
+    return this.#memory.bytesInUse;
+  }
+
+  /** Fills memory that no call holds with NaN, so that a read of what was not written shows. */
+  poison(bytes: number = 2 ** 20): void {
+    const offset = this.#memory.allocate(bytes);
+    this.#memory.floats(offset, bytes / 4).fill(NaN);
+    this.#memory.free(offset);
+  }
+
+  /** Places operands, result and scratch, and runs `head` for each head. */
+  #prepare(
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    { heads, seqLen, headDim, valueDim }: AttentionSizes,
+    tables: Float32Array[],
+    head: (
+      head: number,
+      q: number,
+      k: number,
+      v: number,
+      o: number,
+      tables: number[],
+      scratch: number,
+    ) => void,
+  ): Prepared {
+    const memory = this.#memory, before = memory.bytesInUse;
+    const offsets: number[] = [];
+    const place = (data: Float32Array) => {
+      const offset = memory.allocate(4 * data.length);
+      offsets.push(offset);
+      memory.floats(offset, data.length).set(data);
+      return offset;
+    };
+    const reserve = (bytes: number) => {
+      const offset = memory.allocate(bytes);
+      offsets.push(offset);
+      return offset;
+    };
+    const free = () => {
+      for (const offset of offsets.splice(0)) memory.free(offset);
+    };
+    try {
+      const [qAt, kAt, vAt] = [place(q), place(k), place(v)];
+      const tablesAt = tables.map(place);
+      const size = heads * seqLen * valueDim;
+      const oAt = reserve(4 * size);
+      const scratch = reserve(this.#exports.quadraticScratch(headDim, valueDim));
+      return {
+        run() {
+          for (let h = 0; h < heads; h++) {
+            const keyRow = 4 * h * seqLen * headDim, valueRow = 4 * h * seqLen * valueDim;
+            head(h, qAt + keyRow, kAt + keyRow, vAt + valueRow, oAt + valueRow, tablesAt, scratch);
+          }
+        },
+        output: () => memory.floats(oAt, size).slice(),
+        bytes: memory.bytesInUse - before,
+        [Symbol.dispose]: free,
+      };
+    } catch (error) {
+      free();
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,36 @@
+/**
+ * The oracle of conventional attention, in float64; `tests/reference.ts` holds all others.
+ *
+ * @module
+ */
+import type { AttentionSizes } from "./mod.ts";
+
+/** `softmax(scale · Q Kᵀ, over j ≤ i) V`, query by query; arrays are `[heads, seqLen, dim]`. */
+export function softmaxAttention(
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  { heads, seqLen, headDim, valueDim }: AttentionSizes,
+  scale: number,
+): Float64Array {
+  const output = new Float64Array(heads * seqLen * valueDim);
+  for (let h = 0; h < heads; h++) {
+    for (let i = 0; i < seqLen; i++) {
+      const query = (h * seqLen + i) * headDim, result = (h * seqLen + i) * valueDim;
+      const scores = Float64Array.from({ length: i + 1 }, (_, j) => {
+        let score = 0;
+        for (let c = 0; c < headDim; c++) score += q[query + c] * k[(h * seqLen + j) * headDim + c];
+        return scale * score;
+      });
+      const top = scores.reduce((a, b) => Math.max(a, b));
+      const weights = scores.map((score) => Math.exp(score - top));
+      const sum = weights.reduce((a, b) => a + b);
+      for (let j = 0; j <= i; j++) {
+        for (let c = 0; c < valueDim; c++) {
+          output[result + c] += weights[j] / sum * v[(h * seqLen + j) * valueDim + c];
+        }
+      }
+    }
+  }
+  return output;
+}

@@ -1,0 +1,301 @@
+/**
+ * What is measured: each case holds its operands, checks its result against the float64 reference, and says how many
+ * operations and bytes one run is.
+ *
+ * @module
+ */
+import { alibiSlopes, type Backend, lightningAttention, lightningAttentionStep } from "../mod.ts";
+import { linear, norm } from "../core/ops.ts";
+import { assertClose, randomArray, Scope } from "../tests/harness.ts";
+import * as reference from "../tests/reference.ts";
+import type { AttentionSizes, Baselines } from "./baselines/mod.ts";
+import * as conventional from "./baselines/reference.ts";
+
+/** One thing to measure. */
+export interface Case extends Disposable {
+  /** What runs, for tables. */
+  readonly name: string;
+  /** Multiplications and additions of one run, as the method needs them; 0 where memory is what bounds it. */
+  readonly operations: number;
+  /** Bytes that one run cannot help but read and write, where memory is what bounds it; else 0. */
+  readonly bytes: number;
+  /** Tokens of one run. */
+  readonly tokens: number;
+  /** Computes once. */
+  run(): void;
+}
+
+/** The sizes of the attention cases: 8 heads of 64 and of 128, 2048 to 8192 tokens. */
+export const ATTENTION_SIZES: readonly AttentionSizes[] = [64, 128].flatMap((dim) =>
+  [2048, 4096, 8192].map((seqLen) => ({ heads: 8, seqLen, headDim: dim, valueDim: dim }))
+);
+
+/** Sizes in few characters: `8 × 64, 4096 tokens`. */
+export function describe({ heads, seqLen, headDim }: AttentionSizes): string {
+  return `${heads} × ${headDim}, ${seqLen} tokens`;
+}
+
+/**
+ * Operations of lightning attention, in blocks of 64 whatever the kernel's blocks are: a multiplication and an addition
+ * for each element of the state in `interBlock` and `updateState`, and half of a 64 × 64 block of scores.
+ */
+function lightningOperations({ heads, seqLen, headDim: d, valueDim: e }: AttentionSizes): number {
+  return seqLen * heads * (4 * d * e + 64 * (d + e));
+}
+
+/** Operations of both quadratic methods: two products of n²/2 by the head's sizes. The softmax is not counted. */
+function quadraticOperations({ heads, seqLen, headDim: d, valueDim: e }: AttentionSizes): number {
+  return heads * seqLen * (seqLen + 1) * (d + e);
+}
+
+function operands({ heads, seqLen, headDim, valueDim }: AttentionSizes) {
+  return {
+    q: randomArray([heads, seqLen, headDim], 1),
+    k: randomArray([heads, seqLen, headDim], 2),
+    v: randomArray([heads, seqLen, valueDim], 3),
+  };
+}
+
+/** Holds the first and the last head of a result to a reference of one head. */
+function checkHeads(
+  actual: Float32Array,
+  { q, k, v }: ReturnType<typeof operands>,
+  sizes: AttentionSizes,
+  limit: number,
+  one: (
+    q: Float32Array,
+    k: Float32Array,
+    v: Float32Array,
+    sizes: AttentionSizes,
+    head: number,
+  ) => Float64Array,
+): void {
+  const { heads, seqLen } = sizes;
+  for (const head of [0, heads - 1]) {
+    const part = (x: Float32Array) =>
+      x.subarray(head * x.length / heads, Math.ceil((head + 1) * x.length / heads));
+    assertClose(
+      part(actual),
+      one(part(q), part(k), part(v), { ...sizes, heads: 1 }, head),
+      limit,
+      `${seqLen} tokens, head ${head}`,
+    );
+  }
+}
+
+const recurrence = (slopes: readonly number[]) =>
+(
+  q: Float32Array,
+  k: Float32Array,
+  v: Float32Array,
+  sizes: AttentionSizes,
+  head: number,
+) => reference.lightningAttention(q, k, v, { batch: 1, ...sizes }, { slopes: [slopes[head]] }).output;
+
+/** `lightningAttention` over whole sequences. */
+export async function lightningCase(backend: Backend, sizes: AttentionSizes): Promise<Case> {
+  const { heads, seqLen, headDim, valueDim } = sizes;
+  const data = operands(sizes), slopes = alibiSlopes(heads);
+  const scope = new Scope();
+  const q = scope.keep(backend.tensor(data.q, [1, heads, seqLen, headDim]));
+  const k = scope.keep(backend.tensor(data.k, [1, heads, seqLen, headDim]));
+  const v = scope.keep(backend.tensor(data.v, [1, heads, seqLen, valueDim]));
+  {
+    using made = new Scope();
+    const { output } = made.keep(lightningAttention(q, k, v, { slopes }));
+    checkHeads(await output.data(), data, sizes, 2e-6, recurrence(slopes));
+  }
+  return {
+    name: `lightning attention, ${describe(sizes)}`,
+    operations: lightningOperations(sizes),
+    bytes: 0,
+    tokens: seqLen,
+    run() {
+      const { output, state } = lightningAttention(q, k, v, { slopes });
+      output.dispose();
+      state.dispose();
+    },
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
+  };
+}
+
+/** `lightningAttentionStep`, token after token: the recurrence as it stands. */
+export async function recurrenceCase(backend: Backend, sizes: AttentionSizes): Promise<Case> {
+  const { heads, seqLen, headDim, valueDim } = sizes;
+  const slopes = alibiSlopes(heads);
+  const data = operands(sizes);
+  const scope = new Scope();
+  /** Token t of all heads, `[1, heads, dim]`. */
+  const tokens = (x: Float32Array, dim: number) =>
+    Array.from({ length: seqLen }, (_, t) => {
+      const row = new Float32Array(heads * dim);
+      for (let h = 0; h < heads; h++) {
+        row.set(x.subarray((h * seqLen + t) * dim, (h * seqLen + t + 1) * dim), h * dim);
+      }
+      return scope.keep(backend.tensor(row, [1, heads, dim]));
+    });
+  const q = tokens(data.q, headDim), k = tokens(data.k, headDim), v = tokens(data.v, valueDim);
+  const state = scope.keep(backend.zeros([1, heads, headDim, valueDim]));
+  const result = new Float32Array(heads * seqLen * valueDim);
+  for (let t = 0; t < seqLen; t++) {
+    using output = lightningAttentionStep(q[t], k[t], v[t], state, { slopes });
+    const rows = await output.data();
+    for (let h = 0; h < heads; h++) {
+      result.set(rows.subarray(h * valueDim, (h + 1) * valueDim), (h * seqLen + t) * valueDim);
+    }
+  }
+  checkHeads(result, data, sizes, 2e-6, recurrence(slopes));
+  return {
+    name: `token by token, ${describe(sizes)}`,
+    operations: 4 * seqLen * heads * headDim * valueDim,
+    bytes: 0,
+    tokens: seqLen,
+    run() {
+      for (let t = 0; t < seqLen; t++) lightningAttentionStep(q[t], k[t], v[t], state, { slopes }).dispose();
+    },
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
+  };
+}
+
+/** Linear attention by the left product. */
+export function leftProductCase(baselines: Baselines, sizes: AttentionSizes): Case {
+  const data = operands(sizes), slopes = alibiSlopes(sizes.heads);
+  const call = baselines.leftProduct(data.q, data.k, data.v, sizes, slopes);
+  call.run();
+  checkHeads(call.output(), data, sizes, 2e-6, recurrence(slopes));
+  return {
+    name: `left product, ${describe(sizes)}`,
+    operations: quadraticOperations(sizes),
+    bytes: 0,
+    tokens: sizes.seqLen,
+    run: () => call.run(),
+    [Symbol.dispose]: () => call[Symbol.dispose](),
+  };
+}
+
+/** Conventional causal attention. */
+export function softmaxCase(baselines: Baselines, sizes: AttentionSizes): Case {
+  const data = operands(sizes), scale = 1 / Math.sqrt(sizes.headDim);
+  const call = baselines.softmaxAttention(data.q, data.k, data.v, sizes, scale);
+  call.run();
+  checkHeads(
+    call.output(),
+    data,
+    sizes,
+    2e-6,
+    (q, k, v, one) => conventional.softmaxAttention(q, k, v, one, scale),
+  );
+  return {
+    name: `softmax attention, ${describe(sizes)}`,
+    operations: quadraticOperations(sizes),
+    bytes: 0,
+    tokens: sizes.seqLen,
+    run: () => call.run(),
+    [Symbol.dispose]: () => call[Symbol.dispose](),
+  };
+}
+
+/** `linear`; with one row it is bound by reading the weight. */
+export async function linearCase(
+  backend: Backend,
+  rows: number,
+  inner: number,
+  out: number,
+): Promise<Case> {
+  const scope = new Scope();
+  const xData = randomArray([rows, inner], 1), weightData = randomArray([out, inner], 2);
+  const x = scope.keep(backend.tensor(xData, [rows, inner]));
+  const weight = scope.keep(backend.tensor(weightData, [out, inner]));
+  {
+    using y = linear(x, weight);
+    const actual = await y.data();
+    for (const row of new Set([0, rows >> 1, rows - 1])) {
+      const xRow = xData.subarray(row * inner, (row + 1) * inner);
+      assertClose(
+        actual.subarray(row * out, (row + 1) * out),
+        reference.linear(xRow, weightData, [1, inner, out]),
+        2e-6,
+        `row ${row} of ${rows}`,
+      );
+    }
+  }
+  return {
+    name: `linear ${rows} × ${inner} → ${out}`,
+    operations: rows === 1 ? 0 : 2 * rows * inner * out,
+    bytes: rows === 1 ? 4 * inner * out : 0,
+    tokens: rows,
+    run: () => linear(x, weight).dispose(),
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
+  };
+}
+
+/** SRMSNorm: bound by reading x and writing the result. */
+export async function normCase(backend: Backend, rows: number, width: number): Promise<Case> {
+  const data = randomArray([rows, width], 1);
+  const x = backend.tensor(data, [rows, width]);
+  {
+    using y = norm(x);
+    assertClose(await y.data(), reference.norm(data, width, 1e-6), 2e-6);
+  }
+  return {
+    name: `norm ${rows} × ${width}`,
+    operations: 0,
+    bytes: 8 * rows * width,
+    tokens: rows,
+    run: () => norm(x).dispose(),
+    [Symbol.dispose]: () => x.dispose(),
+  };
+}
+
+/** One token of attention for `batch` sequences: bound by reading (and writing) the states. */
+export async function stepCase(
+  backend: Backend,
+  batch: number,
+  heads: number,
+  dim: number,
+): Promise<Case> {
+  const scope = new Scope(), slopes = alibiSlopes(heads);
+  const xData = randomArray([batch, heads, dim], 1), stateData = randomArray([batch, heads, dim, dim], 2);
+  const x = scope.keep(backend.tensor(xData, [batch, heads, dim]));
+  const state = scope.keep(backend.tensor(stateData, [batch, heads, dim, dim]));
+  {
+    using output = lightningAttentionStep(x, x, x, state, { slopes });
+    const expected = reference.lightningAttention(
+      xData,
+      xData,
+      xData,
+      { batch, heads, seqLen: 1, headDim: dim, valueDim: dim },
+      { slopes, initialState: stateData },
+    );
+    assertClose(await output.data(), expected.output, 2e-6);
+    assertClose(await state.data(), expected.state, 2e-6);
+  }
+  return {
+    name: `step of ${batch} sequences, ${heads} × ${dim}`,
+    operations: 0,
+    bytes: 8 * batch * heads * dim * dim,
+    tokens: batch,
+    run: () => lightningAttentionStep(x, x, x, state, { slopes }).dispose(),
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
+  };
+}
+
+/** As many operations, or bytes read, as another case needs: the least time it could take on this machine. */
+export function ceilingCase(baselines: Baselines, { operations, bytes, tokens }: Case): Case {
+  const call = operations > 0 ? baselines.ceiling() : baselines.readBandwidth(bytes);
+  return {
+    name: operations > 0 ? "ceiling: as many operations in L1" : "ceiling: as many bytes read",
+    operations,
+    bytes,
+    tokens,
+    run: () => call.run(operations),
+    [Symbol.dispose]: () => call[Symbol.dispose](),
+  };
+}
+
+/** Registers a case with `deno bench`, beside its ceiling and its peers; they live as long as the process. */
+export function register(group: string, baselines: Baselines, first: Case, ...peers: Case[]): void {
+  for (const one of [first, ceilingCase(baselines, first), ...peers]) {
+    Deno.bench(one.name, { group, baseline: one === first }, () => one.run());
+  }
+}
