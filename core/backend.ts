@@ -34,6 +34,8 @@ export interface Backend extends Disposable {
   readonly gradients?: GradientKernels;
   /** Bytes that the backend's tensors hold now. */
   readonly bytesInUse: number;
+  /** Bytes that the backend holds of the machine: live tensors, work space, and what it keeps for reuse. */
+  readonly bytesReserved: number;
 
   /**
    * A tensor with the given elements.

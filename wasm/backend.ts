@@ -34,13 +34,11 @@ export async function createWasmBackend(options: BackendOptions, reason: string)
   try {
     instance = await WebAssembly.instantiate(module, { env: { memory: memory.memory } });
   } catch (cause) {
-    throw new BackendError(
-      "unavailable",
-      "Cannot create the WASM backend as its module could not be instantiated",
-      {
-        cause,
-      },
-    );
+    const sentence = "Cannot create the WASM backend as its module could not be instantiated";
+    throw new BackendError("unavailable", sentence, { cause });
+  }
+  if (!("RELAXED" in instance.exports)) {
+    typeError("createBackend", "module must be compiled from wasmKernels()", Object.keys(instance.exports));
   }
   signal?.throwIfAborted();
   return new WasmBackend(memory, instance.exports as unknown as KernelExports, reason);
@@ -71,6 +69,10 @@ class WasmBackend implements Backend, Kernels {
     return this.#memory === undefined
       ? 0
       : this.#memory.bytesInUse - this.#memory.sizeOf(this.#scratch.offset);
+  }
+
+  get bytesReserved(): number {
+    return this.#memory?.memory.buffer.byteLength ?? 0;
   }
 
   tensor(data: Float32Array, shape: readonly number[], options: { dtype?: DType } = {}): Tensor {
