@@ -17,6 +17,8 @@ import { multiply } from "./multiply.ts";
 import { norm } from "./norm.ts";
 import { splitHeads } from "./splitHeads.ts";
 
+export { selfTest } from "./selfTest.ts";
+
 /** What {@linkcode createWebgpuBackend} asks of the adapter. */
 export interface WebgpuRequirements {
   /** Refuse an adapter that computes on the CPU. */
@@ -83,6 +85,10 @@ export class WebgpuBackend implements Backend {
 
   get bytesInUse(): number {
     return this.device.bytesInUse;
+  }
+
+  get bytesReserved(): number {
+    return this.device.bytesAllocated;
   }
 
   tensor(data: Float32Array, shape: readonly number[], options: { dtype?: DType } = {}): Tensor {

@@ -148,7 +148,10 @@ export function float(value: number): number {
 const PARAMETER_BYTES = 256;
 /** Dispatches of one submit at most; a model of 24 layers records fewer than 400 per token. */
 const BATCH_DISPATCHES = 2048;
-/** Bytes that free buffers may hold, or that may wait in uploads, before they are handed back. */
+/**
+ * Bytes that idle buffers may hold (or as many as live tensors do, where that is more), and that buffers to be freed and
+ * uploads may hold until they are submitted.
+ */
 const IDLE_BYTES = 256 * 2 ** 20;
 /** Bind groups kept for reuse. */
 const BIND_GROUPS = 8192;
@@ -361,7 +364,7 @@ export class Device {
       const piece = Math.min(Math.floor(start / store.pieceLength), store.pieces.length - 1);
       let block = store.pieces[piece];
       let offset = (start - piece * store.pieceLength) * store.elementBytes;
-      const size = Math.max(roundUp(length * store.elementBytes, 4), 4);
+      const size = Math.max(roundUp(length * store.elementBytes, 4), 16); // one vector of 4, at least
       if (start + length > (piece + 1) * store.pieceLength || offset % 256 !== 0) {
         block = this.#acquire(size, STORE_USAGE);
         offset = 0;
@@ -542,9 +545,11 @@ export class Device {
     const { writtenAt } = store, readAt = this.#clock;
     this.#checkSound(writtenAt);
     const result = new Uint8Array(roundUp(store.bytes, 4));
-    const staged = store.pieces.map((block) => {
-      const staging = this.#acquire(block.bytes, STAGING_USAGE);
-      this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, block.bytes);
+    const staged = store.pieces.map((block, index) => {
+      const length = Math.min(store.length - index * store.pieceLength, store.pieceLength);
+      const bytes = roundUp(length * store.elementBytes, 4);
+      const staging = this.#acquire(bytes, STAGING_USAGE);
+      this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, bytes);
       block.usedAt = staging.usedAt = this.#clock;
       return staging;
     });
@@ -601,10 +606,8 @@ export class Device {
   #acquire(bytes: number, usage: number, fresh = false): Block {
     // Sizes in steps of an eighth: at most an eighth is wasted, and lengths that vary a little share buffers.
     const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3));
-    const size = Math.min(
-      roundUp(Math.max(bytes, 4), step),
-      Math.max(this.#device.limits.maxBufferSize, bytes),
-    );
+    const largest = Math.floor(this.#device.limits.maxBufferSize / 256) * 256;
+    const size = Math.min(roundUp(Math.max(bytes, 4), step), largest);
     const idle = this.#idle.get(`${usage},${size}`);
     const index = idle === undefined
       ? -1
@@ -623,13 +626,26 @@ export class Device {
 
   #recycle(block: Block): void {
     if (!this.#blocks.has(block)) return; // the device ended meanwhile
-    const sound = this.#faultAt(block.createdAt) === undefined;
-    if (!sound || this.#idleBytes + block.bytes > IDLE_BYTES) return this.#destroy(block);
+    if (this.#faultAt(block.createdAt) !== undefined) return this.#destroy(block);
     const key = `${block.usage},${block.bytes}`;
     const idle = this.#idle.get(key);
     if (idle === undefined) this.#idle.set(key, [block]);
     else idle.push(block);
     this.#idleBytes += block.bytes;
+    this.#trim(Math.max(IDLE_BYTES, this.#bytesInUse));
+  }
+
+  /** Frees idle buffers, those of the sizes met first before others, until they hold no more than this. */
+  #trim(bytes: number): void {
+    for (const [key, idle] of this.#idle) {
+      while (this.#idleBytes > bytes && idle.length > 0) {
+        const block = idle.shift()!;
+        this.#idleBytes -= block.bytes;
+        this.#destroy(block);
+      }
+      if (this.#idleBytes <= bytes) return;
+      this.#idle.delete(key);
+    }
   }
 
   /** Frees a buffer, after the submit of the commands that use it. */
@@ -745,9 +761,7 @@ export class Device {
       error: new BackendError(kind, `Cannot compute a tensor as ${what}: ${error.message}`, { cause: error }),
     });
     // Buffers and constants made meanwhile may have no memory behind them, and idle ones hold what others may need.
-    for (const idle of this.#idle.values()) for (const block of idle) this.#destroy(block);
-    this.#idle.clear();
-    this.#idleBytes = 0;
+    this.#trim(0);
     for (const key of [...this.#constants.keys()]) this.#forget(key);
   }
 
