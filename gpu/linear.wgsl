@@ -1,0 +1,272 @@
+// output = x weightᵀ + bias + residual; x [rows, in], weight [out, in], bias [out], residual and output [rows, out].
+//
+//   tiled     one workgroup per tile of 128 × 128 (WIDE) or 64 × 64 results: bound by arithmetic
+//   fewRows   32 threads per 4 columns of the result, for 16 rows at most: bound by reading the weight once
+//
+// `in` is a multiple of 4, and so is `out` in `tiled` (the host pads others). Accumulators are matrices by name, and
+// the steps through workgroup memory are written out: arrays and loops there cost half the speed.
+
+override WIDE: bool;
+override BUFFERS: u32; // of each kind in workgroup memory: with 2, loading overlaps with computing
+override ROWS: u32;    // of fewRows, at most: 1, 4, 8, 12 or 16
+override BIAS: bool;
+override RESIDUAL: bool;
+
+struct Parameters {
+  rows: u32,
+  inner: u32,       // `in` in vectors
+  columns: u32,     // of this dispatch, from firstColumn
+  firstColumn: u32,
+  stride: u32,      // `out`
+  workgroups: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+
+// ------------------------------------------------------------------------------------------------------- tiled
+
+@group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
+@group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
+@group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
+
+const DEPTH = 16u; // elements of `in` that workgroup memory holds at once
+override THREADS: u32; // 256 of 8 × 8 results, or 128 of 8 × 4
+
+var<workgroup> left: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>;  // [in][row / 4]
+var<workgroup> right: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // [in][column / 4]
+
+// c + a bᵀ, row by row: the sums of 4 × 4 elements in registers.
+fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
+  return mat4x4<f32>(
+    fma(vec4<f32>(a.x), b, c[0]),
+    fma(vec4<f32>(a.y), b, c[1]),
+    fma(vec4<f32>(a.z), b, c[2]),
+    fma(vec4<f32>(a.w), b, c[3]),
+  );
+}
+
+struct Tile { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+
+fn addElement(sums: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
+  let a0 = left[buffer][i][row];
+  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
+  let b0 = right[buffer][i][column];
+  (*sums).c00 = outer((*sums).c00, a0, b0);
+  (*sums).c10 = outer((*sums).c10, a1, b0);
+  if (WIDE) {
+    let b1 = right[buffer][i][column + 16u];
+    (*sums).c01 = outer((*sums).c01, a0, b1);
+    (*sums).c11 = outer((*sums).c11, a1, b1);
+  }
+}
+
+fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
+  if (row >= parameters.rows || column >= parameters.columns / 4u) { return; }
+  let global = parameters.firstColumn / 4u + column;
+  let at = row * (parameters.stride / 4u) + global;
+  var y = sum;
+  if (BIAS) { y += vec4<f32>(bias[global]); }
+  if (RESIDUAL) { y += vec4<f32>(residual[at]); }
+  output[at] = vec4<Output>(y);
+}
+
+fn writeTile(row: u32, column: u32, sums: mat4x4<f32>) {
+  writeRow(row, column, sums[0]);
+  writeRow(row + 1u, column, sums[1]);
+  writeRow(row + 2u, column, sums[2]);
+  writeRow(row + 3u, column, sums[3]);
+}
+
+@compute @workgroup_size(THREADS)
+fn tiled(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = workgroup.x + workgroup.y * workgroups.x;
+  if (id >= parameters.workgroups) { return; }
+  let edge = select(64u, 128u, WIDE);
+  let tiles = (parameters.columns + edge - 1u) / edge;
+  let firstRow = id / tiles * edge;
+  let firstColumn = id % tiles * edge;
+  let row = thread / 16u;
+  let column = thread % 16u;
+
+  // Half of the threads load x, half the weight: 4 elements of 4 rows, turned in registers.
+  let quad = thread % 4u;
+  let group = thread % (THREADS / 2u) / 4u;
+  let inner = parameters.inner;
+  let forLeft = thread < THREADS / 2u;
+  // Rows outside repeat the last one: what they give is not written.
+  let last = select(parameters.columns, parameters.rows, forLeft) - 1u;
+  let first = select(firstColumn, firstRow, forLeft) + 4u * group;
+  let at0 = min(first, last) * inner + quad;
+  let at1 = min(first + 1u, last) * inner + quad;
+  let at2 = min(first + 2u, last) * inner + quad;
+  let at3 = min(first + 3u, last) * inner + quad;
+
+  var sums = Tile();
+  var l0 = vec4<f32>(); var l1 = vec4<f32>(); var l2 = vec4<f32>(); var l3 = vec4<f32>();
+  for (var i = 0u; i < inner + DEPTH / 4u; i += DEPTH / 4u) {
+    // The loads of this step, while the sums of the step before are taken.
+    if (i < inner) {
+      if (forLeft) {
+        l0 = vec4<f32>(x[at0 + i]);
+        l1 = vec4<f32>(x[at1 + i]);
+        l2 = vec4<f32>(x[at2 + i]);
+        l3 = vec4<f32>(x[at3 + i]);
+      } else {
+        l0 = vec4<f32>(weight[at0 + i]);
+        l1 = vec4<f32>(weight[at1 + i]);
+        l2 = vec4<f32>(weight[at2 + i]);
+        l3 = vec4<f32>(weight[at3 + i]);
+      }
+    }
+    if (i > 0u) {
+      let buffer = (i / (DEPTH / 4u) - 1u) % BUFFERS;
+      addElement(&sums, buffer, 0u, row, column);
+      addElement(&sums, buffer, 1u, row, column);
+      addElement(&sums, buffer, 2u, row, column);
+      addElement(&sums, buffer, 3u, row, column);
+      addElement(&sums, buffer, 4u, row, column);
+      addElement(&sums, buffer, 5u, row, column);
+      addElement(&sums, buffer, 6u, row, column);
+      addElement(&sums, buffer, 7u, row, column);
+      addElement(&sums, buffer, 8u, row, column);
+      addElement(&sums, buffer, 9u, row, column);
+      addElement(&sums, buffer, 10u, row, column);
+      addElement(&sums, buffer, 11u, row, column);
+      addElement(&sums, buffer, 12u, row, column);
+      addElement(&sums, buffer, 13u, row, column);
+      addElement(&sums, buffer, 14u, row, column);
+      addElement(&sums, buffer, 15u, row, column);
+    }
+    if (i < inner) {
+      let buffer = i / (DEPTH / 4u) % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
+      let inside = i + quad < inner;
+      let c0 = select(vec4<f32>(), columns[0], inside);
+      let c1 = select(vec4<f32>(), columns[1], inside);
+      let c2 = select(vec4<f32>(), columns[2], inside);
+      let c3 = select(vec4<f32>(), columns[3], inside);
+      if (forLeft) {
+        left[buffer][4u * quad][group] = c0;
+        left[buffer][4u * quad + 1u][group] = c1;
+        left[buffer][4u * quad + 2u][group] = c2;
+        left[buffer][4u * quad + 3u][group] = c3;
+      } else {
+        right[buffer][4u * quad][group] = c0;
+        right[buffer][4u * quad + 1u][group] = c1;
+        right[buffer][4u * quad + 2u][group] = c2;
+        right[buffer][4u * quad + 3u][group] = c3;
+      }
+      workgroupBarrier();
+    }
+  }
+
+  let outRow = firstRow + 4u * row;
+  let outColumn = firstColumn / 4u + column;
+  writeTile(outRow, outColumn, sums.c00);
+  writeTile(outRow + edge / 2u, outColumn, sums.c10);
+  if (WIDE) {
+    writeTile(outRow, outColumn + 16u, sums.c01);
+    writeTile(outRow + edge / 2u, outColumn + 16u, sums.c11);
+  }
+}
+
+// ----------------------------------------------------------------------------------------------------- fewRows
+
+@group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
+@group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
+@group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
+
+const TEAM = 32u; // threads that share 4 columns
+const TEAMS = 4u;
+
+var<workgroup> partial: array<array<mat4x4<f32>, TEAM>, TEAMS>;
+
+// Products of 4 weights and 4 rows of x from `row`, at vector i: [column][row].
+fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
+  let last = parameters.rows - 1u;
+  let x0 = vec4<f32>(x[min(row, last) * parameters.inner + i]);
+  if (ROWS == 1u) {
+    return mat4x4<f32>(
+      vec4<f32>(dot(w[0], x0), 0.0, 0.0, 0.0),
+      vec4<f32>(dot(w[1], x0), 0.0, 0.0, 0.0),
+      vec4<f32>(dot(w[2], x0), 0.0, 0.0, 0.0),
+      vec4<f32>(dot(w[3], x0), 0.0, 0.0, 0.0),
+    );
+  }
+  let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inner + i]);
+  let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inner + i]);
+  let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inner + i]);
+  return mat4x4<f32>(
+    vec4<f32>(dot(w[0], x0), dot(w[0], x1), dot(w[0], x2), dot(w[0], x3)),
+    vec4<f32>(dot(w[1], x0), dot(w[1], x1), dot(w[1], x2), dot(w[1], x3)),
+    vec4<f32>(dot(w[2], x0), dot(w[2], x1), dot(w[2], x2), dot(w[2], x3)),
+    vec4<f32>(dot(w[3], x0), dot(w[3], x1), dot(w[3], x2), dot(w[3], x3)),
+  );
+}
+
+// Adds up what the threads of a team found, and writes 4 columns of 4 rows.
+fn finish(sums: mat4x4<f32>, row: u32, column: u32, team: u32, lane: u32) {
+  workgroupBarrier();
+  partial[team][lane] = sums;
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) { partial[team][lane] += partial[team][lane + half]; }
+  }
+  workgroupBarrier();
+  // Thread 4c + r writes row r of column c.
+  let r = row + lane % 4u;
+  let c = column + lane / 4u;
+  if (lane >= 16u || r >= parameters.rows || c >= parameters.columns) { return; }
+  let global = parameters.firstColumn + c;
+  let at = r * parameters.stride + global;
+  var y = partial[team][0][lane / 4u][lane % 4u];
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  scalarOutput[at] = Output(y);
+}
+
+@compute @workgroup_size(128)
+fn fewRows(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = workgroup.x + workgroup.y * workgroups.x;
+  if (id >= parameters.workgroups) { return; }
+  let team = thread / TEAM;
+  let lane = thread % TEAM;
+  let column = (id * TEAMS + team) * 4u;
+  let inner = parameters.inner;
+  let last = parameters.columns - 1u;
+  let at0 = min(column, last) * inner;
+  let at1 = min(column + 1u, last) * inner;
+  let at2 = min(column + 2u, last) * inner;
+  let at3 = min(column + 3u, last) * inner;
+  var s0 = mat4x4<f32>();
+  var s1 = mat4x4<f32>();
+  var s2 = mat4x4<f32>();
+  var s3 = mat4x4<f32>();
+  for (var i = lane; i < inner; i += TEAM) {
+    let w = mat4x4<f32>(
+      vec4<f32>(weight[at0 + i]),
+      vec4<f32>(weight[at1 + i]),
+      vec4<f32>(weight[at2 + i]),
+      vec4<f32>(weight[at3 + i]),
+    );
+    s0 += products(w, 0u, i);
+    if (ROWS > 4u) { s1 += products(w, 4u, i); }
+    if (ROWS > 8u) { s2 += products(w, 8u, i); }
+    if (ROWS > 12u) { s3 += products(w, 12u, i); }
+  }
+  finish(s0, 0u, column, team, lane);
+  if (ROWS > 4u) { finish(s1, 4u, column, team, lane); }
+  if (ROWS > 8u) { finish(s2, 8u, column, team, lane); }
+  if (ROWS > 12u) { finish(s3, 12u, column, team, lane); }
+}

@@ -1,0 +1,36 @@
+/**
+ * Padding of the last two dimensions, for kernels that read vectors of 4.
+ *
+ * @module
+ */
+import { type Device, type Store } from "./device.ts";
+import source from "./pad.wgsl" with { type: "text" };
+
+/** The next multiple of 4. */
+export const multipleOf4 = (n: number): number => Math.ceil(n / 4) * 4;
+
+/**
+ * Copies `[count, rows, columns]` to `[count, rows, columns]` of other sizes: zeros where the result has more, cut where
+ * it has less. Makes the result where `result` is left out; the caller releases it.
+ */
+export function pad(
+  device: Device,
+  x: Store,
+  [rows, columns]: readonly [number, number],
+  [toRows, toColumns]: readonly [number, number],
+  result?: Store,
+): Store {
+  const count = rows * columns === 0 ? 0 : x.length / (rows * columns);
+  const y = result ?? device.allocate([count, toRows, toColumns], x.dtype);
+  const kernel = device.kernel({ source, bindings: ["read", "write"], types: { X: x.dtype } });
+  const [from, to] = [rows * columns, toRows * toColumns];
+  for (const { start, count: part } of device.chunks(count, [x, from], [y, to])) {
+    device.dispatch(
+      kernel,
+      [x.window(start * from, part * from), y.window(start * to, part * to)],
+      [part * to, rows, columns, toRows, toColumns],
+      Math.ceil(part * to / 256),
+    );
+  }
+  return y;
+}

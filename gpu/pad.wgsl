@@ -1,0 +1,25 @@
+// [count, rows, columns] to [count, rows, columns] of other sizes: zeros where there is more, cut where there is less.
+// One thread per element of the result.
+
+struct Parameters {
+  size: u32, // elements of the result
+  rows: u32,
+  columns: u32,
+  toRows: u32,
+  toColumns: u32,
+}
+
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read_write> y: array<X>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+
+@compute @workgroup_size(256)
+fn main(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
+  let i = thread.x + thread.y * workgroups.x * 256u;
+  if (i >= parameters.size) { return; }
+  let column = i % parameters.toColumns;
+  let row = i / parameters.toColumns % parameters.toRows;
+  let index = i / parameters.toColumns / parameters.toRows;
+  let inside = row < parameters.rows && column < parameters.columns;
+  y[i] = select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside);
+}
