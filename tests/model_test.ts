@@ -3,7 +3,7 @@ import fc from "fast-check";
 import type { Backend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
-import { assertClose, assertSameBits, eachBackend } from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, relativeError, seeded } from "./harness.ts";
 import {
   checkpoint,
   type ConfigJson,
@@ -80,34 +80,55 @@ const activations = [
   "none",
 ];
 
+/**
+ * How far the exact model moves when its weights move by one rounding of f32. In tiny models attention may cancel to
+ * almost nothing, and the norm after it magnifies what rounding left: no f32 model is then closer than this.
+ */
+function roundingError(
+  config: ConfigJson,
+  tensors: Tensors,
+  rows: number[][],
+  expected: Float64Array,
+): number {
+  const errors = [1, 2, 3].map((seed) => {
+    const random = seeded(seed);
+    const moved = [...tensors].map(([name, { shape, data }]) => {
+      const values = Float64Array.from(data, (value) => value * (1 + (random() < 0.5 ? 1 : -1) * 2 ** -24));
+      return [name, { shape, data: values }] as const;
+    });
+    return relativeError(referenceLogits(config, new Map(moved), rows), expected);
+  });
+  return Math.max(...errors);
+}
+
 async function checkConfig(
   backend: Backend,
   config: ConfigJson,
   rows: number[][],
   seed: number,
   dtype: FileType = "F32",
+  tiny = false,
 ) {
   const tensors = rounded(randomTensors(config, seed), dtype);
   using model = await load(backend, checkpoint(config, tensors, dtype));
   using logits = model.forward(rows);
   const expected = referenceLogits(config, tensors, rows);
-  assertClose(await logits.data(), expected, 1e-4, `logits of ${JSON.stringify(config)}`);
+  const limit = tiny ? Math.max(1e-4, 30 * roundingError(config, tensors, rows, expected)) : 1e-4;
+  assertClose(await logits.data(), expected, limit, `logits of ${JSON.stringify(config)}`);
 
   // Prefill, then steps: the same numbers from the recurrent form, one row at a time.
   for (const [b, row] of rows.entries()) {
     using session = model.session();
     const cut = 1 + (seed + b) % row.length;
+    const found: number[] = [];
     for (let t = cut; t <= row.length; t++) {
       using last = t === cut ? session.prefill(row.slice(0, cut)) : session.step(row[t - 1]);
       assert.equal(session.position, t);
-      const at = (b * row.length + t - 1) * config.vocab_size;
-      assertClose(
-        await last.data(),
-        expected.subarray(at, at + config.vocab_size),
-        2e-4,
-        `logits after token ${t}, prefill of ${cut}, of ${JSON.stringify(config)}`,
-      );
+      found.push(...await last.data());
     }
+    const [from, to] = [b * row.length + cut - 1, (b + 1) * row.length].map((t) => t * config.vocab_size);
+    const what = `logits of steps after a prefill of ${cut}, of ${JSON.stringify(config)}`;
+    assertClose(found, expected.subarray(from, to), limit, what);
   }
 }
 
@@ -179,7 +200,7 @@ eachBackend("random configurations against the float64 model", async (backend) =
         (_, b) =>
           Array.from({ length: seqLen }, (_, t) => (seed * 31 + t * t * 7 + b * 5 + t) % config.vocab_size),
       );
-      await checkConfig(backend, config, rows, seed, dtype);
+      await checkConfig(backend, config, rows, seed, dtype, true);
     },
   );
   await fc.assert(property, { numRuns: 30 });

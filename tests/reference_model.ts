@@ -84,7 +84,11 @@ export function randomTensors(config: ConfigJson, seed: number): Tensors {
 }
 
 /** Logits `[batch, seqLen, vocab]` of rows of equal length. */
-export function referenceLogits(config: ConfigJson, tensors: Tensors, ids: number[][]): Float64Array {
+export function referenceLogits(
+  config: ConfigJson,
+  tensors: ReadonlyMap<string, { data: ArrayLike<number> }>,
+  ids: number[][],
+): Float64Array {
   const batch = ids.length, seqLen = ids[0].length, rows = batch * seqLen;
   const { decoder_embed_dim: D, hidden_dim: H, decoder_attention_heads: heads, decoder_layers } = config;
   const G = config.glu_dim === -1 ? D : config.glu_dim;
