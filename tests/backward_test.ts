@@ -1,0 +1,160 @@
+import assert from "node:assert/strict";
+import type { Backend } from "../mod.ts";
+import { parseConfig } from "../model/config.ts";
+import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
+import { lossAndGradients, lossOf, type PassOptions, type Segment } from "../train/backward.ts";
+import { Parameters } from "../train/optimizer.ts";
+import {
+  assertClose,
+  assertSameBits,
+  eachBackendWithGradients,
+  randomArray,
+  relativeError,
+  seeded,
+} from "./harness.ts";
+
+const GOLDEN = new URL("./golden/tnl/", import.meta.url);
+
+async function golden(name: string): Promise<(tensor: string) => Float32Array> {
+  const { tensors } = decodeSafetensors(await Deno.readFile(new URL(name, GOLDEN)), name);
+  return (tensor) => {
+    const entry = tensors.get(tensor);
+    assert(entry !== undefined, `${name} holds ${tensor}`);
+    return entry.dtype === "I32"
+      ? Float32Array.from(new Int32Array(entry.bytes.slice().buffer))
+      : toFloat32(entry.dtype, entry.bytes, tensor);
+  };
+}
+
+/** Runs forward and backward; returns the mean loss, gradients by name, and final states. */
+async function run(
+  backend: Backend,
+  parameters: Parameters,
+  segment: Segment,
+  options: PassOptions = {},
+): Promise<{ loss: number; gradients: Map<string, Float32Array>; states: Float32Array[] }> {
+  using gradients = parameters.gradients();
+  using total = backend.zeros([1]);
+  const count = segment.labels.filter((label) => label >= 0).length;
+  const states = lossAndGradients(parameters, gradients.tree, segment, 1 / count, total, options);
+  const found = new Map<string, Float32Array>();
+  for (const [i, { name }] of parameters.list.entries()) found.set(name, await gradients.list[i].data());
+  const stateData: Float32Array[] = [];
+  for (const state of states) {
+    stateData.push(await state.data());
+    state.dispose();
+  }
+  return { loss: (await total.data())[0] / count, gradients: found, states: stateData };
+}
+
+/** Each token's label is the next token of its row; the last one has none. */
+function shifted(ids: Uint32Array, batch: number): Segment {
+  const seqLen = ids.length / batch;
+  const labels = Int32Array.from(ids, (_, i) => i % seqLen === seqLen - 1 ? -100 : ids[i + 1]);
+  return { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
+}
+
+eachBackendWithGradients("the model's loss and gradients are those of the authors' code", async (backend) => {
+  const config = parseConfig(JSON.parse(await Deno.readTextFile(new URL("config.json", GOLDEN))));
+  const weights = await golden("model.safetensors"), expected = await golden("expected.safetensors");
+  using parameters = new Parameters(backend, config, (name) => ({ value: weights(name) }));
+  const segment = shifted(Uint32Array.from(expected("input_ids")), 2);
+  const found = await run(backend, parameters, segment);
+  assertClose([found.loss], expected("loss"), 1e-6, "loss");
+  for (const { name } of parameters.list) {
+    const error = relativeError(found.gradients.get(name)!, expected(`grad.${name}`));
+    assert(error <= 1e-5, `gradient of ${name} is off by ${error}`);
+  }
+  // Recomputed activations are the same numbers.
+  const again = await run(backend, parameters, segment, { recompute: true });
+  assert.equal(again.loss, found.loss);
+  for (const { name } of parameters.list) {
+    assertSameBits(again.gradients.get(name)!, found.gradients.get(name)!, name);
+  }
+  using total = backend.zeros([1]);
+  for (const state of lossOf(parameters, segment, total, {})) state.dispose();
+  assert.equal((await total.data())[0] / 190, found.loss);
+});
+
+/** A small model with every option that the golden one lacks: LayerNorm, biases, tied embedding. */
+function otherModel(backend: Backend): Parameters {
+  const config = parseConfig({
+    vocab_size: 11,
+    decoder_embed_dim: 12,
+    decoder_layers: 2,
+    decoder_attention_heads: 2,
+    hidden_dim: 8,
+    glu_dim: 10,
+    norm_type: "layernorm",
+    linear_act_fun: "1+elu",
+    linear_use_lrpe_list: [0, 1],
+    bias: true,
+    tie_word_embeddings: true,
+    no_scale_embedding: true,
+  });
+  let seed = 0;
+  return new Parameters(backend, config, (name, shape) => ({
+    value: randomArray(shape, ++seed).map((x) => name.endsWith("norm.weight") ? 1 + x / 4 : x / 2),
+  }));
+}
+
+eachBackendWithGradients(
+  "LayerNorm, biases and tied embeddings: against finite differences",
+  async (backend) => {
+    using parameters = otherModel(backend);
+    const random = seeded(1);
+    const segment = shifted(Uint32Array.from({ length: 2 * 9 }, () => Math.floor(11 * random())), 2);
+    const { gradients } = await run(backend, parameters, segment);
+    for (const [i, { name, value }] of parameters.list.entries()) {
+      // Along a random direction per parameter: one difference checks all of its elements.
+      const start = await value.data(), direction = randomArray(value.shape, 50 + i);
+      const lossAt = async (h: number) => {
+        backend.write(value, start.map((x, j) => x + h * direction[j]));
+        return (await run(backend, parameters, segment)).loss;
+      };
+      const h = 0.01; // f32: smaller steps drown in rounding; the error of this one is of fourth order
+      const [a, b, c, d] = [await lossAt(-2 * h), await lossAt(-h), await lossAt(h), await lossAt(2 * h)];
+      backend.write(value, start);
+      const expected = (a - 8 * b + 8 * c - d) / (12 * h);
+      const found = gradients.get(name)!.reduce((sum, g, j) => sum + g * direction[j], 0);
+      assert(
+        Math.abs(found - expected) <= 2e-3 * Math.abs(expected) + 2e-4,
+        `${name}: ${found}, ${expected}`,
+      );
+    }
+  },
+);
+
+eachBackendWithGradients(
+  "packed sequences are the sequences one by one; states carry over",
+  async (backend) => {
+    using parameters = otherModel(backend);
+    const random = seeded(2);
+    const ids = Uint32Array.from({ length: 20 }, () => Math.floor(11 * random()));
+    const labels = Int32Array.from({ length: 20 }, () => Math.floor(11 * random()));
+    const part = (start: number, end: number): Segment => ({
+      ids: ids.slice(start, end),
+      labels: labels.slice(start, end),
+      batch: 1,
+      seqLen: end - start,
+      positions: [start],
+    });
+    const first = await run(backend, parameters, part(0, 7)),
+      second = await run(backend, parameters, part(7, 20));
+    const packed = await run(backend, parameters, { ...part(0, 20), cuSeqlens: [0, 7, 20] });
+    assertClose([20 * packed.loss], [7 * first.loss + 13 * second.loss], 1e-6, "loss");
+    for (const [name, gradient] of packed.gradients) {
+      // θ knows absolute positions: its gradient is a difference of large sums.
+      const limit = name.endsWith("theta") ? 1e-4 : 1e-5;
+      const [a, b] = [first.gradients.get(name)!, second.gradients.get(name)!];
+      assertClose(gradient, a.map((x, i) => (7 * x + 13 * b[i]) / 20), limit, name);
+    }
+    // One sequence in two segments: the same losses as in one.
+    const whole = await run(backend, parameters, part(0, 20));
+    const states = first.states.map((data, l) => backend.tensor(data, [1, 2, l === 1 ? 8 : 4, 4]));
+    const rest = await run(backend, parameters, { ...part(7, 20), states });
+    for (const state of states) state.dispose();
+    assertClose([7 * first.loss + 13 * rest.loss], [20 * whole.loss], 1e-6, "loss with carried state");
+    rest.states.forEach((state, l) => assertClose(state, whole.states[l], 1e-5, `state of layer ${l}`));
+  },
+);
