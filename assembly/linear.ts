@@ -21,10 +21,14 @@ const ROWS = 48;
 // @ts-ignore: decorator
 @inline
 const COLUMNS = 512;
-/** Below this many rows, packing W costs more than it gives. */
+/** Up to this many rows, such as one decode step of many sessions, packing W costs more than it gives. */
 // @ts-ignore: decorator
 @inline
-const FEW_ROWS = 6;
+const FEW_ROWS = 64;
+/** Rows of W per block there: with a depth of 1024 128 KiB, in L2. */
+// @ts-ignore: decorator
+@inline
+const FEW_ROWS_OUTS = 32;
 
 /** Bytes of scratch that a product of `[rows, depth]` and `[depth, columns]` needs. */
 export function matmulScratch(rows: i32, depth: i32, columns: i32): i32 {
@@ -33,7 +37,7 @@ export function matmulScratch(rows: i32, depth: i32, columns: i32): i32 {
 
 /** Bytes of scratch that `linear` needs. */
 export function linearScratch(rows: i32, depth: i32, outs: i32): i32 {
-  return rows < FEW_ROWS ? 0 : matmulScratch(rows, depth, outs);
+  return rows <= FEW_ROWS ? 0 : matmulScratch(rows, depth, outs);
 }
 
 /** `y = x Wᵀ + bias + residual`; bias and residual are 0 where there is none. */
@@ -41,7 +45,7 @@ export function linear(
   x: usize, weight: usize, bias: usize, residual: usize, y: usize,
   rows: i32, depth: i32, outs: i32, scratch: usize,
 ): void {
-  if (rows < FEW_ROWS) {
+  if (rows <= FEW_ROWS) {
     fewRows(x, weight, bias, residual, y, rows, depth, outs);
   } else {
     addends(bias, residual, y, rows, outs);
@@ -148,63 +152,133 @@ function addEdge(edge: usize, y: usize, outRow: usize, rows: i32, columns: i32):
   }
 }
 
+/**
+ * `y = x Wᵀ + bias + residual` without packing. Blocks of W's rows stay in cache while all rows of x meet them, in tiles
+ * of 6 rows and 2 outputs: 12 sums, 2 vectors of W and one of x fill 15 of 16 registers. Every output is one vector of
+ * sums over the depth in order, then its four lanes and what is left of the depth, whichever tile makes it: a row's bits
+ * do not depend on the other rows.
+ */
 function fewRows(
   x: usize, weight: usize, bias: usize, residual: usize, y: usize, rows: i32, depth: i32, outs: i32,
 ): void {
   const inRow = <usize> depth << 2;
-  let o = 0;
-  for (; o + 4 <= outs; o += 4) {
-    const w0 = weight + <usize> o * inRow, w1 = w0 + inRow, w2 = w1 + inRow, w3 = w2 + inRow;
-    for (let r = 0; r < rows; r++) {
-      const xr = x + <usize> r * inRow;
-      let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, t0 = s0, t1 = s0, t2 = s0, t3 = s0;
-      let i = 0;
-      for (; i + 8 <= depth; i += 8) {
-        const at = <usize> i << 2;
-        const a = v128.load(xr + at), b = v128.load(xr + at, 16);
-        s0 = madd(a, v128.load(w0 + at), s0);
-        t0 = madd(b, v128.load(w0 + at, 16), t0);
-        s1 = madd(a, v128.load(w1 + at), s1);
-        t1 = madd(b, v128.load(w1 + at, 16), t1);
-        s2 = madd(a, v128.load(w2 + at), s2);
-        t2 = madd(b, v128.load(w2 + at, 16), t2);
-        s3 = madd(a, v128.load(w3 + at), s3);
-        t3 = madd(b, v128.load(w3 + at, 16), t3);
+  for (let start = 0; start < outs; start += FEW_ROWS_OUTS) {
+    const end = min(outs, start + FEW_ROWS_OUTS);
+    let r = 0;
+    for (; r + 6 <= rows; r += 6) {
+      let o = start;
+      for (; o + 2 <= end; o += 2) {
+        dots6(x + <usize> r * inRow, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
       }
-      for (; i < depth; i += 4) {
-        const at = <usize> i << 2, count = depth - i;
-        const a = loadLanes(xr + at, count);
-        s0 = madd(a, loadLanes(w0 + at, count), s0);
-        s1 = madd(a, loadLanes(w1 + at, count), s1);
-        s2 = madd(a, loadLanes(w2 + at, count), s2);
-        s3 = madd(a, loadLanes(w3 + at, count), s3);
+      for (let left = r; o < end && left < r + 6; left++) {
+        dot(x + <usize> left * inRow, weight + <usize> o * inRow, bias, residual, y, depth, left, o, outs);
       }
-      let sum = f32x4.splat(horizontalSum(f32x4.add(s0, t0)));
-      sum = f32x4.replace_lane(sum, 1, horizontalSum(f32x4.add(s1, t1)));
-      sum = f32x4.replace_lane(sum, 2, horizontalSum(f32x4.add(s2, t2)));
-      sum = f32x4.replace_lane(sum, 3, horizontalSum(f32x4.add(s3, t3)));
-      finish(sum, bias, residual, y, r, o, outs, 4);
     }
-  }
-  for (; o < outs; o++) {
-    const w = weight + <usize> o * inRow;
-    for (let r = 0; r < rows; r++) {
+    for (; r < rows; r++) {
       const xr = x + <usize> r * inRow;
-      let s = f32x4.splat(0);
-      for (let i = 0; i < depth; i += 4) {
-        const at = <usize> i << 2, count = depth - i;
-        s = madd(loadLanes(xr + at, count), loadLanes(w + at, count), s);
-      }
-      finish(f32x4.splat(horizontalSum(s)), bias, residual, y, r, o, outs, 1);
+      let o = start;
+      for (; o + 8 <= end; o += 8) dots8(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
+      for (; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
     }
   }
 }
 
+/** Rows r to r + 5 of x with rows o and o + 1 of W. */
+function dots6(
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+): void {
+  const row = <usize> depth << 2;
+  const x1 = x + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row, w1 = w + row;
+  let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
+  let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
+  let at: usize = 0;
+  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
+    const b0 = v128.load(w + at), b1 = v128.load(w1 + at);
+    let a = v128.load(x + at);
+    s00 = madd(a, b0, s00);
+    s01 = madd(a, b1, s01);
+    a = v128.load(x1 + at);
+    s10 = madd(a, b0, s10);
+    s11 = madd(a, b1, s11);
+    a = v128.load(x2 + at);
+    s20 = madd(a, b0, s20);
+    s21 = madd(a, b1, s21);
+    a = v128.load(x3 + at);
+    s30 = madd(a, b0, s30);
+    s31 = madd(a, b1, s31);
+    a = v128.load(x4 + at);
+    s40 = madd(a, b0, s40);
+    s41 = madd(a, b1, s41);
+    a = v128.load(x5 + at);
+    s50 = madd(a, b0, s50);
+    s51 = madd(a, b1, s51);
+  }
+  finish(s00, x, w, depth, bias, residual, y, r, o, outs);
+  finish(s01, x, w1, depth, bias, residual, y, r, o + 1, outs);
+  finish(s10, x1, w, depth, bias, residual, y, r + 1, o, outs);
+  finish(s11, x1, w1, depth, bias, residual, y, r + 1, o + 1, outs);
+  finish(s20, x2, w, depth, bias, residual, y, r + 2, o, outs);
+  finish(s21, x2, w1, depth, bias, residual, y, r + 2, o + 1, outs);
+  finish(s30, x3, w, depth, bias, residual, y, r + 3, o, outs);
+  finish(s31, x3, w1, depth, bias, residual, y, r + 3, o + 1, outs);
+  finish(s40, x4, w, depth, bias, residual, y, r + 4, o, outs);
+  finish(s41, x4, w1, depth, bias, residual, y, r + 4, o + 1, outs);
+  finish(s50, x5, w, depth, bias, residual, y, r + 5, o, outs);
+  finish(s51, x5, w1, depth, bias, residual, y, r + 5, o + 1, outs);
+}
+
+/** One row of x with rows o to o + 7 of W: eight sums hide the latency of the multiply-add. */
+function dots8(
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+): void {
+  const row = <usize> depth << 2;
+  const w1 = w + row, w2 = w1 + row, w3 = w2 + row, w4 = w3 + row, w5 = w4 + row, w6 = w5 + row, w7 = w6 + row;
+  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
+  let at: usize = 0;
+  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
+    const a = v128.load(x + at);
+    s0 = madd(a, v128.load(w + at), s0);
+    s1 = madd(a, v128.load(w1 + at), s1);
+    s2 = madd(a, v128.load(w2 + at), s2);
+    s3 = madd(a, v128.load(w3 + at), s3);
+    s4 = madd(a, v128.load(w4 + at), s4);
+    s5 = madd(a, v128.load(w5 + at), s5);
+    s6 = madd(a, v128.load(w6 + at), s6);
+    s7 = madd(a, v128.load(w7 + at), s7);
+  }
+  finish(s0, x, w, depth, bias, residual, y, r, o, outs);
+  finish(s1, x, w1, depth, bias, residual, y, r, o + 1, outs);
+  finish(s2, x, w2, depth, bias, residual, y, r, o + 2, outs);
+  finish(s3, x, w3, depth, bias, residual, y, r, o + 3, outs);
+  finish(s4, x, w4, depth, bias, residual, y, r, o + 4, outs);
+  finish(s5, x, w5, depth, bias, residual, y, r, o + 5, outs);
+  finish(s6, x, w6, depth, bias, residual, y, r, o + 6, outs);
+  finish(s7, x, w7, depth, bias, residual, y, r, o + 7, outs);
+}
+
+/** One row of x with row o of W. */
+function dot(
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+): void {
+  let sums = f32x4.splat(0);
+  let at: usize = 0;
+  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
+    sums = madd(v128.load(x + at), v128.load(w + at), sums);
+  }
+  finish(sums, x, w, depth, bias, residual, y, r, o, outs);
+}
+
 // @ts-ignore: decorator
 @inline
-function finish(sum: v128, bias: usize, residual: usize, y: usize, r: i32, o: i32, outs: i32, count: i32): void {
+function finish(
+  sums: v128, x: usize, w: usize, depth: i32, bias: usize, residual: usize, y: usize, r: i32, o: i32, outs: i32,
+): void {
   const at = <usize> (r * outs + o) << 2;
-  if (bias != 0) sum = f32x4.add(sum, loadLanes(bias + (<usize> o << 2), count));
-  if (residual != 0) sum = f32x4.add(sum, loadLanes(residual + at, count));
-  storeLanes(y + at, sum, count);
+  let sum = horizontalSum(sums);
+  for (let i = depth & ~3; i < depth; i++) {
+    sum += load<f32>(x + (<usize> i << 2)) * load<f32>(w + (<usize> i << 2));
+  }
+  if (bias != 0) sum += load<f32>(bias + (<usize> o << 2));
+  if (residual != 0) sum += load<f32>(residual + at);
+  store<f32>(y + at, sum);
 }
