@@ -4,8 +4,9 @@
  * @module
  */
 import type { DType, Tensor } from "./tensor.ts";
+import { createWebgpuBackend, selfTest } from "../gpu/backend.ts";
 import { createWasmBackend } from "../wasm/backend.ts";
-import { rangeError } from "./errors.ts";
+import { BackendError, rangeError } from "./errors.ts";
 
 /** What a backend runs on, for people and for bug reports. */
 export interface BackendInfo {
@@ -337,5 +338,20 @@ export async function createBackend(options: BackendOptions = {}): Promise<Backe
     rangeError("createBackend", `prefer must be "auto", "webgpu" or "wasm"`, prefer);
   }
   signal?.throwIfAborted();
-  return await createWasmBackend(options, prefer === "wasm" ? "asked for by name" : "no other backend yet");
+  if (prefer === "wasm") return await createWasmBackend(options, "asked for by name");
+  if (prefer === "webgpu") return await createWebgpuBackend(options, "asked for by name");
+
+  let webgpu: Backend | undefined;
+  try {
+    const reason = "a GPU is present, and its self-test agrees with WASM";
+    webgpu = await createWebgpuBackend(options, reason, { hardware: true });
+    using reference = await createWasmBackend(options, "reference of the self-test of WebGPU");
+    await selfTest(webgpu, reference);
+    signal?.throwIfAborted();
+    return webgpu;
+  } catch (error) {
+    webgpu?.dispose();
+    if (!(error instanceof BackendError)) throw error;
+    return await createWasmBackend(options, error.message);
+  }
 }

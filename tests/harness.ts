@@ -13,6 +13,7 @@ import { type Backend, type BackendOptions, createBackend, Tensor } from "../mod
 const BACKENDS: Record<string, BackendOptions> = {
   "wasm": { prefer: "wasm" },
   "wasm-baseline": { prefer: "wasm", baseline: true },
+  "webgpu": { prefer: "webgpu" },
 };
 
 /** Registers the body as one test per backend. Every tensor that a test leaves behind fails it. */

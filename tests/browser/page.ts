@@ -4,6 +4,7 @@
  * @module
  */
 import {
+  type Backend,
   type BackendOptions,
   createBackend,
   lightningAttention,
@@ -24,6 +25,8 @@ export interface PlainTensor {
 export interface Page {
   /** Name, reason and device of the backend made with these options. */
   describe(options: BackendOptions): Promise<{ name: string; reason: string; device: string }>;
+  /** Bytes that the tensors of earlier calls still hold. */
+  bytesInUse(backend: "webgpu" | "wasm"): Promise<number>;
   /** `lightningAttention`. */
   attention(
     backend: "webgpu" | "wasm",
@@ -47,10 +50,17 @@ export interface Page {
   decode(backend: "webgpu" | "wasm", url: string, prompt: number[], ids: number[]): Promise<number[][]>;
 }
 
-const numbers = async (tensor: Tensor) => {
+/** One backend of each name, so that its kernels are compiled once. */
+const backends: Partial<Record<"webgpu" | "wasm", Promise<Backend>>> = {};
+const backendOf = (prefer: "webgpu" | "wasm") => backends[prefer] ??= createBackend({ prefer });
+
+const upload = (backend: Backend, { data, shape }: PlainTensor) =>
+  backend.tensor(Float32Array.from(data), shape);
+
+async function numbers(tensor: Tensor): Promise<number[]> {
   using held = tensor;
   return [...await held.data()];
-};
+}
 
 const page: Page = {
   async describe(options) {
@@ -58,36 +68,43 @@ const page: Page = {
     return { name: backend.name, ...backend.info };
   },
 
-  async attention(prefer, { q, k, v }, { initialState, ...options }) {
-    using backend = await createBackend({ prefer });
-    const upload = ({ data, shape }: PlainTensor) => backend.tensor(Float32Array.from(data), shape);
-    const { output, state } = lightningAttention(upload(q), upload(k), upload(v), {
-      ...options,
-      initialState: initialState && upload(initialState),
-    });
+  async bytesInUse(prefer) {
+    return (await backendOf(prefer)).bytesInUse;
+  },
+
+  async attention(prefer, operands, { initialState, ...options }) {
+    const backend = await backendOf(prefer);
+    using q = upload(backend, operands.q);
+    using k = upload(backend, operands.k);
+    using v = upload(backend, operands.v);
+    using before = initialState && upload(backend, initialState);
+    const { output, state } = lightningAttention(q, k, v, { ...options, initialState: before });
     return { output: await numbers(output), state: await numbers(state) };
   },
 
   async steps(prefer, tokens, slopes) {
-    using backend = await createBackend({ prefer });
-    const upload = ({ data, shape }: PlainTensor) => backend.tensor(Float32Array.from(data), shape);
-    const [{ q, v }] = tokens;
-    const state = backend.zeros([...q.shape, v.shape[2]]);
-    const outputs = tokens.map((token) =>
-      lightningAttentionStep(upload(token.q), upload(token.k), upload(token.v), state, { slopes })
-    );
+    const backend = await backendOf(prefer);
+    const [first] = tokens;
+    const state = backend.zeros([...first.q.shape, first.v.shape[2]]);
+    const outputs = tokens.map((token) => {
+      using q = upload(backend, token.q);
+      using k = upload(backend, token.k);
+      using v = upload(backend, token.v);
+      return lightningAttentionStep(q, k, v, state, { slopes });
+    });
     return { output: await Promise.all(outputs.map(numbers)), state: await numbers(state) };
   },
 
-  async splitHeads(prefer, { data, shape }, heads, activation) {
-    using backend = await createBackend({ prefer });
-    const { q, k, v, u } = splitHeads(backend.tensor(Float32Array.from(data), shape), heads, activation);
+  async splitHeads(prefer, plain, heads, activation) {
+    using x = upload(await backendOf(prefer), plain);
+    const { q, k, v, u } = splitHeads(x, heads, activation);
     return { q: await numbers(q), k: await numbers(k), v: await numbers(v), u: await numbers(u) };
   },
 
   async decode(prefer, url, prompt, ids) {
-    using backend = await createBackend({ prefer });
-    using model = await TransNormerLLM.load(new URL(url, location.href), { backend });
+    using model = await TransNormerLLM.load(new URL(url, location.href), {
+      backend: await backendOf(prefer),
+    });
     using session = model.session();
     const logits = [await numbers(session.prefill(prompt))];
     for (const id of ids) logits.push(await numbers(session.step(id)));

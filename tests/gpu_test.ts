@@ -1,0 +1,494 @@
+import assert from "node:assert/strict";
+import {
+  alibiSlopes,
+  type Backend,
+  BackendError,
+  createBackend,
+  type DType,
+  lightningAttention,
+  lightningAttentionStep,
+  type Tensor,
+} from "../mod.ts";
+import { fromHalf, toHalf } from "../core/half.ts";
+import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
+import { createWebgpuBackend, type WebgpuBackend, type WebgpuRequirements } from "../gpu/backend.ts";
+import { storeOf } from "../gpu/device.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { assertClose, assertSameBits, randomArray, Scope } from "./harness.ts";
+import * as reference from "./reference.ts";
+import { findAdapter, MAY_LEAVE_OUT } from "./setup.ts";
+
+const LIMIT = 2e-6;
+/** One rounding to 11 bits, of operands and of results. */
+const HALF_LIMIT = 1e-3;
+
+const GOLDEN = new URL("./golden/tnl/", import.meta.url);
+const NO_ADAPTER = !await findAdapter();
+
+/** Registers a test that needs an adapter, whichever it is. */
+function gpuTest(
+  name: string,
+  body: (backend: WebgpuBackend) => Promise<void>,
+  requirements?: WebgpuRequirements,
+): void {
+  Deno.test({
+    name: `WebGPU: ${name}`,
+    ignore: NO_ADAPTER && MAY_LEAVE_OUT,
+    fn: async () => {
+      using backend = await createWebgpuBackend({}, "asked for by the test", requirements);
+      await body(backend);
+    },
+  });
+}
+
+const full = (value: number, length = 5) => new Float32Array(length).fill(value);
+
+async function valueOf(tensor: Tensor): Promise<number> {
+  using held = tensor;
+  const data = await held.data();
+  assert(data.every((value) => value === data[0]), "all elements are made equal");
+  return data[0];
+}
+
+const rejectsWith = (reason: BackendError["reason"]) => (error: unknown) =>
+  error instanceof BackendError && error.reason === reason;
+
+// ------------------------------------------------------------------------------------------------- order of work
+
+gpuTest("an upload does not overtake enqueued work that reads the old elements", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  const before = multiply(x, x);
+  backend.write(x, full(7));
+  const after = multiply(x, x);
+  assert.equal(await valueOf(before), 9);
+  assert.equal(await valueOf(after), 49);
+});
+
+gpuTest("a new tensor does not take memory from under enqueued work", async (backend) => {
+  const old = backend.tensor(full(3), [5]);
+  const before = multiply(old, old);
+  old.dispose();
+  const young = backend.tensor(full(8), [5]);
+  assert.equal(await valueOf(before), 9);
+  assert.equal(await valueOf(young), 8);
+});
+
+gpuTest("data() gives the elements as they were when it was called", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  const first = x.data();
+  backend.write(x, full(4));
+  const second = x.data();
+  assert.deepEqual([(await first)[0], (await second)[0]], [3, 4]);
+});
+
+gpuTest("a decoded token of a model is one submit and one readback", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  using session = model.session();
+  using prefilled = session.prefill([5, 17, 9]);
+  await prefilled.data();
+  using first = session.step(4); // pipelines and tables are made now
+  await first.data();
+  const counts = { submit: 0, mapAsync: 0 };
+  const counted = <Name extends keyof typeof counts>(name: Name, prototype: Record<Name, unknown>) => {
+    const original = prototype[name] as (...args: unknown[]) => unknown;
+    return {
+      value(this: unknown, ...args: unknown[]) {
+        counts[name]++;
+        return original.apply(this, args);
+      },
+    };
+  };
+  const submit = counted("submit", GPUQueue.prototype), mapAsync = counted("mapAsync", GPUBuffer.prototype);
+  await withProperty(
+    GPUQueue.prototype,
+    "submit",
+    submit,
+    () =>
+      withProperty(GPUBuffer.prototype, "mapAsync", mapAsync, async () => {
+        using logits = session.step(8);
+        await logits.data();
+      }),
+  );
+  assert.deepEqual(counts, { submit: 1, mapAsync: 1 });
+});
+
+// -------------------------------------------------------------------------------------------------------- faults
+
+gpuTest("a refused command reaches all that depends on it, and nothing else", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  await x.data();
+  using broken = backend.empty([5]);
+  const kernel = backend.device.kernel({ source: "no WGSL", bindings: ["write"] });
+  backend.device.dispatch(kernel, [storeOf(broken)], [], 1);
+  using dependent = multiply(broken, x);
+  await assert.rejects(broken.data(), rejectsWith("validation"));
+  await assert.rejects(dependent.data(), rejectsWith("validation"));
+  await assert.rejects(dependent.data(), rejectsWith("validation"), "reading again does not help");
+  assert.throws(() => multiply(dependent, x), rejectsWith("validation"));
+  assert.equal(await valueOf(multiply(x, x)), 9);
+});
+
+gpuTest("a lost device fails what is pending and what comes; a new backend works", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  const pending = multiply(x, x).data();
+  const lost = assert.rejects(pending, rejectsWith("lost"));
+  await backend.device.lose();
+  await lost;
+  await assert.rejects(x.data(), rejectsWith("lost"));
+  assert.throws(() => multiply(x, x), rejectsWith("lost"));
+  assert.throws(() => backend.tensor(full(1), [5]), rejectsWith("lost"));
+
+  using next = await createWebgpuBackend({}, "asked for by the test");
+  using y = next.tensor(full(4), [5]);
+  assert.equal(await valueOf(multiply(y, y)), 16);
+});
+
+gpuTest("a snapshot taken before a loss continues on a new backend, WebGPU or WASM", async (backend) => {
+  const ids = [5, 17, 9, 200, 31];
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  using session = model.session();
+  session.prefill(ids).dispose();
+  const bytes = await session.snapshot();
+  using uninterrupted = session.step(77);
+  const expected = await uninterrupted.data();
+  await backend.device.lose();
+  assert.throws(() => session.step(78), rejectsWith("lost"));
+
+  for (const prefer of ["webgpu", "wasm"] as const) {
+    using next = await createBackend({ prefer });
+    using sameModel = await TransNormerLLM.load(GOLDEN, { backend: next });
+    using continued = sameModel.restore(bytes);
+    using logits = continued.step(77);
+    if (prefer === "webgpu") assertSameBits(await logits.data(), expected);
+    else assertClose(await logits.data(), expected, 1e-5);
+  }
+});
+
+gpuTest("a session started on WASM continues on WebGPU", async (backend) => {
+  using wasm = await createBackend({ prefer: "wasm" });
+  using model = await TransNormerLLM.load(GOLDEN, { backend: wasm });
+  using session = model.session();
+  session.prefill([5, 17, 9, 200, 31]).dispose();
+  using expected = session.step(77);
+
+  using fresh = model.session();
+  fresh.prefill([5, 17, 9, 200, 31]).dispose();
+  using sameModel = await TransNormerLLM.load(GOLDEN, { backend });
+  using continued = sameModel.restore(await fresh.snapshot());
+  using logits = continued.step(77);
+  assertClose(await logits.data(), await expected.data(), 1e-5);
+});
+
+gpuTest("a lack of memory is an error, and passes when memory is given back", async (backend) => {
+  // The software adapter has as much memory as the process may map; a real one has an end of its own.
+  const deno = ["run", "--allow-all", "--no-lock", new URL("./outOfMemory.ts", import.meta.url).href];
+  const limited = Deno.build.os === "linux" && /llvmpipe/.test(backend.info.device);
+  const [program, args] = limited
+    ? ["sh", ["-c", 'ulimit -v 104857600 && exec "$0" "$@"', Deno.execPath(), ...deno]]
+    : [Deno.execPath(), deno];
+  const { stdout, stderr } = await new Deno.Command(program, { args, cwd: new URL("..", import.meta.url) })
+    .output();
+  const text = new TextDecoder().decode(stdout);
+  assert(text.startsWith("{"), new TextDecoder().decode(stderr));
+  assert.deepEqual(JSON.parse(text), { during: "out-of-memory", after: [9], again: [0] });
+});
+
+// -------------------------------------------------------------------------------------------------------- memory
+
+gpuTest("after dispose() everything is disposed, and disposing again does nothing", async (backend) => {
+  const x = backend.tensor(full(3), [5]);
+  assert(backend.bytesInUse > 0);
+  backend.dispose();
+  assert.equal(backend.bytesInUse, 0);
+  assert.equal(backend.device.bytesAllocated, 0);
+  await assert.rejects(x.data(), rejectsWith("disposed"));
+  assert.throws(() => multiply(x, x), rejectsWith("disposed"));
+  x.dispose();
+  backend.dispose();
+  assert.equal(backend.bytesInUse, 0);
+});
+
+gpuTest("disposed tensors give their memory back at once", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  await x.data();
+  // More than the pool keeps, of lengths that differ too much to share buffers.
+  for (let i = 0; i < 20; i++) backend.empty([2 ** 22 * (4 + i)]).dispose();
+  await x.data();
+  assert(
+    backend.device.bytesAllocated < 2 ** 29,
+    `${backend.device.bytesAllocated} bytes are still allocated`,
+  );
+  assert.equal(backend.bytesInUse, x.size * 4);
+});
+
+gpuTest("10,000 forward calls do not grow memory", async (backend) => {
+  const shape = [1, 1, 3, 4];
+  using q = backend.tensor(randomArray(shape, 1), shape);
+  const call = () => {
+    const { output, state } = lightningAttention(q, q, q, { slopes: [0.1] });
+    state.dispose();
+    return output;
+  };
+  for (let i = 0; i < 2000; i++) call().dispose(); // some submits: the pool is full
+  const allocated = backend.device.bytesAllocated, held = backend.bytesInUse;
+  for (let i = 0; i < 10_000; i++) call().dispose();
+  using last = call();
+  await last.data();
+  assert.equal(backend.bytesInUse, held + last.size * 4);
+  assert(
+    backend.device.bytesAllocated <= allocated + 4096,
+    `${allocated} bytes grew to ${backend.device.bytesAllocated}`,
+  );
+});
+
+// --------------------------------------------------------------------------------------------- limits and storage
+
+/** Runs every operation on shapes that no limit divides evenly, and holds them to the oracle. */
+async function checkOps(backend: Backend, dtype: DType): Promise<void> {
+  using scope = new Scope();
+  const limit = dtype === "f16" ? HALF_LIMIT : LIMIT;
+  const store = (data: Float32Array) => dtype === "f16" ? fromHalf(toHalf(data)) : data;
+  const upload = (shape: number[], seed: number, factor = 1): [Float32Array, Tensor] => {
+    const data = store(randomArray(shape, seed).map((x) => factor * x));
+    return [data, scope.keep(backend.tensor(data, shape, { dtype }))];
+  };
+  const close = async (tensor: Tensor, expected: ArrayLike<number>, what: string) =>
+    assertClose(await scope.keep(tensor).data(), expected, limit, `${what}, ${dtype}`);
+
+  const [x, tx] = upload([100, 37], 1);
+  const [y, ty] = upload([100, 37], 2);
+  await close(multiply(tx, ty), x.map((value, i) => value * y[i]), "multiply");
+  await close(multiply(tx, tx), x.map((value) => value * value), "multiply of a tensor with itself");
+
+  const ids = Array.from({ length: 151 }, (_, i) => i * 7919 % 100);
+  await close(embedding(tx, ids, { scale: 3 }), reference.embedding(x, 37, ids, 3), "embedding");
+
+  const [weight, tw] = upload([37], 3);
+  const [bias, tb] = upload([37], 4);
+  await close(norm(tx), reference.norm(x, 37, 1e-6), "SRMSNorm");
+  await close(
+    norm(tx, { weight: tw, bias: tb, gate: ty }),
+    reference.norm(x, 37, 1e-5, { weight, bias }, y),
+    "LayerNorm",
+  );
+
+  const [joint, tj] = upload([2, 13, 4 * 24], 5, 4);
+  for (const activation of ["silu", "exp"] as const) {
+    const actual = splitHeads(tj, 3, activation);
+    const expected = reference.splitHeads(joint, 24, 3, activation);
+    for (const part of ["q", "k", "v", "u"] as const) await close(actual[part], expected[part], activation);
+  }
+
+  const [theta, tt] = upload([3, 5], 6, 3);
+  const [rows, tr] = upload([2, 20, 3, 5], 7);
+  for (const positions of [[0, 5], [1_000_000, 2_000_000]]) {
+    const expected = reference.lrpe(rows, theta, [2, 20, 3, 5], positions);
+    await close(lrpe(tr, tt, positions), expected, `lrpe from ${positions}`);
+  }
+}
+
+/** The same for the operations that do the work: attention, its step, and linear. */
+async function checkProducts(backend: Backend, dtype: DType): Promise<void> {
+  using scope = new Scope();
+  const limit = dtype === "f16" ? HALF_LIMIT : LIMIT;
+  const upload = (shape: number[], seed: number): [Float32Array, Tensor] => {
+    const data = fromHalf(toHalf(randomArray(shape, seed)));
+    return [data, scope.keep(backend.tensor(data, shape, { dtype }))];
+  };
+  const [batch, heads, seqLen, headDim, valueDim] = [2, 3, 150, 12, 20];
+  const sizes = { batch, heads, seqLen, headDim, valueDim };
+  const slopes = alibiSlopes(heads);
+  const [q, tq] = upload([batch, heads, seqLen, headDim], 1);
+  const [k, tk] = upload([batch, heads, seqLen, headDim], 2);
+  const [v, tv] = upload([batch, heads, seqLen, valueDim], 3);
+  const initialState = randomArray([batch, heads, headDim, valueDim], 4);
+  const options = {
+    slopes,
+    initialState: scope.keep(backend.tensor(initialState, [batch, heads, headDim, valueDim])),
+  };
+  const { output, state } = scope.keep(lightningAttention(tq, tk, tv, options));
+  const expected = reference.lightningAttention(q, k, v, sizes, { slopes, initialState });
+  assertClose(await output.data(), expected.output, limit, `output, ${dtype}`);
+  assertClose(await state.data(), expected.state, limit, `state, ${dtype}`);
+
+  const bnhd = (x: Float32Array, dim: number) =>
+    scope.keep(
+      backend.tensor(reference.toBnhd(x, [batch, heads, seqLen, dim]), [batch, seqLen, heads, dim], {
+        dtype,
+      }),
+    );
+  const other = scope.keep(
+    lightningAttention(bnhd(q, headDim), bnhd(k, headDim), bnhd(v, valueDim), { ...options, layout: "bnhd" }),
+  );
+  const turned = reference.toBnhd(expected.output, [batch, heads, seqLen, valueDim]);
+  assertClose(await other.output.data(), turned, limit, `output of layout bnhd, ${dtype}`);
+  assertClose(await other.state.data(), expected.state, limit, `state of layout bnhd, ${dtype}`);
+
+  const [q1, tq1] = upload([batch, heads, headDim], 5);
+  const [k1, tk1] = upload([batch, heads, headDim], 6);
+  const [v1, tv1] = upload([batch, heads, valueDim], 7);
+  const stepped = scope.keep(lightningAttentionStep(tq1, tk1, tv1, state, { slopes }));
+  const after = reference.lightningAttention(q1, k1, v1, { ...sizes, seqLen: 1 }, {
+    slopes,
+    initialState: expected.state,
+  });
+  assertClose(await stepped.data(), after.output, limit, `output of a step, ${dtype}`);
+  assertClose(await state.data(), after.state, limit, `state after a step, ${dtype}`);
+
+  for (const [rows, inner, outs] of [[1, 40, 70], [33, 52, 75]] as const) {
+    const [x, tx] = upload([rows, inner], 8);
+    const [weight, tw] = upload([outs, inner], 9);
+    const [bias, tb] = upload([outs], 10);
+    const [residual, tr] = upload([rows, outs], 11);
+    const y = scope.keep(linear(tx, tw, { bias: tb, residual: tr }));
+    assertClose(
+      await y.data(),
+      reference.linear(x, weight, [rows, inner, outs], bias, residual),
+      limit,
+      `linear ${rows} × ${inner} → ${outs}, ${dtype}`,
+    );
+  }
+}
+
+for (const dtype of ["f32", "f16"] as const) {
+  gpuTest(`attention and linear store ${dtype}`, (backend) => checkProducts(backend, dtype));
+  for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
+    gpuTest(
+      `attention and linear of ${dtype} split where a binding holds ${limits.windowBytes} bytes`,
+      (backend) => checkProducts(backend, dtype),
+      { limits },
+    );
+  }
+  gpuTest(`operations store ${dtype}`, (backend) => checkOps(backend, dtype));
+  for (const limits of [{ windowBytes: 2048, workgroups: 7 }, { windowBytes: 512, workgroups: 3 }]) {
+    gpuTest(
+      `operations of ${dtype} split where a binding holds ${limits.windowBytes} bytes`,
+      (backend) => checkOps(backend, dtype),
+      { limits },
+    );
+  }
+}
+
+Deno.test("halves are rounded to nearest, ties to even, and read back exactly", () => {
+  const all = Uint16Array.from({ length: 65536 }, (_, i) => i);
+  const values = fromHalf(all);
+  const isNumber = (_: number, i: number) => (i & 0x7fff) <= 0x7c00;
+  assert.deepEqual(toHalf(values).filter(isNumber), all.filter(isNumber));
+  assert(values.every((value, i) => isNumber(value, i) !== Number.isNaN(value)));
+  assert(fromHalf(toHalf(full(NaN))).every(Number.isNaN));
+  const between = [...randomArray([20000], 1)].flatMap((x) => [x, x * 2 ** -14, x * 2 ** -24, x * 70000]);
+  const ties = [...values.filter(Number.isFinite)].map((x) => x * (1 + 2 ** -11));
+  const samples = Float32Array.from([...between, ...ties, 65519, 65520, -65520, 2 ** -25, 3 * 2 ** -26]);
+  assert.deepEqual(fromHalf(toHalf(samples)), samples.map(Math.f16round));
+});
+
+// -------------------------------------------------------------------------------------------------------- choice
+
+/** Replaces a property for the time of the body. */
+async function withProperty(
+  target: object,
+  name: string,
+  descriptor: PropertyDescriptor,
+  body: () => Promise<void>,
+): Promise<void> {
+  const original = Object.getOwnPropertyDescriptor(target, name);
+  Object.defineProperty(target, name, { ...descriptor, configurable: true });
+  try {
+    await body();
+  } finally {
+    if (original !== undefined) Object.defineProperty(target, name, original);
+    else delete (target as Record<string, unknown>)[name];
+  }
+}
+
+/** What `createBackend` does where `navigator.gpu` is the given value. */
+async function checkUnavailable(gpu: unknown, why: RegExp): Promise<void> {
+  await withProperty(navigator, "gpu", { value: gpu }, async () => {
+    using auto = await createBackend();
+    assert.equal(auto.name, "wasm");
+    assert.match(auto.info.reason, why);
+    await assert.rejects(
+      createBackend({ prefer: "webgpu" }),
+      (error) => error instanceof BackendError && error.reason === "unavailable" && why.test(error.message),
+    );
+  });
+}
+
+Deno.test("createBackend says why there is no WebGPU", async () => {
+  const info = { description: "a card", isFallbackAdapter: false };
+  const adapter = {
+    info,
+    features: new Set(),
+    limits: {},
+    requestDevice: () => Promise.reject(new Error("no more devices")),
+  };
+  await checkUnavailable(undefined, /no WebGPU/);
+  await checkUnavailable({ requestAdapter: () => Promise.resolve(null) }, /no GPU adapter/);
+  await checkUnavailable({ requestAdapter: () => Promise.resolve(adapter) }, /no more devices/);
+});
+
+/** Runs the body with an adapter that says whether it is software in one of the two places hosts say it in. */
+function withAdapter(
+  software: { info?: boolean; adapter?: boolean },
+  body: () => Promise<void>,
+): Promise<void> {
+  const { gpu } = navigator;
+  const requestAdapter = async () => {
+    const adapter = (await gpu.requestAdapter())!;
+    return {
+      info: { description: "a card", vendor: "", architecture: "", isFallbackAdapter: software.info },
+      isFallbackAdapter: software.adapter,
+      features: adapter.features,
+      limits: adapter.limits,
+      requestDevice: (descriptor: GPUDeviceDescriptor) => adapter.requestDevice(descriptor),
+    };
+  };
+  return withProperty(navigator, "gpu", { value: { requestAdapter } }, body);
+}
+
+gpuTest(`"auto" takes a hardware adapter that passes its self-test, and no software adapter`, async () => {
+  await withAdapter({ info: false }, async () => {
+    using backend = await createBackend();
+    assert.equal(backend.name, "webgpu", backend.info.reason);
+    assert.match(backend.info.reason, /self-test/);
+  });
+  for (const software of [{ info: true }, { adapter: true }]) {
+    await withAdapter(software, async () => {
+      using auto = await createBackend();
+      assert.equal(auto.name, "wasm");
+      assert.match(auto.info.reason, /software/);
+      using named = await createBackend({ prefer: "webgpu" });
+      assert.equal(named.name, "webgpu");
+    });
+  }
+});
+
+gpuTest(`"auto" leaves a GPU alone that computes wrong numbers`, async () => {
+  const skip = { value: () => {} };
+  await withProperty(GPUComputePassEncoder.prototype, "dispatchWorkgroups", skip, async () => {
+    await withAdapter({ info: false }, async () => {
+      using backend = await createBackend();
+      assert.equal(backend.name, "wasm");
+      assert.match(backend.info.reason, /self-test/);
+    });
+  });
+});
+
+Deno.test("importing the library touches no global of WebGPU", async () => {
+  const code = `
+    for (const name of Object.getOwnPropertyNames(globalThis)) if (name.startsWith("GPU")) delete globalThis[name];
+    Object.defineProperty(navigator, "gpu", { get() { throw new Error("navigator.gpu was touched"); } });
+    for (const path of ${JSON.stringify(["mod.ts", "core/ops.ts", "model/mod.ts", "gpu/backend.ts"])}) {
+      await import(${JSON.stringify(new URL("..", import.meta.url).href)} + path);
+    }
+    console.log("imported", typeof GPUBuffer);`;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", code],
+    cwd: new URL("..", import.meta.url),
+  }).output();
+  assert.equal(
+    new TextDecoder().decode(stdout).trim(),
+    "imported undefined",
+    new TextDecoder().decode(stderr),
+  );
+});
