@@ -53,12 +53,13 @@ export function lightningScratch(headDim: i32, valueDim: i32): i32 {
  * Forward over one sequence and head.
  *
  * q, k `[length, headDim]`, v, o `[length, valueDim]`: first row, and bytes between rows. `decay`: see above.
- * `initialState` and `finalState`, either 0 for none: `[headDim, valueDim]`. `accumulate` adds to o.
+ * `initialState` and `finalState`, either 0 for none: `[headDim, valueDim]`, rows `stateStride` bytes apart.
+ * `accumulate` adds to o. The columns of v, o and the state do not mix, so that a call may do with some of them.
  */
 export function lightning(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
   length: i32, headDim: i32, valueDim: i32,
-  decay: usize, scale: f32, initialState: usize, finalState: usize, accumulate: bool, scratch: usize,
+  decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, scratch: usize,
 ): void {
   const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
   const queryP = scratch;
@@ -69,9 +70,8 @@ export function lightning(
   const scores = value + <usize> e8 * BLOCK_ROW;
   const output = scores + BLOCK * BLOCK_ROW;
   const state = output + <usize> e8 * BLOCK_ROW;
-  const stateRow = <usize> valueDim << 2;
 
-  if (initialState != 0) packPanels(initialState, stateRow, headDim, valueDim, state, d6, 1);
+  if (initialState != 0) packPanels(initialState, stateStride, headDim, valueDim, state, d6, 1);
   else memory.fill(state, 0, <usize> (d6 * e8) << 2);
 
   for (let start = 0; start < length; start += BLOCK) {
@@ -94,7 +94,7 @@ export function lightning(
     v += BLOCK * vStride;
     o += BLOCK * oStride;
   }
-  if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateRow, false);
+  if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateStride, false);
 }
 
 /** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product). */

@@ -44,7 +44,7 @@ export function lightningBackward(
     transpose(initialState, initialStateT, headDim, valueDim);
   }
   lightning(dO, dOStride, v, vStride, k, kStride, dq, dqStride, length, valueDim, headDim, decay, scale,
-    initialStateT, 0, addToQ, scratch + <usize> (headDim * valueDim) * 4);
+    initialStateT, 0, <usize> headDim << 2, addToQ, scratch + <usize> (headDim * valueDim) * 4);
   walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dk, dkStride, dv, dvStride, addToK,
     length, headDim, valueDim, decay, scale, dState, dInitialState, scratch);
 }

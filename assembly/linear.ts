@@ -5,7 +5,7 @@
 // All three are one blocked product C += A B (GotoBLAS): blocks of B in panels, met by blocks of Aᵀ, so that the
 // register tile of tile.ts does the work. They differ in which operands must be transposed on the way into their
 // blocks. Few rows (decode) go another way: W streams through once, every element used for all rows.
-import { TILE_COLUMNS, TILE_ROWS } from "../core/tile";
+import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import { horizontalSum, loadLanes, madd, storeLanes } from "./simd";
 import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile } from "./tile";
 
@@ -21,10 +21,6 @@ const ROWS = 48;
 // @ts-ignore: decorator
 @inline
 const COLUMNS = 512;
-/** Up to this many rows, such as one decode step of many sessions, packing W costs more than it gives. */
-// @ts-ignore: decorator
-@inline
-const FEW_ROWS = 64;
 /** Rows of W per block there: with a depth of 1024 128 KiB, in L2. */
 // @ts-ignore: decorator
 @inline

@@ -312,6 +312,12 @@ export interface BackendOptions {
    * forbid compiling from bytes. Which of the two it is, the module says itself.
    */
   module?: WebAssembly.Module;
+  /**
+   * WASM: threads that compute, the calling one among them; default 1, `"auto"`: as many as there are cores, or 1 where
+   * the host has no workers or no shared memory. Results have the same bits for any number. Workers live until the
+   * backend is disposed, and keep the process alive until then.
+   */
+  threads?: number | "auto";
   /** WASM: use baseline SIMD even where relaxed SIMD exists. For comparison; default false. */
   baseline?: boolean;
   /** Stops the creation: its reason is thrown. */

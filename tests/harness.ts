@@ -14,6 +14,7 @@ const BACKENDS: Record<string, BackendOptions> = {
   "wasm": { prefer: "wasm" },
   "wasm-baseline": { prefer: "wasm", baseline: true },
   "webgpu": { prefer: "webgpu" },
+  "wasm-threads": { prefer: "wasm", threads: 3 },
 };
 
 /** Registers the body as one test per backend. Every tensor that a test leaves behind fails it. */

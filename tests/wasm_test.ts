@@ -1,8 +1,16 @@
 // What the WASM backend promises beyond its results: no permission, precompiled modules, memory.
 import assert from "node:assert/strict";
-import { createBackend, lightningAttention, wasmKernels } from "../mod.ts";
+import {
+  alibiSlopes,
+  createBackend,
+  lightningAttention,
+  lightningAttentionBackward,
+  type Tensor,
+  wasmKernels,
+} from "../mod.ts";
+import { linear, multiply, norm, splitHeads } from "../core/ops.ts";
 import { LinearMemory } from "../wasm/memory.ts";
-import { assertClose, randomArray, Scope, seeded } from "./harness.ts";
+import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
 import * as reference from "./reference.ts";
 
 const SHAPE = [1, 2, 50, 8];
@@ -110,6 +118,71 @@ Deno.test("memory runs out with a clear error, and the backend stays usable", as
   assert((await output.data()).every(Number.isFinite));
   output.dispose();
   state.dispose();
+});
+
+Deno.test("the same bits for any number of threads", async () => {
+  const run = async (threads: number | "auto", heads: number) => {
+    using backend = await createBackend({ prefer: "wasm", threads });
+    assert.equal(backend.info.threads, threads === "auto" ? navigator.hardwareConcurrency : threads);
+    using scope = new Scope();
+    const tensor = (shape: number[], seed: number) =>
+      scope.keep(backend.tensor(randomArray(shape, seed), shape));
+    const shape = [1, heads, 700, 40];
+    const [q, k, v, dOutput] = [tensor(shape, 1), tensor(shape, 2), tensor(shape, 3), tensor(shape, 4)];
+    const shared = tensor([1, 1, 700, 40], 5);
+    const slopes = alibiSlopes(heads);
+    const x = tensor([300, 130], 6), weight = tensor([210, 130], 7), row = tensor([1, 2000], 8);
+    const results = [
+      ...Object.values(scope.keep(lightningAttention(q, k, v, { slopes }))),
+      ...Object.values(scope.keep(lightningAttentionBackward(q, k, v, dOutput, { slopes }))),
+      ...Object.values(scope.keep(lightningAttentionBackward(shared, k, v, dOutput, { slopes }))),
+      scope.keep(linear(x, weight)),
+      scope.keep(linear(row, tensor([333, 2000], 9))),
+      scope.keep(norm(x, { gate: x })),
+      scope.keep(multiply(v, v)),
+      ...Object.values(scope.keep(splitHeads(tensor([1, 500, 480], 10), 3, "silu"))),
+    ];
+    return await Promise.all(results.map((result: Tensor) => result.data()));
+  };
+  for (const heads of [1, 4]) {
+    const expected = await run(1, heads);
+    for (const threads of [2, 3, "auto"] as const) {
+      (await run(threads, heads)).forEach((actual, i) => {
+        assertSameBits(actual, expected[i], `result ${i} of ${heads} heads on ${threads} threads`);
+      });
+    }
+  }
+});
+
+Deno.test("threads: a host without workers or shared memory says so; one thread works there", async () => {
+  for (
+    const [name, message] of [["SharedArrayBuffer", /no SharedArrayBuffer/], [
+      "Worker",
+      /no workers: ask for one/,
+    ]]
+  ) {
+    const descriptor = Object.getOwnPropertyDescriptor(globalThis, name as string)!;
+    Object.defineProperty(globalThis, name as string, { value: undefined, configurable: true });
+    try {
+      await assert.rejects(createBackend({ prefer: "wasm", threads: 2 }), {
+        reason: "unavailable",
+        message: message as RegExp,
+      });
+      using backend = await createBackend({ prefer: "wasm", threads: "auto" });
+      assert.equal(backend.info.threads, 1);
+    } finally {
+      Object.defineProperty(globalThis, name as string, descriptor);
+    }
+  }
+  await assert.rejects(
+    createBackend({ prefer: "wasm", threads: 0 }),
+    /threads must be an integer >= 1 or "auto"/,
+  );
+  const module = new WebAssembly.Module(wasmKernels("baseline"));
+  await assert.rejects(createBackend({ prefer: "wasm", threads: 2, module }), /wasmKernels\(variant, true\)/);
+  const shared = new WebAssembly.Module(wasmKernels("baseline", true));
+  using backend = await createBackend({ prefer: "wasm", threads: 2, module: shared });
+  assert.equal(backend.info.threads, 2);
 });
 
 Deno.test("linear memory: blocks never overlap, freed memory is reused and joins", () => {

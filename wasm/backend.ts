@@ -18,30 +18,57 @@ import { decayChange } from "../core/decay.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
+import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/tile.ts";
+import { Crew, ranges } from "./crew.ts";
 import { WasmGradients } from "./gradients.ts";
-import { decayTable, headRows, optionalPointer, pointer, TABLE, TABLE_BYTES } from "./operands.ts";
+import { decayTable, headRows, optionalPointer, pointer, roundUp, TABLE, TABLE_BYTES } from "./operands.ts";
 import { LinearMemory } from "./memory.ts";
 import { compileKernels, type KernelExports } from "./module.ts";
 
 /** Makes a WASM backend; `reason` says why it was chosen. */
 export async function createWasmBackend(options: BackendOptions, reason: string): Promise<Backend> {
-  const { module = await compileKernels(options.baseline ?? false), signal } = options;
+  const threads = threadCount(options.threads ?? 1);
+  const { module = await compileKernels(options.baseline ?? false, threads > 1), signal } = options;
   if (!(module instanceof WebAssembly.Module)) {
     typeError("createBackend", "module must be a WebAssembly.Module", module);
   }
-  const memory = new LinearMemory();
+  const memory = new LinearMemory(threads > 1);
   let instance: WebAssembly.Instance;
   try {
     instance = await WebAssembly.instantiate(module, { env: { memory: memory.memory } });
   } catch (cause) {
-    const sentence = "Cannot create the WASM backend as its module could not be instantiated";
+    const sentence = "Cannot create the WASM backend as its module could not be instantiated" +
+      (threads > 1 ? ": with several threads it must come from wasmKernels(variant, true)" : "");
     throw new BackendError("unavailable", sentence, { cause });
   }
   if (!("RELAXED" in instance.exports)) {
     typeError("createBackend", "module must be compiled from wasmKernels()", Object.keys(instance.exports));
   }
+  const exports = instance.exports as unknown as KernelExports;
+  const crew = await Crew.start(exports, memory, module, threads);
+  if (signal?.aborted) crew.dispose();
   signal?.throwIfAborted();
-  return new WasmBackend(memory, instance.exports as unknown as KernelExports, reason);
+  return new WasmBackend(memory, exports, crew, reason);
+}
+
+/** Checks `threads`, and whether this host has what more than one needs. */
+function threadCount(threads: number | "auto"): number {
+  const lacking = typeof SharedArrayBuffer === "undefined"
+    ? "SharedArrayBuffer (a web page must be cross-origin isolated)"
+    : typeof Worker === "undefined"
+    ? "workers"
+    : undefined;
+  if (threads === "auto") return lacking === undefined ? navigator.hardwareConcurrency : 1;
+  if (!Number.isInteger(threads) || threads < 1) {
+    rangeError("createBackend", `threads must be an integer >= 1 or "auto"`, threads);
+  }
+  if (threads > 1 && lacking !== undefined) {
+    throw new BackendError(
+      "unavailable",
+      `Cannot create the WASM backend with ${threads} threads as this host has no ${lacking}: ask for one thread`,
+    );
+  }
+  return threads;
 }
 
 class WasmBackend implements Backend, Kernels {
@@ -50,25 +77,28 @@ class WasmBackend implements Backend, Kernels {
   readonly kernels: Kernels = this;
   readonly gradients: GradientKernels;
   readonly #exports: KernelExports;
+  readonly #crew: Crew;
   #memory: LinearMemory | undefined;
   /** Work space of the operation that runs, kept for the next one; offset 0: none yet. */
   #scratch = { offset: 0, bytes: 0 };
 
-  constructor(memory: LinearMemory, exports: KernelExports, reason: string) {
+  constructor(memory: LinearMemory, exports: KernelExports, crew: Crew, reason: string) {
     this.#memory = memory;
     this.#exports = exports;
-    this.gradients = new WasmGradients(exports, {
+    this.#crew = crew;
+    this.gradients = new WasmGradients(exports, crew, {
       reserve: (bytes) => this.#reserve(bytes),
       decayTables: (slopes, bytes) => this.#decayTables(slopes, bytes),
-    }) as Partial<GradientKernels> as GradientKernels;
+    });
     const device = exports.RELAXED.value === 1 ? "relaxed SIMD" : "baseline SIMD";
-    this.info = { reason, device, threads: 1 };
+    this.info = { reason, device, threads: crew.threads };
   }
 
   get bytesInUse(): number {
-    return this.#memory === undefined
+    const memory = this.#memory;
+    return memory === undefined
       ? 0
-      : this.#memory.bytesInUse - this.#memory.sizeOf(this.#scratch.offset);
+      : memory.bytesInUse - memory.sizeOf(this.#scratch.offset) - this.#crew.bytes;
   }
 
   get bytesReserved(): number {
@@ -113,6 +143,7 @@ class WasmBackend implements Backend, Kernels {
   }
 
   dispose(): void {
+    if (this.#memory !== undefined) this.#crew.dispose();
     this.#memory = undefined;
   }
 
@@ -121,49 +152,60 @@ class WasmBackend implements Backend, Kernels {
   }
 
   lightning(call: LightningCall): void {
-    const { shape: { heads, headDim, valueDim }, slopes, scale, sequences, initialState, output, state } =
-      call;
-    const [decay, scratch] = this.#decayTables(slopes, this.#exports.lightningScratch(headDim, valueDim));
-    sequences.forEach((sequence, index) => {
-      for (let head = 0; head < heads; head++) {
-        const stateOffset = 4 * (index * heads + head) * headDim * valueDim;
-        this.#exports.lightning(
-          ...headRows(call, "q", call.q, sequence, head),
-          ...headRows(call, "k", call.k, sequence, head),
-          ...headRows(call, "v", call.v, sequence, head),
-          ...headRows(call, "v", output, sequence, head),
-          sequence.length,
-          headDim,
-          valueDim,
-          decay + head * TABLE_BYTES,
-          scale,
-          initialState === undefined ? 0 : pointer(initialState) + stateOffset,
-          pointer(state) + stateOffset,
-          0,
-          scratch,
-        );
-      }
-    });
+    const { shape, slopes, scale, sequences, initialState, output, state } = call;
+    const { heads, headDim, valueDim } = shape;
+    const { threads } = this.#crew;
+    const scratchBytes = roundUp(this.#exports.lightningScratch(headDim, valueDim), 64);
+    const [decay, scratch] = this.#decayTables(slopes, threads * scratchBytes);
+    // Heads that do not divide by the threads are cut into columns of the value, which do not depend on one another.
+    const parts = (sequences.length * heads) % threads === 0 ? 1 : threads;
+    const calls = sequences.flatMap((sequence, index) =>
+      Array.from(
+        { length: heads },
+        (_, head) =>
+          ranges(valueDim, parts, TILE_COLUMNS).map(({ start, count }) => {
+            const stateOffset = 4 * ((index * heads + head) * headDim * valueDim + start);
+            const [v, vStride] = headRows(call, "v", call.v, sequence, head);
+            const [o, oStride] = headRows(call, "v", output, sequence, head);
+            return [
+              ...headRows(call, "q", call.q, sequence, head),
+              ...headRows(call, "k", call.k, sequence, head),
+              ...[v + 4 * start, vStride],
+              ...[o + 4 * start, oStride],
+              sequence.length,
+              headDim,
+              count,
+              decay + head * TABLE_BYTES,
+              scale,
+              initialState === undefined ? 0 : pointer(initialState) + stateOffset,
+              pointer(state) + stateOffset,
+              4 * valueDim,
+              0,
+            ];
+          }),
+      ).flat()
+    );
+    const work = output.size * headDim;
+    this.#crew.run("lightning", calls, { work, scratch, scratchBytes });
   }
 
   lightningStep({ shape, q, k, v, slopes, scale, state, output }: LightningStepCall): void {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    for (let b = 0; b < batch; b++) {
-      for (let head = 0; head < heads; head++) {
-        const row = b * heads + head;
-        this.#exports.lightningStep(
-          pointer(q) + 4 * (b * queryHeads + Math.floor(head * queryHeads / heads)) * headDim,
-          pointer(k) + 4 * (b * keyHeads + Math.floor(head * keyHeads / heads)) * headDim,
-          pointer(v) + 4 * row * valueDim,
-          pointer(output) + 4 * row * valueDim,
-          pointer(state) + 4 * row * headDim * valueDim,
-          headDim,
-          valueDim,
-          decayChange(slopes[head], 1),
-          scale,
-        );
-      }
-    }
+    const calls = Array.from({ length: batch * heads }, (_, row) => {
+      const b = Math.floor(row / heads), head = row % heads;
+      return [
+        pointer(q) + 4 * (b * queryHeads + Math.floor(head * queryHeads / heads)) * headDim,
+        pointer(k) + 4 * (b * keyHeads + Math.floor(head * keyHeads / heads)) * headDim,
+        pointer(v) + 4 * row * valueDim,
+        pointer(output) + 4 * row * valueDim,
+        pointer(state) + 4 * row * headDim * valueDim,
+        headDim,
+        valueDim,
+        decayChange(slopes[head], 1),
+        scale,
+      ];
+    });
+    this.#crew.run("lightningStep", calls, { work: state.size });
   }
 
   embedding(table: Tensor, ids: Uint32Array, scale: number, output: Tensor): void {
@@ -179,18 +221,27 @@ class WasmBackend implements Backend, Kernels {
   ): void {
     const [outs, depth] = weight.shape;
     const rows = outs === 0 ? 0 : output.size / outs;
-    const scratch = this.#reserve(this.#exports.linearScratch(rows, depth, outs));
-    this.#exports.linear(
-      pointer(x),
-      pointer(weight),
-      optionalPointer(bias),
-      optionalPointer(residual),
-      pointer(output),
-      rows,
-      depth,
-      outs,
-      scratch,
+    const { threads } = this.#crew;
+    const scratchBytes = roundUp(this.#exports.linearScratch(rows, depth, outs), 64);
+    const scratch = this.#reserve(threads * scratchBytes);
+    // Many rows: each thread takes some, more than FEW_ROWS as all of them are. One row: some of the outputs.
+    const rowRanges = ranges(rows, rows >= (FEW_ROWS + 2 * TILE_ROWS) * threads ? threads : 1, TILE_ROWS);
+    const outRanges = ranges(outs, rows === 1 ? threads : 1, TILE_COLUMNS);
+    const at = (tensor: Tensor | undefined, element: number) =>
+      tensor === undefined ? 0 : pointer(tensor) + 4 * element;
+    const calls = rowRanges.flatMap((row) =>
+      outRanges.map((out) => [
+        at(x, row.start * depth),
+        at(weight, out.start * depth),
+        at(bias, out.start),
+        at(residual, row.start * outs + out.start),
+        at(output, row.start * outs + out.start),
+        row.count,
+        depth,
+        out.count,
+      ])
     );
+    this.#crew.run("linear", calls, { work: rows * weight.size, scratch, scratchBytes });
   }
 
   norm(
@@ -201,16 +252,18 @@ class WasmBackend implements Backend, Kernels {
     gate: Tensor | undefined,
     output: Tensor,
   ): void {
-    this.#exports.norm(
-      pointer(x),
+    const rows = ranges(width === 0 ? 0 : x.size / width, this.#crew.threads, 1);
+    const calls = rows.map(({ start, count }) => [
+      pointer(x) + 4 * start * width,
       optionalPointer(affine?.weight),
       optionalPointer(affine?.bias),
-      optionalPointer(gate),
-      pointer(output),
-      width === 0 ? 0 : x.size / width,
+      gate === undefined ? 0 : pointer(gate) + 4 * start * width,
+      pointer(output) + 4 * start * width,
+      count,
       width,
       eps,
-    );
+    ]);
+    this.#crew.run("norm", calls, { work: x.size });
   }
 
   splitHeads(
@@ -221,17 +274,15 @@ class WasmBackend implements Backend, Kernels {
   ): void {
     const [batch, seqLen, joint] = x.shape;
     const hidden = joint / 4;
-    this.#exports.splitHeads(
-      pointer(x),
-      pointer(q),
-      pointer(k),
-      pointer(v),
-      pointer(u),
-      batch * seqLen,
+    const calls = ranges(batch * seqLen, this.#crew.threads, 1).map(({ start, count }) => [
+      pointer(x) + 4 * start * joint,
+      ...[q, k, v, u].map((tensor) => pointer(tensor) + 4 * start * hidden),
+      count,
       hidden,
       hidden / heads,
       ACTIVATIONS.indexOf(activation),
-    );
+    ]);
+    this.#crew.run("splitHeads", calls, { work: x.size });
   }
 
   lrpe(x: Tensor, theta: Tensor, positions: Float64Array, output: Tensor): void {
@@ -251,7 +302,11 @@ class WasmBackend implements Backend, Kernels {
   }
 
   multiply(x: Tensor, y: Tensor, output: Tensor): void {
-    this.#exports.multiply(pointer(x), pointer(y), pointer(output), output.size);
+    const calls = ranges(output.size, this.#crew.threads, 4).map(({ start, count }) => [
+      ...[x, y, output].map((tensor) => pointer(tensor) + 4 * start),
+      count,
+    ]);
+    this.#crew.run("multiply", calls, { work: output.size });
   }
 
   gatherRows(x: Tensor, rows: Uint32Array, output: Tensor): void {
@@ -281,7 +336,7 @@ class WasmBackend implements Backend, Kernels {
     return this.#memory;
   }
 
-  #view(tensor: Tensor): Float32Array<ArrayBuffer> {
+  #view(tensor: Tensor): Float32Array {
     return this.#live().floats(pointer(tensor), tensor.size);
   }
 

@@ -7,7 +7,8 @@ import type { Activation, GradientKernels, LightningBackwardCall } from "../core
 import { ACTIVATIONS } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { KernelExports } from "./module.ts";
-import { headRows, optionalPointer, pointer, TABLE_BYTES } from "./operands.ts";
+import type { Crew } from "./crew.ts";
+import { headRows, optionalPointer, pointer, roundUp, TABLE_BYTES } from "./operands.ts";
 
 /** What the gradients share with the backend's other operations: its work space. */
 export interface WorkSpace {
@@ -18,12 +19,14 @@ export interface WorkSpace {
 }
 
 /** See {@linkcode GradientKernels}. */
-export class WasmGradients implements Partial<GradientKernels> {
+export class WasmGradients implements GradientKernels {
   readonly #exports: KernelExports;
+  readonly #crew: Crew;
   readonly #space: WorkSpace;
 
-  constructor(exports: KernelExports, space: WorkSpace) {
+  constructor(exports: KernelExports, crew: Crew, space: WorkSpace) {
     this.#exports = exports;
+    this.#crew = crew;
     this.#space = space;
   }
 
@@ -31,12 +34,17 @@ export class WasmGradients implements Partial<GradientKernels> {
     const { shape, slopes, scale, sequences, initialState, dState, dOutput, dq, dk, dv, dInitialState } =
       call;
     const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    const bytes = this.#exports.lightningBackwardScratch(headDim, valueDim);
-    const [decay, scratch] = this.#space.decayTables(slopes, bytes);
-    sequences.forEach((sequence, index) => {
-      for (let head = 0; head < heads; head++) {
+    const scratchBytes = roundUp(this.#exports.lightningBackwardScratch(headDim, valueDim), 64);
+    const [decay, scratch] = this.#space.decayTables(slopes, this.#crew.threads * scratchBytes);
+    // Heads of value that share a query or key add up their gradients, in the order of the heads, on one thread.
+    const queryGroup = heads / queryHeads, keyGroup = heads / keyHeads;
+    const chain = Math.max(queryGroup, keyGroup) % Math.min(queryGroup, keyGroup) === 0
+      ? Math.max(queryGroup, keyGroup)
+      : heads;
+    const calls = sequences.flatMap((sequence, index) =>
+      Array.from({ length: heads }, (_, head) => {
         const stateOffset = 4 * (index * heads + head) * headDim * valueDim;
-        this.#exports.lightningBackward(
+        return [
           ...headRows(call, "q", call.q, sequence, head),
           ...headRows(call, "k", call.k, sequence, head),
           ...headRows(call, "v", call.v, sequence, head),
@@ -44,9 +52,8 @@ export class WasmGradients implements Partial<GradientKernels> {
           ...headRows(call, "q", dq, sequence, head),
           ...headRows(call, "k", dk, sequence, head),
           ...headRows(call, "v", dv, sequence, head),
-          // Heads of value that share a query or key add up their gradients, in the order of the heads.
-          head % (heads / queryHeads) === 0 ? 0 : 1,
-          head % (heads / keyHeads) === 0 ? 0 : 1,
+          head % queryGroup === 0 ? 0 : 1,
+          head % keyGroup === 0 ? 0 : 1,
           sequence.length,
           headDim,
           valueDim,
@@ -55,10 +62,11 @@ export class WasmGradients implements Partial<GradientKernels> {
           initialState === undefined ? 0 : pointer(initialState) + stateOffset,
           dState === undefined ? 0 : pointer(dState) + stateOffset,
           pointer(dInitialState) + stateOffset,
-          scratch,
-        );
-      }
-    });
+        ];
+      })
+    );
+    const work = call.v.size * headDim;
+    this.#crew.run("lightningBackward", calls, { work, chain, scratch, scratchBytes });
   }
 
   linearInput(dy: Tensor, weight: Tensor, residual: Tensor | undefined, dx: Tensor): void {

@@ -30,9 +30,9 @@ export class LinearMemory {
   /** Sizes of live blocks. */
   #blocks = new Map<number, number>();
 
-  /** @param memory the memory; its first page stays unused, so that offset 0 can mean "none" */
-  constructor(memory: WebAssembly.Memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES })) {
-    this.memory = memory;
+  /** A memory, shared between threads or not; its first page stays unused, so that offset 0 can mean "none". */
+  constructor(shared = false) {
+    this.memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES, shared });
   }
 
   /** Takes a block of at least `bytes` bytes; its content is arbitrary. Throws `BackendError` "out-of-memory". */
@@ -71,8 +71,8 @@ export class LinearMemory {
   }
 
   /** A view of `length` f32 at an offset. Never keep it: growing the memory detaches it. */
-  floats(offset: number, length: number): Float32Array<ArrayBuffer> {
-    return new Float32Array(this.memory.buffer as ArrayBuffer, offset, length);
+  floats(offset: number, length: number): Float32Array {
+    return new Float32Array(this.memory.buffer, offset, length);
   }
 
   /** Joins a gap with the next one where they adjoin. */

@@ -66,6 +66,7 @@ export interface KernelExports {
     scale: number,
     initialState: number,
     finalState: number,
+    stateStride: number,
     accumulate: number,
     scratch: number,
   ): void;
@@ -244,16 +245,28 @@ function decode(base64: string): Uint8Array<ArrayBuffer> {
  * ```
  *
  * @param variant `"relaxed"` needs relaxed SIMD (fused multiply-add), `"baseline"` runs on any SIMD engine
+ * @param shared for `createBackend({ threads })` with more than one thread; default false
  */
-export function wasmKernels(variant: "relaxed" | "baseline"): Uint8Array<ArrayBuffer> {
-  return decode(variant === "relaxed" ? RELAXED : BASELINE);
+export function wasmKernels(variant: "relaxed" | "baseline", shared = false): Uint8Array<ArrayBuffer> {
+  const bytes = decode(variant === "relaxed" ? RELAXED : BASELINE);
+  return shared ? withSharedMemory(bytes) : bytes;
 }
 
-/** Compiles the build that this engine can run. */
-export async function compileKernels(baseline: boolean): Promise<WebAssembly.Module> {
+/** How the module imports its memory: name, kind, and limits with a maximum. */
+const MEMORY_IMPORT = [3, ...new TextEncoder().encode("env"), 6, ...new TextEncoder().encode("memory"), 2, 1];
+
+/** The same kernels over shared memory: only the flag in the limits of the imported memory differs. */
+function withSharedMemory(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> {
+  const at = bytes.findIndex((_, i) => MEMORY_IMPORT.every((byte, j) => bytes[i + j] === byte));
+  bytes[at + MEMORY_IMPORT.length - 1] = 3;
+  return bytes;
+}
+
+/** Compiles the build that this engine can run, over shared memory where several threads shall run it. */
+export async function compileKernels(baseline: boolean, shared: boolean): Promise<WebAssembly.Module> {
   const variants = baseline ? ["baseline"] as const : ["relaxed", "baseline"] as const;
   for (const variant of variants) {
-    const bytes = wasmKernels(variant);
+    const bytes = wasmKernels(variant, shared);
     // Validation is the feature detection: an engine without relaxed SIMD rejects the whole module.
     if (!WebAssembly.validate(bytes)) continue;
     try {

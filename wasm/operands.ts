@@ -18,6 +18,11 @@ export function optionalPointer(tensor: Tensor | undefined): number {
   return tensor === undefined ? 0 : pointer(tensor);
 }
 
+/** The next multiple. */
+export function roundUp(n: number, multiple: number): number {
+  return Math.ceil(n / multiple) * multiple;
+}
+
 /** Elements of a decay table. */
 export const TABLE: number = 5 * BLOCK + 3;
 export const TABLE_BYTES: number = 4 * TABLE;
