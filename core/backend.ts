@@ -130,8 +130,10 @@ export interface LightningStepCall {
   readonly slopes: Float64Array;
   /** Factor of every score. */
   readonly scale: number;
-  /** Read and written in place, `[batch, heads, headDim, valueDim]`. */
+  /** Read and written in place, `[batch, heads, headDim, valueDim]`, or as many rows as `rows` chooses from. */
   readonly state: Tensor;
+  /** Row of `state` of each batch element, no two the same; left out: batch element b has row b. */
+  readonly rows: Uint32Array | undefined;
   /** Written: `[batch, heads, valueDim]`. */
   readonly output: Tensor;
 }
@@ -198,8 +200,10 @@ export interface Kernels {
   lrpe(x: Tensor, theta: Tensor, positions: Float64Array, output: Tensor): void;
   /** `output = x ⊙ y`. */
   multiply(x: Tensor, y: Tensor, output: Tensor): void;
-  /** `output[i] = x[rows[i]]`, rows of `[count, dim]`. */
+  /** `output[i] = x[rows[i]]`; output is `[rows, width]`, x taken as `[count, width]`. */
   gatherRows(x: Tensor, rows: Uint32Array, output: Tensor): void;
+  /** `target[rows[i]] = x[i]` in place, the other rows as they are; rows of `width` elements. */
+  scatterRows(x: Tensor, rows: Uint32Array, width: number, target: Tensor): void;
 }
 
 /** A checked call of `lightningAttentionBackward`: the forward's call, the gradients that come in and those that go out. */

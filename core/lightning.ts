@@ -16,7 +16,7 @@
  * @module
  */
 import type { Backend, LightningCall, LightningShape, Sequence } from "./backend.ts";
-import { checkFinite, checkShape, checkTensor, gradientKernels } from "./check.ts";
+import { checkFinite, checkIndices, checkShape, checkTensor, gradientKernels } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -26,10 +26,15 @@ export interface LightningStepOptions {
   slopes?: ArrayLike<number>;
   /** Factor of every score q·k. Default 1, as in the papers. */
   scale?: number;
+  /**
+   * Row of the state of each batch element, no two the same. The state then may have any number of rows, of which only
+   * these are read and changed: sessions that come and go share one tensor. Default: batch element b has row b.
+   */
+  rows?: ArrayLike<number>;
 }
 
 /** Options of {@linkcode lightningAttention}. */
-export interface LightningOptions extends LightningStepOptions {
+export interface LightningOptions extends Omit<LightningStepOptions, "rows"> {
   /** State before the first token, `[batch, heads, headDim, valueDim]`; it is not changed. Default: zero. */
   initialState?: Tensor;
   /**
@@ -124,7 +129,7 @@ export function lightningAttention(
  * @param q query, `[batch, heads, headDim]`
  * @param k key, like q
  * @param v value, `[batch, heads, valueDim]`; its heads a multiple of those of q and k
- * @param state `[batch, heads, headDim, valueDim]`, updated in place
+ * @param state `[batch, heads, headDim, valueDim]`, or any number of rows with `rows`; updated in place
  * @param options see {@linkcode LightningStepOptions}
  * @returns output, `[batch, heads, valueDim]`
  * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
@@ -150,11 +155,13 @@ export function lightningAttentionStep(
   checkHeads(operation, shape);
   const slopes = checkSlopes(operation, options.slopes, heads);
   const scale = checkScale(operation, options.scale);
-  checkState(operation, "state", state, backend, [batch, heads, headDim, valueDim]);
+  const rows = checkStateRows(operation, options.rows, batch, state);
+  const states = rows === undefined ? batch : state.shape[0];
+  checkState(operation, "state", state, backend, [states, heads, headDim, valueDim]);
 
   const output = backend.empty(v.shape, v.dtype);
   try {
-    backend.kernels.lightningStep({ shape, q, k, v, slopes, scale, state, output });
+    backend.kernels.lightningStep({ shape, q, k, v, slopes, scale, state, rows, output });
     return output;
   } catch (error) {
     output.dispose();
@@ -371,6 +378,22 @@ function checkSequences(
     }
     return { batch: 0, start, length: end - start };
   });
+}
+
+function checkStateRows(
+  operation: string,
+  rows: ArrayLike<number> | undefined,
+  batch: number,
+  state: Tensor,
+): Uint32Array | undefined {
+  if (rows === undefined) return undefined;
+  const [count = 0] = checkTensor(operation, "state", state);
+  const checked = checkIndices(operation, "rows", rows, count);
+  if (checked.length !== batch) {
+    rangeError(operation, `rows must have one value per batch element, ${batch}`, checked.length);
+  }
+  if (new Set(checked).size !== batch) rangeError(operation, "rows must differ from one another", checked);
+  return checked;
 }
 
 function checkState(

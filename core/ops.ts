@@ -249,18 +249,43 @@ export function multiply(x: Tensor, y: Tensor): Tensor {
 }
 
 /**
- * Picks rows: `output[i] = x[rows[i]]`, x taken as `[count, dim]`.
+ * Picks rows: `output[i] = x[rows[i]]`, x taken as `[count, width]`.
  *
- * @param x `[..., dim]` @param rows indices from 0 to count − 1
- * @returns `[rows.length, dim]`
- * @throws {RangeError} when an index is outside x
+ * @param x `[..., width]`
+ * @param rows indices from 0 to count − 1
+ * @param options `width`: elements of a row; default: the last dimension. A multiple of it joins dimensions
+ * @returns `[rows.length, width]`
+ * @throws {RangeError} when an index is outside x, or the last dimensions do not multiply to `width`
  */
-export function gatherRows(x: Tensor, rows: ArrayLike<number>): Tensor {
+export function gatherRows(x: Tensor, rows: ArrayLike<number>, options: { width?: number } = {}): Tensor {
   const operation = "gatherRows";
   checkTensor(operation, "x", x);
-  const dim = checkRows(operation, "x", x);
-  const checked = checkIndices(operation, "rows", rows, dim === 0 ? 0 : x.size / dim);
-  return result(x, [checked.length, dim], (output) => x.backend.kernels.gatherRows(x, checked, output));
+  const width = options.width ?? checkRows(operation, "x", x);
+  joinTo(operation, x.shape, width);
+  const checked = checkIndices(operation, "rows", rows, width === 0 ? 0 : x.size / width);
+  return result(x, [checked.length, width], (output) => x.backend.kernels.gatherRows(x, checked, output));
+}
+
+/**
+ * Puts rows in their places: `target[rows[i]] = x[i]`, the other rows of target as they are.
+ *
+ * @param x `[rows.length, ...]`
+ * @param rows indices into the first dimension of target, no two the same
+ * @param target `[count, ...]`, rows of x's size; changed in place
+ * @throws {RangeError} when an index is outside target or comes twice, or shapes do not fit
+ */
+export function scatterRows(x: Tensor, rows: ArrayLike<number>, target: Tensor): void {
+  const operation = "scatterRows";
+  checkTensor(operation, "x", x);
+  const [count = 0, ...row] = checkTensor(operation, "target", target, x.backend);
+  const checked = checkIndices(operation, "rows", rows, count);
+  if (new Set(checked).size !== checked.length) {
+    rangeError(operation, "rows must differ from one another", checked);
+  }
+  checkShape(operation, "x", x.shape, [checked.length, ...row], "[rows.length, ...] of target");
+  if (x.dtype !== target.dtype) typeError(operation, "x must be stored as target is", x.dtype, target.dtype);
+  const width = row.reduce((product, n) => product * n, 1);
+  x.backend.kernels.scatterRows(x, checked, width, target);
 }
 
 /** Makes a result on the backend of `x`, has it written, and gives it back if that fails. */

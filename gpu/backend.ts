@@ -9,7 +9,7 @@ import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
-import { embedding } from "./embedding.ts";
+import { embedding, scatterRows } from "./embedding.ts";
 import { lightning, lightningStep } from "./lightning.ts";
 import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
@@ -80,6 +80,7 @@ export class WebgpuBackend implements Backend {
       lrpe: (...call) => lrpe(device, ...call),
       multiply: (...call) => multiply(device, ...call),
       gatherRows: (x, rows, output) => embedding(device, x, output.shape[1], rows, 1, output),
+      scatterRows: (...call) => scatterRows(device, ...call),
     };
   }
 

@@ -1,5 +1,5 @@
 /**
- * Rows looked up by index: `embedding` and `gatherRows`.
+ * Rows by index: `embedding` and `gatherRows` look them up, `scatterRows` puts them in their places.
  *
  * @module
  */
@@ -35,6 +35,41 @@ export function embedding(
           to.window(rows.start * dim, size),
         ],
         [size, dim, range.start, range.count, float(scale)],
+        Math.ceil(size / 256),
+      );
+    }
+  }
+  device.release(indices);
+}
+
+/** `target[rows[i]] = x[i]`, rows of `width` elements. */
+export function scatterRows(
+  device: Device,
+  x: Tensor,
+  rows: Uint32Array,
+  width: number,
+  target: Tensor,
+): void {
+  if (x.size === 0) return;
+  const kernel = device.kernel({
+    source,
+    entryPoint: "scatter",
+    bindings: ["read", "read", "update"],
+    types: { Table: x.dtype, Output: target.dtype },
+  });
+  const [from, to] = [storeOf(x), storeOf(target)];
+  const indices = device.upload(rows);
+  for (const part of device.chunks(rows.length, [from, width], [indices, 1])) {
+    const size = part.count * width;
+    for (const range of device.chunks(target.size / width, [to, width])) {
+      device.dispatch(
+        kernel,
+        [
+          from.window(part.start * width, size),
+          indices.window(part.start, part.count),
+          to.window(range.start * width, range.count * width),
+        ],
+        [size, width, range.start, range.count, float(1)],
         Math.ceil(size / 256),
       );
     }

@@ -70,25 +70,32 @@ export function lightning(device: Device, call: LightningCall): void {
 
 /** See {@linkcode Kernels.lightningStep}. */
 export function lightningStep(device: Device, call: LightningStepCall): void {
-  const { slopes, scale } = call;
+  const { slopes, scale, rows } = call;
   withPadding(device, call, undefined, ({ shape, q, k, v, state, output }) => {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
+    // With rows any element may be anywhere: the states are bound as a whole.
+    const table = rows && device.upload(Uint32Array.from([...rows].flatMap((row) => [row, 0, 0, 0])));
     const kernel = lightningKernel(device, "step", q.dtype, shape);
     const decays = device.constant(`lightning step ${slopes.join()}`, () => {
       return Float32Array.from(slopes, (slope) => decayPowers(slope, 2)[1]);
     });
     const lengths = [queryHeads * headDim, keyHeads * headDim, heads * valueDim, heads * headDim * valueDim];
-    const rows = [q, k, v, state].map((store, index) => [store, lengths[index]] as const);
-    for (const { start, count } of device.chunks(batch, ...rows, [output, lengths[2]])) {
+    const [queries, keys, values, states] = [q, k, v, state].map((store, index) =>
+      [store, lengths[index]] as const
+    );
+    const cut = rows === undefined ? [states] : [];
+    for (
+      const { start, count } of device.chunks(batch, queries, keys, values, [output, lengths[2]], ...cut)
+    ) {
       const part = (store: Store, length: number) => store.window(start * length, count * length);
       const workgroups = count * heads * Math.ceil(valueDim / 64);
       const strides = (heads: number, dim: number) => [heads * dim, dim, dim, 0];
       device.dispatch(
         kernel,
         [
-          device.nothing,
+          table?.window(4 * start, 4 * count) ?? device.nothing,
           decays,
-          part(state, lengths[3]),
+          table === undefined ? part(state, lengths[3]) : state,
           part(k, lengths[1]),
           part(v, lengths[2]),
           part(q, lengths[0]),
@@ -99,11 +106,12 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
           ...strides(keyHeads, headDim),
           ...strides(heads, valueDim),
           ...[heads, heads / queryHeads, heads / keyHeads, 0, heads, headDim, valueDim],
-          ...[workgroups, 0, 0, 1, 0, 0, float(scale)],
+          ...[workgroups, 0, 0, 1, 0, Number(table !== undefined), float(scale)],
         ],
         workgroups,
       );
     }
+    if (table !== undefined) device.release(table);
   });
 }
 
@@ -154,7 +162,9 @@ function spanWindow(store: Store, shape: LightningShape, heads: number, dim: num
   if (store.pieces.length === 1 || used.length === 0) return store;
   const [batchStride, headStride, tokenStride] = strides(shape, heads, dim);
   const group = shape.heads / heads;
-  const ends = used.map(({ batch, start, length }) => batch * batchStride + (start + length - 1) * tokenStride);
+  const ends = used.map(({ batch, start, length }) =>
+    batch * batchStride + (start + length - 1) * tokenStride
+  );
   const starts = used.map(({ batch, start }) => batch * batchStride + start * tokenStride);
   const start = Math.min(...starts) + Math.floor(span.head / group) * headStride;
   const end = Math.max(...ends) + Math.floor((span.head + span.heads - 1) / group) * headStride + dim;
@@ -286,7 +296,9 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     ? pieces.length
     : lengths.reduce((sum, n) => sum + Math.ceil(n / segmentBlocks), 0);
 
-  const key = pieces.map(({ row, batch, start, length, origin }) => [row, batch, start, length, origin].join(" "));
+  const key = pieces.map(({ row, batch, start, length, origin }) =>
+    [row, batch, start, length, origin].join(" ")
+  );
   const table = device.constant(`lightning table ${segmentBlocks},${key.join()}`, () => {
     return schedule(pieces, segmentBlocks);
   });

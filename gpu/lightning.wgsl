@@ -35,7 +35,7 @@ struct Shape {
   segments: u32,
   decayLength: u32,  // powers per head in the table of decays
   stateOrigin: u32,  // elements of states before the bound window
-  segmented: u32,    // 0: each sequence is one segment
+  segmented: u32,    // 0: each sequence is one segment; of step: 0: batch element b has state b, else table[b].x
   scale: f32,
 }
 
@@ -655,12 +655,14 @@ fn step(
   let column = id % tiles * 16u + thread % 16u;
   let queryAt = (batch * shape.query.x + head / shape.queryGroup * shape.query.y) / 4u;
   let keyAt = (batch * shape.key.x + head / shape.keyGroup * shape.key.y) / 4u;
+  let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, shape.segmented != 0u);
+  let stateAt = (stateRow * shape.heads + head) * shape.headDim;
   let factor = decays[head];
   var sum = vec4<f32>();
   if (column < vectors) {
     let value = vec4<f32>(v[index * vectors + column]);
     for (var row = thread / 16u; row < shape.headDim; row += 16u) {
-      let at = (index * shape.headDim + row) * vectors + column;
+      let at = (stateAt + row) * vectors + column;
       let next = fma(vec4<f32>(f32(k[keyAt + row / 4u][row % 4u])), value, factor * scratch[at]);
       scratch[at] = next;
       sum = fma(vec4<f32>(f32(q[queryAt + row / 4u][row % 4u])), next, sum);

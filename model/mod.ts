@@ -14,6 +14,7 @@
  *
  * @module
  */
+export { Batch } from "./batch.ts";
 export type { TransNormerConfig } from "./config.ts";
 export type { GeneratedToken, GenerateOptions } from "./generation.ts";
 export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";

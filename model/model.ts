@@ -7,6 +7,7 @@ import type { Backend } from "../core/backend.ts";
 import { rangeError, typeError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
+import { Batch } from "./batch.ts";
 import { generate, type GeneratedToken, type GenerateOptions } from "./generation.ts";
 import { type Checkpoint, loadCheckpoint, type LoadOptions } from "./load.ts";
 import { type Likelihood, loglikelihood, perplexity } from "./score.ts";
@@ -140,6 +141,15 @@ export class TransNormerLLM implements Disposable {
   restore(bytes: Uint8Array): Session {
     const { position, states } = decodeSnapshot(bytes, this.fingerprint, stateShapes(this.config, 1));
     return this.#session(position, (shape, l) => this.backend.tensor(states[l], shape));
+  }
+
+  /**
+   * Room for `size` sessions that are stepped together, in one pass.
+   *
+   * @throws {RangeError} when `size` is no integer ≥ 1 @throws {BackendError} when memory is short
+   */
+  batch(size: number): Batch {
+    return new Batch(this, size);
   }
 
   /**

@@ -71,6 +71,11 @@ export class Session implements Disposable {
     return this.#position;
   }
 
+  /** State of each layer, `[1, heads, headDim, valueDim]`: to look at, not to change or dispose. */
+  get states(): readonly Tensor[] {
+    return this.#live("Session.states");
+  }
+
   /** Bytes of the state: the same after one token and after a million. 0 after `dispose()`. */
   get stateBytes(): number {
     return (this.#states ?? []).reduce((sum, state) => sum + 4 * state.size, 0);

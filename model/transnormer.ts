@@ -36,6 +36,8 @@ export interface Input {
    * per batch element the states are updated in place, else they are not changed.
    */
   readonly states?: readonly Tensor[];
+  /** Row of the states of each batch element, for states that more sequences share; with one token per element. */
+  readonly rows?: readonly number[];
 }
 
 /** What a pass leaves: the caller disposes all of it. */
@@ -100,7 +102,7 @@ function tokenMixer(
   using k = encode(activeK, layer.theta, input.positions);
   // o = lightningAttention(q, k, v)
   const slopes = layerSlopes(config.heads, l, config.layers);
-  const attended = attend(q, k, v, slopes, input.states?.[l]);
+  const attended = attend(q, k, v, slopes, input.states?.[l], input.rows);
   try {
     // x + out_proj(u ⊙ norm(o)), the norm over all heads together
     using o = attended.output.reshape(u.shape);
@@ -128,13 +130,14 @@ function attend(
   v: Tensor,
   slopes: number[],
   state: Tensor | undefined,
+  rows: readonly number[] | undefined,
 ): { output: Tensor; state: Tensor } {
   if (state === undefined || q.shape[1] !== 1) {
     return lightningAttention(q, k, v, { slopes, initialState: state, layout: "bnhd" });
   }
   const withoutTime = ({ shape: [batch, , heads, dim] }: Tensor) => [batch, heads, dim];
   using q1 = q.reshape(withoutTime(q)), k1 = k.reshape(withoutTime(k)), v1 = v.reshape(withoutTime(v));
-  return { output: lightningAttentionStep(q1, k1, v1, state, { slopes }), state };
+  return { output: lightningAttentionStep(q1, k1, v1, state, { slopes, rows }), state };
 }
 
 /** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */

@@ -189,7 +189,7 @@ class WasmBackend implements Backend, Kernels {
     this.#crew.run("lightning", calls, { work, scratch, scratchBytes });
   }
 
-  lightningStep({ shape, q, k, v, slopes, scale, state, output }: LightningStepCall): void {
+  lightningStep({ shape, q, k, v, slopes, scale, state, rows, output }: LightningStepCall): void {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
     const calls = Array.from({ length: batch * heads }, (_, row) => {
       const b = Math.floor(row / heads), head = row % heads;
@@ -198,14 +198,14 @@ class WasmBackend implements Backend, Kernels {
         pointer(k) + 4 * (b * keyHeads + Math.floor(head * keyHeads / heads)) * headDim,
         pointer(v) + 4 * row * valueDim,
         pointer(output) + 4 * row * valueDim,
-        pointer(state) + 4 * row * headDim * valueDim,
+        pointer(state) + 4 * ((rows?.[b] ?? b) * heads + head) * headDim * valueDim,
         headDim,
         valueDim,
         decayChange(slopes[head], 1),
         scale,
       ];
     });
-    this.#crew.run("lightningStep", calls, { work: state.size });
+    this.#crew.run("lightningStep", calls, { work: batch * heads * headDim * valueDim });
   }
 
   embedding(table: Tensor, ids: Uint32Array, scale: number, output: Tensor): void {
@@ -313,8 +313,14 @@ class WasmBackend implements Backend, Kernels {
     this.#copyRows(x, rows, 1, output);
   }
 
+  scatterRows(x: Tensor, rows: Uint32Array, width: number, target: Tensor): void {
+    rows.forEach((row, i) => {
+      this.#exports.scaledCopy(pointer(x) + 4 * i * width, pointer(target) + 4 * row * width, width, 1);
+    });
+  }
+
   #copyRows(source: Tensor, rows: Uint32Array, scale: number, output: Tensor): void {
-    const dim = source.shape[source.shape.length - 1];
+    const dim = output.shape[output.shape.length - 1];
     rows.forEach((row, i) => {
       this.#exports.scaledCopy(pointer(source) + 4 * row * dim, pointer(output) + 4 * i * dim, dim, scale);
     });

@@ -1,0 +1,169 @@
+/**
+ * Batches: sessions that take their steps together, so that each weight is read once for all of them.
+ *
+ * @module
+ */
+import type { Backend } from "../core/backend.ts";
+import { BackendError, rangeError, typeError } from "../core/errors.ts";
+import { gatherRows, scatterRows } from "../core/ops.ts";
+import type { Tensor } from "../core/tensor.ts";
+import { checkIds, Session, type SessionModel } from "./session.ts";
+import { decode, lastLogits, stateShapes } from "./transnormer.ts";
+
+/**
+ * Slots for sessions that come and go: per layer one tensor of states, `[size, heads, headDim, valueDim]`. A step takes
+ * any of them one token further, in one pass and with one readback. What a session gets depends on no other.
+ *
+ * @example
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import { TransNormerLLM } from "@levin/attention/tnl";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * using batch = model.batch(8);
+ * using session = model.session();
+ * session.prefill([205, 7, 19]).dispose();
+ * const first = batch.join(session), second = batch.join(session); // two ways to go on
+ * using logits = batch.step([first, second], [176, 3]);
+ * console.log(logits.shape); // [ 2, 256 ]
+ * using left = batch.leave(second);
+ * console.log(left.position); // 4
+ * ```
+ */
+export class Batch implements Disposable {
+  /** Number of slots. */
+  readonly size: number;
+  readonly #model: SessionModel & { readonly backend: Backend };
+  /** One tensor per layer; `undefined` after the end. */
+  #states: readonly Tensor[] | undefined;
+  /** Tokens that the session in each slot has read; `undefined` where the slot is free. */
+  readonly #positions: (number | undefined)[];
+
+  /** Batches are made by `model.batch()`; the caller disposes them. */
+  constructor(model: SessionModel & { readonly backend: Backend }, size: number) {
+    if (!Number.isInteger(size) || size < 1) rangeError("Batch", "size must be an integer >= 1", size);
+    this.#model = model;
+    this.size = size;
+    this.#positions = new Array<undefined>(size).fill(undefined);
+    const states: Tensor[] = [];
+    try {
+      for (const shape of stateShapes(model.config, size)) states.push(model.backend.zeros(shape));
+    } catch (error) {
+      for (const state of states) state.dispose();
+      throw error;
+    }
+    this.#states = states;
+  }
+
+  /** Number of free slots. */
+  get free(): number {
+    return this.#positions.filter((position) => position === undefined).length;
+  }
+
+  /**
+   * Takes a copy of a session in; the session itself stays as it is, and the caller's.
+   *
+   * @returns the slot
+   * @throws {TypeError} when the session is another model's @throws {RangeError} when no slot is free
+   */
+  join(session: Session): number {
+    const operation = "Batch.join";
+    const states = this.#live(operation);
+    if (!(session instanceof Session) || !this.#model.sessions.has(session)) {
+      typeError(operation, "session must be a living session of the batch's model", session);
+    }
+    const slot = this.#positions.indexOf(undefined);
+    if (slot < 0) rangeError(operation, "a slot must be free", `${this.size} sessions`);
+    states.forEach((state, l) => scatterRows(session.states[l], [slot], state));
+    this.#positions[slot] = session.position;
+    return slot;
+  }
+
+  /**
+   * Frees a slot and gives its session back, as one on its own, which the caller disposes.
+   *
+   * @throws {RangeError} when the slot is free
+   */
+  leave(slot: number): Session {
+    const operation = "Batch.leave";
+    const states = this.#live(operation);
+    const position = this.#position(operation, slot);
+    const own: Tensor[] = [];
+    try {
+      for (const state of states) {
+        const shape = state.shape.slice(1);
+        const width = shape.reduce((product, n) => product * n, 1);
+        own.push(gatherRows(state, [slot], { width }).reshape([1, ...shape]));
+      }
+      const session = new Session(this.#model, own, position);
+      this.drop(slot);
+      return session;
+    } catch (error) {
+      for (const state of own) state.dispose();
+      throw error;
+    }
+  }
+
+  /** Frees a slot and forgets its session. */
+  drop(slot: number): void {
+    this.#position("Batch.drop", slot);
+    this.#positions[slot] = undefined;
+  }
+
+  /**
+   * Reads one token per slot.
+   *
+   * @param slots no two the same; the sessions in other slots stay as they are
+   * @param ids token ids, one per slot
+   * @returns logits of the next tokens, `[slots, vocab]`, which the caller disposes
+   * @throws {RangeError} when a slot is free or comes twice, or an id is outside the vocabulary; nothing has changed then
+   * @throws {BackendError} when the batch was disposed, or the device fails within the step: some layers have then read
+   * the tokens and others have not, so the batch ends
+   */
+  step(slots: readonly number[], ids: readonly number[]): Tensor {
+    const operation = "Batch.step";
+    const states = this.#live(operation);
+    const checked = checkIds(operation, ids, this.#model.config.vocabSize);
+    if (slots.length !== checked.length) {
+      rangeError(operation, `ids must have one value per slot, ${slots.length}`, checked.length);
+    }
+    const positions = slots.map((slot) => this.#position(operation, slot));
+    if (new Set(slots).size !== slots.length) {
+      rangeError(operation, "slots must differ from one another", slots);
+    }
+    try {
+      const batch = slots.length;
+      using hidden =
+        decode(this.#model, { ids: checked, batch, seqLen: 1, positions, states, rows: slots }).hidden;
+      const logits = lastLogits(this.#model, hidden);
+      slots.forEach((slot, i) => this.#positions[slot] = positions[i] + 1);
+      return logits;
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+
+  /** Ends the batch and frees the states. Twice does nothing. */
+  dispose(): void {
+    for (const state of this.#states ?? []) state.dispose();
+    this.#states = undefined;
+  }
+
+  /** {@linkcode Batch.dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  #live(operation: string): readonly Tensor[] {
+    if (this.#states === undefined) {
+      throw new BackendError("disposed", `Cannot run ${operation} as the batch must not be disposed`);
+    }
+    return this.#states;
+  }
+
+  #position(operation: string, slot: number): number {
+    return this.#positions[slot] ?? rangeError(operation, "slot must hold a session", slot);
+  }
+}
