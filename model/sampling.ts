@@ -170,7 +170,7 @@ export function logSumExp(logits: ArrayLike<number>, operation: string): number 
 }
 
 /** Uniform numbers in [0, 1) of 32 bits: sfc32 (Doty-Humphrey), seeded with both halves of the seed. */
-function randomNumbers(seed?: number): () => number {
+export function randomNumbers(seed?: number): () => number {
   let [a, b, c, counter] = seed === undefined
     ? crypto.getRandomValues(new Uint32Array(4))
     : [seed >>> 0, Math.floor(seed / 2 ** 32) >>> 0, 0x9e3779b9, 1];

@@ -7,7 +7,7 @@ import type { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { rangeError, typeError } from "../core/errors.ts";
 
 /** The characters that byte-level vocabularies write bytes as: printable Latin-1 as itself, the others from U+0100 on. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
+export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   const printable = (byte: number) => byte > 0x20 && byte < 0x7f || byte > 0xa0 && byte !== 0xad;
   let next = 0x100;
   return new Map(

@@ -149,6 +149,19 @@ eachBackendWithGradients(
       const [a, b] = [first.gradients.get(name)!, second.gradients.get(name)!];
       assertClose(gradient, a.map((x, i) => (7 * x + 13 * b[i]) / 20), limit, name);
     }
+    // Gradients of segments add up.
+    using gradients = parameters.gradients();
+    using total = backend.zeros([1]);
+    for (const segment of [part(0, 7), part(7, 20)]) {
+      for (const state of lossAndGradients(parameters, gradients.tree, segment, 1 / 20, total)) {
+        state.dispose();
+      }
+    }
+    assertClose(await total.data(), [20 * packed.loss], 1e-6, "accumulated loss");
+    for (const [i, { name }] of parameters.list.entries()) {
+      const limit = name.endsWith("theta") ? 1e-4 : 1e-5;
+      assertClose(await gradients.list[i].data(), packed.gradients.get(name)!, limit, `accumulated ${name}`);
+    }
     // One sequence in two segments: the same losses as in one.
     const whole = await run(backend, parameters, part(0, 20));
     const states = first.states.map((data, l) => backend.tensor(data, [1, 2, l === 1 ? 8 : 4, 4]));
