@@ -28,8 +28,16 @@ export class Tokenizer {
   readonly #decoders: ReadonlySet<string>;
   readonly #added: ReadonlyMap<number, { content: string; special: boolean }>;
   readonly #cleanUp: boolean;
+  /** `tokenizer_config.json` as it came: the chat template and the names of special tokens are here. */
+  readonly config: Readonly<Record<string, unknown>>;
 
-  private constructor(hub: HubTokenizer, decoder: DecoderJson | null, cleanUp: boolean) {
+  private constructor(
+    hub: HubTokenizer,
+    decoder: DecoderJson | null,
+    cleanUp: boolean,
+    config: Readonly<Record<string, unknown>>,
+  ) {
+    this.config = config;
     this.#hub = hub;
     this.#decoders = new Set([decoder, ...decoder?.decoders ?? []].map((step) => step?.type ?? ""));
     this.#added = hub.get_added_tokens_decoder();
@@ -63,7 +71,8 @@ export class Tokenizer {
     try {
       // The package "cleans up" spaces before punctuation unless told otherwise, which changes the text.
       const cleanUp = (config as Record<string, unknown>).clean_up_tokenization_spaces === true;
-      return new Tokenizer(new Hub(whole, config as object), whole.decoder, cleanUp);
+      const settings = config as Record<string, unknown>;
+      return new Tokenizer(new Hub(whole, settings), whole.decoder, cleanUp, settings);
     } catch (error) {
       return rangeError(operation, "tokenizer.json must describe a tokenizer", (error as Error).message);
     }
@@ -91,9 +100,13 @@ export class Tokenizer {
     return ids;
   }
 
-  /** The text of token ids; special tokens and ids without a token give none. */
-  decode(ids: ArrayLike<number>): string {
-    const stream = this.stream();
+  /**
+   * The text of token ids; ids without a token give none.
+   *
+   * @param options `specialTokens`: whether special tokens give their name as text; default false, they give none
+   */
+  decode(ids: ArrayLike<number>, options: { specialTokens?: boolean } = {}): string {
+    const stream = this.stream(options);
     return Array.from(ids, (id) => stream.push(id)).join("") + stream.end();
   }
 
@@ -112,8 +125,15 @@ export class Tokenizer {
     return this.#hub.id_to_token(id);
   }
 
-  /** Decoding token by token. */
-  stream(): TokenStream {
+  /** The bytes that an id stands for, alone: of a split character its part; of a special token its name. */
+  bytesOf(id: number): Uint8Array {
+    const token = this.#hub.id_to_token(id);
+    const bytes = token === undefined || this.#added.has(id) ? undefined : this.#bytesOf(token);
+    return bytes ?? new TextEncoder().encode(this.decode([id], { specialTokens: true }));
+  }
+
+  /** Decoding token by token; options as for {@linkcode Tokenizer.decode}. */
+  stream({ specialTokens = false }: { specialTokens?: boolean } = {}): TokenStream {
     // A character's bytes may be spread over tokens: the decoder keeps them until the character is whole.
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     let previous: number | undefined;
@@ -121,7 +141,7 @@ export class Tokenizer {
       push: (id) => {
         const token = this.#hub.id_to_token(id);
         const added = this.#added.get(id);
-        if (token === undefined || added?.special) return "";
+        if (token === undefined || added?.special && !specialTokens) return "";
         const bytes = added === undefined ? this.#bytesOf(token) : undefined;
         const before = previous;
         previous = id;

@@ -139,3 +139,15 @@ Deno.test("what is no tokenizer", async () => {
     message: /every part of text must have a token: current value is "<unk>" \(token 1\)/,
   });
 });
+
+Deno.test("special tokens give their names where asked for, and every id its bytes", async () => {
+  const config = { chat_template: "{{ messages }}", eos_token: "<|end|>" };
+  const tokenizer = await Tokenizer.create(byteLevelJson(), config);
+  assert.deepEqual(tokenizer.config, config);
+  assert.equal(tokenizer.decode([0x61, 261, 262, 0x62], { specialTokens: true }), "a<|end|><tab>b");
+  assert.deepEqual([...tokenizer.bytesOf(0xe2)], [0xe2]);
+  assert.deepEqual([...tokenizer.bytesOf(260)], [0xe2, 0x82]);
+  assert.equal(new TextDecoder().decode(tokenizer.bytesOf(261)), "<|end|>");
+  assert.equal(new TextDecoder().decode(tokenizer.bytesOf(262)), "<tab>");
+  assert.equal(tokenizer.bytesOf(5000).length, 0);
+});
