@@ -236,20 +236,21 @@ export function decodeSafetensors(
 }
 
 /**
- * Writes a file of f32 tensors.
+ * Writes a file of tensors: F32, or F16 from the bits that `toHalf` gives.
  *
  * @param tensors in the order in which they are written
  * @param metadata strings for `__metadata__`
  */
 export function encodeSafetensors(
-  tensors: readonly { name: string; shape: readonly number[]; data: Float32Array }[],
+  tensors: readonly { name: string; shape: readonly number[]; data: Float32Array | Uint16Array }[],
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
   let end = 0;
   const entries = tensors.map(({ name, shape, data }) => {
     const begin = end;
     end += data.byteLength;
-    return [name, { dtype: "F32", shape, data_offsets: [begin, end] }];
+    const dtype = data instanceof Uint16Array ? "F16" : "F32";
+    return [name, { dtype, shape, data_offsets: [begin, end] }];
   });
   const header = Object.fromEntries([["__metadata__", metadata], ...entries]);
   const json = new TextEncoder().encode(JSON.stringify(header));

@@ -4,9 +4,10 @@ import { type Backend, createBackend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { Tokenizer } from "../model/tokenizer.ts";
-import { lossOf } from "../train/backward.ts";
+import { lightningMixer, lossOf } from "../train/backward.ts";
 import { byteTokenizer, configByName, initialWeights, SPECIAL_TOKENS } from "../train/configs.ts";
 import { Corpus, readDocuments } from "../train/data.ts";
+import { exportModel } from "../train/export.ts";
 import { learningRateAt, Parameters } from "../train/optimizer.ts";
 import { duration, Progress } from "../train/progress.ts";
 import { evaluate, type StepReport, train, type TrainingOptions } from "../train/train.ts";
@@ -186,6 +187,23 @@ eachBackendWithGradients(
     assertClose([other.bitsPerByte], [report.bitsPerByte], 1e-6);
   },
 );
+
+Deno.test("export: a model of halves, near the one that was trained", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  await using workshop = new Workshop();
+  const { checkpoint } = await train(workshop.options(backend, "out", { steps: 4 }));
+  const target = `${workshop.path}/model`;
+  await exportModel(checkpoint, target);
+  assert.deepEqual((await readdir(target)).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+  const size = async (folder: string) => (await Deno.stat(`${folder}/model.safetensors`)).size;
+  assert(await size(target) < 0.6 * await size(checkpoint));
+  using whole = await TransNormerLLM.load(checkpoint, { backend });
+  using halved = await TransNormerLLM.load(target, { backend });
+  using expected = whole.forward([[256, 65, 108, 108]]), actual = halved.forward([[256, 65, 108, 108]]);
+  assertClose(await actual.data(), await expected.data(), 2e-3);
+  await assert.rejects(exportModel(checkpoint, target), /the folder to export to must not exist/);
+  await assert.rejects(exportModel(workshop.data, `${target}2`), /the checkpoint to export must hold/);
+});
 
 async function loadedParameters(backend: Backend, path: string): Promise<Parameters> {
   using model = await TransNormerLLM.load(path, { backend });
@@ -411,6 +429,8 @@ eachBackendWithGradients("resuming: damage, other settings and other data are re
   await assert.rejects(train(options), /out must hold no checkpoint, unless it is to be resumed/);
   await assert.rejects(train(workshop.options(backend, "none", { resume: true })), /must hold a checkpoint/);
   await assert.rejects(train({ ...again, seqLen: 25 }), /seqLen must be as in the checkpoint to resume, 24/);
+  const mixer = { ...lightningMixer, name: "softmax" };
+  await assert.rejects(train({ ...again, mixer }), /mixer must be as in the checkpoint to resume, lightning/);
   await assert.rejects(train({ ...again, config: "tiny" }), /config must be as in the checkpoint to resume/);
   await assert.rejects(
     train({ ...again, data: [`${workshop.data}/a.txt`] }),

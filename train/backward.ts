@@ -24,6 +24,8 @@ import type { NormWeights, Weights } from "../model/weights.ts";
 
 /** What mixes tokens, with the signatures of the attention that it is, or that a baseline puts in its place. */
 export interface Mixer {
+  /** Tells checkpoints of one from those of another. */
+  readonly name: string;
   /** As {@linkcode lightningAttention}, layout `"bnhd"`. */
   forward(q: Tensor, k: Tensor, v: Tensor, options: LightningOptions): { output: Tensor; state: Tensor };
   /** As {@linkcode lightningAttentionBackward}. */
@@ -37,7 +39,11 @@ export interface Mixer {
 }
 
 /** TransNormerLLM's own mixer. */
-export const lightningMixer: Mixer = { forward: lightningAttention, backward: lightningAttentionBackward };
+export const lightningMixer: Mixer = {
+  name: "lightning",
+  forward: lightningAttention,
+  backward: lightningAttentionBackward,
+};
 
 /** Tokens to learn from. */
 export interface Segment {

@@ -7,7 +7,8 @@ import { parseArgs } from "node:util";
 import { createBackend } from "../core/backend.ts";
 import { BackendError, rangeError } from "../core/errors.ts";
 import { Progress } from "./progress.ts";
-import { DEFAULT_RECIPE, type Recipe, train, type TrainingOptions } from "./train.ts";
+import { DEFAULT_RECIPE, type Recipe } from "./recipe.ts";
+import { train, type TrainingOptions } from "./train.ts";
 
 const HELP = `Usage: deno task train --data <files or folders> --out <folder> [options]
 

@@ -4,14 +4,13 @@
  *
  * @module
  */
-import { appendFile, mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import type { Backend } from "../core/backend.ts";
 import { gradientKernels } from "../core/check.ts";
 import { message, rangeError } from "../core/errors.ts";
-import { gatherRows } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { parseConfig } from "../model/config.ts";
-import { lossAndGradients, lossOf, type Mixer, type Segment } from "./backward.ts";
+import { lightningMixer, lossAndGradients, lossOf, type Mixer, type Segment } from "./backward.ts";
 import {
   checkpointPath,
   findCheckpoints,
@@ -22,58 +21,10 @@ import {
 } from "./checkpoint.ts";
 import { configByName, initialWeights, VOCAB_SIZE } from "./configs.ts";
 import { Corpus, readDocuments } from "./data.ts";
+import { openLog } from "./log.ts";
 import { learningRateAt, Parameters } from "./optimizer.ts";
-
-/** Every setting that the losses depend on: a checkpoint holds them, and resuming keeps them. */
-export interface Recipe {
-  /** `"tiny"`, `"small"`, `"medium"`, or the path of a `config.json` whose vocabulary holds the byte-level one. */
-  config: string;
-  /** Tokens per sequence. */
-  seqLen: number;
-  /** Sequences per batch. */
-  batch: number;
-  /** Batches whose gradients add up to one step. */
-  accumulate: number;
-  /** Steps in all; the learning rate falls until the last one. */
-  steps: number;
-  /** Highest learning rate. */
-  learningRate: number;
-  /** Steps over which the learning rate rises to it. */
-  warmup: number;
-  /** Decoupled decay of the matrices. */
-  weightDecay: number;
-  /** Clips the global norm of the gradients; 0: no clipping. */
-  clip: number;
-  /** AdamW's β1. */
-  beta1: number;
-  /** AdamW's β2. */
-  beta2: number;
-  /** Seed of the first weights and of the order of the data. */
-  seed: number;
-  /**
-   * Walk through the text in order, documents packed one after another, the states carried from step to step (truncated
-   * backpropagation), instead of random windows that begin with a state of zero. θ then stays as it is: its gradient
-   * needs the positions of keys that were truncated away.
-   */
-  packed: boolean;
-}
-
-/** The recipe where nothing else is said: 4096 tokens per step for a CPU; a GPU wants a larger `batch`. */
-export const DEFAULT_RECIPE: Readonly<Recipe> = {
-  config: "small",
-  seqLen: 512,
-  batch: 8,
-  accumulate: 1,
-  steps: 1000,
-  learningRate: 1e-3,
-  warmup: 100,
-  weightDecay: 0.1,
-  clip: 1,
-  beta1: 0.9,
-  beta2: 0.95,
-  seed: 1,
-  packed: false,
-};
+import { checkCount, completeRecipe, type Recipe } from "./recipe.ts";
+import { CarriedStates } from "./states.ts";
 
 /** Options of {@linkcode train}. Parts of the recipe that are left out come from the checkpoint, or the defaults. */
 export interface TrainingOptions extends Partial<Recipe> {
@@ -171,7 +122,7 @@ export interface TrainingResult {
  * @throws {Error} when a checkpoint cannot be written. The last good checkpoint stays whole in each case
  */
 export async function train(options: TrainingOptions): Promise<TrainingResult> {
-  const { backend, out, signal, keep = 2 } = options;
+  const { backend, out, signal, keep = 2, mixer = lightningMixer } = options;
   const { logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
   gradientKernels("train", backend);
   for (const [name, value] of Object.entries({ logEvery, saveEvery, evaluateEvery, keep })) {
@@ -183,12 +134,12 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
   using parameters = new Parameters(backend, network, start.initial);
   using carried = new CarriedStates(backend, start.states);
   const frozen = (name: string) => recipe.packed && name.endsWith("theta");
-  const pass = { mixer: options.mixer, recompute: options.recompute };
+  const pass = { mixer, recompute: options.recompute };
 
   const save = async (step: number) => {
     const state: TrainingState = {
       step,
-      recipe: { ...recipe },
+      recipe: { ...recipe, mixer: mixer.name },
       config: start.config,
       data: corpus.fingerprint,
       ...await readBack(parameters, carried),
@@ -242,7 +193,7 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
       saved = step;
     }
     if (step % evaluateEvery === 0 || step === recipe.steps) {
-      evaluation = await evaluate(parameters, corpus, recipe, step, options.mixer);
+      evaluation = await evaluate(parameters, corpus, recipe, step, mixer);
       options.onEvaluation?.(evaluation);
       await log([evaluation]);
       pending.restartClock();
@@ -260,7 +211,7 @@ export async function evaluate(
   corpus: Corpus,
   { batch, seqLen }: { batch: number; seqLen: number },
   step = 0,
-  mixer?: Mixer,
+  mixer: Mixer = lightningMixer,
 ): Promise<EvaluationReport> {
   let loss = 0, labels = 0, bytes = 0;
   for (const segment of corpus.heldOutWindows(batch, seqLen)) {
@@ -286,12 +237,19 @@ interface StartingPoint {
 }
 
 async function startingPoint(options: TrainingOptions): Promise<StartingPoint> {
-  const { out, data } = options;
+  const { out, data, mixer = lightningMixer } = options;
   const checkpoint = options.resume ? await loadCheckpointState(out) : undefined;
+  if (checkpoint !== undefined && checkpoint.recipe.mixer !== mixer.name) {
+    rangeError(
+      "train",
+      `mixer must be as in the checkpoint to resume, ${checkpoint.recipe.mixer}`,
+      mixer.name,
+    );
+  }
   if (checkpoint === undefined && (await findCheckpoints(out)).length > 0) {
     rangeError("train", "out must hold no checkpoint, unless it is to be resumed", out);
   }
-  const recipe = recipeOf(options, checkpoint?.recipe as Partial<Recipe> | undefined);
+  const recipe = completeRecipe(options, checkpoint?.recipe as Partial<Recipe> | undefined);
   const config = checkpoint?.config ?? await readConfig(recipe.config);
   const network = parseConfig(config);
   if (network.vocabSize < VOCAB_SIZE) {
@@ -324,30 +282,6 @@ async function startingPoint(options: TrainingOptions): Promise<StartingPoint> {
   };
 }
 
-/** The recipe: what is given, else what the checkpoint says, else the defaults; a checkpoint cannot be contradicted. */
-function recipeOf(options: TrainingOptions, before: Partial<Recipe> | undefined): Recipe {
-  const recipe: Record<string, unknown> = { ...DEFAULT_RECIPE, ...before };
-  for (const name of Object.keys(DEFAULT_RECIPE) as (keyof Recipe)[]) {
-    const given = options[name];
-    if (given === undefined) continue;
-    if (before !== undefined && given !== recipe[name]) {
-      rangeError("train", `${name} must be as in the checkpoint to resume, ${recipe[name]}`, given);
-    }
-    recipe[name] = given;
-  }
-  const checked = recipe as unknown as Recipe;
-  for (const name of ["seqLen", "batch", "accumulate", "steps"] as const) checkCount(name, checked[name]);
-  for (const name of ["learningRate", "warmup", "weightDecay", "clip"] as const) {
-    if (!(checked[name] >= 0 && checked[name] < Infinity)) {
-      rangeError("train", `${name} must be finite and >= 0`, checked[name]);
-    }
-  }
-  if (!Number.isInteger(checked.seed) || checked.seed < 0 || checked.seed >= 2 ** 32) {
-    rangeError("train", "seed must be an integer from 0 to 2^32 - 1", checked.seed);
-  }
-  return checked;
-}
-
 async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
   if (!nameOrPath.endsWith(".json")) return configByName(nameOrPath);
   try {
@@ -357,55 +291,8 @@ async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> 
   }
 }
 
-function checkCount(name: string, value: number): void {
-  if (!Number.isInteger(value) || value < 1) rangeError("train", `${name} must be an integer >= 1`, value);
-}
-
 function countLabels(segment: Segment): number {
   return segment.labels.reduce((sum, label) => label >= 0 ? sum + 1 : sum, 0);
-}
-
-/** The states that a packed segment leaves to the next one, `[sequences, heads, headDim, valueDim]` per layer. */
-class CarriedStates implements Disposable {
-  readonly #backend: Backend;
-  /** Of each layer, after the last segment. */
-  #states: Tensor[];
-
-  constructor(backend: Backend, saved: TrainingState["optimizer"]) {
-    this.#backend = backend;
-    this.#states = saved.map(({ data, shape }) => backend.tensor(data, shape));
-  }
-
-  /** Runs a segment with the states that are its own, and keeps those that it leaves. */
-  take(segment: Segment & { carried?: readonly number[] }, run: (segment: Segment) => Tensor[]): void {
-    const { carried } = segment;
-    using initial = new DisposableStack();
-    const states = carried === undefined || carried.length === 0 ? undefined : this.#states.map((state) => {
-      const [sequences, ...size] = state.shape;
-      const rows = initial.use(state.reshape([sequences, size.reduce((product, n) => product * n, 1)]));
-      return initial.use(gatherRows(rows, carried).reshape([carried.length, ...size]));
-    });
-    const left = run({ ...segment, states });
-    if (carried === undefined) {
-      for (const state of left) state.dispose();
-    } else {
-      this[Symbol.dispose]();
-      this.#states = left;
-    }
-  }
-
-  /** For a checkpoint. */
-  async read(): Promise<TrainingState["optimizer"]> {
-    const tensors = [];
-    for (const [l, state] of this.#states.entries()) {
-      tensors.push({ name: `state.${l}`, shape: state.shape, data: await this.#backend.read(state) });
-    }
-    return tensors;
-  }
-
-  [Symbol.dispose](): void {
-    for (const state of this.#states.splice(0)) state.dispose();
-  }
 }
 
 /** Steps whose losses are still on the device. */
@@ -473,36 +360,4 @@ async function readBack(
     optimizer.push({ name: `second.${name}`, shape, data: await second.data() });
   }
   return { weights, optimizer: [...optimizer, ...await carried.read()] };
-}
-
-/**
- * `log.jsonl`, one object per step and evaluation. What a killed run wrote after its last checkpoint is taken away: it
- * will be computed again.
- */
-async function openLog(out: string, step: number): Promise<(lines: readonly object[]) => Promise<void>> {
-  const path = `${out}/log.jsonl`;
-  const write = async (work: () => Promise<void>) => {
-    try {
-      await work();
-    } catch (cause) {
-      throw new Error(`Cannot write ${path}: ${(cause as Error).message}; ${await lastGood(out)}`, { cause });
-    }
-  };
-  await write(async () => {
-    await mkdir(out, { recursive: true });
-    const text = step === 0 ? "" : await readFile(path, "utf8").catch(() => "");
-    const kept = text.split("\n").filter((line) => {
-      try {
-        return JSON.parse(line).step <= step;
-      } catch {
-        return false; // the line that the kill cut off
-      }
-    });
-    await writeFile(`${path}.partial`, kept.map((line) => `${line}\n`).join(""));
-    await rename(`${path}.partial`, path);
-  });
-  return async (lines) => {
-    if (lines.length === 0) return;
-    await write(() => appendFile(path, lines.map((line) => `${JSON.stringify(line)}\n`).join("")));
-  };
 }
