@@ -7,6 +7,7 @@ import { Tokenizer } from "../model/tokenizer.ts";
 import { lightningMixer, lossOf } from "../train/backward.ts";
 import { byteTokenizer, configByName, initialWeights, SPECIAL_TOKENS } from "../train/configs.ts";
 import { Corpus, readDocuments } from "../train/data.ts";
+import { renderCurve } from "../train/curve.ts";
 import { exportModel } from "../train/export.ts";
 import { learningRateAt, Parameters } from "../train/optimizer.ts";
 import { duration, Progress } from "../train/progress.ts";
@@ -141,6 +142,18 @@ Deno.test("the progress bar redraws on a terminal and is quiet elsewhere", () =>
   quiet.evaluation({ step: 5, heldOutLoss: 1, perplexity: Math.E, bitsPerByte: 1.5 });
   assert.equal(text, "step 5: held-out loss 1.0000, perplexity 2.718, 1.5000 bits per byte\n");
   assert.deepEqual([5, 187, 3720, NaN].map(duration), ["5s", "3m07s", "1h02m", "?"]);
+});
+
+Deno.test("loss curves: every run in the legend, steps as lines, evaluations as points", async () => {
+  const log = Array.from({ length: 50 }, (_, i) => ({ step: i + 1, loss: 5 - i / 20 }));
+  const svg = await renderCurve([
+    { name: "lightning", log: [...log, { step: 50, bitsPerByte: 2.5 }] },
+    { name: "softmax", log },
+  ]);
+  assert.match(svg, /^<svg[\s\S]*<\/svg>$/);
+  assert.doesNotMatch(svg, /NaN|undefined/);
+  for (const name of ["lightning", "softmax"]) assert(svg.includes(`>${name}<`), `the legend says ${name}`);
+  assert.throws(() => renderCurve([{ name: "none", log: [] }]), /a run must have at least one step/);
 });
 
 eachBackendWithGradients(
