@@ -3,13 +3,14 @@
  *
  * @module
  */
-import type { Backend, BackendInfo, BackendOptions, Kernels } from "../core/backend.ts";
+import type { Backend, BackendInfo, BackendOptions, GradientKernels, Kernels } from "../core/backend.ts";
 import { checkDimensions } from "../core/check.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
 import { embedding, scatterRows } from "./embedding.ts";
+import { gradientsOf } from "./gradients.ts";
 import { lightning, lightningStep } from "./lightning.ts";
 import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
@@ -66,6 +67,7 @@ export class WebgpuBackend implements Backend {
   readonly name = "webgpu";
   readonly info: BackendInfo;
   readonly kernels: Kernels;
+  readonly gradients: GradientKernels;
 
   /** @param device the GPU @param reason why it was chosen */
   constructor(readonly device: Device, reason: string) {
@@ -82,6 +84,7 @@ export class WebgpuBackend implements Backend {
       gatherRows: (x, rows, output) => embedding(device, x, output.shape[1], rows, 1, output),
       scatterRows: (...call) => scatterRows(device, ...call),
     };
+    this.gradients = gradientsOf(device);
   }
 
   get bytesInUse(): number {

@@ -7,10 +7,11 @@ import type { Activation } from "../core/backend.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { type Device, storeOf } from "./device.ts";
+import activations from "./activation.wgsl" with { type: "text" };
 import source from "./splitHeads.wgsl" with { type: "text" };
 import turn from "./turn.wgsl" with { type: "text" };
 
-const SOURCE = source + turn;
+const SOURCE = source + activations + turn;
 
 /** See {@linkcode Kernels.splitHeads}. */
 export function splitHeads(

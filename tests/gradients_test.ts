@@ -14,14 +14,7 @@ import {
   sumSquares,
 } from "../core/gradients.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
-import {
-  assertClose,
-  assertSameBits,
-  eachBackendWithGradients as eachBackend,
-  poison,
-  randomArray,
-  Scope,
-} from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
 import * as forward from "./reference.ts";
 import * as reference from "./reference_gradients.ts";
 
