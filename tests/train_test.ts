@@ -194,10 +194,16 @@ eachBackendWithGradients(
       state.dispose();
     }
     assertClose([Math.exp((await total.data())[0] / 12)], [perplexity], 1e-5);
-    const report = await evaluate(parameters, corpus, { batch: 3, seqLen: 24 });
+    const report = (await evaluate(parameters, corpus, { batch: 3, seqLen: 24 }))!;
     assert.equal(report.heldOutLoss, result.evaluation.heldOutLoss);
-    const other = await evaluate(parameters, corpus, { batch: 1, seqLen: 24 });
+    const other = (await evaluate(parameters, corpus, { batch: 1, seqLen: 24 }))!;
     assertClose([other.bitsPerByte], [report.bitsPerByte], 1e-6);
+    const signal = AbortSignal.abort();
+    assert.equal(await evaluate(parameters, corpus, { batch: 1, seqLen: 24 }, { signal }), undefined);
+    const stopped = await train(workshop.options(backend, "stopped", { signal }));
+    assert.deepEqual([stopped.step, stopped.finished], [0, false]);
+    const still = await train(workshop.options(backend, "stopped", { signal, resume: true }));
+    assert.equal(still.checkpoint, stopped.checkpoint);
   },
 );
 

@@ -156,7 +156,7 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
     trainTokens: corpus.train.length,
     heldOutTokens: corpus.heldOut.length,
   });
-  let step = start.step, saved = start.step, evaluation: EvaluationReport | undefined;
+  let step = start.step, saved = options.resume ? start.step : -1, evaluation: EvaluationReport | undefined;
   /** Waits for the steps under way, and reports them. */
   const settle = async () => {
     const reports = await pending.settle();
@@ -181,8 +181,7 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
     const learningRate = learningRateAt(step, recipe.learningRate, recipe.warmup, recipe.steps);
     const squares = parameters.step(gradients, { ...recipe, count: step, learningRate }, frozen);
     pending.add({ step, total, squares, labels, learningRate });
-    // Timers, signals and the terminal get their turn.
-    await new Promise((resolve) => setTimeout(resolve, 0));
+    await eventLoop();
 
     const isLast = step === recipe.steps || signal?.aborted === true;
     if (isLast || step % logEvery === 0 || step % saveEvery === 0 || step % evaluateEvery === 0) {
@@ -193,26 +192,28 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
       saved = step;
     }
     if (step % evaluateEvery === 0 || step === recipe.steps) {
-      evaluation = await evaluate(parameters, corpus, recipe, step, mixer);
+      evaluation = await evaluate(parameters, corpus, recipe, { step, mixer, signal });
+      if (evaluation === undefined) break;
       options.onEvaluation?.(evaluation);
       await log([evaluation]);
       pending.restartClock();
     }
   }
-  if (saved !== step || step === 0) await save(step);
+  if (saved !== step) await save(step);
   return { step, finished: step === recipe.steps, checkpoint: checkpointPath(out, step), evaluation };
 }
 
 /**
  * Loss on the held-out text, in windows of `seqLen` tokens that begin with a state of zero, as in training.
+ *
+ * @returns nothing where `signal` ended it early
  */
 export async function evaluate(
   parameters: Parameters,
   corpus: Corpus,
   { batch, seqLen }: { batch: number; seqLen: number },
-  step = 0,
-  mixer: Mixer = lightningMixer,
-): Promise<EvaluationReport> {
+  { step = 0, mixer, signal }: { step?: number; mixer?: Mixer; signal?: AbortSignal } = {},
+): Promise<EvaluationReport | undefined> {
   let loss = 0, labels = 0, bytes = 0;
   for (const segment of corpus.heldOutWindows(batch, seqLen)) {
     // One total per batch: a sum in f32 over all of the text would lose digits.
@@ -221,6 +222,8 @@ export async function evaluate(
     loss += (await total.data())[0];
     labels += countLabels(segment);
     bytes += segment.labels.reduce((sum, label) => label >= 0 && label < 256 ? sum + 1 : sum, 0);
+    await eventLoop();
+    if (signal?.aborted) return undefined;
   }
   const heldOutLoss = loss / labels;
   return { step, heldOutLoss, perplexity: Math.exp(heldOutLoss), bitsPerByte: loss / Math.LN2 / bytes };
@@ -289,6 +292,11 @@ async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> 
   } catch (cause) {
     throw new RangeError(message("train", "config must be a readable config.json", nameOrPath), { cause });
   }
+}
+
+/** Timers, signals and the terminal get their turn. */
+function eventLoop(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
 function countLabels(segment: Segment): number {
