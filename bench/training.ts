@@ -1,0 +1,97 @@
+/**
+ * Training speed against the length of sequences, with the same number of tokens in every step: the papers' claim that
+ * lightning attention trains as fast at any length.
+ *
+ *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
+ *
+ * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
+ * meets all of them.
+ *
+ * @module
+ */
+import { parseArgs } from "node:util";
+import { createBackend } from "../mod.ts";
+import { parseConfig } from "../model/config.ts";
+import { randomNumbers } from "../model/sampling.ts";
+import { lightningMixer, lossAndGradients, type Mixer } from "../train/backward.ts";
+import { configByName, initialWeights } from "../train/configs.ts";
+import { Parameters } from "../train/optimizer.ts";
+import type { Backend } from "../core/backend.ts";
+import { median, seconds } from "./measure.ts";
+
+/** Speed at one length. */
+export interface Speed {
+  /** Tokens per sequence. */
+  readonly length: number;
+  /** Median over the repeats. */
+  readonly tokensPerSecond: number;
+}
+
+/**
+ * Measures whole training steps.
+ *
+ * @param tokens tokens per step, a multiple of every length
+ * @param repeats steps per length, after one that is not counted
+ */
+export async function trainingSpeed(
+  backend: Backend,
+  config: Record<string, unknown>,
+  { tokens, lengths, repeats, mixer = lightningMixer }: {
+    tokens: number;
+    lengths: readonly number[];
+    repeats: number;
+    mixer?: Mixer;
+  },
+): Promise<Speed[]> {
+  const network = parseConfig(config);
+  using parameters = new Parameters(backend, network, initialWeights(network, 1));
+  const random = randomNumbers(1);
+  const ids = Uint32Array.from({ length: tokens }, () => Math.floor(256 * random()));
+  const labels = Int32Array.from(ids, (_, i) => ids[(i + 1) % tokens]);
+  let count = 0;
+  const step = async (seqLen: number) => {
+    using gradients = parameters.gradients();
+    using total = backend.zeros([1]);
+    const batch = tokens / seqLen;
+    const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
+    const states = lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, { mixer });
+    for (const state of states) state.dispose();
+    const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
+    using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
+    await squares.data(); // all of the step but AdamW's last writes, which the next step waits for
+  };
+  const times = new Map(lengths.map((length) => [length, [] as number[]]));
+  for (let i = 0; i <= repeats; i++) {
+    for (const [length, found] of times) {
+      const time = await seconds(() => step(length));
+      if (i > 0) found.push(time);
+    }
+  }
+  return [...times].map(([length, found]) => ({ length, tokensPerSecond: tokens / median(found) }));
+}
+
+if (import.meta.main) {
+  const { values } = parseArgs({
+    options: {
+      backend: { type: "string", default: "auto" },
+      config: { type: "string", default: "small" },
+      tokens: { type: "string", default: "65536" },
+      lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
+      repeats: { type: "string", default: "5" },
+    },
+  });
+  const tokens = Number(values.tokens), repeats = Number(values.repeats);
+  const lengths = values.lengths.split(",").map(Number);
+  if (!lengths.every((length) => Number.isInteger(length) && length >= 1 && tokens % length === 0)) {
+    console.error(`--lengths must be integers >= 1 that divide --tokens, ${tokens}: ${values.lengths}`);
+    Deno.exit(2);
+  }
+  using backend = await createBackend({ prefer: values.backend as "auto", threads: "auto" });
+  const speeds = await trainingSpeed(backend, configByName(values.config), { tokens, lengths, repeats });
+  console.log(`${values.config}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`);
+  console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
+  for (const { length, tokensPerSecond } of speeds) {
+    const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
+    console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
+  }
+}
