@@ -14,16 +14,14 @@ import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops
 import { createWebgpuBackend, type WebgpuBackend, type WebgpuRequirements } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { assertClose, assertSameBits, randomArray, Scope } from "./harness.ts";
+import { assertClose, assertSameBits, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
 import * as reference from "./reference.ts";
-import { findAdapter, MAY_LEAVE_OUT } from "./setup.ts";
 
 const LIMIT = 2e-6;
 /** One rounding to 11 bits, of operands and of results. */
 const HALF_LIMIT = 1e-3;
 
 const GOLDEN = new URL("./golden/tnl/", import.meta.url);
-const NO_ADAPTER = !await findAdapter();
 
 /** Registers a test that needs an adapter, whichever it is. */
 function gpuTest(
@@ -33,7 +31,7 @@ function gpuTest(
 ): void {
   Deno.test({
     name: `WebGPU: ${name}`,
-    ignore: NO_ADAPTER && MAY_LEAVE_OUT,
+    ignore: WITHOUT_WEBGPU,
     fn: async () => {
       using backend = await createWebgpuBackend({}, "asked for by the test", requirements);
       await body(backend);

@@ -24,7 +24,7 @@ export function findBrowser(): string | undefined {
 }
 
 /** Whether Deno finds a WebGPU adapter, asked in a process of its own: one that found no driver never looks again. */
-export async function findAdapter(): Promise<boolean> {
+async function findAdapter(): Promise<boolean> {
   const { success } = await run(Deno.execPath(), [
     "eval",
     "Deno.exit(await navigator.gpu?.requestAdapter() ? 0 : 1)",
