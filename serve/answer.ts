@@ -1,0 +1,184 @@
+/**
+ * One answer: which token comes next, the text it completes, the log-probabilities around it, and when it ends.
+ *
+ * @module
+ */
+import { StopText } from "../model/generation.ts";
+import type { TokenStream, TransNormerLLM } from "../model/mod.ts";
+import { Sampler, type SamplingOptions } from "../model/mod.ts";
+import { logSumExp } from "../model/sampling.ts";
+import type { Branch } from "./scheduler.ts";
+
+/** A token with its log-probability. */
+export interface Scored {
+  /** Token id. */
+  readonly id: number;
+  /** Natural logarithm of its probability, a finite number. */
+  readonly logprob: number;
+}
+
+/** A token in its place, and what else might have stood there. */
+export interface Entry {
+  /** Token id. */
+  readonly id: number;
+  /** As {@linkcode Scored.logprob}; `null` for the first token of a text, which nothing stands before. */
+  readonly logprob: number | null;
+  /** The likeliest tokens, the likeliest first; `null` for the first token. */
+  readonly top: readonly Scored[] | null;
+  /** Characters of text before it. */
+  readonly offset: number;
+}
+
+/** A piece of an answer. */
+export interface Part {
+  /** Index of the choice. */
+  readonly index: number;
+  /** Text that became certain. */
+  readonly text: string;
+  /** Tokens, where log-probabilities are asked for. */
+  readonly entries: readonly Entry[];
+  /** Tokens that were generated; 0 for the echo of the prompt. */
+  readonly tokens: number;
+  /** Why it is the last: an end-of-sequence token or stop string, or `maxTokens`. */
+  readonly finish?: "stop" | "length";
+}
+
+/** What an answer is to be. */
+export interface AnswerOptions extends SamplingOptions {
+  /** Index of the choice. */
+  readonly index: number;
+  /** At most so many tokens, ≥ 1. */
+  readonly maxTokens: number;
+  /** Strings that end it, none of them empty. */
+  readonly stop: readonly string[];
+  /** How many alternatives to name; left out: no log-probabilities. */
+  readonly logprobs: number | undefined;
+  /** Whether an end-of-sequence token counts as read: chat templates close an answer with it, plain text has none. */
+  readonly keepEnd: boolean;
+  /** Characters before the answer, for offsets. */
+  readonly offset: number;
+}
+
+/** An answer on its way. */
+export class Answer implements Branch {
+  readonly #model: TransNormerLLM;
+  readonly #options: AnswerOptions;
+  readonly #emit: (part: Part) => void;
+  readonly #sampler: Sampler;
+  readonly #text: StopText;
+  readonly #characters: TokenStream | undefined;
+  #offset: number;
+  #count = 0;
+  /** The token that was generated last and that the model has not read; none where it is not to be read. */
+  pending: number[] = [];
+
+  /** An answer to a prompt, whose parts go to `emit`. */
+  constructor(
+    model: TransNormerLLM,
+    prompt: Uint32Array,
+    options: AnswerOptions,
+    emit: (part: Part) => void,
+  ) {
+    this.#model = model;
+    this.#options = options;
+    this.#emit = emit;
+    this.#sampler = new Sampler(options);
+    this.#sampler.observe(prompt);
+    this.#text = new StopText(options.stop);
+    this.#characters = model.tokenizer?.stream();
+    this.#offset = options.offset;
+  }
+
+  /** See {@linkcode Branch.next}. */
+  next(logits: Float32Array): number | undefined {
+    const { index, maxTokens, logprobs, keepEnd } = this.#options;
+    const { token } = this.#sampler.choose(logits);
+    const entries = logprobs === undefined
+      ? []
+      : [{ ...score(logits, token, logprobs), offset: this.#offset }];
+    const isEnd = this.#model.config.eosTokenIds.includes(token);
+    const characters = isEnd ? "" : this.#characters?.push(token) ?? "";
+    this.#offset += characters.length;
+    let text = this.#text.push(characters);
+    const isLast = isEnd || ++this.#count === maxTokens;
+    if (isLast && !this.#text.stopped) text += this.#text.push(this.#characters?.end() ?? "");
+    if (isLast && !this.#text.stopped) text += this.#text.end();
+    const finish = isEnd || this.#text.stopped ? "stop" : isLast ? "length" : undefined;
+    if (finish !== undefined && (!isEnd || keepEnd)) this.pending = [token];
+    this.#emit({ index, text, entries, tokens: 1, finish });
+    return finish === undefined ? token : undefined;
+  }
+}
+
+/** JSON has no −Infinity. */
+const LEAST = -9999;
+
+/**
+ * A token among its alternatives. It is as likely as the first of them exactly when it is the first: of tokens that are
+ * equally likely, the greedy choice is that with the lowest id, and the others count for the least bit less.
+ */
+export function score(
+  logits: Float32Array,
+  token: number,
+  count: number,
+): Omit<Entry, "offset" | "logprob"> & Scored {
+  const normalizer = logSumExp(logits, "score");
+  const best = likeliest(logits, Math.max(1, count));
+  const finite = (value: number) => Math.max(LEAST, value);
+  const first = finite(logits[best[0]] - normalizer);
+  const logprobOf = (id: number) => {
+    const logprob = finite(logits[id] - normalizer);
+    return id !== best[0] && logprob >= first
+      ? first - Math.max(Math.abs(first) * 2 ** -52, 5e-324)
+      : logprob;
+  };
+  const top = best.slice(0, count).map((id) => ({ id, logprob: logprobOf(id) }));
+  return { id: token, logprob: logprobOf(token), top };
+}
+
+/** Ids of the `count` likeliest tokens, of equal ones those with the lowest ids first. */
+function likeliest(logits: Float32Array, count: number): number[] {
+  const best: number[] = [];
+  for (let id = 0; id < logits.length; id++) {
+    if (best.length === count && !(logits[id] > logits[best[count - 1]])) continue;
+    let at = best.length;
+    while (at > 0 && logits[id] > logits[best[at - 1]]) at--;
+    best.splice(at, 0, id);
+    if (best.length > count) best.pop();
+  }
+  return best;
+}
+
+/** Collects the entries of a prompt, piece by piece: the logits after token i score token i + 1. */
+export class PromptEntries {
+  /** One per token so far. */
+  readonly entries: Entry[] = [];
+  readonly #vocabSize: number;
+  readonly #prompt: Uint32Array;
+  readonly #count: number;
+  readonly #characters: TokenStream | undefined;
+  #offset = 0;
+
+  /** @param prompt token ids, at least one @param count alternatives to name */
+  constructor(model: TransNormerLLM, prompt: Uint32Array, count: number) {
+    this.#vocabSize = model.config.vocabSize;
+    this.#prompt = prompt;
+    this.#count = count;
+    this.#characters = model.tokenizer?.stream({ specialTokens: true });
+    this.#push({ id: prompt[0], logprob: null, top: null });
+  }
+
+  /** Takes the logits after the tokens from index `start` on. */
+  take(logits: Float32Array, start: number): void {
+    const end = Math.min(start + logits.length / this.#vocabSize, this.#prompt.length - 1);
+    for (let i = start; i < end; i++) {
+      const row = logits.subarray((i - start) * this.#vocabSize, (i - start + 1) * this.#vocabSize);
+      this.#push(score(row, this.#prompt[i + 1], this.#count));
+    }
+  }
+
+  #push(scored: Omit<Entry, "offset">): void {
+    this.entries.push({ ...scored, offset: this.#offset });
+    this.#offset += this.#characters?.push(scored.id).length ?? 0;
+  }
+}

@@ -1,0 +1,227 @@
+/**
+ * A request on its way: from token ids to jobs of the scheduler, from a session to what it continues, and back.
+ *
+ * @module
+ */
+import type { Session, TransNormerLLM } from "../model/mod.ts";
+import { Answer, type Part, PromptEntries } from "./answer.ts";
+import { ApiError, invalid } from "./errors.ts";
+import type { Limits } from "./limits.ts";
+import type { Metrics } from "./metrics.ts";
+import type { Job, Scheduler } from "./scheduler.ts";
+import type { Generation } from "./schema.ts";
+import type { Lease } from "./sessions.ts";
+
+/** A model that answers. */
+export interface Engine {
+  /** The model. */
+  readonly model: TransNormerLLM;
+  /** Shares it. */
+  readonly scheduler: Scheduler;
+  /** What it may be used for. */
+  readonly limits: Limits;
+  /** What is counted. */
+  readonly metrics: Metrics;
+  /** Bytes of the state of one session. */
+  readonly stateBytes: number;
+}
+
+/** A prompt in both its forms. */
+export interface Prompt {
+  /** Token ids; may be none where a session goes on. */
+  readonly ids: Uint32Array;
+  /** Text, for `echo`. */
+  readonly text: string;
+}
+
+/** What is asked for, checked. */
+export interface Completion {
+  /** Sampling and stop strings. */
+  readonly options: Generation;
+  /** One or more. */
+  readonly prompts: readonly Prompt[];
+  /** 0: only read the prompts. */
+  readonly maxTokens: number;
+  /** Whether the prompt stands before the answer. */
+  readonly echo: boolean;
+  /** Alternatives to name; left out: no log-probabilities. */
+  readonly logprobs: number | undefined;
+  /** Whether an end-of-sequence token becomes part of the session. */
+  readonly keepEnd: boolean;
+  /** The session to go on with. */
+  readonly lease: Lease | undefined;
+}
+
+/** How a request ended. */
+export interface Outcome {
+  /** Tokens of the prompts. */
+  readonly promptTokens: number;
+  /** Tokens that were generated, end-of-sequence tokens included. */
+  readonly completionTokens: number;
+  /** The session as it is stored now. */
+  readonly session:
+    | { readonly id: string; readonly tokens: number; readonly state_bytes: number }
+    | undefined;
+}
+
+/**
+ * Begins a request.
+ *
+ * @param emit gets the parts of all answers, in order for each answer. With a session the last part comes when the
+ * session is stored: what a client has seen the end of is never lost
+ * @param signal ends the work within a step
+ * @returns the end; the lease of the session is given back then
+ * @throws {ApiError} at once, where nothing can be begun
+ */
+export function begin(
+  engine: Engine,
+  completion: Completion,
+  emit: (part: Part) => void,
+  signal: AbortSignal,
+): Promise<Outcome> {
+  const { model, scheduler, limits, metrics } = engine;
+  const { options, prompts, maxTokens, echo, logprobs, lease } = completion;
+  checkSize(limits, completion);
+  const stored = lease?.stored;
+  const session = stored === undefined ? undefined : restore(model, stored.snapshot);
+  const arrived = performance.now();
+  const usage = { promptTokens: 0, completionTokens: 0 };
+  const answers: Answer[] = [];
+  const openings: (() => void)[] = []; // the echo of each choice
+  const endings: Part[] = []; // held back until the session is stored
+
+  const idsOf = (prompt: Prompt) => [...stored?.pending ?? [], ...prompt.ids];
+  const newAnswer = (ids: Uint32Array, prompt: Prompt, index: number, seed: number | undefined) => {
+    let last: number | undefined;
+    return new Answer(model, ids, {
+      index,
+      maxTokens,
+      temperature: options.temperature,
+      topK: options.top_k,
+      topP: options.top_p,
+      minP: options.min_p,
+      repetitionPenalty: options.repetition_penalty,
+      seed,
+      stop: options.stop,
+      logprobs,
+      keepEnd: completion.keepEnd,
+      offset: echo ? prompt.text.length : 0,
+    }, (part) => {
+      const now = performance.now();
+      if (last === undefined) openings[index]();
+      (last === undefined ? metrics.firstToken : metrics.perToken).observe((now - (last ?? arrived)) / 1000);
+      last = now;
+      usage.completionTokens += part.tokens;
+      metrics.completionTokens.add(part.tokens);
+      if (part.finish !== undefined && lease !== undefined) endings.push(part);
+      else emit(part);
+    });
+  };
+
+  const newJob = (prompt: Prompt, p: number): Job => {
+    const ids = Uint32Array.from(idsOf(prompt));
+    if (ids.length === 0) throw invalid("prompt", "prompt: must hold at least one token");
+    const outside = ids.find((id) => id >= model.config.vocabSize);
+    if (outside !== undefined) {
+      throw invalid("prompt", `prompt: token ids must be below ${model.config.vocabSize}, not ${outside}`);
+    }
+    usage.promptTokens += prompt.ids.length;
+    const scored = echo && logprobs !== undefined ? new PromptEntries(model, ids, logprobs) : undefined;
+    const branches: Answer[] = [];
+    for (let i = 0; i < options.n; i++) {
+      const index = p * options.n + i;
+      openings[index] = () => {
+        if (echo) emit({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
+      };
+      if (maxTokens === 0) endings.push({ index, text: "", entries: [], tokens: 0, finish: "length" });
+      // Choices of one seed are to differ from one another.
+      else {branches.push(
+          newAnswer(ids, prompt, index, options.seed === undefined ? undefined : options.seed + i),
+        );}
+    }
+    answers.push(...branches);
+    // Of a session all but the last token is read, so that it can go on without a new prompt.
+    const read = branches.length > 0 ? ids : lease ? ids.subarray(0, -1) : scored ? ids : new Uint32Array();
+    return {
+      prompt: read,
+      session,
+      branches,
+      onPrompt: scored && ((logits, start) => scored.take(logits, start)),
+      keep: lease !== undefined,
+      signal,
+      tokens: ids.length + options.n * maxTokens,
+    };
+  };
+
+  const finish = async (ends: readonly Promise<Session | undefined>[]): Promise<Outcome> => {
+    const [kept] = await settle(ends);
+    const pending = answers.length > 0 ? answers[0].pending : idsOf(prompts[0]).slice(-1);
+    const saved = lease && kept && await save(engine, options.session!, lease, kept, pending);
+    for (const part of endings) {
+      if (maxTokens === 0) openings[part.index]();
+      emit(part);
+    }
+    return { ...usage, session: saved };
+  };
+
+  try {
+    return finish(scheduler.enqueue(prompts.map(newJob))).finally(() => session?.dispose());
+  } catch (error) {
+    session?.dispose();
+    throw error;
+  }
+}
+
+/** Checks what depends on all prompts together. */
+function checkSize(limits: Limits, { options, prompts, maxTokens, echo, lease }: Completion): void {
+  const choices = prompts.length * options.n;
+  if (choices > limits.choices || options.n > limits.batch) {
+    throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
+  }
+  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0) + choices * maxTokens;
+  if (tokens > limits.requestTokens) {
+    throw invalid(
+      "prompt",
+      `prompt: prompts and answers must be at most ${limits.requestTokens} tokens, not ${tokens}`,
+      "context_length_exceeded",
+    );
+  }
+  if (lease === undefined) return;
+  if (choices !== 1) throw invalid("session", "session: needs one prompt and n 1");
+  if (echo) throw invalid("echo", "echo: a session has only the text of its last request");
+}
+
+function restore(model: TransNormerLLM, snapshot: Uint8Array): Session {
+  try {
+    return model.restore(snapshot);
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    throw new ApiError(409, "The session is of another model, or of another version of the server", {
+      param: "session",
+      code: "session_incompatible",
+    });
+  }
+}
+
+/** Waits for all; the first failure counts, once the others are over too. */
+async function settle<T>(ends: readonly Promise<T>[]): Promise<T[]> {
+  const results = await Promise.allSettled(ends);
+  return results.map((result) => {
+    if (result.status === "rejected") throw result.reason;
+    return result.value;
+  });
+}
+
+async function save(
+  { metrics, stateBytes }: Engine,
+  id: string,
+  lease: Lease,
+  session: Session,
+  pending: readonly number[],
+): Promise<Outcome["session"]> {
+  using kept = session;
+  const tokens = kept.position + pending.length;
+  await lease.save({ snapshot: await kept.snapshot(), pending, tokens });
+  metrics.sessionWrites.add();
+  return { id, tokens, state_bytes: stateBytes };
+}

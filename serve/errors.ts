@@ -1,0 +1,57 @@
+/**
+ * Errors as clients see them: OpenAI's shape, a status, and nothing of the inside.
+ *
+ * @module
+ */
+
+/** An error that a client may see. */
+export class ApiError extends Error {
+  /** HTTP status. */
+  readonly status: number;
+  /** OpenAI's kind of error, such as `"invalid_request_error"`. */
+  readonly type: string;
+  /** The field that it is about. */
+  readonly param: string | null;
+  /** For programs, such as `"session_busy"`. */
+  readonly code: string | null;
+  /** Seconds after which to try again. */
+  readonly retryAfter: number | undefined;
+
+  /** An error with its status and what OpenAI's shape holds. */
+  constructor(
+    status: number,
+    message: string,
+    { type, param = null, code = null, retryAfter }: {
+      type?: string;
+      param?: string | null;
+      code?: string | null;
+      retryAfter?: number;
+    } = {},
+  ) {
+    super(message);
+    this.name = "ApiError";
+    this.status = status;
+    this.type = type ??
+      (status === 429 ? "rate_limit_error" : status < 500 ? "invalid_request_error" : "server_error");
+    this.param = param;
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+
+  /** The body of the response, or of an event in a stream. */
+  toJSON(): { error: { message: string; type: string; param: string | null; code: string | null } } {
+    return { error: { message: this.message, type: this.type, param: this.param, code: this.code } };
+  }
+}
+
+/** A request that is wrong in a field. */
+export function invalid(param: string | null, message: string, code: string | null = null): ApiError {
+  return new ApiError(400, message, { param, code });
+}
+
+/** What a client may know of any error: everything that is not meant for it becomes "internal error". */
+export function publicError(error: unknown): ApiError {
+  return error instanceof ApiError
+    ? error
+    : new ApiError(500, "The server had an error", { code: "internal_error" });
+}

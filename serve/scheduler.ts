@@ -1,0 +1,325 @@
+/**
+ * Many requests, one model: prompts are read in pieces, and between two pieces all answers take one step together.
+ *
+ * @module
+ */
+import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
+import { ApiError } from "./errors.ts";
+import type { Limits } from "./limits.ts";
+import type { Metrics } from "./metrics.ts";
+
+/** One answer on its way. */
+export interface Branch {
+  /** Takes the logits of the next token, valid during the call; returns the token to go on with, or none to end. */
+  next(logits: Float32Array): number | undefined;
+}
+
+/** A prompt and the answers to it. */
+export interface Job {
+  /** Token ids, at least one where there are branches. */
+  readonly prompt: Uint32Array;
+  /** Where to begin; left out: at the beginning. It stays the caller's, who disposes it after the end. */
+  readonly session?: Session;
+  /** Answers, each from the state after the prompt. None: the prompt is only read. */
+  readonly branches: readonly Branch[];
+  /** Called with the logits after every token of the prompt, `[tokens, vocab]`, and the index of the first of them. */
+  readonly onPrompt?: (logits: Float32Array, start: number) => void;
+  /** Whether the caller wants the session after the (first) answer. */
+  readonly keep?: boolean;
+  /** Ends the work within a step; its reason is thrown. */
+  readonly signal: AbortSignal;
+  /** Tokens that the job may read and write, for the limit of all requests together. */
+  readonly tokens: number;
+}
+
+/** A job that was taken in. */
+interface Task {
+  readonly job: Job;
+  readonly resolve: (session: Session | undefined) => void;
+  readonly reject: (reason: unknown) => void;
+  /** Reads the prompt; made when its turn comes. */
+  session?: Session;
+  /** Tokens of the prompt that were read. */
+  read: number;
+  /** Answers that are not finished. */
+  open: number;
+  /** What `keep` asks for, once the answer is finished. */
+  kept?: Session;
+  ended: boolean;
+}
+
+/** An answer that has a slot in the batch. */
+interface Seat {
+  readonly task: Task;
+  readonly branch: Branch;
+  readonly slot: number;
+  /** Read in the next step. */
+  token: number;
+}
+
+/** Shares a model among jobs. */
+export class Scheduler {
+  readonly #model: TransNormerLLM;
+  readonly #limits: Limits;
+  readonly #metrics: Metrics;
+  /** Made with the first answer, and anew after a failure. */
+  #batch: Batch | undefined;
+  #waiting: Task[] = [];
+  /** Jobs whose prompt is being read, in turns. */
+  #reading: Task[] = [];
+  #seats: Seat[] = [];
+  #tokens = 0;
+  #running: Promise<void> | undefined;
+  #closed = false;
+  /** Seconds that recent jobs took, averaged: what `Retry-After` goes by. */
+  #duration = 1;
+
+  /** The model stays the caller's; `dispose()` ends the work and frees the batch. */
+  constructor(model: TransNormerLLM, limits: Limits, metrics: Metrics) {
+    this.#model = model;
+    this.#limits = limits;
+    this.#metrics = metrics;
+  }
+
+  /** Jobs that wait, are read, and answers that are written. */
+  get load(): { waiting: number; reading: number; writing: number } {
+    return { waiting: this.#waiting.length, reading: this.#reading.length, writing: this.#seats.length };
+  }
+
+  /**
+   * Takes jobs in, all or none.
+   *
+   * @returns for each job its end: with `keep` the session, which has read the prompt and what its branch went on with
+   * @throws {ApiError} 429 when the queue is full or too many tokens are under way
+   */
+  enqueue(jobs: readonly Job[]): Promise<Session | undefined>[] {
+    const { queue, totalTokens, batch } = this.#limits;
+    if (this.#closed) throw new ApiError(503, "The server is going down", { code: "shutting_down" });
+    const tokens = jobs.reduce((sum, job) => sum + job.tokens, 0);
+    const full = this.#waiting.length + jobs.length > queue + Math.max(0, this.#free);
+    if (full || this.#tokens > 0 && this.#tokens + tokens > totalTokens) {
+      const turns = (this.#waiting.length + this.#seats.length + 1) / batch;
+      throw new ApiError(429, "The server has too much to do: try again later", {
+        code: full ? "queue_full" : "too_many_tokens",
+        retryAfter: Math.max(1, Math.ceil(turns * this.#duration)),
+      });
+    }
+    const ends = jobs.map((job) => {
+      this.#tokens += job.tokens;
+      const start = performance.now();
+      return new Promise<Session | undefined>((resolve, reject) => {
+        this.#waiting.push({ job, resolve, reject, read: 0, open: job.branches.length, ended: false });
+      }).finally(() => {
+        this.#tokens -= job.tokens;
+        this.#duration += 0.1 * ((performance.now() - start) / 1000 - this.#duration);
+      });
+    });
+    this.#start();
+    return ends;
+  }
+
+  /** Ends all work, then frees the batch. */
+  async dispose(): Promise<void> {
+    this.#closed = true;
+    const reason = new ApiError(503, "The server is going down", { code: "shutting_down" });
+    for (const task of [...this.#waiting, ...this.#reading, ...this.#seats.map((seat) => seat.task)]) {
+      this.#end(task, reason);
+    }
+    await this.#running;
+    this.#batch?.dispose();
+  }
+
+  /** Slots that no admitted job has or will take. */
+  get #free(): number {
+    return this.#reading.reduce((free, task) => free - slots(task), this.#limits.batch - this.#seats.length);
+  }
+
+  get #busy(): boolean {
+    return this.#waiting.length + this.#reading.length + this.#seats.length > 0;
+  }
+
+  #start(): void {
+    this.#running ??= this.#run().finally(() => {
+      this.#running = undefined;
+      if (this.#busy) this.#start(); // came while the last turn ended
+    });
+  }
+
+  async #run(): Promise<void> {
+    await using turns = new Turns();
+    do {
+      await turns.next(); // first, so that jobs which arrive together begin together
+      this.#admit();
+      await this.#readPrompts();
+      await this.#step();
+    } while (this.#busy);
+  }
+
+  /** Lets jobs in, in order, while there are slots for their answers. */
+  #admit(): void {
+    for (const task of this.#waiting) if (task.job.signal.aborted) this.#end(task, task.job.signal.reason);
+    this.#waiting = this.#waiting.filter((task) => !task.ended);
+    while (this.#waiting.length > 0 && slots(this.#waiting[0]) <= this.#free) {
+      this.#reading.push(this.#waiting.shift()!);
+    }
+  }
+
+  /**
+   * Reads pieces of prompts, in turns, until `limits.prefill` tokens are read: at most twice as many. Pieces begin and
+   * end at the same tokens whatever else goes on, so that an answer does not depend on it.
+   */
+  async #readPrompts(): Promise<void> {
+    let budget = this.#limits.prefill;
+    for (let left = this.#reading.length; left > 0 && budget > 0; left--) {
+      const task = this.#reading.shift()!;
+      if (task.ended) continue;
+      try {
+        task.job.signal.throwIfAborted();
+        task.session ??= task.job.session ?? this.#model.session();
+        const { prompt } = task.job;
+        const end = Math.min(task.read + this.#limits.prefill, prompt.length);
+        budget -= end - task.read;
+        const last = await this.#readPiece(task, prompt.subarray(task.read, end));
+        if (task.ended) continue; // while the logits were on their way
+        task.read = end;
+        if (task.read < prompt.length) {
+          this.#reading.push(task);
+          left++;
+        } else if (last === undefined || task.job.branches.length === 0) this.#finish(task);
+        else this.#seat(task, last);
+      } catch (error) {
+        this.#end(task, error);
+      }
+    }
+  }
+
+  /** Reads a piece; returns the logits after it, where it is the last and somebody goes on from it. */
+  async #readPiece(task: Task, piece: Uint32Array): Promise<Float32Array | undefined> {
+    if (piece.length === 0) return undefined;
+    const { onPrompt, prompt, branches } = task.job;
+    const isLast = task.read + piece.length === prompt.length;
+    using logits = task.session!.prefill(piece, { logits: onPrompt === undefined ? "last" : "all" });
+    this.#metrics.promptTokens.add(piece.length);
+    if (onPrompt === undefined && (!isLast || branches.length === 0)) return undefined;
+    const data = await logits.data();
+    onPrompt?.(data, task.read);
+    return data.subarray(data.length - this.#model.config.vocabSize);
+  }
+
+  /** Gives the answers of a job their first logits and, where they go on, slots. */
+  #seat(task: Task, logits: Float32Array): void {
+    for (const branch of task.job.branches) {
+      const token = branch.next(logits);
+      if (token === undefined) {
+        task.open--;
+        continue;
+      }
+      this.#batch ??= this.#model.batch(this.#limits.batch);
+      this.#seats.push({ task, branch, slot: this.#batch.join(task.session!), token });
+    }
+    if (task.open === 0) this.#finish(task);
+    else this.#forget(task, undefined); // the state is in the batch now
+  }
+
+  /** One step of all answers. */
+  async #step(): Promise<void> {
+    for (const { task } of this.#seats) if (task.job.signal.aborted) this.#end(task, task.job.signal.reason);
+    this.#clear();
+    const seats = this.#seats;
+    const batch = this.#batch;
+    if (seats.length === 0 || batch === undefined) return;
+    let data: Float32Array;
+    try {
+      using logits = batch.step(seats.map(({ slot }) => slot), seats.map(({ token }) => token));
+      data = await logits.data();
+    } catch (error) {
+      for (const { task } of seats) this.#end(task, error);
+      this.#seats = [];
+      this.#batch = undefined;
+      return batch.dispose();
+    }
+    this.#metrics.batchSize.observe(seats.length);
+    const { vocabSize } = this.#model.config;
+    this.#seats = [];
+    for (const [i, seat] of seats.entries()) {
+      const { task, branch, slot } = seat;
+      try {
+        const next = task.ended ? undefined : branch.next(data.subarray(i * vocabSize, (i + 1) * vocabSize));
+        if (next !== undefined) {
+          seat.token = next;
+          this.#seats.push(seat);
+          continue;
+        }
+        if (task.job.keep && !task.ended) task.kept ??= batch.leave(slot);
+        else batch.drop(slot);
+        if (--task.open === 0) this.#finish(task);
+      } catch (error) {
+        this.#end(task, error);
+        this.#seats.push(seat); // its slot is freed with the others'
+      }
+    }
+    this.#clear();
+  }
+
+  /** Frees the slots of tasks that ended. */
+  #clear(): void {
+    for (const { task, slot } of this.#seats) if (task.ended) this.#batch?.drop(slot);
+    this.#seats = this.#seats.filter(({ task }) => !task.ended);
+  }
+
+  /** The regular end of a task. */
+  #finish(task: Task): void {
+    if (task.ended) return;
+    // A session that no branch went on from is still in the task's hands.
+    const kept = task.job.keep ? task.kept ?? task.session ?? task.job.session : undefined;
+    task.ended = true;
+    this.#forget(task, kept);
+    task.resolve(kept);
+  }
+
+  #end(task: Task, reason: unknown): void {
+    if (task.ended) return;
+    task.ended = true;
+    this.#forget(task, undefined);
+    task.kept?.dispose();
+    task.reject(reason);
+  }
+
+  /** Disposes a task's session, where it is neither the caller's nor to be kept. */
+  #forget(task: Task, kept: Session | undefined): void {
+    if (task.session !== task.job.session && task.session !== kept) task.session?.dispose();
+    task.session = undefined;
+  }
+}
+
+/** Slots that a task takes; while its prompt is read one at least. */
+function slots(task: Task): number {
+  return Math.max(1, task.job.branches.length);
+}
+
+/**
+ * Turns of the event loop, in which requests arrive and clients go. A backend that computes in place answers in
+ * microtasks; timers would cost a millisecond a step.
+ */
+class Turns implements AsyncDisposable {
+  readonly #channel = new MessageChannel();
+  #wake: () => void = () => {};
+
+  constructor() {
+    this.#channel.port1.onmessage = () => this.#wake();
+  }
+
+  /** Resolves in the next turn. */
+  next(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+      this.#channel.port2.postMessage(null);
+    });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    this.#channel.port1.close();
+    this.#channel.port2.close();
+    return Promise.resolve();
+  }
+}

@@ -1,0 +1,120 @@
+/**
+ * Request bodies: what clients may send, with OpenAI's names and defaults. Unknown fields are ignored.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { ApiError, invalid } from "./errors.ts";
+import type { Limits } from "./limits.ts";
+
+const tokenIds = z.array(z.int().min(0)).min(1);
+/** OpenAI's clients send null for "left out". */
+const optional = <T extends z.ZodType>(schema: T) =>
+  schema.nullish().transform((value) => value ?? undefined);
+
+/** Fields of both kinds of generation. */
+const generation = (limits: Limits) => ({
+  model: optional(z.string().max(256)),
+  temperature: optional(z.number().min(0).max(100)),
+  top_p: optional(z.number().gt(0).max(1)),
+  // 0 and −1 are others' spellings of "all".
+  top_k: optional(z.int().min(-1)).transform((k) => k === undefined || k < 1 ? undefined : k),
+  min_p: optional(z.number().min(0).max(1)),
+  repetition_penalty: optional(z.number().gt(0).max(100)),
+  seed: optional(z.int()),
+  stop: optional(z.union([z.string(), z.array(z.string())]))
+    .transform((stop) => [stop ?? []].flat().filter((text) => text !== "")),
+  n: optional(z.int().min(1).max(limits.choices)).transform((n) => n ?? 1),
+  stream: optional(z.boolean()).transform((stream) => stream ?? false),
+  stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
+  /** Levin's own: goes on where the last request of this session ended. */
+  session: optional(z.string().min(1).max(256)),
+});
+
+/** `POST /v1/completions`. */
+export const completionSchema = (limits: Limits) =>
+  z.object({
+    ...generation(limits),
+    prompt: z.union([z.string(), tokenIds, z.array(z.string()).min(1), z.array(tokenIds).min(1)]),
+    max_tokens: optional(z.int().min(0).max(limits.maxTokens)).transform((n) =>
+      n ?? Math.min(16, limits.maxTokens)
+    ),
+    echo: optional(z.boolean()).transform((echo) => echo ?? false),
+    logprobs: optional(z.int().min(0).max(limits.logprobs)),
+  });
+
+const message = z.object({
+  role: z.string().min(1).max(64),
+  content: z.union([
+    z.string(),
+    z.array(z.object({ type: z.literal("text"), text: z.string() }))
+      .transform((parts) => parts.map(({ text }) => text).join("")),
+  ]),
+  name: optional(z.string()),
+});
+
+/** `POST /v1/chat/completions`. */
+export const chatSchema = (limits: Limits) =>
+  z.object({
+    ...generation(limits),
+    messages: z.array(message).min(1),
+    max_tokens: optional(z.int().min(1).max(limits.maxTokens)),
+    max_completion_tokens: optional(z.int().min(1).max(limits.maxTokens)),
+    logprobs: optional(z.boolean()),
+    top_logprobs: optional(z.int().min(0).max(limits.logprobs)),
+  });
+
+/** `POST /tokenize`: text, or messages of a chat. */
+export const tokenizeSchema = z.union([
+  z.object({ prompt: z.string(), add_special_tokens: optional(z.boolean()) }),
+  z.object({ messages: z.array(message).min(1), add_generation_prompt: optional(z.boolean()) }),
+]);
+
+/** `POST /detokenize`. */
+export const detokenizeSchema = z.object({ tokens: z.array(z.int().min(0)) });
+
+/** What both kinds of generation have in common. */
+export type Generation = Omit<
+  z.output<ReturnType<typeof completionSchema>>,
+  "prompt" | "echo" | "logprobs" | "max_tokens"
+>;
+/** A checked body of `POST /v1/chat/completions`. */
+export type Message = z.output<typeof message>;
+
+/**
+ * Parses and checks a body.
+ *
+ * @throws {ApiError} 400 that names the field
+ */
+export function parseBody<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
+  let body: unknown;
+  try {
+    body = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    throw invalid(null, "The body must be JSON in UTF-8", "invalid_json");
+  }
+  const result = schema.safeParse(body);
+  if (result.success) return result.data;
+  const issue = deepest(result.error.issues[0]);
+  const param = issue.path.map(String).join(".") || null;
+  throw new ApiError(400, param === null ? issue.message : `${param}: ${issue.message}`, {
+    param,
+    code: "invalid_value",
+  });
+}
+
+/** Of the alternatives of a union, what the one that came closest complains about. */
+function deepest(
+  issue: z.core.$ZodIssue,
+  path: PropertyKey[] = [],
+): { path: PropertyKey[]; message: string } {
+  const at = [...path, ...issue.path];
+  if (issue.code !== "invalid_union" || issue.errors.length === 0) {
+    return { path: at, message: issue.message };
+  }
+  const inner = issue.errors.filter((issues) => issues.length > 0).map((issues) => deepest(issues[0], at));
+  const depth = Math.max(0, ...inner.map((issue) => issue.path.length));
+  return depth > at.length
+    ? inner.find((issue) => issue.path.length === depth)!
+    : { path: at, message: issue.message };
+}
