@@ -8,7 +8,7 @@
  * @module
  */
 import type { LightningCall, LightningShape, LightningStepCall } from "../core/backend.ts";
-import { decayPowers } from "../core/decay.ts";
+import { decayChange, decayPowers } from "../core/decay.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
@@ -77,7 +77,7 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
     const table = rows && device.upload(Uint32Array.from([...rows].flatMap((row) => [row, 0, 0, 0])));
     const kernel = lightningKernel(device, "step", q.dtype, shape);
     const decays = device.constant(`lightning step ${slopes.join()}`, () => {
-      return Float32Array.from(slopes, (slope) => decayPowers(slope, 2)[1]);
+      return Float32Array.from(slopes, (slope) => decayChange(slope, 1));
     });
     const lengths = [queryHeads * headDim, keyHeads * headDim, heads * valueDim, heads * headDim * valueDim];
     const [queries, keys, values, states] = [q, k, v, state].map((store, index) =>

@@ -657,13 +657,17 @@ fn step(
   let keyAt = (batch * shape.key.x + head / shape.keyGroup * shape.key.y) / 4u;
   let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, shape.segmented != 0u);
   let stateAt = (stateRow * shape.heads + head) * shape.headDim;
-  let factor = decays[head];
+  // decayChange of core/decay.ts: λ − 1, added to S itself, keeps the digits that λ would lose beside 1; else λ.
+  let change = decays[head];
+  let keep = select(0.0, 1.0, change <= 0.0);
   var sum = vec4<f32>();
   if (column < vectors) {
     let value = vec4<f32>(v[index * vectors + column]);
     for (var row = thread / 16u; row < shape.headDim; row += 16u) {
       let at = (stateAt + row) * vectors + column;
-      let next = fma(vec4<f32>(f32(k[keyAt + row / 4u][row % 4u])), value, factor * scratch[at]);
+      let before = scratch[at];
+      let update = fma(vec4<f32>(f32(k[keyAt + row / 4u][row % 4u])), value, change * before);
+      let next = fma(vec4<f32>(keep), before, update);
       scratch[at] = next;
       sum = fma(vec4<f32>(f32(q[queryAt + row / 4u][row % 4u])), next, sum);
     }
