@@ -1,15 +1,15 @@
 /**
  * Sessions in a key-value store: chunked, versioned, checksummed, expiring, and whole whatever happens to the process.
  *
- * Each session has two places, `a` and `b`, which are written in turns:
- *
  * | key | value |
  * |---|---|
- * | `sessions:<owner and id, hashed>:<place>:<n>` | chunk n of the snapshot |
- * | `sessions:<owner and id, hashed>:<place>:head` | what makes the chunks a session; written last |
+ * | `sessions:<owner and id, hashed>:<write>:<n>` | chunk n of the snapshot that one write brought |
+ * | `sessions:<owner and id, hashed>:<a or b>` | head: which write counts; written last, `a` and `b` in turns |
  *
- * The place with the higher version counts, and only the other one is written to: a write that breaks off, at whatever
- * byte, leaves the session as it was, and the next write goes over what it left.
+ * Of two heads the one with the higher version counts, and only the other one is written to, after its chunks: a write
+ * that breaks off, at whatever byte, leaves the session as it was. No two writes share a chunk, so that writers in
+ * different processes cannot mix. The stores know no compare-and-set: that nobody else wrote is checked right before the
+ * head is written and right after, which leaves a window of one round trip to the store.
  *
  * @module
  */
@@ -27,10 +27,12 @@ export interface StoredSession {
   readonly tokens: number;
 }
 
-/** What a place's head says, as JSON after its own checksum. */
+/** What a head says, as JSON after its own checksum. */
 interface Head {
   readonly format: 1;
   readonly version: number;
+  /** Names the chunks. */
+  readonly write: string;
   readonly bytes: number;
   readonly chunkBytes: number;
   readonly checksum: string;
@@ -40,8 +42,10 @@ interface Head {
   readonly expires: number;
 }
 
-const PLACES = ["a", "b"] as const;
+const HEADS = ["a", "b"] as const;
 const PREFIX = "sessions";
+/** Milliseconds after which a write that no head names was broken off. */
+const BROKEN_OFF = 3600_000;
 
 /** A session that is in use by one request: no other gets at it in this process until it is disposed. */
 export interface Lease extends Disposable {
@@ -94,14 +98,12 @@ export class SessionStore {
     }
     this.#busy.add(key);
     try {
-      const place = await this.#newest(key);
-      const head = place?.head;
-      const isLive = head !== undefined && head.expires > Date.now();
-      const stored = isLive ? await this.#read(key, place!.name, head) : undefined;
+      const { newest } = await this.#heads(key);
+      const isLive = newest !== undefined && newest.expires > Date.now();
       return {
-        stored,
-        expires: isLive ? head.expires : 0,
-        save: (session) => this.#write(key, head?.version ?? 0, session),
+        stored: isLive ? await this.#read(key, newest) : undefined,
+        expires: isLive ? newest.expires : 0,
+        save: (session) => this.#write(key, newest?.version ?? 0, session),
         remove: () => this.#remove(key),
         [Symbol.dispose]: () => void this.#busy.delete(key),
       };
@@ -111,43 +113,44 @@ export class SessionStore {
     }
   }
 
-  /** Removes all sessions that have expired, also those of earlier processes. */
+  /** Removes all sessions that have expired, also those of earlier processes, and what broken writes left. */
   async sweep(): Promise<void> {
-    const keys = new Set(
-      (await this.#storage.getKeys(PREFIX)).map((key) => key.split(":").slice(0, 2).join(":")),
-    );
-    for (const key of keys) {
+    const sessions = new Map<string, string[]>();
+    for (const item of await this.#storage.getKeys(PREFIX)) {
+      const key = item.split(":").slice(0, 2).join(":");
+      sessions.set(key, [...sessions.get(key) ?? [], item]);
+    }
+    for (const [key, items] of sessions) {
       if (this.#busy.has(key)) continue;
-      const place = await this.#newest(key);
-      if (place !== undefined && place.head.expires <= Date.now()) await this.#remove(key);
+      const { newest, other } = await this.#heads(key);
+      if (newest !== undefined && newest.expires <= Date.now()) await this.#remove(key);
+      for (const item of items) {
+        const write = item.split(":")[2];
+        const isNamed = write === newest?.write || write === other?.write || HEADS.includes(write as "a");
+        if (!isNamed && parseInt(write, 36) < Date.now() - BROKEN_OFF) await this.#storage.removeItem(item);
+      }
     }
   }
 
-  /** The place that counts. */
-  async #newest(key: string): Promise<{ name: string; head: Head } | undefined> {
-    const heads = await Promise.all(
-      PLACES.map(async (name) => ({ name, head: await this.#head(key, name) })),
-    );
-    return heads
-      .filter((place): place is { name: "a" | "b"; head: Head } => place.head !== undefined)
-      .sort((a, b) => b.head.version - a.head.version)[0];
+  /** The head that counts, the other one, and where the next one goes. One that was torn is none. */
+  async #heads(key: string): Promise<{ newest: Head | undefined; other: Head | undefined; next: "a" | "b" }> {
+    const [a, b] = await Promise.all(HEADS.map((name) => this.#head(`${key}:${name}`)));
+    return (a?.version ?? 0) > (b?.version ?? 0)
+      ? { newest: a, other: b, next: "b" }
+      : { newest: b, other: a, next: "a" };
   }
 
-  /** A head, where there is one and it is whole: one that was torn while it was written is none. */
-  async #head(key: string, place: string): Promise<Head | undefined> {
-    const bytes = await this.#get(`${key}:${place}:head`);
+  async #head(name: string): Promise<Head | undefined> {
+    const bytes = await this.#get(name);
     if (bytes === undefined) return undefined;
     const text = new TextDecoder().decode(bytes);
     const json = text.slice(8);
     return new Checksum().text(json).hex() === text.slice(0, 8) ? JSON.parse(json) as Head : undefined;
   }
 
-  async #read(key: string, place: string, head: Head): Promise<StoredSession> {
+  async #read(key: string, head: Head): Promise<StoredSession> {
     const snapshot = new Uint8Array(head.bytes);
-    const count = Math.ceil(head.bytes / head.chunkBytes);
-    const chunks = await Promise.all(
-      Array.from({ length: count }, (_, n) => this.#get(`${key}:${place}:${n}`)),
-    );
+    const chunks = await Promise.all(chunkNames(key, head).map((name) => this.#get(name)));
     let filled = 0;
     for (const chunk of chunks) {
       if (chunk === undefined || filled + chunk.length > snapshot.length) break;
@@ -164,41 +167,44 @@ export class SessionStore {
   }
 
   async #write(key: string, version: number, { snapshot, pending, tokens }: StoredSession): Promise<void> {
-    const newest = await this.#newest(key);
-    if ((newest?.head.version ?? 0) !== version) {
-      throw new ApiError(409, "Another process went on with this session", {
-        param: "session",
-        code: "session_conflict",
-      });
-    }
-    const place = newest?.name === "a" ? "b" : "a";
-    const expires = Date.now() + 1000 * this.#seconds;
-    const chunks: Promise<void>[] = [];
-    for (let start = 0; start < snapshot.length; start += this.#chunkBytes) {
-      // A copy: some stores would write all of the buffer that a view looks at.
-      chunks.push(
-        this.#set(`${key}:${place}:${chunks.length}`, snapshot.slice(start, start + this.#chunkBytes)),
-      );
-    }
-    await Promise.all(chunks);
     const head: Head = {
       format: 1,
       version: version + 1,
+      write: `${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`,
       bytes: snapshot.length,
       chunkBytes: this.#chunkBytes,
       checksum: new Checksum().bytes(snapshot).hex(),
       pending,
       tokens,
-      expires,
+      expires: Date.now() + 1000 * this.#seconds,
     };
+    const names = chunkNames(key, head);
+    // Copies: some stores would write all of the buffer that a view looks at.
+    const chunk = (n: number) => snapshot.slice(n * this.#chunkBytes, (n + 1) * this.#chunkBytes);
+    await Promise.all(names.map((name, n) => this.#set(name, chunk(n))));
+    const { newest, other, next } = await this.#heads(key);
     const json = JSON.stringify(head);
-    await this.#set(`${key}:${place}:head`, new TextEncoder().encode(new Checksum().text(json).hex() + json));
-    await this.#forgetExpired(key, expires);
+    const isAlone = (newest?.version ?? 0) === version;
+    if (isAlone) {
+      await this.#set(`${key}:${next}`, new TextEncoder().encode(new Checksum().text(json).hex() + json));
+    }
+    if (!isAlone || (await this.#heads(key)).newest?.write !== head.write) {
+      for (const name of names) await this.#storage.removeItem(name);
+      throw new ApiError(409, "Another process went on with this session", {
+        param: "session",
+        code: "session_conflict",
+      });
+    }
+    // Nothing names these any more.
+    if (other !== undefined) {
+      await Promise.all(chunkNames(key, other).map((name) => this.#storage.removeItem(name)));
+    }
+    await this.#forgetExpired(key, head.expires);
   }
 
   async #remove(key: string): Promise<void> {
     // Heads first: chunks without a head are nothing.
-    for (const place of PLACES) await this.#storage.removeItem(`${key}:${place}:head`);
+    for (const name of HEADS) await this.#storage.removeItem(`${key}:${name}`);
     for (const item of await this.#storage.getKeys(key)) await this.#storage.removeItem(item);
     this.#expiries.delete(key);
   }
@@ -225,6 +231,10 @@ export class SessionStore {
     if (typeof value === "string") return new TextEncoder().encode(value);
     throw new TypeError(`Cannot read the session store as it gave no bytes for ${key}`);
   }
+}
+
+function chunkNames(key: string, { write, bytes, chunkBytes }: Head): string[] {
+  return Array.from({ length: Math.ceil(bytes / chunkBytes) }, (_, n) => `${key}:${write}:${n}`);
 }
 
 /** SHA-256, in 64 hexadecimal digits: no id leads out of its key. */

@@ -1,0 +1,135 @@
+/**
+ * What the tests of the server share: a small model that reads and writes text, a handler over it, requests.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { createBackend } from "../mod.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { createHandler, type Handler, type HandlerOptions } from "../serve/mod.ts";
+import {
+  byteLevelJson,
+  checkpoint,
+  type ConfigJson,
+  type Files,
+  randomTensors,
+  SERVED,
+  serving,
+  SMALL,
+  textFile,
+} from "./reference_model.ts";
+
+/** As many ids as {@linkcode byteLevelJson} has tokens; its end, 261, is left out, so that answers have their length. */
+export const TEXT: ConfigJson = {
+  ...SMALL,
+  vocab_size: 263,
+  decoder_embed_dim: 32,
+  hidden_dim: 48,
+  linear_use_lrpe_list: [1, 0],
+};
+
+/** A chat template as tokenizers bring them. */
+export const TEMPLATE =
+  "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}" +
+  "{% if add_generation_prompt %}<assistant>{% endif %}";
+
+/** The files of a random model with a byte-level tokenizer. */
+export function textFiles(config: ConfigJson = TEXT, seed = 1): Files {
+  return {
+    ...checkpoint(config, randomTensors(config, seed)),
+    "tokenizer.json": textFile(byteLevelJson()),
+    "tokenizer_config.json": textFile({ eos_token: "<|end|>", chat_template: TEMPLATE }),
+  };
+}
+
+/** A handler over a random model, which is alone on its backend. */
+export interface Server extends AsyncDisposable {
+  readonly model: TransNormerLLM;
+  readonly handler: Handler;
+  /** Sends a request; a body that is no string is sent as JSON. */
+  send(path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
+  /** Sends a request that must succeed, and reads the answer. */
+  // deno-lint-ignore no-explicit-any -- the answers' shapes are what is tested
+  ask(path: string, body?: unknown, headers?: Record<string, string>): Promise<any>;
+  /** A number from `/metrics`. */
+  metric(name: string): Promise<number>;
+}
+
+/** Starts a handler. After its end nothing of it is left on the backend. */
+export async function serve(
+  options: Partial<HandlerOptions> = {},
+  config: ConfigJson = TEXT,
+  seed = 1,
+): Promise<Server> {
+  const backend = await createBackend({ prefer: "wasm" });
+  const model = await TransNormerLLM.load(SERVED, { backend, fetch: serving(textFiles(config, seed)) });
+  const weights = backend.bytesInUse;
+  const handler = createHandler({ model, ...options });
+  const key = options.apiKeys?.[0];
+  const send = (path: string, body?: unknown, headers: Record<string, string> = {}) =>
+    handler(
+      new Request(`http://localhost${path}`, {
+        method: body === undefined ? "GET" : "POST",
+        body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
+        headers: { ...(key === undefined ? {} : { authorization: `Bearer ${key}` }), ...headers },
+      }),
+    );
+  return {
+    model,
+    handler,
+    send,
+    async ask(path, body, headers) {
+      const response = await send(path, body, headers);
+      const text = await response.text();
+      assert.equal(response.status, 200, text);
+      return JSON.parse(text);
+    },
+    async metric(name) {
+      const text = await (await send("/metrics")).text();
+      return Number(new RegExp(`^${name} (.*)$`, "m").exec(text)?.[1]);
+    },
+    async [Symbol.asyncDispose]() {
+      await handler.close();
+      assert.equal(backend.bytesInUse, weights, "the handler left tensors undisposed");
+      assert.equal(model.sessions.size, 0, "the handler left sessions undisposed");
+      model.dispose();
+      backend.dispose();
+    },
+  };
+}
+
+/** The data of server-sent events, `[DONE]` included. */
+export async function* events(response: Response): AsyncGenerator<string> {
+  assert.match(response.headers.get("content-type")!, /^text\/event-stream/);
+  let text = "";
+  for await (const piece of response.body!.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+      const event = text.slice(0, end);
+      assert(event.startsWith("data: "), event);
+      yield event.slice(6);
+    }
+  }
+  assert.equal(text, "");
+}
+
+/** Holds a response to an error in OpenAI's shape, without anything of the inside, and returns it. */
+export async function assertError(
+  response: Response,
+  status: number | ((status: number) => boolean),
+  code?: string,
+) {
+  const text = await response.text();
+  assert(
+    typeof status === "number" ? response.status === status : status(response.status),
+    `${response.status}: ${text}`,
+  );
+  const { error, ...rest } = JSON.parse(text);
+  assert.deepEqual(rest, {});
+  assert.deepEqual(Object.keys(error).sort(), ["code", "message", "param", "type"]);
+  assert.equal(typeof error.message, "string");
+  assert.equal(typeof error.type, "string");
+  assert.doesNotMatch(text, /\.ts|\bat \w+ \(|node_modules/, "a stack trace went out");
+  if (code !== undefined) assert.equal(error.code, code);
+  return error as { message: string; type: string; param: string | null; code: string | null };
+}

@@ -1,0 +1,822 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { createStorage, type Storage } from "unstorage";
+import memory from "unstorage/drivers/memory";
+import type { TransNormerLLM } from "../model/mod.ts";
+import { createHandler } from "../serve/mod.ts";
+import { assertError, events, serve, TEXT } from "./serve_setup.ts";
+
+const COMPLETIONS = "/v1/completions";
+const GREEDY = { temperature: 0, max_tokens: 12 };
+
+async function generated(
+  model: TransNormerLLM,
+  prompt: string | number[],
+  options: { maxTokens: number; stop?: string },
+) {
+  const tokens = await Array.fromAsync(model.generate(prompt, { temperature: 0, ...options }));
+  return { text: tokens.map(({ text }) => text).join(""), tokens };
+}
+
+Deno.test("a completion is what the model generates", async () => {
+  await using server = await serve();
+  const { model, ask } = server;
+  for (const prompt of ["hello", "a", "The quick brown fox ".repeat(20)]) {
+    const expected = await generated(model, prompt, { maxTokens: 12 });
+    const answer = await ask(COMPLETIONS, { model: "levin", prompt, ...GREEDY, unknown_field: { a: [1] } });
+    assert.equal(answer.object, "text_completion");
+    assert.equal(answer.model, "levin");
+    assert.match(answer.id, /^cmpl-/);
+    assert.deepEqual(answer.choices, [{
+      index: 0,
+      text: expected.text,
+      logprobs: null,
+      finish_reason: expected.tokens.at(-1)!.finish === "length" ? "length" : "stop",
+    }]);
+    const [read, written] = [model.tokenizer!.encode(prompt).length, expected.tokens.length];
+    assert.deepEqual(answer.usage, {
+      prompt_tokens: read,
+      completion_tokens: written,
+      total_tokens: read + written,
+    });
+  }
+});
+
+Deno.test("prompts of every kind, several choices, seeds", async () => {
+  await using server = await serve();
+  const { model, ask } = server;
+  const ids = model.tokenizer!.encode("hello"), other = [1, 2, 3];
+  const text = async (prompt: string | number[]) => (await generated(model, prompt, { maxTokens: 12 })).text;
+  const texts = async (body: unknown) => {
+    const { choices } = await ask(COMPLETIONS, body);
+    // deno-lint-ignore no-explicit-any -- see Server.ask
+    return choices.map(({ index, text }: any, i: number) => (assert.equal(index, i), text));
+  };
+  assert.deepEqual(await texts({ prompt: ids, ...GREEDY }), [await text("hello")]);
+  assert.deepEqual(await texts({ prompt: ["hello", "b"], ...GREEDY }), [
+    await text("hello"),
+    await text("b"),
+  ]);
+  assert.deepEqual(await texts({ prompt: [ids, other], ...GREEDY }), [
+    await text("hello"),
+    await text(other),
+  ]);
+  assert.deepEqual(
+    await texts({ prompt: [ids, other], n: 2, ...GREEDY }),
+    [await text("hello"), await text("hello"), await text(other), await text(other)],
+  );
+  const sampled = {
+    prompt: "hello",
+    n: 3,
+    temperature: 1,
+    top_p: 0.95,
+    top_k: 200,
+    min_p: 0.001,
+    seed: 7,
+    max_tokens: 12,
+  };
+  const once = await texts(sampled);
+  assert.deepEqual(await texts(sampled), once);
+  assert.equal(new Set(once).size, 3, "choices of one seed differ");
+  assert.notDeepEqual(await texts({ ...sampled, seed: 8 }), once);
+  assert.deepEqual(await texts({ ...sampled, n: 1 }), [once[0]]);
+});
+
+Deno.test("stop strings end an answer and are not part of it", async () => {
+  await using server = await serve();
+  const { text } = await generated(server.model, "hello", { maxTokens: 12 });
+  const stop = [...text][4];
+  const before = text.slice(0, text.indexOf(stop));
+  for (const value of [stop, [stop], ["never", stop, ""], ["", stop, "x".repeat(1000)]]) {
+    const { choices: [choice] } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop: value });
+    assert.equal(choice.text, before);
+    assert.equal(choice.finish_reason, "stop");
+  }
+  for (const none of [null, [], "", Array.from({ length: 100 }, (_, i) => `never ${i}`)]) {
+    const { choices: [choice] } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop: none });
+    assert.equal(choice.text, text);
+  }
+});
+
+Deno.test("an end-of-sequence token ends an answer, counts, and is no text", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  await using server = await serve({}, { ...TEXT, eos_token_id: greedy[3] });
+  const end = greedy.indexOf(greedy[3]);
+  const answer = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, logprobs: 1 });
+  assert.equal(answer.choices[0].finish_reason, "stop");
+  assert.equal(answer.usage.completion_tokens, end + 1);
+  assert.equal(answer.choices[0].logprobs.tokens.length, end + 1);
+  assert.equal(answer.choices[0].text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+});
+
+Deno.test("log-probabilities are the log-softmax of the model's logits, of prompt and answer", async () => {
+  await using server = await serve();
+  const { model, ask } = server;
+  const prompt = model.tokenizer!.encode("Well, hello there. ".repeat(20)); // several pieces of a prefill
+  assert(prompt.length > 2 * 96);
+  const { choices: [choice] } = await ask(COMPLETIONS, { prompt, ...GREEDY, echo: true, logprobs: 3 });
+  const { tokens } = await generated(model, prompt, { maxTokens: 12 });
+  const ids = [...prompt, ...tokens.map(({ token }) => token)];
+  const { logprobs } = choice;
+  for (const values of Object.values(logprobs) as unknown[][]) assert.equal(values.length, ids.length);
+  assert.equal(logprobs.token_logprobs[0], null);
+  assert.equal(logprobs.top_logprobs[0], null);
+  using logits = model.forward([ids]);
+  const data = await logits.data(), vocab = TEXT.vocab_size;
+  for (let t = 1; t < ids.length; t++) {
+    const row = [...data.subarray((t - 1) * vocab, t * vocab)];
+    const normalizer = Math.log(row.reduce((sum, x) => sum + Math.exp(x), 0));
+    const error = Math.abs(logprobs.token_logprobs[t] - (row[ids[t]] - normalizer));
+    assert(error < 1e-4, `token ${t} is off by ${error}`);
+    const top = Object.values(logprobs.top_logprobs[t]) as number[];
+    assert(top.length === 3 || top.length === 4);
+    const best = row.toSorted((a, b) => b - a).slice(0, 3).map((x) => x - normalizer);
+    top.sort((a, b) => b - a); // names that are numbers come first in an object
+    best.forEach((value, i) => assert(Math.abs(top[i] - value) < 1e-4));
+    assert.equal(
+      logprobs.token_logprobs[t] === Math.max(...top),
+      ids[t] === row.indexOf(Math.max(...row)),
+      `token ${t}: as likely as the likeliest exactly when it is the greedy one`,
+    );
+  }
+  assert.equal(choice.text.slice(0, model.tokenizer!.decode(prompt).length), model.tokenizer!.decode(prompt));
+  const last = ids.length - 1;
+  assert(logprobs.text_offset[last] <= choice.text.length);
+
+  const only = await ask(COMPLETIONS, { prompt, max_tokens: 0, echo: true, logprobs: 1 });
+  assert.equal(only.choices[0].logprobs.tokens.length, prompt.length);
+  assert.equal(only.choices[0].finish_reason, "length");
+  assert.equal(only.choices[0].text, model.tokenizer!.decode(prompt));
+  const nothing = await ask(COMPLETIONS, { prompt, max_tokens: 0 });
+  assert.equal(nothing.choices[0].text, "");
+  assert.equal(nothing.usage.completion_tokens, 0);
+});
+
+Deno.test("a stream is the whole answer in pieces", async () => {
+  await using server = await serve();
+  for (
+    const extra of [{}, { echo: true }, { logprobs: 2, echo: true }, { stop: "e" }, { session: "s" }, {
+      n: 3,
+      seed: 1,
+      temperature: 1,
+    }]
+  ) {
+    const body = { prompt: "hello", ...GREEDY, ...extra };
+    const whole = await server.ask(COMPLETIONS, "session" in extra ? { ...body, session: "t" } : body);
+    const chunks = [];
+    let done = false;
+    for await (
+      const data of events(
+        await server.send(COMPLETIONS, { ...body, stream: true, stream_options: { include_usage: true } }),
+      )
+    ) {
+      assert(!done, "nothing comes after [DONE]");
+      if (data === "[DONE]") done = true;
+      else chunks.push(JSON.parse(data));
+    }
+    assert(done);
+    const { choices: none, usage } = chunks.pop();
+    assert.deepEqual(none, []);
+    assert.deepEqual(usage, whole.usage);
+    for (const choice of whole.choices) {
+      // deno-lint-ignore no-explicit-any -- see Server.ask
+      const own: any[] = chunks.map(({ choices }) => choices[0]).filter(({ index }) =>
+        index === choice.index
+      );
+      assert.equal(own.map(({ text }) => text).join(""), choice.text);
+      assert.deepEqual(own.map(({ finish_reason }) => finish_reason).filter((reason) => reason !== null), [
+        choice.finish_reason,
+      ]);
+      if (choice.logprobs) {
+        assert.deepEqual(
+          own.flatMap(({ logprobs }) => logprobs.token_logprobs),
+          choice.logprobs.token_logprobs,
+        );
+      }
+    }
+  }
+});
+
+Deno.test("what a request gets does not depend on who else is there", async () => {
+  await using server = await serve({ limits: { batch: 12 } });
+  const bodies = Array.from({ length: 40 }, (_, i) => ({
+    prompt: `${i} `.repeat(1 + i * 7 % 90),
+    max_tokens: 5 + i % 30,
+    logprobs: i % 3 === 0 ? 1 : undefined,
+    echo: i % 5 === 0,
+    n: 1 + i % 2,
+    temperature: i % 4 === 0 ? 1 : 0,
+    seed: i,
+  }));
+  const alone = [];
+  for (const body of bodies) alone.push((await server.ask(COMPLETIONS, body)).choices);
+  const together = await Promise.all(bodies.map(async (body, i) => {
+    await new Promise((resolve) => setTimeout(resolve, i * 3));
+    return (await server.ask(COMPLETIONS, body)).choices;
+  }));
+  assert.deepEqual(together, alone);
+  const [steps, answers] = [
+    await server.metric("levin_batch_size_count"),
+    await server.metric("levin_batch_size_sum"),
+  ];
+  assert(answers / steps > 1.3, `steps had ${answers / steps} answers on average`);
+});
+
+Deno.test("a long prompt does not keep the others waiting", async () => {
+  await using server = await serve();
+  const long = server.ask(COMPLETIONS, { prompt: "x".repeat(20000), max_tokens: 1 });
+  let isRead = false;
+  long.then(() => isRead = true);
+  await new Promise((resolve) => setTimeout(resolve, 1)); // it is first
+  let early = 0;
+  for await (
+    const _ of events(
+      await server.send(COMPLETIONS, { prompt: "a", max_tokens: 100, temperature: 0, stream: true }),
+    )
+  ) {
+    if (!isRead) early++;
+  }
+  assert(early > 50, `${early} tokens came while the long prompt was read`);
+  await long;
+});
+
+Deno.test("a full queue answers 429 and when to come back", async () => {
+  await using server = await serve({ limits: { batch: 2, queue: 2 } });
+  const bodies = Array.from({ length: 7 }, () => ({ prompt: "a", max_tokens: 60, temperature: 0 }));
+  const responses = await Promise.all(bodies.map((body) => server.send(COMPLETIONS, body)));
+  assert.deepEqual(responses.map(({ status }) => status).sort(), [200, 200, 200, 200, 429, 429, 429]);
+  for (const response of responses) {
+    if (response.status === 200) {
+      await response.body!.cancel();
+      continue;
+    }
+    assert(Number(response.headers.get("retry-after")) >= 1);
+    assert.equal((await assertError(response, 429, "queue_full")).type, "rate_limit_error");
+  }
+  // A stream is refused before it begins.
+  const held = bodies.slice(0, 4).map((body) => server.send(COMPLETIONS, body));
+  await assertError(await server.send(COMPLETIONS, { ...bodies[0], stream: true }), 429);
+  for (const response of await Promise.all(held)) assert.equal((await response.json()).choices.length, 1);
+});
+
+Deno.test("limits of tokens, choices and bodies", async () => {
+  await using server = await serve({
+    limits: { maxTokens: 50, requestTokens: 100, totalTokens: 120, choices: 4, bodyBytes: 2000, batch: 4 },
+  });
+  const error = async (body: unknown, status: number, param?: string) => {
+    const { param: found } = await assertError(await server.send(COMPLETIONS, body), status);
+    if (param !== undefined) assert.equal(found, param);
+  };
+  await error({ prompt: "a", max_tokens: 51 }, 400, "max_tokens");
+  await error({ prompt: "x".repeat(90), max_tokens: 11 }, 400, "prompt");
+  await error({ prompt: ["a", "b", "c"], n: 2 }, 400, "n");
+  await error({ prompt: "a", n: 5 }, 400, "n");
+  await error({ prompt: "x".repeat(2000) }, 413);
+  const [first, second] = await Promise.all(
+    [1, 2].map(() => server.send(COMPLETIONS, { prompt: "x".repeat(40), max_tokens: 45 })),
+  );
+  assert.equal(first.status, 200);
+  await assertError(second, 429, "too_many_tokens");
+  await first.body!.cancel();
+});
+
+Deno.test("a client that goes stops the work within a step", async () => {
+  await using server = await serve({ limits: { maxTokens: 10 ** 6 } });
+  const body = { prompt: "a", max_tokens: 10 ** 5, temperature: 0 };
+  const reader = (await server.send(COMPLETIONS, { ...body, stream: true })).body!.getReader();
+  await reader.read();
+  await reader.cancel();
+  await turn(); // the scheduler hears of it before its next step
+  await turn();
+  assert.equal(await server.metric("levin_writing"), 0);
+  const written = await server.metric("levin_completion_tokens_total");
+  assert(written < 50, `${written} tokens`);
+
+  const stop = new AbortController();
+  const gone = server.handler(
+    new Request(`http://localhost${COMPLETIONS}`, {
+      method: "POST",
+      body: JSON.stringify(body),
+      signal: stop.signal,
+    }),
+  );
+  while (await server.metric("levin_writing") === 0) await turn();
+  stop.abort();
+  await assertError(await gone, 499, "client_gone");
+  assert.equal(await server.metric("levin_writing"), 0);
+});
+
+const turn = () => new Promise((resolve) => setTimeout(resolve, 5));
+
+Deno.test("a request that takes too long is ended, whole and streamed", async () => {
+  await using server = await serve({ limits: { seconds: 1, maxTokens: 10 ** 6 } });
+  const body = { prompt: "a", max_tokens: 10 ** 6, temperature: 0 };
+  const [whole, stream] = await Promise.all([
+    server.send(COMPLETIONS, body),
+    (async () => Array.fromAsync(events(await server.send(COMPLETIONS, { ...body, stream: true }))))(),
+  ]);
+  await assertError(whole, 504, "timeout");
+  assert.equal(JSON.parse(stream.at(-1)!).error.code, "timeout");
+  assert.equal(await server.metric("levin_writing"), 0);
+});
+
+Deno.test("a failure ends the requests of its step, and the server goes on", async () => {
+  await using server = await serve();
+  const { kernels } = server.model.backend;
+  const multiply = kernels.multiply;
+  let calls = 0;
+  const logged: unknown[] = [];
+  const log = console.error;
+  console.error = (...args) => logged.push(...args);
+  try {
+    kernels.multiply = (...args) => {
+      if (++calls === 20) throw new Error("secret of the inside");
+      return multiply.apply(kernels, args);
+    };
+    const responses = await Promise.all(
+      [1, 2].map(() => server.send(COMPLETIONS, { prompt: "a", max_tokens: 30 })),
+    );
+    for (const response of responses) {
+      assert.doesNotMatch((await assertError(response, 500, "internal_error")).message, /secret/);
+    }
+  } finally {
+    console.error = log;
+    kernels.multiply = multiply;
+  }
+  assert(
+    logged.some((error) => String(error).includes("secret of the inside")),
+    "the host's log has the cause",
+  );
+  assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 3 })).choices.length, 1);
+});
+
+// ---------------------------------------------------------------------------------------------------------- sessions
+
+Deno.test("a session goes on as if all of it were one prompt, and reads nothing twice", async () => {
+  await using server = await serve();
+  const { model, ask } = server;
+  const session = "my session";
+  let history: number[] = [];
+  for (const prompt of ["hello ", "and then ", "", "so"]) {
+    const before = await server.metric("levin_prompt_tokens_total");
+    const answer = await ask(COMPLETIONS, { prompt, ...GREEDY, session });
+    const read = await server.metric("levin_prompt_tokens_total") - before;
+    assert(read <= prompt.length + 1, `${read} tokens were read for ${JSON.stringify(prompt)}`);
+    const expected = await generated(model, [...history, ...model.tokenizer!.encode(prompt)], {
+      maxTokens: 12,
+    });
+    assert.equal(answer.choices[0].text, expected.text, JSON.stringify(prompt));
+    history = [...history, ...model.tokenizer!.encode(prompt), ...expected.tokens.map(({ token }) => token)];
+    assert.equal(answer.session.tokens, history.length);
+    assert.equal(answer.session.id, session);
+  }
+  // max_tokens 0 only reads, with and without something to read.
+  await ask(COMPLETIONS, { prompt: "abc", max_tokens: 0, session });
+  await ask(COMPLETIONS, { prompt: "", max_tokens: 0, session });
+  history.push(...model.tokenizer!.encode("abc"));
+  const expected = await generated(model, history, { maxTokens: 12 });
+  assert.equal((await ask(COMPLETIONS, { prompt: "", ...GREEDY, session })).choices[0].text, expected.text);
+
+  const info = await ask("/v1/sessions/my%20session");
+  assert.equal(info.tokens, history.length + expected.tokens.length);
+  assert.equal(info.state_bytes, 4 * 3 * 16 * (32 + 16));
+  assert(Date.parse(info.expires) > Date.now());
+});
+
+Deno.test("a session may be used by one request at a time", async () => {
+  await using server = await serve();
+  const body = { prompt: "a", max_tokens: 40, temperature: 0, session: "one" };
+  const first = server.send(COMPLETIONS, body);
+  await turn();
+  await assertError(await server.send(COMPLETIONS, body), 409, "session_busy");
+  await assertError(await server.send("/v1/sessions/one"), 409, "session_busy");
+  const other = server.send(COMPLETIONS, { ...body, session: "two" });
+  assert.equal((await (await first).json()).session.tokens, 41);
+  assert.equal((await (await other).json()).session.tokens, 41);
+  // Streams hold it until their end, broken ones too.
+  const stream = await server.send(COMPLETIONS, { ...body, stream: true });
+  await assertError(await server.send(COMPLETIONS, body), 409, "session_busy");
+  await stream.body!.cancel();
+  await turn();
+  // A request that was broken off leaves the session as it was before.
+  assert.equal((await server.ask(COMPLETIONS, { ...body, max_tokens: 1 })).session.tokens, 43);
+});
+
+Deno.test("many requests on many sessions at once are each in order", async () => {
+  await using server = await serve();
+  const run = async (session: string, i: number) => {
+    const texts = [];
+    for (let turn = 0; turn < 4; turn++) {
+      texts.push(
+        (await server.ask(COMPLETIONS, { prompt: `${i} ${turn}`, ...GREEDY, session })).choices[0].text,
+      );
+    }
+    return texts;
+  };
+  const alone = [];
+  for (let i = 0; i < 8; i++) alone.push(await run(`alone ${i}`, i));
+  assert.deepEqual(await Promise.all(alone.map((_, i) => run(`together ${i}`, i))), alone);
+});
+
+Deno.test("sessions belong to the key that made them", async () => {
+  await using server = await serve({ apiKeys: ["key of a", "key of b"] });
+  const b = { authorization: "Bearer key of b" };
+  const body = { prompt: "a", ...GREEDY, session: "s" };
+  assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 13);
+  await assertError(await server.send("/v1/sessions/s", undefined, b), 404, "session_not_found");
+  assert.equal((await server.ask(COMPLETIONS, body, b)).session.tokens, 13);
+  assert.equal((await server.ask("/v1/sessions/s")).tokens, 13);
+  const remove = (headers: Record<string, string>) =>
+    server.handler(new Request("http://localhost/v1/sessions/s", { method: "DELETE", headers }));
+  assert.deepEqual(await (await remove(b)).json(), { id: "s", deleted: true });
+  await assertError(await remove(b), 404);
+  assert.equal((await server.ask("/v1/sessions/s")).tokens, 13);
+});
+
+/** A store that refuses large values and takes notes. */
+function strictStore(
+  limit: number,
+): { storage: Storage; keys: () => string[]; values: Map<string, Uint8Array> } {
+  const driver = memory();
+  const values = new Map<string, Uint8Array>();
+  const storage = createStorage({
+    driver: {
+      ...driver,
+      setItemRaw(key: string, value: Uint8Array) {
+        assert(value instanceof Uint8Array && value.buffer.byteLength <= limit, `${key} is too large`);
+        values.delete(key); // the latest write is the last
+        values.set(key, value);
+      },
+      getItemRaw: (key: string) => values.get(key) ?? null,
+      removeItem: (key: string) => void values.delete(key),
+      getKeys: () => [...values.keys()],
+    },
+  });
+  return { storage, keys: () => [...values.keys()], values };
+}
+
+Deno.test("sessions stay below a store's limit of a value, and outlive their process", async () => {
+  const { storage, keys } = strictStore(1000);
+  const limits = { valueBytes: 1000 };
+  const body = { prompt: "", ...GREEDY, session: "s" };
+  const expected = await (async () => {
+    await using server = await serve();
+    await server.ask(COMPLETIONS, { ...body, prompt: "hello" });
+    await server.ask(COMPLETIONS, body);
+    return (await server.ask(COMPLETIONS, body)).choices[0].text;
+  })();
+  for (const prompt of ["hello", ""]) {
+    await using server = await serve({ storage, limits });
+    await server.ask(COMPLETIONS, { ...body, prompt });
+  }
+  await using server = await serve({ storage, limits });
+  assert.equal((await server.ask(COMPLETIONS, body)).choices[0].text, expected);
+  const count = keys().length;
+  assert(
+    count > 10 && keys().every((key) => /^sessions:[0-9a-f]{64}:([ab]|[0-9a-z]+-[0-9a-f]{8}:\d+)$/.test(key)),
+    keys().join(),
+  );
+  for (let i = 0; i < 5; i++) await server.ask(COMPLETIONS, body);
+  assert.equal(keys().length, count, "sessions do not grow in the store");
+});
+
+Deno.test("a write that breaks off anywhere leaves the session as it was", async () => {
+  const { storage, values } = strictStore(1000);
+  await using server = await serve({ storage, limits: { valueBytes: 1000 } });
+  const body = { prompt: "", ...GREEDY, session: "s" };
+  await server.ask(COMPLETIONS, { ...body, prompt: "hello" });
+  await server.ask(COMPLETIONS, body);
+  const before = new Map(values);
+  const { choices: [expected] } = await server.ask(COMPLETIONS, body);
+  const written = [...values].filter(([key, value]) => before.get(key) !== value);
+  assert(written.length > 5);
+  for (let count = 0; count <= written.length; count++) {
+    for (const torn of [0, 0.5]) {
+      // The first `count` values have arrived, the next is torn; the last of them is the head.
+      values.clear();
+      for (const [key, value] of before) values.set(key, value);
+      for (const [key, value] of written.slice(0, count)) values.set(key, value);
+      const next = written[count];
+      if (next !== undefined) values.set(next[0], next[1].slice(0, torn * next[1].length));
+      const answer = await server.ask(COMPLETIONS, body);
+      if (count < written.length) {
+        assert.equal(answer.choices[0].text, expected.text, `${count} values and ${torn}`);
+      } else assert.equal(answer.session.tokens, 1 + 4 * 12, "a whole write counts");
+    }
+  }
+});
+
+Deno.test("sessions that expired are forgotten, also in the store", async () => {
+  const { storage, keys } = strictStore(10 ** 6);
+  await using server = await serve({ storage, limits: { sessionSeconds: 1 } });
+  const body = { prompt: "a", max_tokens: 3, session: "s" };
+  await server.ask(COMPLETIONS, body);
+  assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 8);
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  await assertError(await server.send("/v1/sessions/s"), 404);
+  assert.equal((await server.ask(COMPLETIONS, { ...body, session: "t" })).session.tokens, 4);
+  assert.equal(new Set(keys().map((key) => key.split(":")[1])).size, 1, "the store forgot it");
+  assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 4, "it begins anew");
+  await new Promise((resolve) => setTimeout(resolve, 1100));
+  await server.handler.sweep();
+  assert.deepEqual(keys(), []);
+});
+
+Deno.test("what another process did to a session is noticed", async () => {
+  const { storage, values } = strictStore(10 ** 6);
+  await using server = await serve({ storage });
+  const elsewhere = createHandler({ model: server.model, storage });
+  const body = { prompt: "a", max_tokens: 30, session: "s" };
+  await server.ask(COMPLETIONS, body);
+  await server.ask(COMPLETIONS, body);
+  const send = (handler: typeof elsewhere) =>
+    handler(new Request(`http://localhost${COMPLETIONS}`, { method: "POST", body: JSON.stringify(body) }));
+  const responses = await Promise.all([send(server.handler), send(elsewhere)]);
+  assert.deepEqual(responses.map(({ status }) => status).sort(), [200, 409]);
+  await assertError(responses.find(({ status }) => status === 409)!, 409, "session_conflict");
+  await elsewhere.close();
+
+  await using stranger = await serve({ storage }, TEXT, 2);
+  await assertError(await stranger.send(COMPLETIONS, body), 409, "session_incompatible");
+  for (const [key, value] of values) {
+    if (/\d$/.test(key)) {
+      values.set(
+        key,
+        value.map((byte) => byte ^ 1),
+      );
+    }
+  }
+  await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
+});
+
+Deno.test("the cost of going on does not depend on the length of the history", async () => {
+  await using server = await serve({ limits: { requestTokens: 2 ** 21 } });
+  const turns = [];
+  for (const length of [1000, 32000]) {
+    const session = `history of ${length}`;
+    const prompt = Array.from({ length }, (_, t) => t * t % 251);
+    await server.ask(COMPLETIONS, { prompt, max_tokens: 0, session });
+    const times = [];
+    for (let i = 0; i < 15; i++) {
+      const [read, start] = [await server.metric("levin_prompt_tokens_total"), performance.now()];
+      const answer = await server.ask(COMPLETIONS, { prompt: "next", max_tokens: 8, session });
+      times.push(performance.now() - start);
+      assert.equal(answer.session.tokens, length + 12 * (i + 1));
+      assert.equal(await server.metric("levin_prompt_tokens_total") - read, 5);
+    }
+    turns.push(Math.min(...times));
+  }
+  assert(turns[1] < 3 * turns[0], `a turn takes ${turns[0]} ms after 1K tokens and ${turns[1]} ms after 32K`);
+});
+
+// -------------------------------------------------------------------------------------------- keys, bodies, the rest
+
+Deno.test("keys open the door, and nothing else does", async () => {
+  const keys = ["first key", "second key"];
+  await using server = await serve({ apiKeys: keys });
+  for (const path of ["/v1/models", "/metrics", "/tokenizer_info", "/v1/sessions/x", "/nowhere"]) {
+    for (
+      const header of [
+        undefined,
+        "Bearer",
+        "Bearer ",
+        "Bearer first",
+        "Bearer first key2",
+        "first key",
+        "Basic first key",
+      ]
+    ) {
+      const request = new Request(`http://localhost${path}`, {
+        headers: header === undefined ? {} : { authorization: header },
+      });
+      const response = await server.handler(request);
+      assert.equal(response.headers.get("www-authenticate"), "Bearer");
+      const { type, message } = await assertError(response, 401, "invalid_api_key");
+      assert.equal(type, "authentication_error");
+      assert.doesNotMatch(message, /first/);
+    }
+  }
+  for (const key of keys) {
+    assert.equal(
+      (await server.send("/v1/models", undefined, { authorization: `Bearer ${key}` })).status,
+      200,
+    );
+  }
+  for (const path of ["/health", "/ready"]) {
+    assert.equal((await server.handler(new Request(`http://localhost${path}`))).status, 200);
+  }
+  for (const apiKeys of [[], [""], [7], "key"]) {
+    assert.throws(
+      () => createHandler({ model: server.model, apiKeys: apiKeys as string[] }),
+      (error: Error) => {
+        return error.name === "TypeError" && !/first key/.test(error.message);
+      },
+    );
+  }
+});
+
+Deno.test("pages of other origins are let in only where configured", async () => {
+  const headers = { origin: "https://a.example" };
+  const preflight = new Request(`http://localhost${COMPLETIONS}`, {
+    method: "OPTIONS",
+    headers: { ...headers, "access-control-request-method": "POST" },
+  });
+  await using closed = await serve();
+  assert.equal(
+    (await closed.send("/v1/models", undefined, headers)).headers.get("access-control-allow-origin"),
+    null,
+  );
+  assert.equal((await closed.handler(preflight.clone())).headers.get("access-control-allow-origin"), null);
+  await using open = await serve({ cors: ["https://a.example"], apiKeys: ["k"] });
+  assert.equal(
+    (await open.send("/v1/models", undefined, headers)).headers.get("access-control-allow-origin"),
+    "https://a.example",
+  );
+  const response = await open.handler(preflight);
+  assert.equal(response.status, 204);
+  assert.equal(response.headers.get("access-control-allow-origin"), "https://a.example");
+  const other = await open.send("/v1/models", undefined, { origin: "https://b.example" });
+  assert.equal(other.headers.get("access-control-allow-origin"), null);
+});
+
+Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
+  await using server = await serve({ limits: { bodyBytes: 10 ** 6 } });
+  const deep = (open: string, close: string) => open.repeat(100_000) + close.repeat(100_000);
+  const bodies = [
+    "",
+    "{",
+    "null",
+    "[]",
+    "7",
+    '"text"',
+    "{}",
+    deep("[", "]"),
+    `{"prompt":${deep("[", "]")}}`,
+    `{"prompt":"a","stop":${deep("[", "]")}}`,
+    `{"messages":${deep('[{"a":', "}]")}`,
+    "x".repeat(10 ** 6 + 1),
+    ...[
+      [],
+      [[]],
+      [[], [1]],
+      [1, "a"],
+      ["a", 1],
+      [1.5],
+      [-1],
+      [263],
+      [[1], [263]],
+      [2 ** 32],
+      [2 ** 53],
+      [1e300],
+      null,
+      true,
+      {},
+    ]
+      .map((prompt) => ({ prompt })),
+    { prompt: "" },
+    { prompt: ["a", ""] },
+    ...Object.entries({
+      max_tokens: [-1, 1.5, "3", 1e9, true, [], {}],
+      temperature: [-0.1, "hot", 1e9, [], "NaN"],
+      top_p: [0, -1, 1.1, "1"],
+      top_k: [-2, 1.5, "1"],
+      min_p: [-0.1, 1.1],
+      seed: [1.5, "1", 1e300],
+      stop: [7, [7], {}, [["a"]]],
+      n: [0, -1, 1.5, 1e9, "2"],
+      echo: ["yes", 1],
+      logprobs: [-1, 21, 1.5, true, "1"],
+      stream: ["yes", 1],
+      stream_options: ["yes", { include_usage: 7 }],
+      session: ["", 7, "x".repeat(257), []],
+      model: ["another", 7, ""],
+      repetition_penalty: [0, -1, "1"],
+    }).flatMap(([field, values]) => values.map((value) => ({ prompt: "a", [field]: value }))),
+    { prompt: ["a", "b"], session: "s" },
+    { prompt: "a", n: 2, session: "s" },
+    { prompt: "a", echo: true, session: "s" },
+  ];
+  const clientError = (status: number) => status >= 400 && status < 500;
+  for (const body of bodies) {
+    for (const path of [COMPLETIONS, "/v1/chat/completions", "/tokenize", "/detokenize"]) {
+      const response = await server.send(path, body);
+      if (path !== COMPLETIONS && response.status === 200) await response.body?.cancel(); // not every field is theirs
+      else await assertError(response, clientError);
+    }
+  }
+  const invalidUtf8 = new Uint8Array([
+    ...new TextEncoder().encode('{"prompt":"'),
+    0xff,
+    0xfe,
+    ...new TextEncoder().encode('"}'),
+  ]);
+  await assertError(
+    await server.handler(
+      new Request(`http://localhost${COMPLETIONS}`, { method: "POST", body: invalidUtf8 }),
+    ),
+    400,
+    "invalid_json",
+  );
+  await assertError(await server.send("/nowhere", {}), 404, "not_found");
+  await assertError(await server.send(COMPLETIONS), 404);
+  await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
+  assert.equal(await server.metric("levin_writing"), 0);
+  assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
+});
+
+Deno.test("any JSON at all gets an answer or a 4xx", async () => {
+  await using server = await serve({ limits: { maxTokens: 4 } });
+  const field = fc.constantFrom(
+    "prompt",
+    "max_tokens",
+    "temperature",
+    "stop",
+    "n",
+    "logprobs",
+    "echo",
+    "messages",
+    "session",
+    "seed",
+    "top_k",
+  );
+  const value = fc.oneof(fc.jsonValue(), fc.string(), fc.array(fc.nat(300)), fc.integer(), fc.double());
+  await fc.assert(
+    fc.asyncProperty(fc.dictionary(field, value), fc.boolean(), async (body, isChat) => {
+      const response = await server.send(isChat ? "/v1/chat/completions" : COMPLETIONS, body);
+      if (response.status === 200) await response.body?.cancel();
+      else await assertError(response, (status) => status >= 400 && status < 500);
+    }),
+    { numRuns: 300 },
+  );
+});
+
+Deno.test("ready when the model is, and not before", async () => {
+  await using server = await serve();
+  const loading = Promise.withResolvers<TransNormerLLM>();
+  const handler = createHandler({ model: loading.promise });
+  const get = async (path: string) => (await handler(new Request(`http://localhost${path}`))).status;
+  assert.deepEqual([await get("/health"), await get("/ready")], [200, 503]);
+  const early = handler(new Request("http://localhost/v1/models"));
+  loading.resolve(server.model);
+  assert.equal((await early).status, 200);
+  assert.deepEqual([await get("/health"), await get("/ready")], [200, 200]);
+  await handler.close();
+
+  const log = console.error;
+  console.error = () => {};
+  try {
+    const broken = createHandler({ model: Promise.reject(new Error("no such file")) });
+    await assertError(await broken(new Request("http://localhost/v1/models")), 503, "model_not_loaded");
+    assert.equal((await broken(new Request("http://localhost/ready"))).status, 503);
+  } finally {
+    console.error = log;
+  }
+});
+
+Deno.test("options that are wrong are refused at once", async () => {
+  await using server = await serve();
+  const { model } = server;
+  assert.throws(() => createHandler({ model: undefined as never }), /model must be a TransNormerLLM/);
+  assert.throws(
+    () => createHandler({ model, limits: { batch: 0 } }),
+    /limits\.batch must be an integer >= 1: current value is 0/,
+  );
+  assert.throws(
+    () => createHandler({ model, limits: { size: 1 } as never }),
+    /limits must be some of batch, queue/,
+  );
+});
+
+Deno.test("a thousand requests leave nothing behind", async () => {
+  await using server = await serve();
+  const { backend } = server.model;
+  const request = (i: number) =>
+    server.ask(COMPLETIONS, { prompt: `${i}`, max_tokens: 2, session: `${i % 5}`, temperature: 0 });
+  for (let i = 0; i < 10; i++) await request(i);
+  const [inUse, reserved] = [backend.bytesInUse, await server.metric("levin_backend_bytes")];
+  for (let i = 0; i < 1000; i++) await request(i);
+  assert.equal(backend.bytesInUse, inUse);
+  assert.equal(await server.metric("levin_backend_bytes"), reserved);
+});
+
+Deno.test("metrics count what happened", async () => {
+  await using server = await serve();
+  await server.ask(COMPLETIONS, { prompt: "abc", max_tokens: 5, n: 2, temperature: 0 });
+  await server.send(COMPLETIONS, "{");
+  const text = await (await server.send("/metrics")).text();
+  for (const line of text.trim().split("\n")) {
+    assert.match(line, /^(# (HELP|TYPE) levin_\w+ .+|levin_\w+(\{(\w+="[^"]*",?)+\})? [\d.e+-]+)$/);
+  }
+  assert.match(text, /^levin_requests_total\{route="\/v1\/completions",status="200"\} 1$/m);
+  assert.match(text, /^levin_requests_total\{route="\/v1\/completions",status="400"\} 1$/m);
+  assert.equal(await server.metric("levin_prompt_tokens_total"), 3);
+  assert.equal(await server.metric("levin_completion_tokens_total"), 10);
+  assert.equal(await server.metric("levin_time_to_first_token_seconds_count"), 2);
+  assert.equal(await server.metric("levin_time_per_token_seconds_count"), 8);
+  assert.equal(await server.metric("levin_batch_size_count"), 4);
+  assert.equal(await server.metric("levin_batch_size_sum"), 8);
+  assert(await server.metric("levin_state_bytes") > 0);
+});
