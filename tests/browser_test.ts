@@ -6,9 +6,11 @@ import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import type { Page, PlainTensor } from "./browser/page.ts";
 import { assertClose, randomArray } from "./harness.ts";
 import * as reference from "./reference.ts";
+import * as gradients from "./reference_gradients.ts";
 import { findBrowser, MAY_LEAVE_OUT } from "./setup.ts";
 
 const LIMIT = 2e-6;
+const GRADIENT_LIMIT = 3e-6;
 const BACKENDS = ["webgpu", "wasm"] as const;
 const GOLDEN = new URL("./golden/tnl/", import.meta.url);
 
@@ -79,6 +81,91 @@ Deno.test({
           for (const part of ["q", "k", "v", "u"] as const) {
             assertClose(actual[part], expected[part], LIMIT, `${part} of ${activation}`);
           }
+        }
+      });
+
+      await t.step(`gradients (${backend})`, async () => {
+        const [rows, heads, headDim, outs] = [300, 3, 8, 40], width = heads * headDim;
+        const operands = {
+          x: plain([1, rows, heads, headDim], 1),
+          weight: plain([outs, width], 2),
+          dy: plain([rows, outs], 3),
+          scale: plain([width], 4),
+          bias: plain([width], 5),
+          gate: plain([rows, width], 6),
+          dx: plain([rows, width], 7),
+          theta: plain([heads, headDim], 8),
+          dEncoded: plain([1, rows, heads, 2 * headDim], 9),
+        };
+        const ids = Array.from({ length: rows }, (_, i) => i % 3 === 0 ? 0 : i * 7 % 20);
+        const actual = await page.call("gradients", backend, operands, ids);
+        const [x, weight, dy] = [operands.x.data, operands.weight.data, operands.dy.data];
+        const dx = operands.dx.data;
+        const linear = gradients.linear(x, weight, dy, [rows, width, outs]);
+        const affine = { weight: operands.scale.data, bias: operands.bias.data };
+        const norm = gradients.norm(x, dx, width, 1e-5, affine, operands.gate.data);
+        const sizes = [1, rows, heads, headDim];
+        const lrpe = gradients.lrpe(x, operands.theta.data, operands.dEncoded.data, sizes, [1000]);
+        const entropy = gradients.crossEntropy(x, width, ids.map((id) => id - 1), 0.5);
+        const stepped = [
+          Float64Array.from(weight),
+          new Float64Array(outs * width),
+          new Float64Array(outs * width),
+        ];
+        const step = {
+          count: 1,
+          learningRate: 0.01,
+          beta1: 0.9,
+          beta2: 0.95,
+          eps: 1e-8,
+          weightDecay: 0.1,
+          maxNorm: 1,
+        };
+        gradients.adamw(
+          stepped,
+          linear.dWeight,
+          step,
+          linear.dWeight.reduce((sum, value) => sum + value ** 2, 0),
+        );
+        const expected = {
+          linearInput: linear.dx,
+          linearWeight: linear.dWeight,
+          linearBias: linear.dBias,
+          normInput: norm.dx,
+          normGate: norm.dGate,
+          normWeight: norm.dWeight,
+          normBias: norm.dBias,
+          embedding: gradients.embedding(ids, dx, [20, width], 3),
+          lrpeInput: lrpe.dx,
+          lrpeTheta: lrpe.dTheta,
+          loss: entropy.loss,
+          logits: entropy.dLogits,
+          adamw: stepped[0],
+        };
+        for (const name of Object.keys(expected) as (keyof typeof expected)[]) {
+          assertClose(actual[name], expected[name], GRADIENT_LIMIT, name);
+        }
+      });
+
+      await t.step(`splitHeadsBackward with every activation (${backend})`, async () => {
+        const x = plain([2, 5, 4 * 24], 4);
+        x.data = x.data.map((value) => Math.fround(6 * value));
+        const headed = [2, 5, 3, 8];
+        const incoming = {
+          dq: plain(headed, 1),
+          dk: plain(headed, 2),
+          dv: plain(headed, 3),
+          du: plain([2, 5, 24], 4),
+        };
+        const parts = [incoming.dq, incoming.dk, incoming.dv, incoming.du].map(({ data }) => data);
+        for (const activation of ACTIVATIONS) {
+          const actual = await page.call("splitHeadsBackward", backend, x, incoming, activation);
+          assertClose(
+            actual,
+            gradients.splitHeads(x.data, parts, 24, 3, activation),
+            GRADIENT_LIMIT,
+            activation,
+          );
         }
       });
 

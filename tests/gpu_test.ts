@@ -9,6 +9,16 @@ import {
   lightningAttentionStep,
   type Tensor,
 } from "../mod.ts";
+import {
+  adamw,
+  crossEntropy,
+  embeddingBackward,
+  linearBackward,
+  lrpeBackward,
+  normBackward,
+  splitHeadsBackward,
+  sumSquares,
+} from "../core/gradients.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { createWebgpuBackend, type WebgpuBackend, type WebgpuRequirements } from "../gpu/backend.ts";
@@ -16,8 +26,10 @@ import { storeOf } from "../gpu/device.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { assertClose, assertSameBits, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
 import * as reference from "./reference.ts";
+import * as gradients from "./reference_gradients.ts";
 
 const LIMIT = 2e-6;
+const GRADIENT_LIMIT = 3e-6;
 /** One rounding to 11 bits, of operands and of results. */
 const HALF_LIMIT = 1e-3;
 
@@ -346,6 +358,106 @@ async function checkProducts(backend: Backend, dtype: DType): Promise<void> {
       `linear ${rows} × ${inner} → ${outs}, ${dtype}`,
     );
   }
+}
+
+/** The same for gradients, which are f32. Parameters' gradients are added to what is there. */
+async function checkGradients(backend: Backend): Promise<void> {
+  using scope = new Scope();
+  const upload = (shape: number[], seed: number): [Float32Array, Tensor] => {
+    const data = randomArray(shape, seed);
+    return [data, scope.keep(backend.tensor(data, shape))];
+  };
+  const close = async (
+    tensor: Tensor,
+    before: Float32Array | undefined,
+    expected: Float64Array,
+    what: string,
+  ) =>
+    assertClose(
+      await scope.keep(tensor).data(),
+      expected.map((value, i) => value + (before?.[i] ?? 0)),
+      GRADIENT_LIMIT,
+      what,
+    );
+
+  const [rows, width] = [151, 37];
+  const [x, tx] = upload([rows, width], 1);
+  const [gate, tg] = upload([rows, width], 2);
+  const [residual, tr] = upload([rows, width], 3);
+  const [d, td] = upload([rows, width], 4);
+  for (const outs of [30, 75]) {
+    const [weight, tw] = upload([outs, width], 5);
+    const [dy, tdy] = upload([rows, outs], 6);
+    const [weightBefore, dWeight] = upload([outs, width], 7);
+    const [biasBefore, dBias] = upload([outs], 8);
+    const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
+    const expected = gradients.linear(x, weight, dy, [rows, width, outs]);
+    await close(dx, residual, expected.dx, "linear dx");
+    await close(dWeight, weightBefore, expected.dWeight, "linear dWeight");
+    await close(dBias, biasBefore, expected.dBias, "linear dBias");
+  }
+
+  const [weight, tw] = upload([width], 9);
+  const [bias, tb] = upload([width], 10);
+  const [weightBefore, dWeight] = upload([width], 11);
+  const [biasBefore, dBias] = upload([width], 12);
+  const affine = { weight: tw, bias: tb, dWeight, dBias };
+  const { dx, dGate } = normBackward(tx, td, { ...affine, gate: tg, residual: tr });
+  const norm = gradients.norm(x, d, width, 1e-5, { weight, bias }, gate);
+  await close(dx, residual, norm.dx, "norm dx");
+  await close(dGate!, undefined, norm.dGate, "norm dGate");
+  await close(dWeight, weightBefore, norm.dWeight, "norm dWeight");
+  await close(dBias, biasBefore, norm.dBias, "norm dBias");
+
+  const [joint, tj] = upload([2, 13, 4 * 24], 13);
+  const parts = [[3, 8], [3, 8], [3, 8], [24]].map((shape, i) => upload([2, 13, ...shape], 14 + i));
+  const [dq, dk, dv, du] = parts.map(([, tensor]) => tensor);
+  const incoming = parts.map(([data]) => data);
+  const dJoint = splitHeadsBackward(tj, 3, "exp", { dq, dk, dv, du });
+  await close(dJoint, undefined, gradients.splitHeads(joint, incoming, 24, 3, "exp"), "splitHeads");
+
+  const [theta, tt] = upload([3, 5], 20);
+  const [tokens, tokensTensor] = upload([2, 20, 3, 5], 21);
+  const [dEncoded, tEncoded] = upload([2, 20, 3, 10], 22);
+  const [thetaBefore, dTheta] = upload([3, 5], 23);
+  const lrpe = gradients.lrpe(tokens, theta, dEncoded, [2, 20, 3, 5], [0, 500]);
+  await close(lrpeBackward(tokensTensor, tt, [0, 500], tEncoded, dTheta), undefined, lrpe.dx, "lrpe dx");
+  await close(dTheta, thetaBefore, lrpe.dTheta, "lrpe dTheta");
+
+  const ids = Array.from({ length: rows }, (_, i) => i % 2 === 0 ? 5 : i * 7919 % 100);
+  const [tableBefore, dTable] = upload([100, width], 24);
+  embeddingBackward(ids, td, dTable, { scale: 3 });
+  await close(dTable, tableBefore, gradients.embedding(ids, d, [100, width], 3), "embedding");
+
+  const labels = ids.map((id) => id % width - 1);
+  const { loss, dLogits } = crossEntropy(tx, labels, { scale: 0.5 });
+  const entropy = gradients.crossEntropy(x, width, labels, 0.5);
+  await close(loss, undefined, entropy.loss, "loss");
+  await close(dLogits, undefined, entropy.dLogits, "dLogits");
+
+  const squares = scope.keep(backend.zeros([1]));
+  sumSquares(td, squares);
+  const exact = d.reduce((sum, value) => sum + value ** 2, 0);
+  await close(squares, undefined, Float64Array.of(exact), "sumSquares");
+  const [first, second] = [1, 2].map(() => scope.keep(backend.zeros([rows, width])));
+  const step = {
+    count: 1,
+    learningRate: 0.1,
+    beta1: 0.9,
+    beta2: 0.9,
+    eps: 1e-3,
+    weightDecay: 0.1,
+    maxNorm: 3,
+  };
+  adamw(tx, td, { first, second }, squares, step);
+  const stepped = [Float64Array.from(x), new Float64Array(x.length), new Float64Array(x.length)];
+  gradients.adamw(stepped, d, step, exact);
+  await close(tx, undefined, stepped[0], "adamw");
+}
+
+gpuTest("gradients", checkGradients);
+for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536, workgroups: 3 }]) {
+  gpuTest(`gradients split where a binding holds ${limits.windowBytes} bytes`, checkGradients, { limits });
 }
 
 for (const dtype of ["f32", "f16"] as const) {

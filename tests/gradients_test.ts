@@ -145,7 +145,7 @@ eachBackend("linearBackward: any shape", async (backend) => {
 });
 
 eachBackend("normBackward: SRMSNorm and LayerNorm, with and without gate and residual", async (backend) => {
-  for (const [rows, width] of [[1, 1], [3, 5], [4, 64], [2, 300], [0, 8], [7, 1023]]) {
+  for (const [rows, width] of [[1, 1], [3, 5], [4, 64], [2, 300], [0, 8], [7, 1023], [1200, 6]]) {
     using scope = new Scope();
     const [x, tx] = upload(scope, backend, [rows, width], 1);
     const [dy, tdy] = upload(scope, backend, [rows, width], 2);
@@ -248,6 +248,7 @@ eachBackend("lrpeBackward: exact angles at any position", async (backend) => {
       [2, 3, 1, 4, [7, 100]],
       [3, 2, 3, 5, [1_000_000, 12_345_678, 0]],
       [1, 300, 2, 4, [0]],
+      [2, 1500, 1, 70, [0, 31]],
       [1, 0, 2, 4, [0]],
     ] as const
   ) {
@@ -288,12 +289,46 @@ eachBackend("multiplyBackward, embeddingBackward", async (backend) => {
   const [before, dTable] = upload(scope, backend, [5, 7], 5);
   embeddingBackward(ids, tRows, dTable, { scale: 2.5 });
   assertClose(await dTable.data(), plus(before, reference.embedding(ids, dRows, [5, 7], 2.5)), LIMIT);
+
+  const many = Array.from({ length: 1000 }, (_, i) => i % 3 === 0 ? 2 : i * 7 % 300);
+  const [dMany, tMany] = upload(scope, backend, [1000, 70], 6);
+  const [manyBefore, dManyTable] = upload(scope, backend, [300, 70], 7);
+  embeddingBackward(many, tMany, dManyTable);
+  const expected = plus(manyBefore, reference.embedding(many, dMany, [300, 70], 1));
+  assertClose(await dManyTable.data(), expected, LIMIT, "many ids");
   assert.throws(
     () => embeddingBackward([5, 0, 0, 0, 0, 0], tRows, dTable),
     /ids must be integers from 0 to 4/,
   );
   assert.throws(() => embeddingBackward([1], tRows, dTable), /dy must have one row per id/);
   assert.throws(() => embeddingBackward(ids, tRows, tRows), /dTable must have shape/);
+});
+
+eachBackend("gradients: the same bits every time", async (backend) => {
+  const runs: Float32Array[][] = [];
+  for (let run = 0; run < 2; run++) {
+    using scope = new Scope();
+    const [rows, width] = [2100, 24];
+    const [, x] = upload(scope, backend, [rows, width], 1);
+    const [, dy] = upload(scope, backend, [rows, width], 2);
+    const [, weight] = upload(scope, backend, [width, width], 3);
+    const [, scale] = upload(scope, backend, [width], 4);
+    const [, heads] = upload(scope, backend, [1, rows, 1, width], 5);
+    const [, theta] = upload(scope, backend, [1, width], 6);
+    const [, dEncoded] = upload(scope, backend, [1, rows, 1, 2 * width], 7);
+    const zeros = (...shape: number[]) => scope.keep(backend.zeros(shape));
+    const dWeight = zeros(width, width), dBias = zeros(width), dScale = zeros(width), dShift = zeros(width);
+    const dTheta = zeros(1, width), dTable = zeros(20, width), total = zeros(1);
+    const dx = scope.keep(linearBackward(x, weight, dy, { dWeight, dBias }));
+    const options = { weight: scale, bias: scale, dWeight: dScale, dBias: dShift };
+    scope.keep(normBackward(x, dy, options).dx);
+    scope.keep(lrpeBackward(heads, theta, [3], dEncoded, dTheta));
+    embeddingBackward(Array.from({ length: rows }, (_, i) => i * i % 20), dy, dTable);
+    sumSquares(x, total);
+    const results = [dx, dWeight, dBias, dScale, dShift, dTheta, dTable, total];
+    runs.push(await Promise.all(results.map((tensor) => tensor.data())));
+  }
+  runs[0].forEach((result, i) => assertSameBits(result, runs[1][i], `result ${i}`));
 });
 
 eachBackend("crossEntropy: stable, ignores negative labels, gives NaN for NaN", async (backend) => {

@@ -12,6 +12,16 @@ import {
   type LightningOptions,
   type Tensor,
 } from "../../mod.ts";
+import {
+  adamw,
+  crossEntropy,
+  embeddingBackward,
+  linearBackward,
+  lrpeBackward,
+  normBackward,
+  splitHeadsBackward,
+  sumSquares,
+} from "../../core/gradients.ts";
 import { type Activation, splitHeads } from "../../core/ops.ts";
 import { TransNormerLLM } from "../../model/mod.ts";
 
@@ -20,6 +30,22 @@ export interface PlainTensor {
   data: number[];
   shape: number[];
 }
+
+/** What {@linkcode Page.gradients} gives back. */
+export type GradientName =
+  | "linearInput"
+  | "linearWeight"
+  | "linearBias"
+  | "normInput"
+  | "normGate"
+  | "normWeight"
+  | "normBias"
+  | "embedding"
+  | "lrpeInput"
+  | "lrpeTheta"
+  | "loss"
+  | "logits"
+  | "adamw";
 
 /** What the page offers the test, as `globalThis.levin`. */
 export interface Page {
@@ -46,6 +72,25 @@ export interface Page {
     heads: number,
     activation: Activation,
   ): Promise<Record<"q" | "k" | "v" | "u", number[]>>;
+  /**
+   * Gradients of linear, LayerNorm with gate, embedding, LRPE and cross entropy, and a step of AdamW of the weight along
+   * its gradient. Parameters' gradients start from zero. x is `[1, rows, heads, headDim]`.
+   */
+  gradients(
+    backend: "webgpu" | "wasm",
+    operands: Record<
+      "x" | "weight" | "dy" | "scale" | "bias" | "gate" | "dx" | "theta" | "dEncoded",
+      PlainTensor
+    >,
+    ids: number[],
+  ): Promise<Record<GradientName, number[]>>;
+  /** `splitHeadsBackward`: dx. */
+  splitHeadsBackward(
+    backend: "webgpu" | "wasm",
+    x: PlainTensor,
+    gradients: Record<"dq" | "dk" | "dv" | "du", PlainTensor>,
+    activation: Activation,
+  ): Promise<number[]>;
   /** Logits after a prompt and after each of the ids that follow it, one decoded token at a time. */
   decode(backend: "webgpu" | "wasm", url: string, prompt: number[], ids: number[]): Promise<number[][]>;
 }
@@ -99,6 +144,66 @@ const page: Page = {
     using x = upload(await backendOf(prefer), plain);
     const { q, k, v, u } = splitHeads(x, heads, activation);
     return { q: await numbers(q), k: await numbers(k), v: await numbers(v), u: await numbers(u) };
+  },
+
+  async gradients(prefer, operands, ids) {
+    const backend = await backendOf(prefer);
+    const names = Object.keys(operands) as (keyof typeof operands)[];
+    const on = Object.fromEntries(names.map((name) => [name, upload(backend, operands[name])])) as {
+      [Name in keyof typeof operands]: Tensor;
+    };
+    const [outs, width] = on.weight.shape;
+    const encoded = upload(backend, operands.x);
+    const x = on.x.reshape([ids.length, width]);
+    const linearWeight = backend.zeros([outs, width]), linearBias = backend.zeros([outs]);
+    const linearInput = linearBackward(x, on.weight, on.dy, { dWeight: linearWeight, dBias: linearBias });
+    const normWeight = backend.zeros([width]), normBias = backend.zeros([width]);
+    const norm = normBackward(x, on.dx, {
+      weight: on.scale,
+      bias: on.bias,
+      gate: on.gate,
+      dWeight: normWeight,
+      dBias: normBias,
+    });
+    const embedding = backend.zeros([Math.max(...ids) + 1, width]);
+    embeddingBackward(ids, on.dx, embedding, { scale: 3 });
+    const lrpeTheta = backend.zeros(on.theta.shape);
+    const lrpeInput = lrpeBackward(encoded, on.theta, [1000], on.dEncoded, lrpeTheta);
+    const { loss, dLogits } = crossEntropy(x, ids.map((id) => id - 1), { scale: 0.5 });
+    const first = backend.zeros([outs, width]), second = backend.zeros([outs, width]);
+    const squares = backend.zeros([1]);
+    sumSquares(linearWeight, squares);
+    const step = { count: 1, learningRate: 0.01, weightDecay: 0.1, maxNorm: 1 };
+    adamw(on.weight, linearWeight, { first, second }, squares, step);
+    for (const name of ["dy", "scale", "bias", "gate", "dx", "theta", "dEncoded"] as const) {
+      on[name].dispose();
+    }
+    for (const tensor of [x, encoded, first, second, squares]) tensor.dispose();
+    return {
+      linearInput: await numbers(linearInput),
+      linearWeight: await numbers(linearWeight),
+      linearBias: await numbers(linearBias),
+      normInput: await numbers(norm.dx),
+      normGate: await numbers(norm.dGate!),
+      normWeight: await numbers(normWeight),
+      normBias: await numbers(normBias),
+      embedding: await numbers(embedding),
+      lrpeInput: await numbers(lrpeInput),
+      lrpeTheta: await numbers(lrpeTheta),
+      loss: await numbers(loss),
+      logits: await numbers(dLogits),
+      adamw: await numbers(on.weight),
+    };
+  },
+
+  async splitHeadsBackward(prefer, plain, { dq, dk, dv, du }, activation) {
+    const backend = await backendOf(prefer);
+    using x = upload(backend, plain);
+    using q = upload(backend, dq);
+    using k = upload(backend, dk);
+    using v = upload(backend, dv);
+    using u = upload(backend, du);
+    return await numbers(splitHeadsBackward(x, dq.shape[2], activation, { dq: q, dk: k, dv: v, du: u }));
   },
 
   async decode(prefer, url, prompt, ids) {
