@@ -50,6 +50,8 @@ export interface Completion {
   readonly keepEnd: boolean;
   /** The session to go on with. */
   readonly lease: Lease | undefined;
+  /** Asks for the end: the next token of each answer is its last, and counts like any other. */
+  readonly finish: AbortSignal;
 }
 
 /** How a request ended. */
@@ -105,6 +107,7 @@ export function begin(
       stop: options.stop,
       logprobs,
       keepEnd: completion.keepEnd,
+      end: completion.finish,
       offset: echo ? prompt.text.length : 0,
     }, (part) => {
       const now = performance.now();

@@ -15,6 +15,7 @@ import { stateShapes } from "../model/transnormer.ts";
 import type { Part } from "./answer.ts";
 import { begin, type Completion, type Engine, type Outcome, type Prompt } from "./completion.ts";
 import { ApiError, invalid, publicError } from "./errors.ts";
+import { modelFiles, page } from "./page/mod.ts";
 import { checkLimits, type Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { chatShape, type Shape, textShape, tokenName } from "./openai.ts";
@@ -42,6 +43,8 @@ export interface HandlerOptions {
   apiKeys?: readonly string[];
   /** See {@linkcode Limits}. */
   limits?: Partial<Limits>;
+  /** Where the model was loaded from: given, those with a key may load it too, for the page's "run in this browser". */
+  checkpoint?: string | URL;
   /** Origins whose pages may use the server from a browser; `["*"]`: all. Default: none but its own. */
   cors?: readonly string[];
 }
@@ -72,6 +75,9 @@ const tracer = trace.getTracer("@levin/attention/serve");
  * | `POST /v1/completions`, `POST /v1/chat/completions` | answers, whole or streamed; `session` goes on with an earlier one |
  * | `GET /v1/models` | the model |
  * | `GET`, `DELETE /v1/sessions/<id>` | a session of the key that made it |
+ * | `POST /v1/sessions/<id>/stop` | ends the answer that is being written in a session; what there is of it counts |
+ * | `GET /` | a page to try it |
+ * | `GET /model/<file>` | the model's files, where `checkpoint` is given |
  * | `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info` | the tokenizer |
  * | `GET /health`, `GET /ready` | whether the process lives, whether it can answer; without a key |
  * | `GET /metrics` | Prometheus |
@@ -109,6 +115,9 @@ export function createHandler(options: HandlerOptions): Handler {
   const metrics = new Metrics();
   const sessions = new SessionStore(storage, limits);
   const created = Math.floor(Date.now() / 1000);
+
+  /** What ends the answer of a session, by owner and id. */
+  const finishing = new Map<string, AbortController>();
 
   let ready: Engine | undefined;
   let failed = false;
@@ -156,6 +165,8 @@ export function createHandler(options: HandlerOptions): Handler {
     return c.json({ status }, status === "ready" ? 200 : 503);
   });
 
+  app.route("/", page());
+
   app.use(async (c, next) => {
     c.set("owner", await authenticate(c.req.header("authorization"), keys));
     await next();
@@ -171,6 +182,8 @@ export function createHandler(options: HandlerOptions): Handler {
 
   app.get("/metrics", (c) => c.text(metrics.render(), 200, { "content-type": "text/plain; version=0.0.4" }));
 
+  if (options.checkpoint !== undefined) app.route("/model", modelFiles(options.checkpoint));
+
   const card = async () => {
     const { model, stateBytes } = await engine;
     const { vocabSize } = model.config;
@@ -182,7 +195,10 @@ export function createHandler(options: HandlerOptions): Handler {
       parameters: model.parameterCount,
       vocab_size: vocabSize,
       state_bytes: stateBytes,
+      // What softmax attention of the same size would keep of each token: key and value of every layer, in f32.
+      cache_bytes_per_token: 2 * 4 * model.config.layers * model.config.hiddenDim,
       backend: model.backend.name,
+      files: options.checkpoint !== undefined,
     };
   };
   app.get("/v1/models", async (c) => c.json({ object: "list", data: [await card()] }));
@@ -240,6 +256,12 @@ export function createHandler(options: HandlerOptions): Handler {
     return c.json({ id: c.req.param("id"), deleted: true });
   });
 
+  app.post("/v1/sessions/:id/stop", (c) => {
+    const finish = finishing.get(`${c.get("owner")}\0${c.req.param("id")}`);
+    finish?.abort();
+    return c.json({ id: c.req.param("id"), stopped: finish !== undefined });
+  });
+
   app.post("/tokenize", async (c) => {
     const body = parseBody(tokenizeSchema, await readBody(c));
     const { model } = await engine;
@@ -272,7 +294,7 @@ export function createHandler(options: HandlerOptions): Handler {
     engine: Engine,
     shape: Shape,
     options: Generation,
-    request: (isContinued: boolean) => Omit<Completion, "lease">,
+    request: (isContinued: boolean) => Omit<Completion, "lease" | "finish">,
   ): Promise<Response> {
     const span = tracer.startSpan(c.req.path, {
       attributes: { "gen_ai.operation.name": "text_completion", "gen_ai.request.model": name },
@@ -286,10 +308,13 @@ export function createHandler(options: HandlerOptions): Handler {
     signal.addEventListener("abort", gone);
     if (signal.aborted) gone();
     let lease: Completion["lease"];
+    const finish = new AbortController();
+    const place = `${c.get("owner")}\0${options.session}`;
     const end = (outcome: Outcome | undefined, error?: unknown) => {
       clearTimeout(timer);
       signal.removeEventListener("abort", gone);
       lease?.[Symbol.dispose]();
+      if (lease !== undefined) finishing.delete(place);
       if (outcome !== undefined) {
         span.setAttributes({
           "gen_ai.usage.input_tokens": outcome.promptTokens,
@@ -306,7 +331,8 @@ export function createHandler(options: HandlerOptions): Handler {
       lease = options.session === undefined
         ? undefined
         : await sessions.open(c.get("owner"), options.session);
-      const completion = { ...request(lease?.stored !== undefined), lease };
+      if (lease !== undefined) finishing.set(place, finish);
+      const completion = { ...request(lease?.stored !== undefined), lease, finish: finish.signal };
       let emit: (part: Part) => void = () => {};
       const parts: Part[][] = completion.prompts.flatMap(() =>
         Array.from({ length: options.n }, (): Part[] => [])
