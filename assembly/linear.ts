@@ -158,8 +158,9 @@ function fewRows(
   x: usize, weight: usize, bias: usize, residual: usize, y: usize, rows: i32, depth: i32, outs: i32,
 ): void {
   const inRow = <usize> depth << 2;
-  for (let start = 0; start < outs; start += FEW_ROWS_OUTS) {
-    const end = min(outs, start + FEW_ROWS_OUTS);
+  const step = rows == 1 ? outs : FEW_ROWS_OUTS;
+  for (let start = 0; start < outs; start += step) {
+    const end = min(outs, start + step);
     let r = 0;
     for (; r + 6 <= rows; r += 6) {
       let o = start;
@@ -171,10 +172,10 @@ function fewRows(
       }
     }
     for (; r < rows; r++) {
-      const xr = x + <usize> r * inRow;
+      const xr = x + <usize> r * inRow, apart = (end - start) >> 3;
       let o = start;
-      for (; o + 8 <= end; o += 8) dots8(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
-      for (; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
+      for (; o < start + apart; o++) dots8(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, apart, outs);
+      for (o += 7 * apart; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
     }
   }
 }
@@ -223,12 +224,15 @@ function dots6(
   finish(s51, x5, w1, depth, bias, residual, y, r + 5, o + 1, outs);
 }
 
-/** One row of x with rows o to o + 7 of W: eight sums hide the latency of the multiply-add. */
+/**
+ * One row of x with eight rows of W, o and on, `apart` from one another: eight sums hide the latency of the
+ * multiply-add, and eight streams that go on for long, row after row, are what fetching ahead serves best.
+ */
 function dots8(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, apart: i32, outs: i32,
 ): void {
-  const row = <usize> depth << 2;
-  const w1 = w + row, w2 = w1 + row, w3 = w2 + row, w4 = w3 + row, w5 = w4 + row, w6 = w5 + row, w7 = w6 + row;
+  const gap = <usize> apart * (<usize> depth << 2);
+  const w1 = w + gap, w2 = w1 + gap, w3 = w2 + gap, w4 = w3 + gap, w5 = w4 + gap, w6 = w5 + gap, w7 = w6 + gap;
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
   let at: usize = 0;
   for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
@@ -243,13 +247,13 @@ function dots8(
     s7 = madd(a, v128.load(w7 + at), s7);
   }
   finish(s0, x, w, depth, bias, residual, y, r, o, outs);
-  finish(s1, x, w1, depth, bias, residual, y, r, o + 1, outs);
-  finish(s2, x, w2, depth, bias, residual, y, r, o + 2, outs);
-  finish(s3, x, w3, depth, bias, residual, y, r, o + 3, outs);
-  finish(s4, x, w4, depth, bias, residual, y, r, o + 4, outs);
-  finish(s5, x, w5, depth, bias, residual, y, r, o + 5, outs);
-  finish(s6, x, w6, depth, bias, residual, y, r, o + 6, outs);
-  finish(s7, x, w7, depth, bias, residual, y, r, o + 7, outs);
+  finish(s1, x, w1, depth, bias, residual, y, r, o + apart, outs);
+  finish(s2, x, w2, depth, bias, residual, y, r, o + 2 * apart, outs);
+  finish(s3, x, w3, depth, bias, residual, y, r, o + 3 * apart, outs);
+  finish(s4, x, w4, depth, bias, residual, y, r, o + 4 * apart, outs);
+  finish(s5, x, w5, depth, bias, residual, y, r, o + 5 * apart, outs);
+  finish(s6, x, w6, depth, bias, residual, y, r, o + 6 * apart, outs);
+  finish(s7, x, w7, depth, bias, residual, y, r, o + 7 * apart, outs);
 }
 
 /** One row of x with row o of W. */
