@@ -19,7 +19,7 @@ const BLOCK = 64;
 /** Bytes of scratch for states at most; 128 to 512 MiB measure alike, see `docs/performance.md`. */
 const SCRATCH_BYTES = 512 * 2 ** 20;
 /** Workgroups of `updateState` that fill a large GPU; fewer segments cost it idle processors, more cost traffic. */
-const TARGET_WORKGROUPS = 1024;
+const TARGET_WORKGROUPS = 264;
 /** Blocks of one segment at least. */
 const SEGMENT_BLOCKS = 4;
 
@@ -254,7 +254,10 @@ function lightningKernel(device: Device, entryPoint: string, dtype: DType, shape
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
       THREADS: (wideHead ? 16 : 8) * (wideValue ? 16 : 8),
-      BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      // Two buffers are 32 KiB: worth it where registers leave room for one workgroup per processor anyway.
+      BUFFERS: entryPoint === "updateState" && device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768
+        ? 2
+        : 1,
     },
   });
 }

@@ -194,8 +194,8 @@ fn updateState(
   let segment = table[shape.blocks + segmentIndex];
   let sequence = table[shape.blocks + shape.segments + segmentIndex]; // used where each is one segment
 
-  let row = thread / (valueVectors / 2u);
-  let column = thread % (valueVectors / 2u);
+  let row = thread / 32u / (valueVectors / 16u) * 4u + thread % 32u / 8u;
+  let column = thread / 32u % (valueVectors / 16u) * 8u + thread % 8u;
   let place = Place(4u * (keyTile + row), 2u * keyVectors, valueTile + column, valueVectors / 2u);
 
   // Every thread loads one column, of every keyStep-th and valueStep-th token.
@@ -342,83 +342,67 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
 
 // ------------------------------------------------------------------------------------------------------ attend
 
-const ATTEND_THREADS = 128u; // 16 columns and 8 rows of threads
+const ATTEND_THREADS = 256u; // 16 columns and 16 rows of threads
 
 var<workgroup> queryColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>; // [headDim][token / 4]; then scores
 var<workgroup> keyColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;   // [headDim][token / 4]
 var<workgroup> rows: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // of S, then of V: [row][valueDim / 4]
 
-// 8 × 4 scores q_i·k_j of a thread, beside its 8 × 8 outputs.
-struct Scores { upper: mat4x4<f32>, lower: mat4x4<f32> }
+// A thread's 4 × 4 scores q_i·k_j, and 4 × 8 outputs.
+struct Sums { scores: mat4x4<f32>, left: mat4x4<f32>, right: mat4x4<f32> }
 
 // One element x of headDim: q_i[x] S[x] of interBlock, and q_i[x] k_j[x] of the scores.
-fn addElement(sums: ptr<function, Tile>, scores: ptr<function, Scores>, buffer: u32, x: u32, row: u32, column: u32) {
-  let a0 = queryColumns[buffer][x][row];
-  let a1 = queryColumns[buffer][x][row + 8u];
-  let b = keyColumns[buffer][x][column];
-  (*scores).upper = outer((*scores).upper, a0, b);
-  (*scores).lower = outer((*scores).lower, a1, b);
-  let b0 = rows[buffer][x][column];
-  (*sums).c00 = outer((*sums).c00, a0, b0);
-  (*sums).c10 = outer((*sums).c10, a1, b0);
-  if (WIDE_VALUE) {
-    let b1 = rows[buffer][x][column + 16u];
-    (*sums).c01 = outer((*sums).c01, a0, b1);
-    (*sums).c11 = outer((*sums).c11, a1, b1);
-  }
+fn addElement(sums: ptr<function, Sums>, buffer: u32, x: u32, row: u32, column: u32, scored: bool) {
+  let a = queryColumns[buffer][x][row];
+  if (scored) { (*sums).scores = outer((*sums).scores, a, keyColumns[buffer][x][column]); }
+  (*sums).left = outer((*sums).left, a, rows[buffer][x][column]);
+  if (WIDE_VALUE) { (*sums).right = outer((*sums).right, a, rows[buffer][x][column + 16u]); }
 }
 
 // interBlock: O_inter[i] = λ^(i+1) q_iᵀ S, for DEPTH elements of headDim, without the decay
-fn interBlock(sums: ptr<function, Tile>, scores: ptr<function, Scores>, buffer: u32, row: u32, column: u32) {
-  addElement(sums, scores, buffer, 0u, row, column);
-  addElement(sums, scores, buffer, 1u, row, column);
-  addElement(sums, scores, buffer, 2u, row, column);
-  addElement(sums, scores, buffer, 3u, row, column);
-  addElement(sums, scores, buffer, 4u, row, column);
-  addElement(sums, scores, buffer, 5u, row, column);
-  addElement(sums, scores, buffer, 6u, row, column);
-  addElement(sums, scores, buffer, 7u, row, column);
-  addElement(sums, scores, buffer, 8u, row, column);
-  addElement(sums, scores, buffer, 9u, row, column);
-  addElement(sums, scores, buffer, 10u, row, column);
-  addElement(sums, scores, buffer, 11u, row, column);
-  addElement(sums, scores, buffer, 12u, row, column);
-  addElement(sums, scores, buffer, 13u, row, column);
-  addElement(sums, scores, buffer, 14u, row, column);
-  addElement(sums, scores, buffer, 15u, row, column);
+fn interBlock(sums: ptr<function, Sums>, buffer: u32, row: u32, column: u32, scored: bool) {
+  addElement(sums, buffer, 0u, row, column, scored);
+  addElement(sums, buffer, 1u, row, column, scored);
+  addElement(sums, buffer, 2u, row, column, scored);
+  addElement(sums, buffer, 3u, row, column, scored);
+  addElement(sums, buffer, 4u, row, column, scored);
+  addElement(sums, buffer, 5u, row, column, scored);
+  addElement(sums, buffer, 6u, row, column, scored);
+  addElement(sums, buffer, 7u, row, column, scored);
+  addElement(sums, buffer, 8u, row, column, scored);
+  addElement(sums, buffer, 9u, row, column, scored);
+  addElement(sums, buffer, 10u, row, column, scored);
+  addElement(sums, buffer, 11u, row, column, scored);
+  addElement(sums, buffer, 12u, row, column, scored);
+  addElement(sums, buffer, 13u, row, column, scored);
+  addElement(sums, buffer, 14u, row, column, scored);
+  addElement(sums, buffer, 15u, row, column, scored);
 }
 
-// One token j of intraBlock; the upper half of the rows has no use for the later half of the tokens.
-fn addScored(sums: ptr<function, Tile>, buffer: u32, j: u32, row: u32, column: u32, upper: bool) {
-  let a1 = queryColumns[buffer][j][row + 8u];
-  let b0 = rows[buffer][j][column];
-  (*sums).c10 = outer((*sums).c10, a1, b0);
-  if (WIDE_VALUE) { (*sums).c11 = outer((*sums).c11, a1, rows[buffer][j][column + 16u]); }
-  if (upper) {
-    let a0 = queryColumns[buffer][j][row];
-    (*sums).c00 = outer((*sums).c00, a0, b0);
-    if (WIDE_VALUE) { (*sums).c01 = outer((*sums).c01, a0, rows[buffer][j][column + 16u]); }
-  }
+fn addScored(sums: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u32) {
+  let a = queryColumns[buffer][j][row];
+  (*sums).left = outer((*sums).left, a, rows[buffer][j][column]);
+  if (WIDE_VALUE) { (*sums).right = outer((*sums).right, a, rows[buffer][j][column + 16u]); }
 }
 
 // intraBlock: O_intra[i] = Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j, for DEPTH tokens j
-fn intraBlock(sums: ptr<function, Tile>, buffer: u32, row: u32, column: u32, upper: bool) {
-  addScored(sums, buffer, 0u, row, column, upper);
-  addScored(sums, buffer, 1u, row, column, upper);
-  addScored(sums, buffer, 2u, row, column, upper);
-  addScored(sums, buffer, 3u, row, column, upper);
-  addScored(sums, buffer, 4u, row, column, upper);
-  addScored(sums, buffer, 5u, row, column, upper);
-  addScored(sums, buffer, 6u, row, column, upper);
-  addScored(sums, buffer, 7u, row, column, upper);
-  addScored(sums, buffer, 8u, row, column, upper);
-  addScored(sums, buffer, 9u, row, column, upper);
-  addScored(sums, buffer, 10u, row, column, upper);
-  addScored(sums, buffer, 11u, row, column, upper);
-  addScored(sums, buffer, 12u, row, column, upper);
-  addScored(sums, buffer, 13u, row, column, upper);
-  addScored(sums, buffer, 14u, row, column, upper);
-  addScored(sums, buffer, 15u, row, column, upper);
+fn intraBlock(sums: ptr<function, Sums>, buffer: u32, row: u32, column: u32) {
+  addScored(sums, buffer, 0u, row, column);
+  addScored(sums, buffer, 1u, row, column);
+  addScored(sums, buffer, 2u, row, column);
+  addScored(sums, buffer, 3u, row, column);
+  addScored(sums, buffer, 4u, row, column);
+  addScored(sums, buffer, 5u, row, column);
+  addScored(sums, buffer, 6u, row, column);
+  addScored(sums, buffer, 7u, row, column);
+  addScored(sums, buffer, 8u, row, column);
+  addScored(sums, buffer, 9u, row, column);
+  addScored(sums, buffer, 10u, row, column);
+  addScored(sums, buffer, 11u, row, column);
+  addScored(sums, buffer, 12u, row, column);
+  addScored(sums, buffer, 13u, row, column);
+  addScored(sums, buffer, 14u, row, column);
+  addScored(sums, buffer, 15u, row, column);
 }
 
 // λ^n for n ≥ 0, times the scale of scores; zero for the keys after a query, n < 0.
@@ -481,17 +465,17 @@ fn attend(
   let count = block.y;
   let index = blockIndex - table[shape.blocks + block.w].w; // in the segment
 
-  let row = thread / 16u;
-  let column = thread % 16u;
+  let row = thread / 128u * 8u + thread % 32u / 4u;
+  let column = thread / 32u % 4u * 4u + thread % 4u;
 
-  // Half of the threads load queries, half keys: 4 elements of 4 tokens, turned in registers.
-  let quad = thread % 4u;
-  let tokens = thread % 64u / 4u;
+  // The first threads load queries and keys: 4 elements of 4 tokens, turned in registers.
+  let quad = thread / 16u % 4u;
+  let tokens = thread % 16u;
   let queryStride = shape.query.z / 4u;
   let keyStride = shape.key.z / 4u;
-  let queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
+  var queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
     / 4u + quad + 4u * tokens * queryStride;
-  let keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
+  var keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
     / 4u + quad + 4u * tokens * keyStride;
 
   // Every thread loads one column of every step-th row of S, and of V.
@@ -500,138 +484,130 @@ fn attend(
   let step = ATTEND_THREADS / vectors;
   let inside = tile + loadColumn < allVectors;
   let local = index > 0u || shape.segmented == 0u;
-  let localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
-  let startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
+  var localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
+  var startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
   let startDecay = blockDecay(head, index);
   let valueStride = shape.value.z / 4u;
   let valueStart = (block.z * shape.value.x + head * shape.value.y + block.x * shape.value.z - shape.value.w) / 4u + tile;
 
-  var sums = Tile();
-  var scores = Scores();
-  var l0 = vec4<S>(); var l1 = vec4<S>(); var l2 = vec4<S>(); var l3 = vec4<S>();
-  var s0 = vec4<f32>(); var s1 = vec4<f32>(); var s2 = vec4<f32>(); var s3 = vec4<f32>();
-  var t0 = vec4<f32>(); var t1 = vec4<f32>(); var t2 = vec4<f32>(); var t3 = vec4<f32>();
-  for (var x = 0u; x < shape.headDim + DEPTH; x += DEPTH) {
-    // The loads of this step, while the sums of the step before are taken.
-    if (x < shape.headDim) {
+  var sums = Sums();
+  var l0 = vec4<S>();
+  var l1 = vec4<S>();
+  var l2 = vec4<S>();
+  var l3 = vec4<S>();
+  var s0 = vec4<f32>();
+  var s1 = vec4<f32>();
+  var t0 = vec4<f32>();
+  var t1 = vec4<f32>();
+  if (thread < 64u) {
+    l0 = q[queryAt];
+    l1 = q[queryAt + queryStride];
+    l2 = q[queryAt + 2u * queryStride];
+    l3 = q[queryAt + 3u * queryStride];
+  } else if (thread < 128u) {
+    l0 = k[keyAt];
+    l1 = k[keyAt + keyStride];
+    l2 = k[keyAt + 2u * keyStride];
+    l3 = k[keyAt + 3u * keyStride];
+  }
+  if (local) {
+    s0 = scratch[localAt];
+    if (step == 8u) { s1 = scratch[localAt + 8u * allVectors]; }
+  }
+  if (shape.segmented != 0u) {
+    t0 = scratch[startAt];
+    if (step == 8u) { t1 = scratch[startAt + 8u * allVectors]; }
+  }
+  for (var x = 0u; x < shape.headDim; x += DEPTH) {
+    let buffer = x / DEPTH % BUFFERS;
+    if (BUFFERS == 1u) { workgroupBarrier(); }
+    let there = x / 4u + quad < headVectors;
+    let turned = transpose(mat4x4<f32>(vec4<f32>(l0), vec4<f32>(l1), vec4<f32>(l2), vec4<f32>(l3)));
+    if (thread < 64u) {
+      queryColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
+      queryColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
+      queryColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
+      queryColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
+    } else if (thread < 128u) {
+      keyColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
+      keyColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
+      keyColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
+      keyColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
+    }
+    let end = select(0u, shape.headDim, inside);
+    let first = x + loadRow;
+    rows[buffer][loadRow][loadColumn] = kept(fma(vec4<f32>(startDecay), t0, s0), first < end);
+    if (step == 8u) {
+      rows[buffer][loadRow + 8u][loadColumn] = kept(fma(vec4<f32>(startDecay), t1, s1), first + 8u < end);
+    }
+    workgroupBarrier();
+    if (x + DEPTH < shape.headDim) {
+      queryAt += DEPTH / 4u;
+      keyAt += DEPTH / 4u;
+      localAt += DEPTH * allVectors;
+      startAt += DEPTH * allVectors;
       if (thread < 64u) {
-        let at = queryAt + x / 4u;
-        l0 = q[at];
-        l1 = q[at + queryStride];
-        l2 = q[at + 2u * queryStride];
-        l3 = q[at + 3u * queryStride];
-      } else {
-        let at = keyAt + x / 4u;
-        l0 = k[at];
-        l1 = k[at + keyStride];
-        l2 = k[at + 2u * keyStride];
-        l3 = k[at + 3u * keyStride];
+        l0 = q[queryAt];
+        l1 = q[queryAt + queryStride];
+        l2 = q[queryAt + 2u * queryStride];
+        l3 = q[queryAt + 3u * queryStride];
+      } else if (thread < 128u) {
+        l0 = k[keyAt];
+        l1 = k[keyAt + keyStride];
+        l2 = k[keyAt + 2u * keyStride];
+        l3 = k[keyAt + 3u * keyStride];
       }
       if (local) {
-        let at = localAt + x * allVectors;
-        s0 = scratch[at];
-        s1 = scratch[at + step * allVectors];
-        if (step == 4u) {
-          s2 = scratch[at + 8u * allVectors];
-          s3 = scratch[at + 12u * allVectors];
-        }
+        s0 = scratch[localAt];
+        if (step == 8u) { s1 = scratch[localAt + 8u * allVectors]; }
       }
       if (shape.segmented != 0u) {
-        let at = startAt + x * allVectors;
-        t0 = scratch[at];
-        t1 = scratch[at + step * allVectors];
-        if (step == 4u) {
-          t2 = scratch[at + 8u * allVectors];
-          t3 = scratch[at + 12u * allVectors];
-        }
+        t0 = scratch[startAt];
+        if (step == 8u) { t1 = scratch[startAt + 8u * allVectors]; }
       }
     }
-    if (x > 0u) { interBlock(&sums, &scores, (x / DEPTH - 1u) % BUFFERS, row, column); }
-    if (x < shape.headDim) {
-      let buffer = x / DEPTH % BUFFERS;
-      if (BUFFERS == 1u) { workgroupBarrier(); }
-      let there = x / 4u + quad < headVectors;
-      let turned = transpose(mat4x4<f32>(vec4<f32>(l0), vec4<f32>(l1), vec4<f32>(l2), vec4<f32>(l3)));
-      if (thread < 64u) {
-        queryColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-        queryColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-        queryColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-        queryColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-      } else {
-        keyColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-        keyColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-        keyColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-        keyColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-      }
-      let end = select(0u, shape.headDim, inside);
-      let at = x + loadRow;
-      rows[buffer][loadRow][loadColumn] = kept(fma(vec4<f32>(startDecay), t0, s0), at < end);
-      rows[buffer][loadRow + step][loadColumn] = kept(fma(vec4<f32>(startDecay), t1, s1), at + step < end);
-      if (step == 4u) {
-        rows[buffer][loadRow + 8u][loadColumn] = kept(fma(vec4<f32>(startDecay), t2, s2), at + 8u < end);
-        rows[buffer][loadRow + 12u][loadColumn] = kept(fma(vec4<f32>(startDecay), t3, s3), at + 12u < end);
-      }
-      workgroupBarrier();
+    // The first half of the tokens has no use for keys of the second.
+    if (row >= 8u || column < 8u) {
+      interBlock(&sums, buffer, row, column, true);
+    } else {
+      interBlock(&sums, buffer, row, column, false);
     }
   }
 
-  sums = Tile(
-    decayRows(head, 4u * row, sums.c00),
-    decayRows(head, 4u * row, sums.c01),
-    decayRows(head, 4u * row + 32u, sums.c10),
-    decayRows(head, 4u * row + 32u, sums.c11),
-  );
-  let n = i32(4u * row) - i32(4u * column);
-  let upper = transpose(maskTile(head, n, scores.upper));
-  let lower = transpose(maskTile(head, n + 32, scores.lower));
-
   let valueAt = valueStart + loadColumn + loadRow * valueStride;
+  var v0 = v[valueAt];
+  var v1 = vec4<S>();
+  if (step == 8u) { v1 = v[valueAt + 8u * valueStride]; }
+  sums.left = decayRows(head, 4u * row, sums.left);
+  sums.right = decayRows(head, 4u * row, sums.right);
+  let scores = transpose(maskTile(head, i32(4u * row) - i32(4u * column), sums.scores));
+
   for (var j = 0u; j < count; j += DEPTH) {
-    let at = valueAt + j * valueStride;
-    let w0 = v[at];
-    let w1 = v[at + step * valueStride];
-    var w2 = vec4<S>();
-    var w3 = vec4<S>();
-    if (step == 4u) {
-      w2 = v[at + 8u * valueStride];
-      w3 = v[at + 12u * valueStride];
-    }
     workgroupBarrier();
     // The scores of these tokens j are in 4 columns of threads.
     if (column / 4u == j / DEPTH) {
       let first = 4u * (column % 4u);
-      queryColumns[0][first][row] = upper[0];
-      queryColumns[0][first + 1u][row] = upper[1];
-      queryColumns[0][first + 2u][row] = upper[2];
-      queryColumns[0][first + 3u][row] = upper[3];
-      queryColumns[0][first][row + 8u] = lower[0];
-      queryColumns[0][first + 1u][row + 8u] = lower[1];
-      queryColumns[0][first + 2u][row + 8u] = lower[2];
-      queryColumns[0][first + 3u][row + 8u] = lower[3];
+      queryColumns[0][first][row] = scores[0];
+      queryColumns[0][first + 1u][row] = scores[1];
+      queryColumns[0][first + 2u][row] = scores[2];
+      queryColumns[0][first + 3u][row] = scores[3];
     }
     let end = select(0u, count, inside);
     let token = j + loadRow;
-    rows[0][loadRow][loadColumn] = kept(vec4<f32>(w0), token < end);
-    rows[0][loadRow + step][loadColumn] = kept(vec4<f32>(w1), token + step < end);
-    if (step == 4u) {
-      rows[0][loadRow + 8u][loadColumn] = kept(vec4<f32>(w2), token + 8u < end);
-      rows[0][loadRow + 12u][loadColumn] = kept(vec4<f32>(w3), token + 12u < end);
-    }
+    rows[0][loadRow][loadColumn] = kept(vec4<f32>(v0), token < end);
+    if (step == 8u) { rows[0][loadRow + 8u][loadColumn] = kept(vec4<f32>(v1), token + 8u < end); }
     workgroupBarrier();
-    if (j < 32u) {
-      intraBlock(&sums, 0u, row, column, true);
-    } else {
-      intraBlock(&sums, 0u, row, column, false);
-    }
+    v0 = v[valueAt + (j + DEPTH) * valueStride];
+    if (step == 8u) { v1 = v[valueAt + (j + DEPTH + 8u) * valueStride]; }
+    // Rows before these tokens have no use for them.
+    if (4u * row + 3u >= j) { intraBlock(&sums, 0u, row, column); }
   }
 
   let outputAt = valueStart + column;
   let first = tile + column < allVectors;
   let second = WIDE_VALUE && tile + column + 16u < allVectors;
-  writeOutput(outputAt, 4u * row, count, first, sums.c00);
-  writeOutput(outputAt + 16u, 4u * row, count, second, sums.c01);
-  writeOutput(outputAt, 4u * row + 32u, count, first, sums.c10);
-  writeOutput(outputAt + 16u, 4u * row + 32u, count, second, sums.c11);
+  writeOutput(outputAt, 4u * row, count, first, sums.left);
+  writeOutput(outputAt + 16u, 4u * row, count, second, sums.right);
 }
 
 // -------------------------------------------------------------------------------------------------------- step

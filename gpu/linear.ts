@@ -76,6 +76,7 @@ function multiply(
   const few = rows <= FEW_ROWS;
   const wide = Math.ceil(rows / 128) * Math.ceil(out / 128) >= ENOUGH_TILES;
   const edge = wide ? 128 : 64;
+  const team = inner >= 2048 ? 128 : inner >= 1024 ? 64 : 32;
   const kernel = device.kernel({
     source,
     entryPoint: few ? "fewRows" : "tiled",
@@ -91,28 +92,33 @@ function multiply(
       WIDE: Number(wide),
       THREADS: wide ? 256 : 128,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      TEAM: team,
       ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), FEW_ROWS),
       BIAS: Number(bias !== undefined),
       RESIDUAL: Number(residual !== undefined),
     },
   });
+  // Windows of the weight start at whole vectors of the output.
+  const fit = Math.floor(device.limits.windowBytes / (inner * weight.elementBytes));
+  const step = weight.pieces.length === 1 ? out : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
-  for (const part of device.chunks(rows, [x, inner], [output, stride], ...residualRows)) {
-    const ofOutput = [part.start * stride, part.count * stride] as const;
-    for (const columns of device.chunks(out, [weight, inner])) {
+  for (const { start, count } of device.chunks(rows, [x, inner], [output, stride], ...residualRows)) {
+    const result = [start * stride, count * stride] as const;
+    for (let column = 0; column < out; column += step) {
+      const columns = Math.min(step, out - column);
       const workgroups = few
-        ? Math.ceil(columns.count / 16)
-        : Math.ceil(part.count / edge) * Math.ceil(columns.count / edge);
+        ? Math.ceil(columns / (4 * 128 / team))
+        : Math.ceil(count / edge) * Math.ceil(columns / edge);
       device.dispatch(
         kernel,
         [
-          x.window(part.start * inner, part.count * inner),
-          weight.window(columns.start * inner, columns.count * inner),
+          x.window(start * inner, count * inner),
+          weight.window(column * inner, columns * inner),
           bias ?? device.nothing,
-          residual?.window(...ofOutput) ?? device.nothing,
-          output.window(...ofOutput),
+          residual?.window(...result) ?? device.nothing,
+          output.window(...result),
         ],
-        [part.count, inner / 4, columns.count, columns.start, stride, workgroups],
+        [count, inner / 4, columns, column, stride, workgroups],
         workgroups,
       );
     }

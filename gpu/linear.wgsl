@@ -1,7 +1,7 @@
 // output = x weightᵀ + bias + residual; x [rows, in], weight [out, in], bias [out], residual and output [rows, out].
 //
 //   tiled     one workgroup per tile of 128 × 128 (WIDE) or 64 × 64 results: bound by arithmetic
-//   fewRows   32 threads per 4 columns of the result, for 16 rows at most: bound by reading the weight once
+//   fewRows   TEAM threads per 4 columns of the result, 16 rows at most: bound by reading the weight once
 //
 // `in` is a multiple of 4, and so is `out` in `tiled` (the host pads others). Accumulators are matrices by name, and
 // the steps through workgroup memory are written out: arrays and loops there cost half the speed.
@@ -63,7 +63,7 @@ fn addElement(sums: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: 
 }
 
 fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
-  if (row >= parameters.rows || column >= parameters.columns / 4u) { return; }
+  if (row >= parameters.rows || column >= (parameters.columns + 3u) / 4u) { return; }
   let global = parameters.firstColumn / 4u + column;
   let at = row * (parameters.stride / 4u) + global;
   var y = sum;
@@ -91,12 +91,14 @@ fn tiled(
   let tiles = (parameters.columns + edge - 1u) / edge;
   let firstRow = id / tiles * edge;
   let firstColumn = id % tiles * edge;
-  let row = thread / 16u;
-  let column = thread % 16u;
+  // Warps of 4 rows and 8 columns of threads: workgroup memory serves 128 different bytes per cycle.
+  let row = thread / 64u * 4u + thread % 32u / 8u;
+  let column = thread / 32u % 2u * 8u + thread % 8u;
 
   // Half of the threads load x, half the weight: 4 elements of 4 rows, turned in registers.
-  let quad = thread % 4u;
-  let group = thread % (THREADS / 2u) / 4u;
+  let groups = THREADS / 8u;
+  let quad = thread / groups % 4u;
+  let group = thread % groups;
   let inner = parameters.inner;
   let forLeft = thread < THREADS / 2u;
   // Rows outside repeat the last one: what they give is not written.
@@ -108,63 +110,72 @@ fn tiled(
   let at3 = min(first + 3u, last) * inner + quad;
 
   var sums = Tile();
-  var l0 = vec4<f32>(); var l1 = vec4<f32>(); var l2 = vec4<f32>(); var l3 = vec4<f32>();
-  for (var i = 0u; i < inner + DEPTH / 4u; i += DEPTH / 4u) {
-    // The loads of this step, while the sums of the step before are taken.
-    if (i < inner) {
+  var l0 = vec4<f32>();
+  var l1 = vec4<f32>();
+  var l2 = vec4<f32>();
+  var l3 = vec4<f32>();
+  if (forLeft) {
+    l0 = vec4<f32>(x[at0]);
+    l1 = vec4<f32>(x[at1]);
+    l2 = vec4<f32>(x[at2]);
+    l3 = vec4<f32>(x[at3]);
+  } else {
+    l0 = vec4<f32>(weight[at0]);
+    l1 = vec4<f32>(weight[at1]);
+    l2 = vec4<f32>(weight[at2]);
+    l3 = vec4<f32>(weight[at3]);
+  }
+  for (var i = 0u; i < inner; i += DEPTH / 4u) {
+    let buffer = i / (DEPTH / 4u) % BUFFERS;
+    if (BUFFERS == 1u) { workgroupBarrier(); }
+    let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
+    let inside = i + quad < inner;
+    let c0 = select(vec4<f32>(), columns[0], inside);
+    let c1 = select(vec4<f32>(), columns[1], inside);
+    let c2 = select(vec4<f32>(), columns[2], inside);
+    let c3 = select(vec4<f32>(), columns[3], inside);
+    if (forLeft) {
+      left[buffer][4u * quad][group] = c0;
+      left[buffer][4u * quad + 1u][group] = c1;
+      left[buffer][4u * quad + 2u][group] = c2;
+      left[buffer][4u * quad + 3u][group] = c3;
+    } else {
+      right[buffer][4u * quad][group] = c0;
+      right[buffer][4u * quad + 1u][group] = c1;
+      right[buffer][4u * quad + 2u][group] = c2;
+      right[buffer][4u * quad + 3u][group] = c3;
+    }
+    workgroupBarrier();
+    // The next loads, while sums are taken.
+    if (i + DEPTH / 4u < inner) {
       if (forLeft) {
-        l0 = vec4<f32>(x[at0 + i]);
-        l1 = vec4<f32>(x[at1 + i]);
-        l2 = vec4<f32>(x[at2 + i]);
-        l3 = vec4<f32>(x[at3 + i]);
+        l0 = vec4<f32>(x[at0 + i + DEPTH / 4u]);
+        l1 = vec4<f32>(x[at1 + i + DEPTH / 4u]);
+        l2 = vec4<f32>(x[at2 + i + DEPTH / 4u]);
+        l3 = vec4<f32>(x[at3 + i + DEPTH / 4u]);
       } else {
-        l0 = vec4<f32>(weight[at0 + i]);
-        l1 = vec4<f32>(weight[at1 + i]);
-        l2 = vec4<f32>(weight[at2 + i]);
-        l3 = vec4<f32>(weight[at3 + i]);
+        l0 = vec4<f32>(weight[at0 + i + DEPTH / 4u]);
+        l1 = vec4<f32>(weight[at1 + i + DEPTH / 4u]);
+        l2 = vec4<f32>(weight[at2 + i + DEPTH / 4u]);
+        l3 = vec4<f32>(weight[at3 + i + DEPTH / 4u]);
       }
     }
-    if (i > 0u) {
-      let buffer = (i / (DEPTH / 4u) - 1u) % BUFFERS;
-      addElement(&sums, buffer, 0u, row, column);
-      addElement(&sums, buffer, 1u, row, column);
-      addElement(&sums, buffer, 2u, row, column);
-      addElement(&sums, buffer, 3u, row, column);
-      addElement(&sums, buffer, 4u, row, column);
-      addElement(&sums, buffer, 5u, row, column);
-      addElement(&sums, buffer, 6u, row, column);
-      addElement(&sums, buffer, 7u, row, column);
-      addElement(&sums, buffer, 8u, row, column);
-      addElement(&sums, buffer, 9u, row, column);
-      addElement(&sums, buffer, 10u, row, column);
-      addElement(&sums, buffer, 11u, row, column);
-      addElement(&sums, buffer, 12u, row, column);
-      addElement(&sums, buffer, 13u, row, column);
-      addElement(&sums, buffer, 14u, row, column);
-      addElement(&sums, buffer, 15u, row, column);
-    }
-    if (i < inner) {
-      let buffer = i / (DEPTH / 4u) % BUFFERS;
-      if (BUFFERS == 1u) { workgroupBarrier(); }
-      let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
-      let inside = i + quad < inner;
-      let c0 = select(vec4<f32>(), columns[0], inside);
-      let c1 = select(vec4<f32>(), columns[1], inside);
-      let c2 = select(vec4<f32>(), columns[2], inside);
-      let c3 = select(vec4<f32>(), columns[3], inside);
-      if (forLeft) {
-        left[buffer][4u * quad][group] = c0;
-        left[buffer][4u * quad + 1u][group] = c1;
-        left[buffer][4u * quad + 2u][group] = c2;
-        left[buffer][4u * quad + 3u][group] = c3;
-      } else {
-        right[buffer][4u * quad][group] = c0;
-        right[buffer][4u * quad + 1u][group] = c1;
-        right[buffer][4u * quad + 2u][group] = c2;
-        right[buffer][4u * quad + 3u][group] = c3;
-      }
-      workgroupBarrier();
-    }
+    addElement(&sums, buffer, 0u, row, column);
+    addElement(&sums, buffer, 1u, row, column);
+    addElement(&sums, buffer, 2u, row, column);
+    addElement(&sums, buffer, 3u, row, column);
+    addElement(&sums, buffer, 4u, row, column);
+    addElement(&sums, buffer, 5u, row, column);
+    addElement(&sums, buffer, 6u, row, column);
+    addElement(&sums, buffer, 7u, row, column);
+    addElement(&sums, buffer, 8u, row, column);
+    addElement(&sums, buffer, 9u, row, column);
+    addElement(&sums, buffer, 10u, row, column);
+    addElement(&sums, buffer, 11u, row, column);
+    addElement(&sums, buffer, 12u, row, column);
+    addElement(&sums, buffer, 13u, row, column);
+    addElement(&sums, buffer, 14u, row, column);
+    addElement(&sums, buffer, 15u, row, column);
   }
 
   let outRow = firstRow + 4u * row;
@@ -183,10 +194,9 @@ fn tiled(
 @group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
 @group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
 
-const TEAM = 32u; // threads that share 4 columns
-const TEAMS = 4u;
+override TEAM: u32; // threads that share 4 columns of the result, 32 to 128
 
-var<workgroup> partial: array<array<mat4x4<f32>, TEAM>, TEAMS>;
+var<workgroup> partial: array<mat4x4<f32>, 128>;
 
 // Products of 4 weights and 4 rows of x from `row`, at vector i: [column][row].
 fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
@@ -212,12 +222,13 @@ fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
 }
 
 // Adds up what the threads of a team found, and writes 4 columns of 4 rows.
-fn finish(sums: mat4x4<f32>, row: u32, column: u32, team: u32, lane: u32) {
+fn finish(sums: mat4x4<f32>, row: u32, column: u32, thread: u32) {
+  let lane = thread % TEAM;
   workgroupBarrier();
-  partial[team][lane] = sums;
+  partial[thread] = sums;
   for (var half = TEAM / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane < half) { partial[team][lane] += partial[team][lane + half]; }
+    if (lane < half) { partial[thread] += partial[thread + half]; }
   }
   workgroupBarrier();
   // Thread 4c + r writes row r of column c.
@@ -226,7 +237,7 @@ fn finish(sums: mat4x4<f32>, row: u32, column: u32, team: u32, lane: u32) {
   if (lane >= 16u || r >= parameters.rows || c >= parameters.columns) { return; }
   let global = parameters.firstColumn + c;
   let at = r * parameters.stride + global;
-  var y = partial[team][0][lane / 4u][lane % 4u];
+  var y = partial[thread - lane][lane / 4u][lane % 4u];
   if (BIAS) { y += f32(scalarBias[global]); }
   if (RESIDUAL) { y += f32(scalarResidual[at]); }
   scalarOutput[at] = Output(y);
@@ -240,9 +251,8 @@ fn fewRows(
 ) {
   let id = workgroup.x + workgroup.y * workgroups.x;
   if (id >= parameters.workgroups) { return; }
-  let team = thread / TEAM;
   let lane = thread % TEAM;
-  let column = (id * TEAMS + team) * 4u;
+  let column = (id * (128u / TEAM) + thread / TEAM) * 4u;
   let inner = parameters.inner;
   let last = parameters.columns - 1u;
   let at0 = min(column, last) * inner;
@@ -265,8 +275,8 @@ fn fewRows(
     if (ROWS > 8u) { s2 += products(w, 8u, i); }
     if (ROWS > 12u) { s3 += products(w, 12u, i); }
   }
-  finish(s0, 0u, column, team, lane);
-  if (ROWS > 4u) { finish(s1, 4u, column, team, lane); }
-  if (ROWS > 8u) { finish(s2, 8u, column, team, lane); }
-  if (ROWS > 12u) { finish(s3, 12u, column, team, lane); }
+  finish(s0, 0u, column, thread);
+  if (ROWS > 4u) { finish(s1, 4u, column, thread); }
+  if (ROWS > 8u) { finish(s2, 8u, column, thread); }
+  if (ROWS > 12u) { finish(s3, 12u, column, thread); }
 }
