@@ -28,13 +28,14 @@ export interface Mixer {
   readonly name: string;
   /** As {@linkcode lightningAttention}, layout `"bnhd"`. */
   forward(q: Tensor, k: Tensor, v: Tensor, options: LightningOptions): { output: Tensor; state: Tensor };
-  /** As {@linkcode lightningAttentionBackward}. */
+  /** As {@linkcode lightningAttentionBackward}; `forward` is what the forward call returned, which it need not read. */
   backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     dOutput: Tensor,
     options: LightningOptions,
+    forward: { output: Tensor; state: Tensor },
   ): { dq: Tensor; dk: Tensor; dv: Tensor; dInitialState: Tensor };
 }
 
@@ -143,7 +144,7 @@ export function lossAndGradients(
   let dx = normBackward(last, dH, affine(weights.finalNorm, gradients.finalNorm)).dx;
   for (let l = config.layers - 1; l >= 0; l--) {
     using dOutput = dx;
-    using layer = layers[l] ?? again(pass, l, x[l]);
+    using layer = layers[l] ?? again(pass, l, x[l], kept[l]);
     dx = layerBackward(pass, gradients, l, layer, dOutput);
     x[l + 1].dispose();
   }
@@ -201,12 +202,12 @@ function layerForward(pass: Pass, l: number, x: Tensor): Layer {
   };
 }
 
-/** The layer's activations once more. */
-function again(pass: Pass, l: number, x: Tensor): Layer {
+/** The layer's activations once more; its state is there still. */
+function again(pass: Pass, l: number, x: Tensor, state: Tensor): Layer {
   const layer = layerForward(pass, l, x);
   layer.output.dispose();
   layer.state.dispose();
-  return layer;
+  return { ...layer, state };
 }
 
 function layerBackward(
@@ -251,7 +252,7 @@ function tokenMixerBackward(
   { network: { config, weights }, segment, mixer }: Pass,
   gradients: Weights<Tensor>,
   l: number,
-  { x, tokenMixer: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } }: Layer,
+  { x, tokenMixer: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated }, state }: Layer,
   dOutput: Tensor,
 ): Tensor {
   const layer = weights.layers[l], d = gradients.layers[l];
@@ -267,6 +268,7 @@ function tokenMixerBackward(
     v,
     dAttended,
     attentionOptions(config.heads, l, config.layers, segment),
+    { output: o, state },
   );
   attended.dInitialState.dispose();
   using dq = attended.dq, dk = attended.dk, dv = attended.dv;

@@ -1,0 +1,241 @@
+/**
+ * What mixes tokens in models that TransNormerLLM is compared with, in the trainer's terms, on WebGPU: conventional
+ * softmax attention, and linear attention by the left product. Both visit every pair of tokens, tile by tile.
+ *
+ * Head dimensions up to 128, multiples of 4; f32; sequences that begin with nothing before them.
+ *
+ * @module
+ */
+import { checkShape } from "../../core/check.ts";
+import { BackendError, rangeError, typeError } from "../../core/errors.ts";
+import type { LightningOptions } from "../../core/lightning.ts";
+import type { Tensor } from "../../core/tensor.ts";
+import type { WebgpuBackend } from "../../gpu/backend.ts";
+import { type Access, type Device, float, type Kernel, type Store, storeOf } from "../../gpu/device.ts";
+import type { Mixer } from "../../train/backward.ts";
+import leftProductSource from "./leftProduct.wgsl" with { type: "text" };
+import softmaxSource from "./softmax.wgsl" with { type: "text" };
+import tileSource from "./tile.wgsl" with { type: "text" };
+
+/** Rows of a tile; as in `tile.wgsl`. */
+const EDGE = 64;
+
+/**
+ * Causal softmax attention with rotary positions on query and key ("RoFormer", section 3.2.2) and scores over the root
+ * of the head dimension, in the tiles of "FlashAttention-2". Its `state` is not one: it holds the logarithms of the
+ * rows' sums, which the backward reads. Slopes do not exist here and are not read.
+ */
+export const softmaxMixer: Mixer = {
+  name: "softmax",
+
+  forward(q, k, v, options) {
+    const call = checkCall("the softmax baseline", q, k, v, options);
+    const { backend, device, batch, seqLen, heads } = call;
+    using rotatedQ = rotate(call, q, 1), rotatedK = rotate(call, k, 1);
+    const output = backend.empty(v.shape), logSums = backend.empty([batch, seqLen, heads]);
+    device.dispatch(
+      softmaxKernel(call, "forward", ["read", "read", "read", "read", "write", "write"]),
+      [...stores(rotatedQ, rotatedK, v), device.nothing, ...stores(output, logSums)],
+      softmaxParameters(call, tilesOf(call)),
+      tilesOf(call),
+    );
+    return { output, state: logSums };
+  },
+
+  backward(q, k, v, dOutput, options, { output, state: logSums }) {
+    const call = checkCall("the softmax baseline", q, k, v, options);
+    const { backend, device, batch, seqLen, heads } = call;
+    using rotatedQ = rotate(call, q, 1), rotatedK = rotate(call, k, 1);
+    using deltas = backend.empty([batch, seqLen, heads]);
+    device.dispatch(
+      softmaxKernel(call, "rowDots", ["read", "read", "write"]),
+      stores(dOutput, output, deltas),
+      softmaxParameters(call, deltas.size),
+      Math.ceil(deltas.size / 64),
+    );
+    using dRotatedQ = backend.empty(q.shape), dRotatedK = backend.empty(k.shape);
+    const dv = backend.empty(v.shape);
+    const operands = stores(rotatedQ, rotatedK, v, dOutput, logSums, deltas);
+    const parameters = softmaxParameters(call, tilesOf(call));
+    device.dispatch(
+      softmaxKernel(call, "keyGradients", [...operands.map(() => "read" as const), "write", "write"]),
+      [...operands, ...stores(dRotatedK, dv)],
+      parameters,
+      tilesOf(call),
+    );
+    device.dispatch(
+      softmaxKernel(call, "queryGradients", [...operands.map(() => "read" as const), "write"]),
+      [...operands, ...stores(dRotatedQ)],
+      parameters,
+      tilesOf(call),
+    );
+    // A rotation's gradient is the rotation back.
+    const dq = rotate(call, dRotatedQ, -1), dk = rotate(call, dRotatedK, -1);
+    return { dq, dk, dv, dInitialState: backend.empty([0]) };
+  },
+};
+
+/**
+ * What lightning attention computes, as the papers' first method does: `(Q Kᵀ ⊙ M) V`, in time quadratic in the length
+ * ("Lightning Attention-1", algorithms 1 and 2). It has no state.
+ */
+export const leftProductMixer: Mixer = {
+  name: "left-product",
+
+  forward(q, k, v, options) {
+    const call = checkCall("the left product", q, k, v, options);
+    return { output: leftProduct(call, q, k, v), state: call.backend.empty([0]) };
+  },
+
+  backward(q, k, v, dOutput, options) {
+    const call = checkCall("the left product", q, k, v, options);
+    return {
+      dq: leftProduct(call, dOutput, v, k),
+      dk: leftProduct(call, v, dOutput, q, true),
+      dv: leftProduct(call, k, q, dOutput, true),
+      dInitialState: call.backend.empty([0]),
+    };
+  },
+};
+
+/** Baselines by name. */
+export const MIXERS: Readonly<Record<string, Mixer>> = {
+  [softmaxMixer.name]: softmaxMixer,
+  [leftProductMixer.name]: leftProductMixer,
+};
+
+/**
+ * A model's `config.json` with what belongs to linear attention taken out: no activation of query and key, and no LRPE,
+ * whose place rotary positions take. Gate and norm of the token mixer, SGLU, sizes and first weights stay; θ of the
+ * layers with LRPE are all the parameters that it lacks.
+ */
+export function softmaxConfig(config: Record<string, unknown>): Record<string, unknown> {
+  return { ...config, linear_act_fun: "identity", linear_use_lrpe_list: [] };
+}
+
+/** A checked call; layout `[batch, seqLen, heads, dim]`. */
+interface Call {
+  readonly backend: WebgpuBackend;
+  readonly device: Device;
+  readonly batch: number;
+  readonly seqLen: number;
+  readonly heads: number;
+  readonly headDim: number;
+  readonly valueDim: number;
+  readonly slopes: ArrayLike<number>;
+  readonly scale: number | undefined;
+}
+
+function checkCall(operation: string, q: Tensor, k: Tensor, v: Tensor, options: LightningOptions): Call {
+  if (q.backend.name !== "webgpu") {
+    throw new BackendError(
+      "unavailable",
+      `Cannot run ${operation} as it needs WebGPU: current backend is ${q.backend.name} (${q.backend.info.reason})`,
+    );
+  }
+  const [batch, seqLen, heads, headDim] = q.shape, valueDim = v.shape[3];
+  const wording = "[batch, seqLen, heads, dim]";
+  checkShape(operation, "q", q.shape, [undefined, undefined, undefined, undefined], wording);
+  checkShape(operation, "k", k.shape, q.shape, wording);
+  checkShape(operation, "v", v.shape, [batch, seqLen, heads, undefined], wording);
+  for (const [name, dim] of Object.entries({ headDim, valueDim })) {
+    if (!(dim >= 4 && dim <= 128 && dim % 4 === 0)) {
+      rangeError(operation, `${name} must be a multiple of 4 up to 128`, dim);
+    }
+  }
+  for (const [name, tensor] of Object.entries({ q, k, v })) {
+    if (tensor.dtype !== "f32") typeError(operation, `${name} must be stored as f32`, tensor.dtype);
+  }
+  const { layout, cuSeqlens, initialState, slopes = new Float64Array(heads), scale } = options;
+  if (layout !== "bnhd") rangeError(operation, `layout must be "bnhd"`, layout);
+  if (cuSeqlens !== undefined || initialState !== undefined) {
+    rangeError(
+      operation,
+      "sequences must be neither packed nor continued (--packed)",
+      cuSeqlens ?? initialState,
+    );
+  }
+  const backend = q.backend as WebgpuBackend;
+  return { backend, device: backend.device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
+}
+
+/** Tensors as a kernel binds them: as a whole. */
+function stores(...tensors: Tensor[]): Store[] {
+  return tensors.map((tensor) => {
+    const store = storeOf(tensor);
+    if (store.pieces.length > 1) {
+      rangeError("the baseline", "a tensor must fit into one binding of the GPU", tensor.shape);
+    }
+    return store;
+  });
+}
+
+/** Tiles of 64 tokens of all sequences and heads. */
+function tilesOf({ batch, heads, seqLen }: Call): number {
+  return batch * heads * Math.ceil(seqLen / EDGE);
+}
+
+function softmaxKernel({ device, headDim, valueDim }: Call, entryPoint: string, bindings: Access[]): Kernel {
+  return device.kernel({
+    source: softmaxSource + tileSource,
+    entryPoint,
+    bindings,
+    constants: { WIDE: Number(Math.max(headDim, valueDim) > 64) },
+  });
+}
+
+function softmaxParameters(
+  { seqLen, heads, headDim, valueDim, scale = 1 / Math.sqrt(headDim) }: Call,
+  workgroups: number,
+): number[] {
+  const scales = [float(scale * Math.LOG2E), float(scale)];
+  return [seqLen, heads, headDim / 4, valueDim / 4, workgroups, ...scales];
+}
+
+/** Turns queries or keys, or their gradients, by their positions, or back. */
+function rotate(call: Call, x: Tensor, direction: 1 | -1): Tensor {
+  const { backend, device, seqLen, headDim } = call;
+  // Angles in float64: of large positions, f32 would keep few digits of the fraction of a turn.
+  const angles = device.constant(`rotary ${seqLen},${headDim}`, () => {
+    const table = new Float32Array(seqLen * headDim);
+    for (let pair = 0; pair < headDim / 2; pair++) {
+      const frequency = 10000 ** (-2 * pair / headDim);
+      for (let position = 0; position < seqLen; position++) {
+        table[position * headDim + 2 * pair] = Math.cos(position * frequency);
+        table[position * headDim + 2 * pair + 1] = Math.sin(position * frequency);
+      }
+    }
+    return table;
+  });
+  const rotated = backend.empty(x.shape);
+  const vectors = x.size / 4;
+  device.dispatch(
+    softmaxKernel(call, "rotate", ["read", "read", "write"]),
+    [...stores(x), angles, ...stores(rotated)],
+    [...softmaxParameters(call, vectors).slice(0, 6), float(direction)],
+    Math.ceil(vectors / 256),
+  );
+  return rotated;
+}
+
+/** `scale · (A Bᵀ ⊙ M) C`, or with Mᵀ. */
+function leftProduct(call: Call, a: Tensor, b: Tensor, c: Tensor, transposed = false): Tensor {
+  const { backend, device, seqLen, heads, slopes, scale = 1 } = call;
+  const inner = a.shape[3], outer = c.shape[3];
+  const kernel = device.kernel({
+    source: leftProductSource + tileSource,
+    bindings: ["read", "read", "read", "read", "write"],
+    constants: { WIDE: Number(outer > 64), TRANSPOSED: Number(transposed) },
+  });
+  // Finite, so that the decay over no distance is 1.
+  const finite = Float32Array.from(slopes, (slope) => Math.min(slope, 1e30));
+  const decay = device.constant(`left product ${finite.join()}`, () => finite);
+  const output = backend.empty(c.shape);
+  device.dispatch(
+    kernel,
+    [...stores(a, b, c), decay, ...stores(output)],
+    [seqLen, heads, inner / 4, outer / 4, tilesOf(call), float(scale)],
+    tilesOf(call),
+  );
+  return output;
+}

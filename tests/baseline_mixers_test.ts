@@ -1,0 +1,302 @@
+import fc from "fast-check";
+import assert from "node:assert/strict";
+import { leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "../bench/baselines/mixers.ts";
+import { softmaxAttention } from "../bench/baselines/reference.ts";
+import { type Backend, createBackend } from "../mod.ts";
+import { parseConfig } from "../model/config.ts";
+import type { Mixer } from "../train/backward.ts";
+import { configByName, initialWeights } from "../train/configs.ts";
+import { Parameters } from "../train/optimizer.ts";
+import { train } from "../train/train.ts";
+import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import * as reference from "./reference.ts";
+import { toBnhd } from "./reference.ts";
+
+const NOT_WEBGPU = ["wasm", "wasm-baseline", "wasm-threads"];
+
+/** Exponential and logarithm add their roundings to those of lightning attention's products. */
+const LIMIT = 4e-6;
+
+/** Lengths around the tile of 64, of one, two and more tiles. */
+const LENGTHS = [0, 1, 3, 31, 63, 64, 65, 127, 128, 129, 200];
+
+interface Case {
+  batch: number;
+  heads: number;
+  seqLen: number;
+  headDim: number;
+  valueDim: number;
+  slopes?: number[];
+  /** Factor of q: larger ones make scores that differ more. */
+  size?: number;
+  seed: number;
+}
+
+const dimension = fc.integer({ min: 1, max: 32 }).map((n) => 4 * n);
+const anyCase: fc.Arbitrary<Case> = fc.record({
+  batch: fc.constantFrom(1, 2),
+  heads: fc.constantFrom(1, 2, 3),
+  seqLen: fc.integer({ min: 0, max: 150 }),
+  headDim: dimension,
+  valueDim: dimension,
+  slope: fc.constantFrom(0, 1e-7, 0.01, 0.5, 100, Infinity),
+  size: fc.constantFrom(1, 10),
+  seed: fc.nat(1000),
+}).map(({ slope, ...c }) => ({ ...c, slopes: Array.from({ length: c.heads }, (_, h) => slope / (h + 1)) }));
+
+type Expected = Record<"output" | "dq" | "dk" | "dv", ArrayLike<number>>;
+
+/** Output and gradients in float64, layout `[batch, heads, seqLen, dim]`. */
+type Oracle = (
+  q: ArrayLike<number>,
+  k: ArrayLike<number>,
+  v: ArrayLike<number>,
+  dOutput: ArrayLike<number>,
+  c: Case,
+) => Expected;
+
+const leftProductOracle: Oracle = (q, k, v, dOutput, c) => {
+  const { output } = reference.lightningAttention(q, k, v, c, c);
+  const { dq, dk, dv } = reference.lightningAttentionBackward(q, k, v, dOutput, c, c);
+  return { output, dq, dk, dv };
+};
+
+/** Turns pairs of neighbouring elements by `direction · position · 10000^(−2i/headDim)`. */
+function rotate(x: ArrayLike<number>, { seqLen, headDim }: Case, direction: number): Float64Array {
+  return Float64Array.from(x, (value, i) => {
+    const element = i % headDim, position = Math.floor(i / headDim) % seqLen, isSecond = element % 2 === 1;
+    const angle = direction * position * 10000 ** (-2 * Math.floor(element / 2) / headDim);
+    return isSecond
+      ? x[i - 1] * Math.sin(angle) + value * Math.cos(angle)
+      : value * Math.cos(angle) - x[i + 1] * Math.sin(angle);
+  });
+}
+
+/** The chain rule through scores, softmax and rotation, pair by pair. */
+const softmaxOracle: Oracle = (q, k, v, dOutput, c) => {
+  const { batch, seqLen, headDim: d, valueDim: e } = c, scale = 1 / Math.sqrt(d);
+  const heads = batch * c.heads;
+  const rotatedQ = rotate(q, c, 1), rotatedK = rotate(k, c, 1);
+  const output = softmaxAttention(
+    rotatedQ,
+    rotatedK,
+    v,
+    { heads, seqLen, headDim: d, valueDim: e },
+    scale,
+  );
+  const dq = new Float64Array(q.length), dk = new Float64Array(k.length), dv = new Float64Array(v.length);
+  const dot = (x: ArrayLike<number>, i: number, y: ArrayLike<number>, j: number, n: number) => {
+    let sum = 0;
+    for (let c = 0; c < n; c++) sum += x[i * n + c] * y[j * n + c];
+    return sum;
+  };
+  for (let h = 0; h < heads; h++) {
+    for (let i = h * seqLen; i < (h + 1) * seqLen; i++) {
+      const keys = Array.from({ length: i - h * seqLen + 1 }, (_, j) => h * seqLen + j);
+      const scores = keys.map((j) => scale * dot(rotatedQ, i, rotatedK, j, d));
+      const top = Math.max(...scores);
+      const total = scores.reduce((sum, score) => sum + Math.exp(score - top), 0);
+      const weights = scores.map((score) => Math.exp(score - top) / total);
+      const dWeights = keys.map((j) => dot(dOutput, i, v, j, e));
+      const mean = weights.reduce((sum, weight, n) => sum + weight * dWeights[n], 0);
+      keys.forEach((j, n) => {
+        const dScore = scale * weights[n] * (dWeights[n] - mean);
+        for (let c = 0; c < d; c++) {
+          dq[i * d + c] += dScore * rotatedK[j * d + c];
+          dk[j * d + c] += dScore * rotatedQ[i * d + c];
+        }
+        for (let c = 0; c < e; c++) dv[j * e + c] += weights[n] * dOutput[i * e + c];
+      });
+    }
+  }
+  return { output, dq: rotate(dq, c, -1), dk: rotate(dk, c, -1), dv };
+};
+
+/** Runs a case forward and backward, and holds output and gradients to the oracle. */
+async function check(backend: Backend, mixer: Mixer, oracle: Oracle, c: Case): Promise<void> {
+  using scope = new Scope();
+  const shapes = { q: [c.batch, c.heads, c.seqLen, c.headDim], v: [c.batch, c.heads, c.seqLen, c.valueDim] };
+  const q = randomArray(shapes.q, c.seed).map((x) => x * (c.size ?? 1));
+  const k = randomArray(shapes.q, c.seed + 1);
+  const v = randomArray(shapes.v, c.seed + 2), dOutput = randomArray(shapes.v, c.seed + 3);
+  const expected = oracle(q, k, v, dOutput, c);
+  const upload = (data: Float32Array, [batch, heads, seqLen, dim]: number[]) =>
+    scope.keep(
+      backend.tensor(toBnhd(data, [batch, heads, seqLen, dim]), [batch, seqLen, heads, dim]),
+    );
+  const operands = [upload(q, shapes.q), upload(k, shapes.q), upload(v, shapes.v)] as const;
+  const options = { slopes: c.slopes, layout: "bnhd" as const };
+  poison(backend, shapes.q, shapes.q, shapes.q, shapes.q, shapes.v, shapes.v);
+  const result = scope.keep(mixer.forward(...operands, options));
+  const gradients = scope.keep(
+    mixer.backward(...operands, upload(dOutput, shapes.v), options, result),
+  );
+  const actual = { output: result.output, ...gradients };
+  for (const [name, values] of Object.entries(expected)) {
+    const shape = name === "dq" || name === "dk" ? shapes.q : shapes.v;
+    const wanted = toBnhd(Float64Array.from(values), shape);
+    // Scores ten times as large are known to a tenth of the digits.
+    const limit = LIMIT * (c.size ?? 1), what = `${name} of ${JSON.stringify(c)}`;
+    const data = await actual[name as keyof Expected].data();
+    if (mixer === softmaxMixer && c.seqLen === 1 && shape === shapes.q) {
+      // The one weight is 1 whatever the score: the difference that the gradient is has but rounding left.
+      assert(data.every((x) => Math.abs(x) <= 10 * limit), what);
+    } else assertClose(data, wanted, limit, what);
+  }
+}
+
+const ORACLES = [[softmaxMixer, softmaxOracle], [leftProductMixer, leftProductOracle]] as const;
+
+for (const [mixer, oracle] of ORACLES) {
+  eachBackend(`${mixer.name}: output and gradients at lengths over the edges of tiles`, async (backend) => {
+    for (const seqLen of LENGTHS) {
+      const sizes = { batch: 1, heads: 2, headDim: 32, valueDim: 32, slopes: [0.1, 0.002] };
+      await check(backend, mixer, oracle, { ...sizes, seqLen, seed: seqLen });
+    }
+  }, NOT_WEBGPU);
+
+  eachBackend(`${mixer.name}: output and gradients of any shape`, async (backend) => {
+    await fc.assert(fc.asyncProperty(anyCase, (c) => check(backend, mixer, oracle, c)), { numRuns: 25 });
+  }, NOT_WEBGPU);
+
+  eachBackend(`${mixer.name}: the same bits every time`, async (backend) => {
+    using scope = new Scope();
+    const shape = [2, 150, 2, 64];
+    const [q, k, v, dOutput] = [1, 2, 3, 4].map((seed) =>
+      scope.keep(backend.tensor(randomArray(shape, seed), shape))
+    );
+    const options = { slopes: [0.5, 0.01], layout: "bnhd" as const };
+    const run = () => {
+      const result = scope.keep(mixer.forward(q, k, v, options));
+      return { ...result, ...scope.keep(mixer.backward(q, k, v, dOutput, options, result)) };
+    };
+    const first = run(), second = run();
+    for (const name of ["output", "dq", "dk", "dv"] as const) {
+      assertSameBits(await second[name].data(), await first[name].data(), name);
+    }
+  }, NOT_WEBGPU);
+
+  eachBackend(`${mixer.name}: what it does not compute is refused`, (backend) => {
+    using scope = new Scope();
+    const make = (...shape: number[]) => scope.keep(backend.zeros(shape));
+    const x = make(1, 5, 2, 8), state = make(1, 2, 8, 8), odd = make(1, 5, 2, 6), large = make(1, 5, 2, 132);
+    const call = (q = x, options = {}) => () => mixer.forward(q, q, q, { layout: "bnhd", ...options });
+    assert.throws(call(x, { initialState: state }), /must be neither packed nor continued/);
+    assert.throws(call(x, { cuSeqlens: [0, 5] }), /must be neither packed nor continued/);
+    assert.throws(call(x, { layout: "bhnd" }), /layout must be "bnhd"/);
+    assert.throws(call(odd), /headDim must be a multiple of 4 up to 128: current value is 6/);
+    assert.throws(call(large), /headDim must be a multiple of 4 up to 128: current value is 132/);
+    assert.throws(
+      () => mixer.forward(x, make(1, 4, 2, 8), x, { layout: "bnhd" }),
+      /k must have shape/,
+    );
+  }, NOT_WEBGPU);
+
+  eachBackend(`${mixer.name}: says aloud that it needs WebGPU`, (backend) => {
+    using x = backend.zeros([1, 5, 2, 8]);
+    assert.throws(
+      () => mixer.forward(x, x, x, { layout: "bnhd" }),
+      /as it needs WebGPU: current backend is wasm/,
+    );
+  }, ["webgpu", "wasm-baseline", "wasm-threads"]);
+}
+
+eachBackend("softmax: scores of thousands, rising and falling to the end", async (backend) => {
+  using scope = new Scope();
+  // Only the last element is used, whose pair turns slowest: by 0.03 over all of the length.
+  const seqLen = 200, headDim = 128, sizes = { heads: 1, seqLen, headDim, valueDim: 4 };
+  const column = (value: (j: number) => number) =>
+    Float32Array.from(
+      { length: seqLen * headDim },
+      (_, i) => i % headDim === headDim - 1 ? value(Math.floor(i / headDim)) : 0,
+    );
+  const q = column(() => 100), v = randomArray([seqLen, 4], 5);
+  for (const direction of [1, -1]) {
+    const k = column((j) => direction * j * 4);
+    const c = { ...sizes, batch: 1, seed: 0 };
+    const expected = softmaxAttention(
+      rotate(q, c, 1),
+      rotate(k, c, 1),
+      v,
+      sizes,
+      1 / Math.sqrt(headDim),
+    );
+    const upload = (data: Float32Array, dim: number) => scope.keep(backend.tensor(data, [1, seqLen, 1, dim]));
+    const operands = [upload(q, headDim), upload(k, headDim), upload(v, 4)] as const;
+    const { output } = scope.keep(softmaxMixer.forward(...operands, { layout: "bnhd" }));
+    // Of scores of 7000, f32 knows no more than some 4e-4.
+    assertClose(await output.data(), expected, 1e-3);
+  }
+}, NOT_WEBGPU);
+
+Deno.test("the softmax oracle's gradients are those of finite differences", () => {
+  const c = { batch: 1, heads: 2, seqLen: 5, headDim: 4, valueDim: 8, seed: 1 };
+  const [q, k] = [1, 2].map((seed) => Float64Array.from(randomArray([1, 2, 5, 4], seed)));
+  const v = Float64Array.from(randomArray([1, 2, 5, 8], 3)), dOutput = randomArray([1, 2, 5, 8], 4);
+  const loss = () => {
+    const output = Float64Array.from(softmaxOracle(q, k, v, dOutput, c).output);
+    return output.reduce((sum, x, i) => sum + x * dOutput[i], 0);
+  };
+  const { dq, dk, dv } = softmaxOracle(q, k, v, dOutput, c);
+  for (const [operand, gradient] of [[q, dq], [k, dk], [v, dv]] as const) {
+    const differences = operand.map((value, i) => {
+      operand[i] = value + 1e-5;
+      const above = loss();
+      operand[i] = value - 1e-5;
+      const below = loss();
+      operand[i] = value;
+      return (above - below) / 2e-5;
+    });
+    assertClose(gradient, differences, 1e-8);
+  }
+});
+
+/** A configuration of two small layers, the first with LRPE, whose dimensions are multiples of 4. */
+const SMALL = {
+  ...configByName("tiny"),
+  ...{ decoder_embed_dim: 16, hidden_dim: 16, glu_dim: 24, linear_use_lrpe_list: [1, 0] },
+};
+
+/** Trains a few steps on a little text, and returns their losses and the held-out loss. */
+async function losses(backend: Backend, config: unknown, mixer?: Mixer, recompute = false) {
+  const folder = await Deno.makeTempDir({ prefix: "levin-mixer-" });
+  try {
+    const text = "All states are small, and each is a sum of what came before. ".repeat(12);
+    await Deno.writeTextFile(`${folder}/a.txt`, text);
+    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
+    const found: number[] = [];
+    const { evaluation } = await train({
+      ...{ backend, mixer, recompute, data: [`${folder}/a.txt`], out: `${folder}/out` },
+      ...{ config: `${folder}/config.json`, seqLen: 24, batch: 3, steps: 6, warmup: 2, learningRate: 0.01 },
+      onStep: ({ loss }) => found.push(loss),
+    });
+    return [...found, evaluation!.heldOutLoss];
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+eachBackend("a model trains with the left product as with lightning attention", async (backend) => {
+  using wasm = await createBackend({ prefer: "wasm" });
+  const expected = await losses(wasm, SMALL);
+  assertClose(await losses(backend, SMALL, leftProductMixer), expected, 1e-5);
+}, NOT_WEBGPU);
+
+eachBackend("a transformer learns, and recomputing changes no bit of it", async (backend) => {
+  const config = softmaxConfig(SMALL);
+  const found = await losses(backend, config, softmaxMixer);
+  assert(found[5] < found[0] - 0.2, `losses ${found}`);
+  assert.deepEqual(await losses(backend, config, softmaxMixer, true), found);
+}, NOT_WEBGPU);
+
+Deno.test("the transformer has the parameters of the model that it is compared with, but θ", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  const count = (config: Record<string, unknown>) => {
+    const network = parseConfig(config);
+    using parameters = new Parameters(backend, network, initialWeights(network, 1));
+    return parameters.count;
+  };
+  const small = configByName("small");
+  assert.equal(count(softmaxConfig(small)), count(small) - 256);
+  assert.deepEqual(Object.keys(MIXERS), ["softmax", "left-product"]);
+});
