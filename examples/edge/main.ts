@@ -1,0 +1,37 @@
+/**
+ * An edge function that answers from a model, for Deno Deploy, Supabase and whatever else runs `Deno.serve`.
+ *
+ * The model comes from the URL in the first argument or in the environment's `MODEL`, or else lies beside this file in
+ * `model/` and is deployed with it. Sessions go to Deno KV where the host has it, so that any isolate continues them;
+ * elsewhere to memory. `API_KEYS` in the environment, separated by commas, are asked for where there are some.
+ *
+ * On Cloudflare, which compiles WebAssembly beforehand, pass the module to `createBackend({ module })`, and write
+ * `export default { fetch: handler }` instead of the last line.
+ *
+ * @module
+ */
+import { createBackend } from "@levin/attention";
+import { createHandler } from "@levin/attention/serve";
+import { TransNormerLLM } from "@levin/attention/tnl";
+import { createStorage } from "unstorage";
+import kv from "unstorage/drivers/deno-kv";
+
+/** A setting of the host; none where the function may not look. */
+function setting(name: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable: name });
+  return state === "granted" ? Deno.env.get(name) : undefined;
+}
+
+const location = Deno.args[0] ?? setting("MODEL") ?? new URL("model/", import.meta.url);
+const backend = await createBackend({ prefer: "wasm" });
+
+const handler = createHandler({
+  model: TransNormerLLM.load(location, { backend }), // requests wait for it
+  checkpoint: location,
+  storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
+  apiKeys: setting("API_KEYS")?.split(","),
+  // What one isolate with little memory and one core can carry.
+  limits: { batch: 8, queue: 32, maxTokens: 1024, seconds: 60 },
+});
+
+Deno.serve(handler);
