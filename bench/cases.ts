@@ -4,12 +4,25 @@
  *
  * @module
  */
-import { alibiSlopes, type Backend, lightningAttention, lightningAttentionStep } from "../mod.ts";
+import {
+  alibiSlopes,
+  type Backend,
+  lightningAttention,
+  lightningAttentionBackward,
+  lightningAttentionStep,
+} from "../mod.ts";
 import { linear, norm } from "../core/ops.ts";
-import { assertClose, randomArray, Scope } from "../tests/harness.ts";
+import { assertClose, Scope } from "../tests/harness.ts";
 import * as reference from "../tests/reference.ts";
 import type { AttentionSizes, Baselines } from "./baselines/mod.ts";
-import * as conventional from "./baselines/reference.ts";
+import {
+  checkLightning,
+  checkLightningBackward,
+  checkSoftmax,
+  noise,
+  operands,
+  reversed,
+} from "./operands.ts";
 
 /** One thing to measure. */
 export interface Case extends Disposable {
@@ -21,8 +34,17 @@ export interface Case extends Disposable {
   readonly bytes: number;
   /** Tokens of one run. */
   readonly tokens: number;
-  /** Computes once. */
-  run(): void;
+  /** Computes once; what a GPU computes is only enqueued. */
+  run(): void | Promise<void>;
+  /** Waits for all that was enqueued; left out where `run` itself does. */
+  finish?(): Promise<unknown>;
+}
+
+/** How long all that was enqueued takes shows in how long a small result takes to arrive after it. */
+export function finishing(backend: Backend, scope: Scope): Pick<Case, "finish"> {
+  if (backend.name === "wasm") return {};
+  const last = scope.keep(backend.zeros([1]));
+  return { finish: () => last.data() };
 }
 
 /** The sizes of the attention cases: 8 heads of 64 and of 128, 2048 to 8192 tokens. */
@@ -43,54 +65,18 @@ function lightningOperations({ heads, seqLen, headDim: d, valueDim: e }: Attenti
   return seqLen * heads * (4 * d * e + 64 * (d + e));
 }
 
+/**
+ * Operations of the backward pass, counted in the same way: five products with a state or into one, and half blocks of
+ * scores, which are made twice, `Q Kᵀ` and `dO Vᵀ`, and used three times.
+ */
+function lightningBackwardOperations({ heads, seqLen, headDim: d, valueDim: e }: AttentionSizes): number {
+  return seqLen * heads * (10 * d * e + 64 * (3 * d + 2 * e));
+}
+
 /** Operations of both quadratic methods: two products of n²/2 by the head's sizes. The softmax is not counted. */
 function quadraticOperations({ heads, seqLen, headDim: d, valueDim: e }: AttentionSizes): number {
   return heads * seqLen * (seqLen + 1) * (d + e);
 }
-
-function operands({ heads, seqLen, headDim, valueDim }: AttentionSizes) {
-  return {
-    q: randomArray([heads, seqLen, headDim], 1),
-    k: randomArray([heads, seqLen, headDim], 2),
-    v: randomArray([heads, seqLen, valueDim], 3),
-  };
-}
-
-/** Holds the first and the last head of a result to a reference of one head. */
-function checkHeads(
-  actual: Float32Array,
-  { q, k, v }: ReturnType<typeof operands>,
-  sizes: AttentionSizes,
-  limit: number,
-  one: (
-    q: Float32Array,
-    k: Float32Array,
-    v: Float32Array,
-    sizes: AttentionSizes,
-    head: number,
-  ) => Float64Array,
-): void {
-  const { heads, seqLen } = sizes;
-  for (const head of [0, heads - 1]) {
-    const part = (x: Float32Array) =>
-      x.subarray(head * x.length / heads, Math.ceil((head + 1) * x.length / heads));
-    assertClose(
-      part(actual),
-      one(part(q), part(k), part(v), { ...sizes, heads: 1 }, head),
-      limit,
-      `${seqLen} tokens, head ${head}`,
-    );
-  }
-}
-
-const recurrence = (slopes: readonly number[]) =>
-(
-  q: Float32Array,
-  k: Float32Array,
-  v: Float32Array,
-  sizes: AttentionSizes,
-  head: number,
-) => reference.lightningAttention(q, k, v, { batch: 1, ...sizes }, { slopes: [slopes[head]] }).output;
 
 /** `lightningAttention` over whole sequences. */
 export async function lightningCase(backend: Backend, sizes: AttentionSizes): Promise<Case> {
@@ -103,7 +89,7 @@ export async function lightningCase(backend: Backend, sizes: AttentionSizes): Pr
   {
     using made = new Scope();
     const { output } = made.keep(lightningAttention(q, k, v, { slopes }));
-    checkHeads(await output.data(), data, sizes, 2e-6, recurrence(slopes));
+    checkLightning(await output.data(), data, sizes, slopes);
   }
   return {
     name: `lightning attention, ${describe(sizes)}`,
@@ -115,6 +101,38 @@ export async function lightningCase(backend: Backend, sizes: AttentionSizes): Pr
       output.dispose();
       state.dispose();
     },
+    ...finishing(backend, scope),
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
+  };
+}
+
+/** `lightningAttentionBackward` over whole sequences. */
+export async function lightningBackwardCase(backend: Backend, sizes: AttentionSizes): Promise<Case> {
+  const { heads, seqLen, headDim, valueDim } = sizes;
+  const data = operands(sizes), slopes = alibiSlopes(heads);
+  const dOutputData = noise([heads, seqLen, valueDim], 4);
+  const scope = new Scope();
+  const q = scope.keep(backend.tensor(data.q, [1, heads, seqLen, headDim]));
+  const k = scope.keep(backend.tensor(data.k, [1, heads, seqLen, headDim]));
+  const v = scope.keep(backend.tensor(data.v, [1, heads, seqLen, valueDim]));
+  const dOutput = scope.keep(backend.tensor(dOutputData, [1, heads, seqLen, valueDim]));
+  {
+    using made = new Scope();
+    const gradients = made.keep(lightningAttentionBackward(q, k, v, dOutput, { slopes }));
+    const [dq, dk, dv] = [await gradients.dq.data(), await gradients.dk.data(), await gradients.dv.data()];
+    checkLightningBackward({ dq, dk, dv }, data, dOutputData, sizes, slopes);
+  }
+  return {
+    name: `lightning attention backward, ${describe(sizes)}`,
+    operations: lightningBackwardOperations(sizes),
+    bytes: 0,
+    tokens: seqLen,
+    run() {
+      for (const gradient of Object.values(lightningAttentionBackward(q, k, v, dOutput, { slopes }))) {
+        gradient.dispose();
+      }
+    },
+    ...finishing(backend, scope),
     [Symbol.dispose]: () => scope[Symbol.dispose](),
   };
 }
@@ -144,7 +162,7 @@ export async function recurrenceCase(backend: Backend, sizes: AttentionSizes): P
       result.set(rows.subarray(h * valueDim, (h + 1) * valueDim), (h * seqLen + t) * valueDim);
     }
   }
-  checkHeads(result, data, sizes, 2e-6, recurrence(slopes));
+  checkLightning(result, data, sizes, slopes);
   return {
     name: `token by token, ${describe(sizes)}`,
     operations: 4 * seqLen * heads * headDim * valueDim,
@@ -153,6 +171,7 @@ export async function recurrenceCase(backend: Backend, sizes: AttentionSizes): P
     run() {
       for (let t = 0; t < seqLen; t++) lightningAttentionStep(q[t], k[t], v[t], state, { slopes }).dispose();
     },
+    ...finishing(backend, scope),
     [Symbol.dispose]: () => scope[Symbol.dispose](),
   };
 }
@@ -162,7 +181,7 @@ export function leftProductCase(baselines: Baselines, sizes: AttentionSizes): Ca
   const data = operands(sizes), slopes = alibiSlopes(sizes.heads);
   const call = baselines.leftProduct(data.q, data.k, data.v, sizes, slopes);
   call.run();
-  checkHeads(call.output(), data, sizes, 2e-6, recurrence(slopes));
+  checkLightning(call.output(), data, sizes, slopes);
   return {
     name: `left product, ${describe(sizes)}`,
     operations: quadraticOperations(sizes),
@@ -173,18 +192,44 @@ export function leftProductCase(baselines: Baselines, sizes: AttentionSizes): Ca
   };
 }
 
+/**
+ * Gradients of linear attention by the left product. Each is the left product itself on other operands (see
+ * {@linkcode checkLightningBackward}), and is computed as such: six products where a kernel of its own needs five.
+ */
+export function leftProductBackwardCase(baselines: Baselines, sizes: AttentionSizes): Case {
+  const { heads, seqLen, headDim: d, valueDim: e } = sizes;
+  const data = operands(sizes), slopes = alibiSlopes(heads);
+  const dOutput = noise([heads, seqLen, e], 4);
+  const back = (x: Float32Array, dim: number) => reversed(x, heads, dim);
+  const swapped = { ...sizes, headDim: e, valueDim: d };
+  const calls = [
+    baselines.leftProduct(dOutput, data.v, data.k, swapped, slopes),
+    baselines.leftProduct(back(data.v, e), back(dOutput, e), back(data.q, d), swapped, slopes),
+    baselines.leftProduct(back(data.k, d), back(data.q, d), back(dOutput, e), sizes, slopes),
+  ];
+  for (const call of calls) call.run();
+  const [dq, dk, dv] = calls.map((call) => call.output());
+  checkLightningBackward({ dq, dk: back(dk, d), dv: back(dv, e) }, data, dOutput, sizes, slopes);
+  return {
+    name: `left product backward, ${describe(sizes)}`,
+    operations: 3 * quadraticOperations(sizes),
+    bytes: 0,
+    tokens: seqLen,
+    run() {
+      for (const call of calls) call.run();
+    },
+    [Symbol.dispose]() {
+      for (const call of calls) call[Symbol.dispose]();
+    },
+  };
+}
+
 /** Conventional causal attention. */
 export function softmaxCase(baselines: Baselines, sizes: AttentionSizes): Case {
   const data = operands(sizes), scale = 1 / Math.sqrt(sizes.headDim);
   const call = baselines.softmaxAttention(data.q, data.k, data.v, sizes, scale);
   call.run();
-  checkHeads(
-    call.output(),
-    data,
-    sizes,
-    2e-6,
-    (q, k, v, one) => conventional.softmaxAttention(q, k, v, one, scale),
-  );
+  checkSoftmax(call.output(), data, sizes, scale);
   return {
     name: `softmax attention, ${describe(sizes)}`,
     operations: quadraticOperations(sizes),
@@ -203,7 +248,7 @@ export async function linearCase(
   out: number,
 ): Promise<Case> {
   const scope = new Scope();
-  const xData = randomArray([rows, inner], 1), weightData = randomArray([out, inner], 2);
+  const xData = noise([rows, inner], 1), weightData = noise([out, inner], 2);
   const x = scope.keep(backend.tensor(xData, [rows, inner]));
   const weight = scope.keep(backend.tensor(weightData, [out, inner]));
   {
@@ -225,25 +270,38 @@ export async function linearCase(
     bytes: rows === 1 ? 4 * inner * out : 0,
     tokens: rows,
     run: () => linear(x, weight).dispose(),
+    ...finishing(backend, scope),
     [Symbol.dispose]: () => scope[Symbol.dispose](),
   };
 }
 
-/** SRMSNorm: bound by reading x and writing the result. */
-export async function normCase(backend: Backend, rows: number, width: number): Promise<Case> {
-  const data = randomArray([rows, width], 1);
-  const x = backend.tensor(data, [rows, width]);
+/** SRMSNorm, or LayerNorm with weight and bias: bound by reading x and writing the result. */
+export async function normCase(
+  backend: Backend,
+  rows: number,
+  width: number,
+  { affine = false }: { affine?: boolean } = {},
+): Promise<Case> {
+  const scope = new Scope();
+  const data = noise([rows, width], 1);
+  const x = scope.keep(backend.tensor(data, [rows, width]));
+  const factors = affine ? { weight: noise([width], 2), bias: noise([width], 3) } : undefined;
+  const weights = factors && {
+    weight: scope.keep(backend.tensor(factors.weight, [width])),
+    bias: scope.keep(backend.tensor(factors.bias, [width])),
+  };
   {
-    using y = norm(x);
-    assertClose(await y.data(), reference.norm(data, width, 1e-6), 2e-6);
+    using y = norm(x, weights);
+    assertClose(await y.data(), reference.norm(data, width, affine ? 1e-5 : 1e-6, factors), 2e-6);
   }
   return {
-    name: `norm ${rows} × ${width}`,
+    name: `${affine ? "LayerNorm" : "SRMSNorm"} ${rows} × ${width}`,
     operations: 0,
     bytes: 8 * rows * width,
     tokens: rows,
-    run: () => norm(x).dispose(),
-    [Symbol.dispose]: () => x.dispose(),
+    run: () => norm(x, weights).dispose(),
+    ...finishing(backend, scope),
+    [Symbol.dispose]: () => scope[Symbol.dispose](),
   };
 }
 
@@ -255,7 +313,7 @@ export async function stepCase(
   dim: number,
 ): Promise<Case> {
   const scope = new Scope(), slopes = alibiSlopes(heads);
-  const xData = randomArray([batch, heads, dim], 1), stateData = randomArray([batch, heads, dim, dim], 2);
+  const xData = noise([batch, heads, dim], 1), stateData = noise([batch, heads, dim, dim], 2);
   const x = scope.keep(backend.tensor(xData, [batch, heads, dim]));
   const state = scope.keep(backend.tensor(stateData, [batch, heads, dim, dim]));
   {
@@ -276,6 +334,7 @@ export async function stepCase(
     bytes: 8 * batch * heads * dim * dim,
     tokens: batch,
     run: () => lightningAttentionStep(x, x, x, state, { slopes }).dispose(),
+    ...finishing(backend, scope),
     [Symbol.dispose]: () => scope[Symbol.dispose](),
   };
 }
@@ -288,7 +347,7 @@ export function ceilingCase(baselines: Baselines, { operations, bytes, tokens }:
     operations,
     bytes,
     tokens,
-    run: () => call.run(operations),
+    run: () => void call.run(operations),
     [Symbol.dispose]: () => call[Symbol.dispose](),
   };
 }
@@ -296,6 +355,9 @@ export function ceilingCase(baselines: Baselines, { operations, bytes, tokens }:
 /** Registers a case with `deno bench`, beside its ceiling and its peers; they live as long as the process. */
 export function register(group: string, baselines: Baselines, first: Case, ...peers: Case[]): void {
   for (const one of [first, ceilingCase(baselines, first), ...peers]) {
-    Deno.bench(one.name, { group, baseline: one === first }, () => one.run());
+    Deno.bench(one.name, { group, baseline: one === first }, async () => {
+      await one.run();
+      await one.finish?.();
+    });
   }
 }

@@ -5,17 +5,22 @@
  */
 import type { AttentionSizes } from "./mod.ts";
 
-/** `softmax(scale · Q Kᵀ, over j ≤ i) V`, query by query; arrays are `[heads, seqLen, dim]`. */
+/**
+ * `softmax(scale · Q Kᵀ, over j ≤ i) V`, query by query; arrays are `[heads, seqLen, dim]`.
+ *
+ * @param queries those to compute, the others stay 0; default all
+ */
 export function softmaxAttention(
   q: ArrayLike<number>,
   k: ArrayLike<number>,
   v: ArrayLike<number>,
   { heads, seqLen, headDim, valueDim }: AttentionSizes,
   scale: number,
+  queries: readonly number[] = Array.from({ length: seqLen }, (_, i) => i),
 ): Float64Array {
   const output = new Float64Array(heads * seqLen * valueDim);
   for (let h = 0; h < heads; h++) {
-    for (let i = 0; i < seqLen; i++) {
+    for (const i of queries) {
       const query = (h * seqLen + i) * headDim, result = (h * seqLen + i) * valueDim;
       const scores = Float64Array.from({ length: i + 1 }, (_, j) => {
         let score = 0;
