@@ -3,6 +3,7 @@
  * lightning attention trains as fast at any length.
  *
  *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
+ *                              [--mixer lightning|softmax|left-product]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
  * meets all of them.
@@ -17,6 +18,7 @@ import { lightningMixer, lossAndGradients, type Mixer } from "../train/backward.
 import { configByName, initialWeights } from "../train/configs.ts";
 import { Parameters } from "../train/optimizer.ts";
 import type { Backend } from "../core/backend.ts";
+import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { median, seconds } from "./measure.ts";
 
 /** Speed at one length. */
@@ -78,6 +80,7 @@ if (import.meta.main) {
       tokens: { type: "string", default: "65536" },
       lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
       repeats: { type: "string", default: "5" },
+      mixer: { type: "string", default: lightningMixer.name },
     },
   });
   const tokens = Number(values.tokens), repeats = Number(values.repeats);
@@ -86,9 +89,18 @@ if (import.meta.main) {
     console.error(`--lengths must be integers >= 1 that divide --tokens, ${tokens}: ${values.lengths}`);
     Deno.exit(2);
   }
+  const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
+  if (!Object.hasOwn(mixers, values.mixer)) {
+    console.error(`--mixer must be one of ${Object.keys(mixers).join(", ")}: ${values.mixer}`);
+    Deno.exit(2);
+  }
+  const mixer = mixers[values.mixer], named = configByName(values.config);
+  const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
   using backend = await createBackend({ prefer: values.backend as "auto", threads: "auto" });
-  const speeds = await trainingSpeed(backend, configByName(values.config), { tokens, lengths, repeats });
-  console.log(`${values.config}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`);
+  const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
+  console.log(
+    `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
+  );
   console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
   for (const { length, tokensPerSecond } of speeds) {
     const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);

@@ -6,9 +6,10 @@
 import { parseArgs } from "node:util";
 import { createBackend } from "../core/backend.ts";
 import { BackendError, rangeError } from "../core/errors.ts";
+import type { Mixer } from "./backward.ts";
 import { Progress } from "./progress.ts";
 import { DEFAULT_RECIPE, type Recipe } from "./recipe.ts";
-import { train, type TrainingOptions } from "./train.ts";
+import { train, type TrainingOptions, type TrainingResult } from "./train.ts";
 
 const HELP = `Usage: deno task train --data <files or folders> --out <folder> [options]
 
@@ -52,7 +53,12 @@ function spelled(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 
-async function main(args: string[]): Promise<void> {
+/**
+ * The command. `mixer` takes the place of Lightning Attention, for baselines.
+ *
+ * @returns how the run ended; nothing after `--help`
+ */
+export async function main(args: string[], mixer?: Mixer): Promise<TrainingResult | undefined> {
   const values = parseArgs({
     args,
     options: Object.fromEntries([
@@ -63,7 +69,10 @@ async function main(args: string[]): Promise<void> {
       ...FLAGS.map((name) => [name, { type: "boolean" as const }]),
     ]),
   }).values as Record<string, string | string[] | boolean | undefined>;
-  if (values.help) return console.log(HELP);
+  if (values.help) {
+    console.log(HELP);
+    return undefined;
+  }
   const numbers: Record<string, number> = {};
   for (const name of NUMBERS) {
     const text = values[spelled(name)];
@@ -101,6 +110,7 @@ async function main(args: string[]): Promise<void> {
     recompute: values.recompute as boolean | undefined,
     resume: values.resume as boolean | undefined,
     signal: stop.signal,
+    mixer,
   };
   const encoder = new TextEncoder();
   let progress: Progress | undefined;
@@ -134,15 +144,17 @@ async function main(args: string[]): Promise<void> {
     console.log(
       `${result.finished ? "finished" : "stopped"} after step ${result.step}: ${result.checkpoint}`,
     );
+    return result;
   } finally {
     progress?.end();
     Deno.removeSignalListener("SIGINT", interrupt);
   }
 }
 
-if (import.meta.main) {
+/** Runs a command; where it fails, says why and ends the process. */
+export async function runCommand(command: () => Promise<unknown>): Promise<void> {
   try {
-    await main(Deno.args);
+    await command();
   } catch (error) {
     // What a person can mend is a sentence; everything else shows where it came from.
     const isPlain = error instanceof RangeError || error instanceof TypeError ||
@@ -153,3 +165,5 @@ if (import.meta.main) {
     Deno.exit(1);
   }
 }
+
+if (import.meta.main) await runCommand(() => main(Deno.args));

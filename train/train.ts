@@ -285,7 +285,8 @@ async function startingPoint(options: TrainingOptions): Promise<StartingPoint> {
   };
 }
 
-async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
+/** A `config.json` by the name of its size, or by its path. */
+export async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
   if (!nameOrPath.endsWith(".json")) return configByName(nameOrPath);
   try {
     return JSON.parse(await readFile(nameOrPath, "utf8"));
