@@ -33,6 +33,8 @@ export type {
   LightningResult,
   LightningStepOptions,
 } from "./core/lightning.ts";
+export { dequantize, quantize } from "./core/quantize.ts";
+export type { Quantization, QuantizedWeight } from "./core/quantize.ts";
 export { Tensor } from "./core/tensor.ts";
 export type { DType } from "./core/tensor.ts";
 export { wasmKernels } from "./wasm/module.ts";

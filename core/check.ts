@@ -7,14 +7,26 @@ import type { Backend, GradientKernels } from "./backend.ts";
 import { BackendError, rangeError, typeError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
-/** Checks that a value is a live tensor of the backend of the first one, and returns its shape. */
+/**
+ * Checks that a value is a live tensor of the backend of the first one, and returns its shape. Quantised weights pass
+ * only where the operation reads them as such.
+ */
 export function checkTensor(
   operation: string,
   name: string,
   value: unknown,
   backend?: Backend,
+  { quantized = false }: { quantized?: boolean } = {},
 ): readonly number[] {
   if (!(value instanceof Tensor)) typeError(operation, `${name} must be a Tensor`, value);
+  if (value.quantization !== undefined && !quantized) {
+    typeError(
+      operation,
+      `${name} must not be quantised`,
+      `${value.quantization.bits} bits`,
+      "only linear's weight and embedding's table may be; backend.tensor(await x.data(), x.shape) is not",
+    );
+  }
   value.storage; // throws when disposed
   if (backend !== undefined && value.backend !== backend) {
     typeError(

@@ -42,7 +42,7 @@ export const ACTIVATIONS: readonly Activation[] = [
 /**
  * Looks token ids up: `output[i] = table[ids[i]] · scale`.
  *
- * @param table `[vocab, dim]`
+ * @param table `[vocab, dim]`, quantised or not
  * @param ids token ids, row by row, each an integer from 0 to vocab − 1
  * @param options `scale`: factor of every element, default 1; `shape`: shape of the ids, default `[ids.length]`
  * @returns `[...shape, dim]`
@@ -54,7 +54,7 @@ export function embedding(
   options: { scale?: number; shape?: readonly number[] } = {},
 ): Tensor {
   const operation = "embedding";
-  checkTensor(operation, "table", table);
+  checkTensor(operation, "table", table, undefined, { quantized: true });
   checkShape(operation, "table", table.shape, [undefined, undefined], "[vocab, dim]");
   const { scale = 1, shape = [ids.length] } = options;
   checkFinite(operation, "scale", scale);
@@ -72,7 +72,7 @@ export function embedding(
  * A linear layer: `y = x weightᵀ + bias + residual`.
  *
  * @param x `[..., in]`
- * @param weight `[out, in]`, as PyTorch stores it
+ * @param weight `[out, in]`, as PyTorch stores it; quantised or not
  * @param options `bias` `[out]`; `residual`, shaped like the result, is added
  * @returns `[..., out]`
  * @throws {RangeError} when shapes do not fit
@@ -85,7 +85,7 @@ export function linear(
   const operation = "linear";
   const { backend } = x;
   checkTensor(operation, "x", x);
-  checkTensor(operation, "weight", weight, backend);
+  checkTensor(operation, "weight", weight, backend, { quantized: true });
   const last = checkRows(operation, "x", x);
   checkShape(operation, "weight", weight.shape, [undefined, last], "[out, in]");
   const out = weight.shape[0];

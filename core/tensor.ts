@@ -4,7 +4,8 @@
  * @module
  */
 import type { Backend } from "./backend.ts";
-import { BackendError, rangeError } from "./errors.ts";
+import { BackendError, rangeError, typeError } from "./errors.ts";
+import type { Quantization } from "./quantize.ts";
 
 /** How elements are stored. Arithmetic accumulates in f32 whatever the storage. */
 export type DType = "f32" | "f16";
@@ -33,20 +34,30 @@ export class Tensor implements Disposable {
   readonly shape: readonly number[];
   /** Number of elements: the product of {@linkcode Tensor.shape}. */
   readonly size: number;
-  /** How elements are stored. */
+  /** How elements are stored; `"f32"` for a quantised weight, which reads as such. */
   readonly dtype: DType;
+  /** How a weight made by {@linkcode Backend.quantized} is quantised; undefined for all other tensors. */
+  readonly quantization: Quantization | undefined;
   #storage: unknown;
 
   /**
    * Tensors are made by {@linkcode Backend.tensor} and by operations; only backends call this.
    *
    * @param backend the owner @param shape dimensions @param dtype storage of an element @param storage the backend's own
+   * @param quantization of a quantised weight
    */
-  constructor(backend: Backend, shape: readonly number[], dtype: DType, storage: unknown) {
+  constructor(
+    backend: Backend,
+    shape: readonly number[],
+    dtype: DType,
+    storage: unknown,
+    quantization?: Quantization,
+  ) {
     this.backend = backend;
     this.shape = Object.freeze([...shape]);
     this.size = shape.reduce((product, n) => product * n, 1);
     this.dtype = dtype;
+    this.quantization = quantization;
     this.#storage = storage;
   }
 
@@ -80,8 +91,12 @@ export class Tensor implements Disposable {
    * handle is spent.
    *
    * @throws {RangeError} when the number of elements differs
+   * @throws {TypeError} when this is a quantised weight
    */
   reshape(shape: readonly number[]): Tensor {
+    if (this.quantization !== undefined) {
+      typeError("reshape", "a quantised weight keeps its shape", shape, `[${this.shape}]`);
+    }
     const size = shape.reduce((product, n) => product * n, 1);
     if (size !== this.size) {
       rangeError("reshape", `shape must hold ${this.size} elements`, shape, `${size} elements`);

@@ -4,9 +4,10 @@
  * @module
  */
 import type { Backend, BackendInfo, BackendOptions, GradientKernels, Kernels } from "../core/backend.ts";
-import { checkDimensions } from "../core/check.ts";
+import { checkDimensions, checkTensor } from "../core/check.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
+import { checkQuantized, type QuantizedWeight } from "../core/quantize.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
 import { embedding, scatterRows } from "./embedding.ts";
@@ -16,6 +17,7 @@ import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm } from "./norm.ts";
+import { dequantized, linearQuantized, quantizedRows, upload } from "./quantized.ts";
 import { splitHeads } from "./splitHeads.ts";
 
 export { selfTest } from "./selfTest.ts";
@@ -75,8 +77,14 @@ export class WebgpuBackend implements Backend {
     this.kernels = {
       lightning: (call) => lightning(device, call),
       lightningStep: (call) => lightningStep(device, call),
-      embedding: (table, ids, scale, output) => embedding(device, table, table.shape[1], ids, scale, output),
-      linear: (...call) => linear(device, ...call),
+      embedding: (table, ids, scale, output) =>
+        table.quantization === undefined
+          ? embedding(device, table, table.shape[1], ids, scale, output)
+          : quantizedRows(device, table, table.quantization, ids, scale, storeOf(output)),
+      linear: (x, weight, ...rest) =>
+        weight.quantization === undefined
+          ? linear(device, x, weight, ...rest)
+          : linearQuantized(device, x, weight, weight.quantization, ...rest),
       norm: (...call) => norm(device, ...call),
       splitHeads: (...call) => splitHeads(device, ...call),
       lrpe: (...call) => lrpe(device, ...call),
@@ -103,6 +111,12 @@ export class WebgpuBackend implements Backend {
     return tensor;
   }
 
+  quantized(weight: QuantizedWeight): Tensor {
+    const shape = checkQuantized("quantized", weight);
+    const { bits, group } = weight;
+    return new Tensor(this, shape, "f32", upload(this.device, weight), { bits, group });
+  }
+
   empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
     checkDimensions("tensor", shape);
     if (dtype !== "f32" && dtype !== "f16") rangeError("tensor", `dtype must be "f32" or "f16"`, dtype);
@@ -116,12 +130,21 @@ export class WebgpuBackend implements Backend {
   }
 
   async read(tensor: Tensor): Promise<Float32Array> {
-    const { size, dtype } = tensor;
+    const { size, dtype, quantization } = tensor;
+    if (quantization !== undefined) {
+      const store = dequantized(this.device, tensor, quantization);
+      try {
+        return new Float32Array(await this.device.read(store), 0, size);
+      } finally {
+        this.device.release(store);
+      }
+    }
     const bytes = await this.device.read(storeOf(tensor));
     return dtype === "f16" ? fromHalf(new Uint16Array(bytes, 0, size)) : new Float32Array(bytes, 0, size);
   }
 
   write(tensor: Tensor, data: Float32Array): void {
+    checkTensor("write", "tensor", tensor, this);
     if (data.length !== tensor.size) {
       rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
     }

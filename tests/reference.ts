@@ -5,6 +5,7 @@
  * @module
  */
 import type { Activation } from "../core/backend.ts";
+import type { QuantizedWeight } from "../core/quantize.ts";
 
 /** Sizes of an attention case; query and key heads divide `heads`. Layout `"bhnd"`. */
 export interface AttentionSizes {
@@ -289,4 +290,52 @@ export function lrpe(
     }
   }
   return y;
+}
+
+/** The elements of a quantised weight: `integer · scale`, read from the format as `core/quantize.ts` describes it. */
+export function quantizedWeight(
+  { shape: [outs, inner], bits, group, values, scales }: QuantizedWeight,
+): Float64Array {
+  const data = new Float64Array(outs * inner);
+  const rowBytes = Math.ceil(inner * bits / 8), groups = Math.ceil(inner / group);
+  const scale = new DataView(new ArrayBuffer(4));
+  for (let o = 0; o < outs; o++) {
+    for (let i = 0; i < inner; i++) {
+      const byte = values[o * rowBytes + Math.floor(i * bits / 8)];
+      const integer = bits === 8
+        ? byte > 127 ? byte - 256 : byte
+        : (i % 2 === 0 ? byte % 16 : Math.floor(byte / 16)) - 8;
+      scale.setUint16(0, scales[o * groups + Math.floor(i / group)]);
+      data[o * inner + i] = integer * scale.getFloat32(0);
+    }
+  }
+  return data;
+}
+
+/** What rows of x become beside a quantised weight on WASM: integers up to `largest`, with an f32 scale per group. */
+export function roundedRows(
+  x: Float32Array,
+  inner: number,
+  { bits, group }: { bits: 8 | 4; group: number },
+): Float64Array {
+  const largest = bits === 8 ? 32767 : 127;
+  const rounded = new Float64Array(x.length);
+  for (let row = 0; row < x.length; row += inner) {
+    for (let start = row; start < row + inner; start += group) {
+      const elements = x.subarray(start, Math.min(start + group, row + inner));
+      const scale = Math.fround(
+        elements.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / largest,
+      );
+      elements.forEach((value, i) => {
+        const integer = scale === 0 ? 0 : roundHalfToEven(Math.fround(value * Math.fround(1 / scale)));
+        rounded[start + i] = integer * scale;
+      });
+    }
+  }
+  return rounded;
+}
+
+function roundHalfToEven(value: number): number {
+  const down = Math.floor(value);
+  return value - down !== 0.5 ? Math.round(value) : down % 2 === 0 ? down : down + 1;
 }

@@ -13,10 +13,11 @@ import type {
   LightningCall,
   LightningStepCall,
 } from "../core/backend.ts";
-import { checkDimensions } from "../core/check.ts";
+import { checkDimensions, checkTensor } from "../core/check.ts";
 import { decayChange } from "../core/decay.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
+import { checkQuantized, type Quantization, type QuantizedWeight } from "../core/quantize.ts";
 import { type DType, Tensor } from "../core/tensor.ts";
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/tile.ts";
 import { Crew, ranges } from "./crew.ts";
@@ -24,6 +25,7 @@ import { WasmGradients } from "./gradients.ts";
 import { decayTable, headRows, optionalPointer, pointer, roundUp, TABLE, TABLE_BYTES } from "./operands.ts";
 import { LinearMemory } from "./memory.ts";
 import { compileKernels, type KernelExports } from "./module.ts";
+import { BLOCK_OUTS, blockBytes, pack, packedBytes, unpackRow } from "./quantized.ts";
 
 /** Makes a WASM backend; `reason` says why it was chosen. */
 export async function createWasmBackend(options: BackendOptions, reason: string): Promise<Backend> {
@@ -113,6 +115,14 @@ class WasmBackend implements Backend, Kernels {
     return tensor;
   }
 
+  quantized(weight: QuantizedWeight): Tensor {
+    const shape = checkQuantized("quantized", weight);
+    const { bits, group } = weight;
+    const bytes = packedBytes(shape, weight), memory = this.#live(), offset = memory.allocate(bytes);
+    pack(weight, memory.bytes(offset, bytes));
+    return new Tensor(this, shape, "f32", offset, { bits, group });
+  }
+
   empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
     checkDimensions("tensor", shape);
     if (dtype !== "f32") rangeError("tensor", `dtype must be "f32" on the WASM backend`, dtype);
@@ -128,10 +138,14 @@ class WasmBackend implements Backend, Kernels {
 
   // deno-lint-ignore require-await -- errors arrive as rejections, as on every backend
   async read(tensor: Tensor): Promise<Float32Array> {
-    return this.#view(tensor).slice();
+    if (tensor.quantization === undefined) return this.#view(tensor).slice();
+    const data = new Float32Array(tensor.size);
+    this.#unpackRows(tensor, tensor.quantization, Array(tensor.shape[0]).keys(), 1, data);
+    return data;
   }
 
   write(tensor: Tensor, data: Float32Array): void {
+    checkTensor("write", "tensor", tensor, this);
     if (data.length !== tensor.size) {
       rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
     }
@@ -209,7 +223,8 @@ class WasmBackend implements Backend, Kernels {
   }
 
   embedding(table: Tensor, ids: Uint32Array, scale: number, output: Tensor): void {
-    this.#copyRows(table, ids, scale, output);
+    if (table.quantization === undefined) this.#copyRows(table, ids, scale, output);
+    else this.#unpackRows(table, table.quantization, ids, scale, this.#view(output));
   }
 
   linear(
@@ -219,6 +234,9 @@ class WasmBackend implements Backend, Kernels {
     residual: Tensor | undefined,
     output: Tensor,
   ): void {
+    if (weight.quantization !== undefined) {
+      return this.#linearQuantized(x, weight, weight.quantization, bias, residual, output);
+    }
     const [outs, depth] = weight.shape;
     const rows = outs === 0 ? 0 : output.size / outs;
     const { threads } = this.#crew;
@@ -242,6 +260,38 @@ class WasmBackend implements Backend, Kernels {
       ])
     );
     this.#crew.run("linear", calls, { work: rows * weight.size, scratch, scratchBytes });
+  }
+
+  /** Rows of x become integers once; then each thread takes some of the outputs. */
+  #linearQuantized(
+    x: Tensor,
+    weight: Tensor,
+    { bits, group }: Quantization,
+    bias: Tensor | undefined,
+    residual: Tensor | undefined,
+    output: Tensor,
+  ): void {
+    const [outs, depth] = weight.shape;
+    const rows = outs === 0 ? 0 : output.size / outs;
+    const { threads } = this.#crew;
+    const integers = this.#reserve(this.#exports.quantizedScratch(rows, depth, bits, group));
+    this.#exports.quantizeRows(pointer(x), rows, depth, bits, group, integers);
+    const at = (tensor: Tensor | undefined, out: number) =>
+      tensor === undefined ? 0 : pointer(tensor) + 4 * out;
+    const calls = ranges(outs, threads, BLOCK_OUTS).map(({ start, count }) => [
+      integers,
+      pointer(weight) + start / BLOCK_OUTS * blockBytes(depth, { bits, group }),
+      at(bias, start),
+      at(residual, start),
+      at(output, start),
+      rows,
+      depth,
+      count,
+      4 * outs,
+      bits,
+      group,
+    ]);
+    this.#crew.run("linearQuantized", calls, { work: rows * weight.size });
   }
 
   norm(
@@ -324,6 +374,23 @@ class WasmBackend implements Backend, Kernels {
     rows.forEach((row, i) => {
       this.#exports.scaledCopy(pointer(source) + 4 * row * dim, pointer(output) + 4 * i * dim, dim, scale);
     });
+  }
+
+  #unpackRows(
+    table: Tensor,
+    quantization: Quantization,
+    rows: Iterable<number>,
+    factor: number,
+    target: Float32Array,
+  ): void {
+    const inner = table.shape[1];
+    const packed = this.#live().bytes(pointer(table), packedBytes(table.shape, quantization));
+    let i = 0;
+    for (const row of rows) {
+      const to = target.subarray(i * inner, (i + 1) * inner);
+      unpackRow(packed, inner, quantization, row, factor, to);
+      i++;
+    }
   }
 
   /** Decay tables of all heads, followed by `bytes` of work space. */

@@ -75,6 +75,11 @@ export class LinearMemory {
     return new Float32Array(this.memory.buffer, offset, length);
   }
 
+  /** A view of `length` bytes at an offset, likewise. */
+  bytes(offset: number, length: number): Uint8Array {
+    return new Uint8Array(this.memory.buffer, offset, length);
+  }
+
   /** Joins a gap with the next one where they adjoin. */
   #join(index: number): void {
     const gap = this.#gaps[index], next = this.#gaps[index + 1];

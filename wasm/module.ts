@@ -149,6 +149,31 @@ export interface KernelExports {
     outs: number,
     scratch: number,
   ): void;
+  /** See `assembly/quantized.ts`. */
+  quantizedScratch(rows: number, depth: number, bits: number, group: number): number;
+  /** See `assembly/quantized.ts`. */
+  quantizeRows(
+    x: number,
+    rows: number,
+    depth: number,
+    bits: number,
+    group: number,
+    target: number,
+  ): void;
+  /** See `assembly/quantized.ts`. */
+  linearQuantized(
+    x: number,
+    weight: number,
+    bias: number,
+    residual: number,
+    y: number,
+    rows: number,
+    depth: number,
+    outs: number,
+    stride: number,
+    bits: number,
+    group: number,
+  ): void;
   /** See `assembly/gradients.ts`. */
   scaledAdd(source: number, target: number, count: number, scale: number): void;
   /** See `assembly/gradients.ts`. */

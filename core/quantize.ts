@@ -1,0 +1,186 @@
+/**
+ * Quantised weights: symmetric integers of 8 or 4 bits with one scale per group along the input.
+ *
+ * @module
+ */
+import { checkDimensions } from "./check.ts";
+import { rangeError, typeError } from "./errors.ts";
+
+/** How a weight is quantised. */
+export interface Quantization {
+  /** Bits of an element. */
+  readonly bits: 8 | 4;
+  /** Elements along the input that share a scale; the last group of a row may be shorter. */
+  readonly group: 32 | 64;
+}
+
+/** A quantised weight on the host: `weight[o][i] = integer[o][i] · scale[o][⌊i / group⌋]`. */
+export interface QuantizedWeight extends Quantization {
+  /** `[out, in]`. */
+  readonly shape: readonly number[];
+  /**
+   * Integers, row by row. 8 bits: −127 to 127 in two's complement. 4 bits: −8 to 7, stored with 8 added, two to a byte,
+   * the first in the low half; a row of odd length ends with half a byte.
+   */
+  readonly values: Uint8Array;
+  /** Scales, `[out, ⌈in / group⌉]`, the bits of bfloat16: the upper half of an f32. */
+  readonly scales: Uint16Array;
+}
+
+const float = new Float32Array(1), word = new Uint32Array(float.buffer);
+
+/** The nearest bfloat16, ties to even, as bits. */
+function toBfloat16(value: number): number {
+  float[0] = value;
+  return (word[0] + 0x7fff + (word[0] >>> 16 & 1)) >>> 16;
+}
+
+/** The f32 value of a bfloat16 given as bits. */
+export function fromBfloat16(bits: number): number {
+  word[0] = bits << 16;
+  return float[0];
+}
+
+/** Bytes of the integers of a row, and number of its scales. */
+export function quantizedRow(
+  inner: number,
+  { bits, group }: Quantization,
+): { bytes: number; groups: number } {
+  return { bytes: Math.ceil(inner * bits / 8), groups: Math.ceil(inner / group) };
+}
+
+/**
+ * What the element of a group that is largest in magnitude may become; of 4 bits, the choice that leaves the smallest
+ * squared error. Beyond −8 it is cut off, so that the others are finer.
+ */
+const LARGEST = { 8: [127], 4: [-8, -7, -7.5, -8.5, -9, -9.5] } as const;
+
+/**
+ * Quantises a weight.
+ *
+ * @param data elements, row-major
+ * @param shape `[out, in]`
+ * @param quantization `bits`: 8 or 4; `group`: 32 (default) or 64
+ *
+ * @example
+ * ```ts
+ * import { createBackend, quantize } from "@levin/attention";
+ * import { linear } from "@levin/attention/ops";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * const data = Float32Array.from({ length: 128 * 64 }, (_, i) => Math.sin(i));
+ * using weight = backend.quantized(quantize(data, [128, 64], { bits: 4 }));
+ * using x = backend.tensor(new Float32Array(64).fill(1), [1, 64]);
+ * using y = linear(x, weight);
+ * console.log(y.shape); // [1, 128]
+ * ```
+ *
+ * @throws {TypeError} when `data` is no `Float32Array`
+ * @throws {RangeError} when an element is not finite, or bits, group or shape do not fit
+ */
+export function quantize(
+  data: Float32Array,
+  shape: readonly number[],
+  { bits, group = 32 }: { bits: 8 | 4; group?: 32 | 64 },
+): QuantizedWeight {
+  const operation = "quantize";
+  if (!(data instanceof Float32Array)) typeError(operation, "data must be a Float32Array", data);
+  checkQuantization(operation, shape, { bits, group });
+  checkDimensions(operation, shape, data.length);
+  const [outs, inner] = shape;
+  const { bytes, groups } = quantizedRow(inner, { bits, group });
+  const values = new Uint8Array(outs * bytes), scales = new Uint16Array(outs * groups);
+  for (let o = 0; o < outs; o++) {
+    for (let g = 0; g < groups; g++) {
+      const start = o * inner + g * group;
+      const elements = data.subarray(start, Math.min(start + group, (o + 1) * inner));
+      let most = 0;
+      for (const value of elements) {
+        if (!Number.isFinite(value)) rangeError(operation, "data must be finite", value, `row ${o}`);
+        if (Math.abs(value) > Math.abs(most)) most = value;
+      }
+      let best = 0, least = Infinity;
+      for (const largest of LARGEST[bits]) {
+        const candidate = toBfloat16(most / largest), scale = fromBfloat16(candidate);
+        const error = LARGEST[bits].length === 1 ? 0 : squaredError(elements, scale, bits);
+        if (error < least) [best, least] = [candidate, error];
+      }
+      scales[o * groups + g] = best;
+      const scale = fromBfloat16(best);
+      for (let i = 0; i < elements.length; i++) {
+        const q = integer(elements[i], scale, bits), at = g * group + i;
+        if (bits === 8) values[o * bytes + at] = q;
+        else values[o * bytes + (at >> 1)] |= (q + 8) << (at & 1 ? 4 : 0);
+      }
+    }
+  }
+  return { shape: [...shape], bits, group, values, scales };
+}
+
+function integer(value: number, scale: number, bits: 8 | 4): number {
+  if (scale === 0) return 0;
+  const q = Math.round(value / scale);
+  return bits === 8 ? Math.max(-127, Math.min(127, q)) : Math.max(-8, Math.min(7, q));
+}
+
+function squaredError(elements: Float32Array, scale: number, bits: 8 | 4): number {
+  let sum = 0;
+  for (let i = 0; i < elements.length; i++) {
+    const error = elements[i] - scale * integer(elements[i], scale, bits);
+    sum += error * error;
+  }
+  return sum;
+}
+
+/** The integers of one row of a weight. */
+export function rowIntegers({ shape, values, bits, group }: QuantizedWeight, row: number): Int8Array {
+  const inner = shape[1], { bytes } = quantizedRow(inner, { bits, group });
+  if (bits === 8) return new Int8Array(values.buffer, values.byteOffset + row * bytes, bytes);
+  const integers = new Int8Array(inner);
+  for (let i = 0; i < inner; i++) {
+    integers[i] = (values[row * bytes + (i >> 1)] >> (i & 1 ? 4 : 0) & 15) - 8;
+  }
+  return integers;
+}
+
+/** The elements that a quantised weight stands for. */
+export function dequantize(weight: QuantizedWeight): Float32Array {
+  const [outs, inner] = checkQuantized("dequantize", weight);
+  const groups = Math.ceil(inner / weight.group);
+  const data = new Float32Array(outs * inner);
+  for (let o = 0; o < outs; o++) {
+    const integers = rowIntegers(weight, o);
+    for (let i = 0; i < inner; i++) {
+      const scale = fromBfloat16(weight.scales[o * groups + Math.floor(i / weight.group)]);
+      data[o * inner + i] = integers[i] * scale;
+    }
+  }
+  return data;
+}
+
+/** Checks a quantised weight, which may come from a file, and returns its shape. */
+export function checkQuantized(operation: string, weight: QuantizedWeight): readonly number[] {
+  if (typeof weight !== "object" || weight === null) {
+    typeError(operation, "weight must be a QuantizedWeight, made by quantize()", weight);
+  }
+  const { shape, values, scales } = weight;
+  checkQuantization(operation, shape, weight);
+  checkDimensions(operation, shape);
+  const { bytes, groups } = quantizedRow(shape[1], weight);
+  if (!(values instanceof Uint8Array)) typeError(operation, "values must be a Uint8Array", values);
+  if (!(scales instanceof Uint16Array)) typeError(operation, "scales must be a Uint16Array", scales);
+  if (values.length !== shape[0] * bytes) {
+    rangeError(operation, `values must hold ${shape[0] * bytes} bytes`, values.length, `shape [${shape}]`);
+  }
+  if (scales.length !== shape[0] * groups) {
+    rangeError(operation, `scales must hold ${shape[0] * groups}`, scales.length, `shape [${shape}]`);
+  }
+  return shape;
+}
+
+function checkQuantization(operation: string, shape: readonly number[], { bits, group }: Quantization): void {
+  if (bits !== 8 && bits !== 4) rangeError(operation, "bits must be 8 or 4", bits);
+  if (group !== 32 && group !== 64) rangeError(operation, "group must be 32 or 64", group);
+  if (!Array.isArray(shape)) typeError(operation, "shape must be an array of integers >= 0", shape);
+  if (shape.length !== 2) rangeError(operation, "shape must be [out, in]", shape);
+}

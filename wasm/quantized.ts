@@ -1,0 +1,75 @@
+/**
+ * Quantised weights in linear memory, packed as `assembly/quantized.ts` reads them: blocks of 8 outputs, group by group.
+ *
+ * @module
+ */
+import { fromBfloat16, type Quantization, type QuantizedWeight, rowIntegers } from "../core/quantize.ts";
+
+/** Outputs of a block. */
+export const BLOCK_OUTS = 8;
+
+/** Bytes of a group of a block: integers of 8 outputs and their scales. */
+function groupBytes({ bits, group }: Quantization): number {
+  return bits * group + 2 * BLOCK_OUTS;
+}
+
+/** Bytes of a packed block. */
+export function blockBytes(inner: number, quantization: Quantization): number {
+  return Math.ceil(inner / quantization.group) * groupBytes(quantization);
+}
+
+/** Bytes of a packed weight of `[outs, inner]`. */
+export function packedBytes([outs, inner]: readonly number[], quantization: Quantization): number {
+  return Math.ceil(outs / BLOCK_OUTS) * blockBytes(inner, quantization);
+}
+
+/**
+ * Packs a weight. What is beyond its inputs and outputs counts nothing: its integer is zero, or its x, or its scale,
+ * or it is not written.
+ */
+export function pack(weight: QuantizedWeight, target: Uint8Array): void {
+  const [outs, inner] = weight.shape;
+  const { bits, group, scales } = weight;
+  const groups = Math.ceil(inner / group), bytes = groupBytes(weight), block = blockBytes(inner, weight);
+  target.fill(0);
+  for (let o = 0; o < outs; o++) {
+    const integers = rowIntegers(weight, o), lane = o % BLOCK_OUTS;
+    for (let g = 0; g < groups; g++) {
+      const at = Math.floor(o / BLOCK_OUTS) * block + g * bytes;
+      const start = g * group, count = Math.min(group, inner - start);
+      for (let i = 0; i < count; i++) {
+        const q = integers[start + i];
+        if (bits === 8) target[at + (i >> 1) * 16 + 2 * lane + (i & 1)] = q;
+        else target[at + (i >> 3) * 32 + 4 * lane + (i & 3)] |= (q + 8) << (i & 4);
+      }
+      const scale = scales[o * groups + g], scaleAt = at + bits * group + 2 * lane;
+      target[scaleAt] = scale;
+      target[scaleAt + 1] = scale >> 8;
+    }
+  }
+}
+
+/** Writes row `row` of a packed weight, times `factor`, to `target`. */
+export function unpackRow(
+  packed: Uint8Array,
+  inner: number,
+  quantization: Quantization,
+  row: number,
+  factor: number,
+  target: Float32Array,
+): void {
+  const { bits, group } = quantization;
+  const bytes = groupBytes(quantization), lane = row % BLOCK_OUTS;
+  const block = Math.floor(row / BLOCK_OUTS) * blockBytes(inner, quantization);
+  for (let start = 0; start < inner; start += group) {
+    const at = block + start / group * bytes, scaleAt = at + bits * group + 2 * lane;
+    const scale = fromBfloat16(packed[scaleAt] | packed[scaleAt + 1] << 8) * factor;
+    const count = Math.min(group, inner - start);
+    for (let i = 0; i < count; i++) {
+      const q = bits === 8
+        ? packed[at + (i >> 1) * 16 + 2 * lane + (i & 1)] << 24 >> 24
+        : (packed[at + (i >> 3) * 32 + 4 * lane + (i & 3)] >> (i & 4) & 15) - 8;
+      target[start + i] = q * scale;
+    }
+  }
+}
