@@ -40,6 +40,11 @@ export interface Case extends Disposable {
   finish?(): Promise<unknown>;
 }
 
+/** Tells what runs on the GPU from the rest. */
+export function on(backend: Backend): string {
+  return backend.name === "webgpu" ? " (WebGPU)" : "";
+}
+
 /** How long all that was enqueued takes shows in how long a small result takes to arrive after it. */
 export function finishing(backend: Backend, scope: Scope): Pick<Case, "finish"> {
   if (backend.name === "wasm") return {};
@@ -92,7 +97,7 @@ export async function lightningCase(backend: Backend, sizes: AttentionSizes): Pr
     checkLightning(await output.data(), data, sizes, slopes);
   }
   return {
-    name: `lightning attention, ${describe(sizes)}`,
+    name: `lightning attention, ${describe(sizes)}${on(backend)}`,
     operations: lightningOperations(sizes),
     bytes: 0,
     tokens: seqLen,
@@ -123,7 +128,7 @@ export async function lightningBackwardCase(backend: Backend, sizes: AttentionSi
     checkLightningBackward({ dq, dk, dv }, data, dOutputData, sizes, slopes);
   }
   return {
-    name: `lightning attention backward, ${describe(sizes)}`,
+    name: `lightning attention backward, ${describe(sizes)}${on(backend)}`,
     operations: lightningBackwardOperations(sizes),
     bytes: 0,
     tokens: seqLen,
@@ -164,7 +169,7 @@ export async function recurrenceCase(backend: Backend, sizes: AttentionSizes): P
   }
   checkLightning(result, data, sizes, slopes);
   return {
-    name: `token by token, ${describe(sizes)}`,
+    name: `token by token, ${describe(sizes)}${on(backend)}`,
     operations: 4 * seqLen * heads * headDim * valueDim,
     bytes: 0,
     tokens: seqLen,
@@ -265,7 +270,7 @@ export async function linearCase(
     }
   }
   return {
-    name: `linear ${rows} × ${inner} → ${out}`,
+    name: `linear ${rows} × ${inner} → ${out}${on(backend)}`,
     operations: rows === 1 ? 0 : 2 * rows * inner * out,
     bytes: rows === 1 ? 4 * inner * out : 0,
     tokens: rows,
@@ -295,7 +300,7 @@ export async function normCase(
     assertClose(await y.data(), reference.norm(data, width, affine ? 1e-5 : 1e-6, factors), 2e-6);
   }
   return {
-    name: `${affine ? "LayerNorm" : "SRMSNorm"} ${rows} × ${width}`,
+    name: `${affine ? "LayerNorm" : "SRMSNorm"} ${rows} × ${width}${on(backend)}`,
     operations: 0,
     bytes: 8 * rows * width,
     tokens: rows,
@@ -329,7 +334,7 @@ export async function stepCase(
     assertClose(await state.data(), expected.state, 2e-6);
   }
   return {
-    name: `step of ${batch} sequences, ${heads} × ${dim}`,
+    name: `step of ${batch} sequences, ${heads} × ${dim}${on(backend)}`,
     operations: 0,
     bytes: 8 * batch * heads * dim * dim,
     tokens: batch,
@@ -352,10 +357,10 @@ export function ceilingCase(baselines: Baselines, { operations, bytes, tokens }:
   };
 }
 
-/** Registers a case with `deno bench`, beside its ceiling and its peers; they live as long as the process. */
-export function register(group: string, baselines: Baselines, first: Case, ...peers: Case[]): void {
-  for (const one of [first, ceilingCase(baselines, first), ...peers]) {
-    Deno.bench(one.name, { group, baseline: one === first }, async () => {
+/** Registers cases with `deno bench` as one group, the first its baseline; they live as long as the process. */
+export function register(group: string, cases: readonly Case[]): void {
+  for (const one of cases) {
+    Deno.bench(one.name, { group, baseline: one === cases[0] }, async () => {
       await one.run();
       await one.finish?.();
     });

@@ -1,24 +1,43 @@
-/** Attention forward beside its ceiling and what it replaces, and one step. */
-import { createBackend } from "../mod.ts";
+/** Attention forward, backward and step on each backend, beside its ceiling, its baselines and its peers. */
+import { presentBackends } from "./backends.ts";
 import { Baselines } from "./baselines/mod.ts";
 import {
   ATTENTION_SIZES,
+  type Case,
+  ceilingCase,
   describe,
+  leftProductBackwardCase,
   leftProductCase,
+  lightningBackwardCase,
   lightningCase,
   recurrenceCase,
   register,
   softmaxCase,
   stepCase,
 } from "./cases.ts";
+import { jaxAttentionCase } from "./peers/jax.ts";
+import { onnxAttentionCase } from "./peers/onnxruntime.ts";
 
-const backend = await createBackend({ prefer: "wasm" });
+const backends = await presentBackends();
 const baselines = new Baselines();
 
 for (const sizes of ATTENTION_SIZES) {
-  const peers = [leftProductCase(baselines, sizes), softmaxCase(baselines, sizes)];
-  // The recurrence takes the same time per token at every length, so the shortest says it all.
-  if (sizes.seqLen === 2048) peers.push(await recurrenceCase(backend, sizes));
-  register(`attention ${describe(sizes)}`, baselines, await lightningCase(backend, sizes), ...peers);
+  const forward: Case[] = [], backward: Case[] = [];
+  for (const backend of backends) {
+    forward.push(await lightningCase(backend, sizes));
+    if (backend.gradients !== undefined) backward.push(await lightningBackwardCase(backend, sizes));
+  }
+  forward.push(ceilingCase(baselines, forward[0]));
+  forward.push(leftProductCase(baselines, sizes), softmaxCase(baselines, sizes));
+  // The peers hold all scores: they take 2048 tokens and not much more. The recurrence takes any length alike.
+  if (sizes.seqLen === 2048) {
+    forward.push(await recurrenceCase(backends[0], sizes), await onnxAttentionCase(sizes));
+    for (const { name } of backends) forward.push(await jaxAttentionCase(name, sizes));
+    if (backward.length > 0) backward.push(leftProductBackwardCase(baselines, sizes));
+  }
+  register(`attention forward, ${describe(sizes)}`, forward);
+  if (backward.length > 0) register(`attention backward, ${describe(sizes)}`, backward);
 }
-register("step", baselines, await stepCase(backend, 64, 16, 128));
+
+const steps = await Promise.all(backends.map((backend) => stepCase(backend, 64, 16, 128)));
+register("step", [...steps, ceilingCase(baselines, steps[0])]);

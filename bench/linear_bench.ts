@@ -1,12 +1,21 @@
-/** `linear` beside its ceiling: the register tile for many rows, memory for one. */
-import { createBackend } from "../mod.ts";
+/** `linear` on each backend beside its ceiling and its peers: the register tile for many rows, memory for one. */
+import { presentBackends } from "./backends.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { linearCase, register } from "./cases.ts";
+import { ceilingCase, linearCase, register } from "./cases.ts";
+import { jaxLinearCase } from "./peers/jax.ts";
+import { onnxLinearCase } from "./peers/onnxruntime.ts";
+import { tfjsLinearCase } from "./peers/tfjs.ts";
 
-const backend = await createBackend({ prefer: "wasm" });
+const backends = await presentBackends();
 const baselines = new Baselines();
 
-for (const size of [512, 1024]) {
-  register(`linear ${size}³`, baselines, await linearCase(backend, size, size, size));
+for (const [rows, inner, out] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
+  const own = await Promise.all(backends.map((backend) => linearCase(backend, rows, inner, out)));
+  register(`linear ${rows} × ${inner} → ${out}`, [
+    ...own,
+    ceilingCase(baselines, own[0]),
+    await onnxLinearCase(rows, inner, out),
+    await tfjsLinearCase(rows, inner, out),
+    ...await Promise.all(backends.map(({ name }) => jaxLinearCase(name, rows, inner, out))),
+  ]);
 }
-register("linear, one row", baselines, await linearCase(backend, 1, 4096, 4096));

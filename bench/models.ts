@@ -9,7 +9,7 @@ import { parseConfig } from "../model/config.ts";
 import { mapWeights } from "../model/weights.ts";
 import { assertClose, seeded } from "../tests/harness.ts";
 import { type ConfigJson, referenceLogits, type Tensors } from "../tests/reference_model.ts";
-import type { Case } from "./cases.ts";
+import { type Case, on } from "./cases.ts";
 
 /** About 100 M parameters. */
 export const HUNDRED_MILLION: ConfigJson = {
@@ -76,7 +76,7 @@ function weightBytes(model: TransNormerLLM): number {
 }
 
 function describe(model: TransNormerLLM): string {
-  return `${Math.round(model.parameterCount / 1e6)} M parameters`;
+  return `${Math.round(model.parameterCount / 1e6)} M parameters${on(model.backend)}`;
 }
 
 /** One token after another: bound by reading the weights. The case lives as long as the model. */

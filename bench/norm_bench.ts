@@ -1,7 +1,12 @@
-/** SRMSNorm beside a loop that reads as many bytes. */
-import { createBackend } from "../mod.ts";
+/** SRMSNorm and LayerNorm on each backend, beside a loop that reads as many bytes, and a peer. */
+import { presentBackends } from "./backends.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { normCase, register } from "./cases.ts";
+import { ceilingCase, normCase, register } from "./cases.ts";
+import { onnxNormCase } from "./peers/onnxruntime.ts";
 
-const backend = await createBackend({ prefer: "wasm" });
-register("norm", new Baselines(), await normCase(backend, 16384, 1024));
+const ROWS = 16384, WIDTH = 1024;
+const cases = [];
+for (const backend of await presentBackends()) {
+  cases.push(await normCase(backend, ROWS, WIDTH), await normCase(backend, ROWS, WIDTH, { affine: true }));
+}
+register("norm", [...cases, ceilingCase(new Baselines(), cases[0]), await onnxNormCase(ROWS, WIDTH)]);
