@@ -43,3 +43,56 @@ export async function beside(
   }
   return { run: median(runs), yardstick: median(yardsticks), ratio: median(ratios) };
 }
+
+/** Something to measure: as much of a case's shape as timing it needs. */
+interface Runnable {
+  run(): void | Promise<void>;
+  finish?(): Promise<unknown>;
+}
+
+/** Shortest measurement: below it the clock, and a GPU's round trip, would be part of the result. */
+const SHORTEST = 0.02;
+
+/**
+ * A function that runs a case often enough for one measurement, and waits for it, and how often that is. The case is
+ * warm afterwards.
+ */
+export async function measurable(
+  one: Runnable,
+  { warmth = 0.3 }: { warmth?: number } = {},
+): Promise<{ run: () => Promise<void>; times: number }> {
+  const repeat = (times: number) => async () => {
+    for (let i = 0; i < times; i++) await one.run();
+    await one.finish?.();
+  };
+  await warmUp(repeat(1), warmth);
+  let times = 1;
+  for (let taken = 0; taken < SHORTEST && times < 2 ** 16;) {
+    const run = repeat(times);
+    taken = Math.min(await seconds(run), await seconds(run));
+    if (taken < SHORTEST) times = Math.ceil(times * Math.min(10, Math.max(1.5, SHORTEST / taken)));
+  }
+  return { run: repeat(times), times };
+}
+
+/** Seconds of one run of a case: the median of `repeats` measurements. */
+export async function secondsEach(
+  one: Runnable,
+  { repeats = 5 }: { repeats?: number } = {},
+): Promise<number> {
+  const { run, times } = await measurable(one);
+  const found = [];
+  for (let i = 0; i < repeats; i++) found.push(await seconds(run) / times);
+  return median(found);
+}
+
+/** Two cases in turns: seconds of one run of the first, and how many runs it makes in the time of one of the second. */
+export async function compare(
+  one: Runnable,
+  yardstick: Runnable,
+  { repeats = 9 }: { repeats?: number } = {},
+): Promise<{ seconds: number; ratio: number }> {
+  const [first, second] = [await measurable(one), await measurable(yardstick)];
+  const { run, ratio } = await beside(first.run, second.run, { repeats });
+  return { seconds: run / first.times, ratio: ratio * first.times / second.times };
+}
