@@ -18,6 +18,7 @@ const HELP = `Usage: deno task serve --model <folder or URL> [options]
   --port <n>             0: any that is free                         8000
   --sessions <folder>    where sessions are kept                     memory
   --backend <name>       auto, webgpu or wasm                        auto
+  --threads <n>          of WASM; "auto": one per core               1
   --batch <n>            answers at once                             64
   --max-tokens <n>       tokens of an answer at most                 4096
   --cors <origin>        pages that may use it; several by repeating it
@@ -33,6 +34,7 @@ const { values } = parseArgs({
     port: { type: "string", default: "8000" },
     sessions: { type: "string" },
     backend: { type: "string", default: "auto" },
+    threads: { type: "string", default: "1" },
     batch: { type: "string", default: "64" },
     "max-tokens": { type: "string", default: "4096" },
     cors: { type: "string", multiple: true },
@@ -47,7 +49,11 @@ if (values.help || values.model === undefined) {
 const stop = new AbortController();
 for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => stop.abort());
 
-using backend = await createBackend({ prefer: values.backend as "auto" });
+using backend = await createBackend({
+  prefer: values.backend as "auto",
+  threads: values.threads === "auto" ? "auto" : Number(values.threads),
+  signal: stop.signal,
+});
 const checkpoint = values.model;
 const loading = TransNormerLLM.load(checkpoint, { backend, signal: stop.signal });
 const handler = createHandler({

@@ -242,8 +242,9 @@ class WasmBackend implements Backend, Kernels {
     const { threads } = this.#crew;
     const scratchBytes = roundUp(this.#exports.linearScratch(rows, depth, outs), 64);
     const scratch = this.#reserve(threads * scratchBytes);
-    // Many rows: each thread takes some, more than FEW_ROWS as all of them are. One row: some of the outputs.
-    const rowRanges = ranges(rows, rows >= (FEW_ROWS + 2 * TILE_ROWS) * threads ? threads : 1, TILE_ROWS);
+    // Each thread takes some rows: where they are many, more than FEW_ROWS as all of them are. One row: some outputs.
+    const isShared = rows <= FEW_ROWS || rows >= (FEW_ROWS + 2 * TILE_ROWS) * threads;
+    const rowRanges = ranges(rows, isShared ? threads : 1, TILE_ROWS);
     const outRanges = ranges(outs, rows === 1 ? threads : 1, TILE_COLUMNS);
     const at = (tensor: Tensor | undefined, element: number) =>
       tensor === undefined ? 0 : pointer(tensor) + 4 * element;

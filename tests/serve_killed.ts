@@ -1,0 +1,108 @@
+/**
+ * Kills a server, `kill -9`, while sessions are written, and holds what it knows afterwards to what it acknowledged.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+
+/** What was found. */
+export interface KillReport {
+  /** How often the server was killed. */
+  readonly kills: number;
+  /** Answers that were acknowledged. */
+  readonly turns: number;
+  /** Sessions that were not as acknowledged. */
+  readonly lost: readonly string[];
+}
+
+/**
+ * Starts the server again and again over one folder of sessions; each time clients go on with their sessions as fast as
+ * they can until it is killed. A session must then stand where its last acknowledged answer ended, or one answer further
+ * (the one that was stored but not heard of), and be whole.
+ */
+export async function killed(
+  model: string,
+  options: { kills: number; sessions: number },
+): Promise<KillReport> {
+  const folder = await Deno.makeTempDir();
+  const TOKENS = 3; // one of the prompt, two of the answer
+  const acknowledged = new Array<number>(options.sessions).fill(0);
+  const lost: string[] = [];
+  let turns = 0;
+  try {
+    for (let kill = 0; kill < options.kills; kill++) {
+      const { url, process } = await start(model, folder);
+      const ask = async (s: number) => {
+        const response = await fetch(`${url}/v1/completions`, {
+          method: "POST",
+          body: JSON.stringify({ prompt: "a", max_tokens: TOKENS - 1, temperature: 0, session: `s${s}` }),
+        });
+        const answer = await response.json();
+        assert.equal(response.status, 200, JSON.stringify(answer));
+        return answer.session.tokens as number;
+      };
+      let isDead = false;
+      const underWay = Promise.withResolvers<void>();
+      const clients = acknowledged.map(async (_, s) => {
+        for (let isFirst = true;; isFirst = false) {
+          let tokens: number;
+          try {
+            tokens = await ask(s);
+          } catch (error) {
+            if (isDead) return;
+            lost.push(`session ${s} after kill ${kill}: ${(error as Error).message}`);
+            return underWay.resolve();
+          }
+          const ahead = (tokens - acknowledged[s]) / TOKENS;
+          if (!(ahead === 1 || isFirst && kill > 0 && ahead === 2)) {
+            lost.push(
+              `session ${s} after kill ${kill}: ${tokens} tokens, ${acknowledged[s]} were acknowledged`,
+            );
+          }
+          acknowledged[s] = tokens;
+          turns++;
+          underWay.resolve();
+        }
+      });
+      // Sooner and later, to meet writes at every stage.
+      await underWay.promise;
+      await new Promise((resolve) => setTimeout(resolve, 37 * kill % 90));
+      isDead = true;
+      process.kill("SIGKILL");
+      await process.status;
+      await Promise.all(clients);
+    }
+    return { kills: options.kills, turns, lost };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** Starts a server over a folder of sessions; it listens when this resolves. */
+export async function start(
+  model: string,
+  folder: string,
+): Promise<{ url: string; process: Deno.ChildProcess }> {
+  const process = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...[
+        "run",
+        "-A",
+        "--no-check",
+        "--unstable-no-legacy-abort",
+        new URL("../serve/main.ts", import.meta.url).href,
+      ],
+      ...["--model", model, "--sessions", folder, "--port", "0", "--backend", "wasm"],
+    ],
+    env: { NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "inherit",
+  }).spawn();
+  let log = "";
+  for await (const text of process.stdout.pipeThrough(new TextDecoderStream())) {
+    log += text;
+    const url = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];
+    if (url !== undefined) return { url, process };
+  }
+  throw new Error(`The server did not start: ${log}`);
+}

@@ -1,0 +1,86 @@
+/** The server as a process: killed in the middle of writes, traced, asked for help. */
+import assert from "node:assert/strict";
+import { textFiles } from "./serve_setup.ts";
+import { killed } from "./serve_killed.ts";
+
+const MAIN = new URL("../serve/main.ts", import.meta.url).href;
+
+async function withCheckpoint(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    for (const [name, bytes] of Object.entries(textFiles())) await Deno.writeFile(`${folder}/${name}`, bytes);
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+Deno.test("killed in the middle of writes, no session is lost or torn", async () => {
+  await withCheckpoint(async (folder) => {
+    const { kills, turns, lost } = await killed(folder, { kills: 4, sessions: 6 });
+    assert.equal(kills, 4);
+    assert(turns > 4, `${turns} turns were acknowledged`);
+    assert.deepEqual(lost, []);
+  });
+});
+
+Deno.test("requests are spans of OpenTelemetry, through Deno's own support", async () => {
+  await withCheckpoint(async (folder) => {
+    const process = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", MAIN, "--model", folder, "--port", "0", "--backend", "wasm"],
+      env: {
+        OTEL_DENO: "true",
+        OTEL_EXPORTER_OTLP_PROTOCOL: "console",
+        OTEL_BSP_SCHEDULE_DELAY: "50",
+        NO_COLOR: "1",
+      },
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    let log = "";
+    const address = Promise.withResolvers<string>();
+    const read = async (stream: ReadableStream<Uint8Array>) => {
+      for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+        log += text;
+        const url = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];
+        if (url !== undefined) address.resolve(url);
+      }
+    };
+    const done = Promise.all([read(process.stdout), read(process.stderr)]);
+    process.status.then(() => done).then(() => address.reject(new Error(log)));
+    const url = await address.promise;
+    const body = { prompt: "secret text", max_tokens: 5, temperature: 0 };
+    const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
+    assert.equal(response.status, 200);
+    await response.json();
+    process.kill("SIGTERM");
+    assert.equal((await process.status).code, 0, log);
+    await done;
+    for (
+      const part of [
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.output_tokens",
+        "first token",
+        "/v1/completions",
+      ]
+    ) {
+      assert(log.includes(part), `${part} is missing in ${log}`);
+    }
+    assert(!log.includes("secret text"), "spans hold no text");
+  });
+});
+
+Deno.test("the command says what it takes", async () => {
+  const run = async (...args: string[]) => {
+    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", MAIN, ...args],
+    })
+      .output();
+    return { code, text: new TextDecoder().decode(stderr) };
+  };
+  const help = await run("--help");
+  assert.equal(help.code, 0);
+  assert.match(help.text, /--model <folder or URL>/);
+  assert.equal((await run()).code, 2);
+  assert.notEqual((await run("--model", "nowhere")).code, 0);
+});
