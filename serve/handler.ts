@@ -8,7 +8,6 @@ import { SpanStatusCode, trace } from "@opentelemetry/api";
 import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
-import type { Storage } from "unstorage";
 import { typeError } from "../core/errors.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { stateShapes } from "../model/transnormer.ts";
@@ -29,7 +28,7 @@ import {
   parseBody,
   tokenizeSchema,
 } from "./schema.ts";
-import { digest, SessionStore } from "./sessions.ts";
+import { digest, type SessionStorage, SessionStore } from "./sessions.ts";
 
 /** Options of {@linkcode createHandler}. */
 export interface HandlerOptions {
@@ -37,8 +36,8 @@ export interface HandlerOptions {
   model: TransNormerLLM | Promise<TransNormerLLM>;
   /** What clients call it. Default `"levin"`. */
   name?: string;
-  /** Where sessions are kept: a store of unstorage. Default: memory. */
-  storage?: Storage;
+  /** Where sessions are kept: any store of unstorage. Default: memory. */
+  storage?: SessionStorage;
   /** Keys that clients must have one of, as `Authorization: Bearer <key>`. Default: none is needed. */
   apiKeys?: readonly string[];
   /** See {@linkcode Limits}. */
@@ -495,6 +494,21 @@ function tokenizerOf({ tokenizer }: TransNormerLLM): NonNullable<TransNormerLLM[
     );
   }
   return tokenizer;
+}
+
+/** See `characters` of {@linkcode Limits}. */
+function checkTexts(prompts: readonly unknown[], { characters }: Limits): void {
+  const length = prompts.reduce(
+    (sum: number, prompt) => sum + (typeof prompt === "string" ? prompt.length : 0),
+    0,
+  );
+  if (length > characters) {
+    throw invalid(
+      "prompt",
+      `prompt: texts must be at most ${characters} characters, not ${length}: send token ids, or pieces in a session`,
+      "text_too_long",
+    );
+  }
 }
 
 /**

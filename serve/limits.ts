@@ -17,6 +17,11 @@ export interface Limits {
   choices: number;
   /** `max_tokens` at most. Default 4096. */
   maxTokens: number;
+  /**
+   * Characters of a request's texts at most, all together. Tokenizing does not pause: this bounds how long the others
+   * wait for it. Longer texts come as token ids, or in several requests of a session. Default 2^17.
+   */
+  characters: number;
   /** Tokens of one request at most, all prompts and answers together. Default 2^20. */
   requestTokens: number;
   /** Tokens of all requests under way at most, likewise; beyond it 429. Default 2^22. */
@@ -39,6 +44,7 @@ const DEFAULTS: Limits = {
   prefill: 96,
   choices: 128,
   maxTokens: 4096,
+  characters: 2 ** 17,
   requestTokens: 2 ** 20,
   totalTokens: 2 ** 22,
   logprobs: 20,

@@ -5,3 +5,4 @@
  */
 export { createHandler, type Handler, type HandlerOptions } from "./handler.ts";
 export type { Limits } from "./limits.ts";
+export type { SessionStorage } from "./sessions.ts";

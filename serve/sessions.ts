@@ -13,9 +13,21 @@
  *
  * @module
  */
-import { createStorage, type Storage } from "unstorage";
+import { createStorage } from "unstorage";
 import { Checksum } from "../model/checksum.ts";
 import { ApiError } from "./errors.ts";
+
+/** What sessions need of a store: any `Storage` of unstorage has it. Keys are words with colons between them. */
+export interface SessionStorage {
+  /** The bytes under a key, or null. */
+  getItemRaw(key: string): Promise<unknown>;
+  /** Writes bytes; `ttl`: seconds after which the store may forget them. */
+  setItemRaw(key: string, value: Uint8Array, options: { ttl: number }): Promise<void>;
+  /** Removes a key. */
+  removeItem(key: string): Promise<void>;
+  /** The keys that begin with `base`. */
+  getKeys(base: string): Promise<string[]>;
+}
 
 /** A session as it is stored. */
 export interface StoredSession {
@@ -65,7 +77,7 @@ export interface Lease extends Disposable {
 
 /** Sessions of many owners in one store. */
 export class SessionStore {
-  readonly #storage: Storage;
+  readonly #storage: SessionStorage;
   readonly #chunkBytes: number;
   readonly #seconds: number;
   readonly #busy = new Set<string>();
@@ -76,7 +88,7 @@ export class SessionStore {
    * @param storage any store of unstorage; left out: memory
    * @param options `valueBytes`: the store's limit of a value; `sessionSeconds`: time from the last use to expiry
    */
-  constructor(storage: Storage | undefined, options: { valueBytes: number; sessionSeconds: number }) {
+  constructor(storage: SessionStorage | undefined, options: { valueBytes: number; sessionSeconds: number }) {
     this.#storage = storage ?? createStorage();
     this.#chunkBytes = options.valueBytes;
     this.#seconds = options.sessionSeconds;

@@ -264,13 +264,22 @@ Deno.test("a full queue answers 429 and when to come back", async () => {
 
 Deno.test("limits of tokens, choices and bodies", async () => {
   await using server = await serve({
-    limits: { maxTokens: 50, requestTokens: 100, totalTokens: 120, choices: 4, bodyBytes: 2000, batch: 4 },
+    limits: {
+      maxTokens: 50,
+      requestTokens: 100,
+      totalTokens: 120,
+      characters: 1000,
+      choices: 4,
+      bodyBytes: 2000,
+      batch: 4,
+    },
   });
   const error = async (body: unknown, status: number, param?: string) => {
     const { param: found } = await assertError(await server.send(COMPLETIONS, body), status);
     if (param !== undefined) assert.equal(found, param);
   };
   await error({ prompt: "a", max_tokens: 51 }, 400, "max_tokens");
+  await error({ prompt: ["x".repeat(500), "x".repeat(501)], max_tokens: 1 }, 400, "prompt");
   await error({ prompt: "x".repeat(90), max_tokens: 11 }, 400, "prompt");
   await error({ prompt: ["a", "b", "c"], n: 2 }, 400, "n");
   await error({ prompt: "a", n: 5 }, 400, "n");
