@@ -4,11 +4,11 @@
  * @module
  */
 import type { GradientKernels } from "../core/backend.ts";
-import { BackendError } from "../core/errors.ts";
 import { adamw } from "./adamw.ts";
 import { crossEntropy } from "./crossEntropy.ts";
 import { type Device, storeOf } from "./device.ts";
 import { embeddingBackward } from "./embeddingBackward.ts";
+import { lightningBackward } from "./lightningBackward.ts";
 import { linearBias, linearInput, linearWeight } from "./linearBackward.ts";
 import { lrpeBackward } from "./lrpeBackward.ts";
 import { normBackward } from "./normBackward.ts";
@@ -18,12 +18,7 @@ import { sumRows } from "./sumRows.ts";
 /** See {@linkcode GradientKernels}. */
 export function gradientsOf(device: Device): GradientKernels {
   return {
-    lightning() {
-      throw new BackendError(
-        "unavailable",
-        "Cannot run lightningAttentionBackward as the webgpu backend has no gradient of it yet",
-      );
-    },
+    lightning: (...call) => lightningBackward(device, ...call),
     linearInput: (...call) => linearInput(device, ...call),
     linearWeight: (...call) => linearWeight(device, ...call),
     linearBias: (...call) => linearBias(device, ...call),

@@ -7,7 +7,7 @@
  *
  * @module
  */
-import type { LightningCall, LightningShape, LightningStepCall } from "../core/backend.ts";
+import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/backend.ts";
 import { decayChange, decayPowers } from "../core/decay.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
@@ -29,7 +29,7 @@ const ZERO = 0, INITIAL = 1, STATE = 2;
 const BINDINGS = ["read", "read", "update", "read", "read", "read", "update"] as const;
 
 /** The operands of a call, as stores, with dimensions that are multiples of 4. */
-interface Operands {
+export interface Operands {
   shape: LightningShape;
   q: Store;
   k: Store;
@@ -54,18 +54,34 @@ interface Span {
   readonly head: number;
   readonly heads: number;
   readonly pieces: readonly Piece[];
+  /** Whether tokens run from the last to the first. */
+  readonly reverse: boolean;
 }
 
 /** See {@linkcode Kernels.lightning}. */
 export function lightning(device: Device, call: LightningCall): void {
   const { slopes, scale, sequences, initialState } = call;
-  const origin = initialState === undefined ? ZERO : INITIAL;
-  const pieces = sequences.map(({ batch, start, length }, row) => ({ row, batch, start, length, origin }));
   withPadding(device, call, initialState, (operands) => {
-    for (const span of spans(device, operands, { head: 0, heads: call.shape.heads, pieces })) {
-      runSpan(device, operands, slopes, scale, span);
-    }
+    runSequences(device, operands, slopes, scale, sequences, false);
   });
+}
+
+/**
+ * Runs the stages over sequences, or, for gradients, over the same sequences from their last token to their first:
+ * see `REVERSE` in `lightning.wgsl`.
+ */
+export function runSequences(
+  device: Device,
+  operands: Operands,
+  slopes: Float64Array,
+  scale: number,
+  sequences: readonly Sequence[],
+  reverse: boolean,
+): void {
+  const origin = operands.initialState === undefined ? ZERO : INITIAL;
+  const pieces = sequences.map(({ batch, start, length }, row) => ({ row, batch, start, length, origin }));
+  const whole = { head: 0, heads: operands.shape.heads, pieces, reverse };
+  for (const span of spans(device, operands, whole)) runSpan(device, operands, slopes, scale, span);
 }
 
 /** See {@linkcode Kernels.lightningStep}. */
@@ -212,18 +228,19 @@ function* spans(device: Device, operands: Operands, span: Span): Generator<Span>
 }
 
 /** Halves of the sequences, of the heads or of the tokens: the first that gives smaller windows. */
-function halve({ head, heads, pieces }: Span, { layout }: LightningShape): [Span, Span] | undefined {
+function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined {
+  const { head, heads, pieces, reverse } = span;
   const batches = pieces.at(-1)!.batch - pieces[0].batch + 1;
   if (batches > 1) {
     const middle = pieces[0].batch + Math.ceil(batches / 2);
     return [
-      { head, heads, pieces: pieces.filter(({ batch }) => batch < middle) },
-      { head, heads, pieces: pieces.filter(({ batch }) => batch >= middle) },
+      { ...span, pieces: pieces.filter(({ batch }) => batch < middle) },
+      { ...span, pieces: pieces.filter(({ batch }) => batch >= middle) },
     ];
   }
   if (layout === "bhnd" && heads > 1) {
     const half = Math.ceil(heads / 2);
-    return [{ head, heads: half, pieces }, { head: head + half, heads: heads - half, pieces }];
+    return [{ ...span, heads: half }, { ...span, head: head + half, heads: heads - half }];
   }
   const blocks = pieces.reduce((sum, { length }) => sum + blocksOf(length), 0);
   if (blocks < 2) return undefined;
@@ -235,15 +252,22 @@ function halve({ head, heads, pieces }: Span, { layout }: LightningShape): [Span
     if (length === piece.length) first.push(piece);
     else if (length === 0) second.push(piece);
     else {
-      first.push({ ...piece, length });
-      second.push({ ...piece, start: piece.start + length, length: piece.length - length, origin: STATE });
+      const { start } = piece, rest = piece.length - length;
+      first.push({ ...piece, start: reverse ? start + rest : start, length });
+      second.push({ ...piece, start: reverse ? start : start + length, length: rest, origin: STATE });
     }
   }
-  return [{ head, heads, pieces: first }, { head, heads, pieces: second }];
+  return [{ ...span, pieces: first }, { ...span, pieces: second }];
 }
 
 /** The pipeline of a stage: tiles of 64 where a dimension is no larger, two buffers where they fit. */
-function lightningKernel(device: Device, entryPoint: string, dtype: DType, shape: LightningShape) {
+function lightningKernel(
+  device: Device,
+  entryPoint: string,
+  dtype: DType,
+  shape: LightningShape,
+  reverse = false,
+) {
   const wideHead = shape.headDim > 64, wideValue = shape.valueDim > 64;
   return device.kernel({
     source,
@@ -253,6 +277,7 @@ function lightningKernel(device: Device, entryPoint: string, dtype: DType, shape
     constants: {
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
+      REVERSE: Number(reverse),
       THREADS: (wideHead ? 16 : 8) * (wideValue ? 16 : 8),
       // Two buffers are 32 KiB: worth it where registers leave room for one workgroup per processor anyway.
       BUFFERS: entryPoint === "updateState" && device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768
@@ -263,18 +288,20 @@ function lightningKernel(device: Device, entryPoint: string, dtype: DType, shape
 }
 
 /** Blocks, segments and sequences of a span, as `lightning.wgsl` reads them. */
-function schedule(pieces: readonly Piece[], segmentBlocks: number) {
+function schedule({ pieces, reverse }: Span, segmentBlocks: number) {
   const blocks: number[] = [], segments: number[] = [], sequences: number[] = [];
   for (const { row, batch, start, length, origin } of pieces) {
+    // Where token t of the walk is; negative where its stride is: the product is then the address, modulo 2^32.
+    const place = (t: number) => reverse ? -(start + length - 1 - t) : start + t;
     const count = segmentBlocks === Infinity ? 1 : Math.ceil(length / (segmentBlocks * BLOCK));
     sequences.push(segments.length / 4, count, row, origin);
     for (let segment = 0; segment < count; segment++) {
       const first = segmentBlocks === Infinity ? 0 : segment * segmentBlocks * BLOCK;
       const end = Math.min(first + segmentBlocks * BLOCK, length);
       const index = segments.length / 4;
-      segments.push(start + first, end - first, batch, blocks.length / 4);
+      segments.push(place(first), end - first, batch, blocks.length / 4);
       for (let token = first; token < end; token += BLOCK) {
-        blocks.push(start + token, Math.min(BLOCK, end - token), batch, index);
+        blocks.push(place(token), Math.min(BLOCK, end - token), batch, index);
       }
     }
   }
@@ -284,7 +311,7 @@ function schedule(pieces: readonly Piece[], segmentBlocks: number) {
 function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale: number, span: Span): void {
   const { shape } = operands;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  const { pieces } = span;
+  const { pieces, reverse } = span;
   const windows = footprint(operands, span);
   const valueTiles = Math.ceil(valueDim / (valueDim > 64 ? 128 : 64));
   const tiles = Math.ceil(headDim / (headDim > 64 ? 128 : 64)) * valueTiles;
@@ -302,8 +329,8 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
   const key = pieces.map(({ row, batch, start, length, origin }) =>
     [row, batch, start, length, origin].join(" ")
   );
-  const table = device.constant(`lightning table ${segmentBlocks},${key.join()}`, () => {
-    return schedule(pieces, segmentBlocks);
+  const table = device.constant(`lightning table ${reverse},${segmentBlocks},${key.join()}`, () => {
+    return schedule(span, segmentBlocks);
   });
   const powers = segmentBlocks === Infinity ? 1 : segmentBlocks;
   const decays = device.constant(`lightning decays ${powers},${slopes.join()}`, () => {
@@ -316,11 +343,15 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     return data;
   });
 
+  const walk = (heads: number, dim: number) => {
+    const [batch, head, token] = strides(shape, heads, dim);
+    return [batch, head, reverse ? -token : token];
+  };
   const scratch = device.allocate([blocks + segments, span.heads, headDim, valueDim]);
   try {
     const dispatch = (stage: "updateState" | "carryState" | "attend", workgroups: number) =>
       device.dispatch(
-        lightningKernel(device, stage, operands.q.dtype, shape),
+        lightningKernel(device, stage, operands.q.dtype, shape, reverse),
         [
           table,
           decays,
@@ -332,11 +363,11 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
             : [windows.initialState ?? device.nothing, windows.state]),
         ],
         [
-          ...strides(shape, queryHeads, headDim),
+          ...walk(queryHeads, headDim),
           windows.q.start,
-          ...strides(shape, keyHeads, headDim),
+          ...walk(keyHeads, headDim),
           windows.k.start,
-          ...strides(shape, heads, valueDim),
+          ...walk(heads, valueDim),
           windows.v.start,
           ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
           ...[workgroups, blocks, segments, BLOCK + 1 + powers, windows.state.start],

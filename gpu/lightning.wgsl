@@ -9,10 +9,16 @@
 //
 // headDim and valueDim are multiples of 4 here (the host pads others), and tensors are read as vectors. Accumulators
 // are matrices by name, and steps of 4 × 4 are written out: arrays and loops over workgroup memory cost half the speed.
+//
+// REVERSE walks from the last token to the first, for gradients, as `lightningBackward.ts` explains. The host negates
+// tokens and token strides, so that addresses come out the same; i, j and m count from the end, and
+//   interBlock    O_inter[i] = λ^i q_iᵀ S
+//   updateState   S ← λ^m S + scale · Σ_j λ^(m−j) k_j v_jᵀ
 
 override WIDE_HEAD: bool;  // tiles are 128 elements of headDim wide, else 64
 override WIDE_VALUE: bool; // tiles are 128 elements of valueDim wide, else 64
 override THREADS: u32;     // of updateState: 8 × 8 elements of the state each
+override REVERSE: bool;    // for gradients: see below
 override BUFFERS: u32;     // of each kind in workgroup memory: with 2, loading overlaps with computing
 
 const BLOCK = 64u;
@@ -68,6 +74,11 @@ fn decay(head: u32, tokens: u32) -> f32 {
 
 fn blockDecay(head: u32, blocks: u32) -> f32 {
   return decays[head * shape.decayLength + BLOCK + 1u + blocks];
+}
+
+// From a token to the next one, in vectors: negative with REVERSE.
+fn tokenStride(strides: vec4<u32>) -> u32 {
+  return u32(i32(strides.z) / 4);
 }
 
 // Where state (row, head) starts, in vectors: in the scratch of this dispatch, and in the bound window of states.
@@ -168,7 +179,9 @@ fn writeTile(last: bool, start: u32, place: Place, tile: Tile) {
 // k_j, decayed to the end of its block; zero outside.
 fn decayedKey(x: vec4<S>, head: u32, j: u32, end: u32, inside: bool) -> vec4<f32> {
   let kept = inside && j < end;
-  return select(vec4<f32>(), vec4<f32>(x) * decay(head, select(0u, end - 1u - j, kept)), kept);
+  var factor = decay(head, select(0u, end - select(1u, 0u, REVERSE) - j, kept));
+  if (REVERSE) { factor *= shape.scale; }
+  return select(vec4<f32>(), vec4<f32>(x) * factor, kept);
 }
 
 // updateState: S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ
@@ -207,8 +220,8 @@ fn updateState(
   let valueToken = thread / valueVectors;
   let valueStep = THREADS / valueVectors;
   let valueInside = valueTile + valueColumn < shape.valueDim / 4u;
-  let keyStride = shape.key.z / 4u;
-  let valueStride = shape.value.z / 4u;
+  let keyStride = tokenStride(shape.key);
+  let valueStride = tokenStride(shape.value);
   var keyAt = (segment.z * shape.key.x + head / shape.keyGroup * shape.key.y + segment.x * shape.key.z - shape.key.w) / 4u
     + keyTile + keyColumn + keyToken * keyStride;
   var valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
@@ -427,17 +440,20 @@ fn maskTile(head: u32, n: i32, x: mat4x4<f32>) -> mat4x4<f32> {
   );
 }
 
-fn decayRows(head: u32, first: u32, x: mat4x4<f32>) -> mat4x4<f32> {
+// λ^(i+1) for 4 rows from i = row.
+fn decayRows(head: u32, row: u32, x: mat4x4<f32>) -> mat4x4<f32> {
+  let first = row + select(1u, 0u, REVERSE);
+  let scale = select(shape.scale, 1.0, REVERSE); // of REVERSE it is in S
   return mat4x4<f32>(
-    x[0] * (shape.scale * decay(head, first + 1u)),
-    x[1] * (shape.scale * decay(head, first + 2u)),
-    x[2] * (shape.scale * decay(head, first + 3u)),
-    x[3] * (shape.scale * decay(head, first + 4u)),
+    x[0] * (scale * decay(head, first)),
+    x[1] * (scale * decay(head, first + 1u)),
+    x[2] * (scale * decay(head, first + 2u)),
+    x[3] * (scale * decay(head, first + 3u)),
   );
 }
 
 fn writeOutput(at: u32, row: u32, count: u32, inside: bool, x: mat4x4<f32>) {
-  let stride = shape.value.z / 4u;
+  let stride = tokenStride(shape.value);
   if (inside && row < count) { output[at + row * stride] = vec4<S>(x[0]); }
   if (inside && row + 1u < count) { output[at + (row + 1u) * stride] = vec4<S>(x[1]); }
   if (inside && row + 2u < count) { output[at + (row + 2u) * stride] = vec4<S>(x[2]); }
@@ -471,8 +487,8 @@ fn attend(
   // The first threads load queries and keys: 4 elements of 4 tokens, turned in registers.
   let quad = thread / 16u % 4u;
   let tokens = thread % 16u;
-  let queryStride = shape.query.z / 4u;
-  let keyStride = shape.key.z / 4u;
+  let queryStride = tokenStride(shape.query);
+  let keyStride = tokenStride(shape.key);
   var queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
     / 4u + quad + 4u * tokens * queryStride;
   var keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
@@ -487,7 +503,7 @@ fn attend(
   var localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
   var startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
   let startDecay = blockDecay(head, index);
-  let valueStride = shape.value.z / 4u;
+  let valueStride = tokenStride(shape.value);
   let valueStart = (block.z * shape.value.x + head * shape.value.y + block.x * shape.value.z - shape.value.w) / 4u + tile;
 
   var sums = Sums();

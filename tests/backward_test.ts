@@ -4,14 +4,7 @@ import { parseConfig } from "../model/config.ts";
 import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import { lossAndGradients, lossOf, type PassOptions, type Segment } from "../train/backward.ts";
 import { Parameters } from "../train/optimizer.ts";
-import {
-  assertClose,
-  assertSameBits,
-  eachBackendWithGradients,
-  randomArray,
-  relativeError,
-  seeded,
-} from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, randomArray, relativeError, seeded } from "./harness.ts";
 
 const GOLDEN = new URL("./golden/tnl/", import.meta.url);
 
@@ -54,7 +47,7 @@ function shifted(ids: Uint32Array, batch: number): Segment {
   return { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
 }
 
-eachBackendWithGradients("the model's loss and gradients are those of the authors' code", async (backend) => {
+eachBackend("the model's loss and gradients are those of the authors' code", async (backend) => {
   const config = parseConfig(JSON.parse(await Deno.readTextFile(new URL("config.json", GOLDEN))));
   const weights = await golden("model.safetensors"), expected = await golden("expected.safetensors");
   using parameters = new Parameters(backend, config, (name) => ({ value: weights(name) }));
@@ -98,7 +91,7 @@ function otherModel(backend: Backend): Parameters {
   }));
 }
 
-eachBackendWithGradients(
+eachBackend(
   "LayerNorm, biases and tied embeddings: against finite differences",
   async (backend) => {
     using parameters = otherModel(backend);
@@ -125,7 +118,7 @@ eachBackendWithGradients(
   },
 );
 
-eachBackendWithGradients(
+eachBackend(
   "packed sequences are the sequences one by one; states carry over",
   async (backend) => {
     using parameters = otherModel(backend);

@@ -25,10 +25,9 @@ export const WITHOUT_WEBGPU: boolean = MAY_LEAVE_OUT && !(await navigator.gpu?.r
 export function eachBackend(
   name: string,
   body: (backend: Backend) => void | Promise<void>,
-  without: readonly string[] = [],
 ): void {
   const wanted = Deno.env.get("LEVIN_BACKENDS")?.split(",") ?? Object.keys(BACKENDS);
-  for (const id of wanted.filter((id) => !without.includes(id))) {
+  for (const id of wanted) {
     assert(
       id in BACKENDS,
       `LEVIN_BACKENDS must name some of ${Object.keys(BACKENDS)}: current value is ${id}`,
@@ -43,14 +42,6 @@ export function eachBackend(
       },
     });
   }
-}
-
-/** {@linkcode eachBackend} for gradients that go through attention, which WebGPU does not have yet. */
-export function eachBackendWithGradients(
-  name: string,
-  body: (backend: Backend) => void | Promise<void>,
-): void {
-  eachBackend(name, body, ["webgpu"]);
 }
 
 /** Makes a memory of `size` elements that later results will land in hold NaN, so that unwritten elements show. */

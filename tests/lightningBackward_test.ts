@@ -12,14 +12,7 @@ import {
   shapesOf,
   upload,
 } from "./attention.ts";
-import {
-  assertClose,
-  assertSameBits,
-  eachBackendWithGradients,
-  poison,
-  randomArray,
-  Scope,
-} from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";
 
 /** Runs a case backward on the backend and holds all four gradients to the oracle. */
@@ -50,7 +43,7 @@ async function check(backend: Backend, c: Case, withStateGradient = true): Promi
   assertClose(dInitialState, expected.dInitialState, LIMIT, `dInitialState of ${JSON.stringify(c)}`);
 }
 
-eachBackendWithGradients(
+eachBackend(
   "lightningAttentionBackward: every length from 0 over the edges of blocks",
   async (backend) => {
     for (const seqLen of LENGTHS) {
@@ -67,18 +60,18 @@ eachBackendWithGradients(
   },
 );
 
-eachBackendWithGradients("lightningAttentionBackward: any shape and any option", async (backend) => {
+eachBackend("lightningAttentionBackward: any shape and any option", async (backend) => {
   await fc.assert(fc.asyncProperty(anyCase, fc.boolean(), (c, dState) => check(backend, c, dState)), {
     numRuns: 30,
   });
 });
 
-eachBackendWithGradients("lightningAttentionBackward: large heads", async (backend) => {
+eachBackend("lightningAttentionBackward: large heads", async (backend) => {
   await check(backend, { batch: 1, heads: 1, seqLen: 110, headDim: 128, valueDim: 128, slopes: [0.02] });
   await check(backend, { batch: 1, heads: 1, seqLen: 70, headDim: 200, valueDim: 67 });
 });
 
-eachBackendWithGradients("lightningAttentionBackward: the same bits every time", async (backend) => {
+eachBackend("lightningAttentionBackward: the same bits every time", async (backend) => {
   using scope = new Scope();
   const shape = [2, 4, 111, 32];
   const [q, k, v, dO] = [1, 2, 3, 4].map((seed) =>
@@ -91,7 +84,7 @@ eachBackendWithGradients("lightningAttentionBackward: the same bits every time",
   }
 });
 
-eachBackendWithGradients("lightningAttentionBackward: bad input is refused", (backend) => {
+eachBackend("lightningAttentionBackward: bad input is refused", (backend) => {
   using scope = new Scope();
   const x = scope.keep(backend.zeros([1, 2, 5, 4]));
   const state = scope.keep(backend.zeros([1, 2, 4, 3]));

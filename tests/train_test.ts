@@ -12,7 +12,7 @@ import { exportModel } from "../train/export.ts";
 import { learningRateAt, Parameters } from "../train/optimizer.ts";
 import { duration, Progress } from "../train/progress.ts";
 import { evaluate, type StepReport, train, type TrainingOptions } from "../train/train.ts";
-import { assertClose, eachBackendWithGradients, seeded } from "./harness.ts";
+import { assertClose, eachBackend, seeded } from "./harness.ts";
 
 const MAIN = new URL("../train/main.ts", import.meta.url).pathname;
 
@@ -156,7 +156,7 @@ Deno.test("loss curves: every run in the legend, steps as lines, evaluations as 
   assert.throws(() => renderCurve([{ name: "none", log: [] }]), /a run must have at least one step/);
 });
 
-eachBackendWithGradients(
+eachBackend(
   "training: the loss falls, and the same seed gives the same losses",
   async (backend) => {
     await using workshop = new Workshop();
@@ -171,7 +171,7 @@ eachBackendWithGradients(
   },
 );
 
-eachBackendWithGradients(
+eachBackend(
   "a checkpoint is a model that generates text; evaluation is its likelihood",
   async (backend) => {
     await using workshop = new Workshop();
@@ -243,7 +243,7 @@ async function loadedParameters(backend: Backend, path: string): Promise<Paramet
   return new Parameters(backend, config, (name) => ({ value: values.get(name)! }));
 }
 
-eachBackendWithGradients("packed: states carry over steps, documents stay apart", async (backend) => {
+eachBackend("packed: states carry over steps, documents stay apart", async (backend) => {
   await using workshop = new Workshop();
   const corpus = await Corpus.create(await readDocuments([workshop.data]));
   const config = parseConfig(JSON.parse(Deno.readTextFileSync(workshop.config)));
@@ -279,7 +279,7 @@ eachBackendWithGradients("packed: states carry over steps, documents stay apart"
   }
 });
 
-eachBackendWithGradients("stopped and resumed: the same losses and weights, bit for bit", async (backend) => {
+eachBackend("stopped and resumed: the same losses and weights, bit for bit", async (backend) => {
   await using workshop = new Workshop();
   for (const more of [{ accumulate: 2 }, { packed: true, batch: 2 }]) {
     const kind = "packed" in more ? "packed" : "windows";
@@ -420,7 +420,7 @@ Deno.test("a full disk stops training with a sentence, and the last good checkpo
   assert.equal((await train({ ...options, signal: undefined, resume: true })).step, 12);
 });
 
-eachBackendWithGradients(
+eachBackend(
   "a loss that is not finite stops training and names the last good checkpoint",
   async (backend) => {
     await using workshop = new Workshop();
@@ -440,7 +440,7 @@ eachBackendWithGradients(
   },
 );
 
-eachBackendWithGradients("resuming: damage, other settings and other data are refused", async (backend) => {
+eachBackend("resuming: damage, other settings and other data are refused", async (backend) => {
   await using workshop = new Workshop();
   const options = workshop.options(backend, "out");
   await train({ ...options, steps: 12, saveEvery: 6 });
@@ -470,7 +470,7 @@ eachBackendWithGradients("resuming: damage, other settings and other data are re
   assert.equal((await train(again)).step, 12);
 });
 
-eachBackendWithGradients("training: bad options are refused", async (backend) => {
+eachBackend("training: bad options are refused", async (backend) => {
   await using workshop = new Workshop();
   const bad = (more: Partial<TrainingOptions>) => train(workshop.options(backend, "out", more));
   await assert.rejects(
