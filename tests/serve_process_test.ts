@@ -1,5 +1,7 @@
 /** The server as a process: killed in the middle of writes, traced, asked for help. */
 import assert from "node:assert/strict";
+import { createBackend } from "../mod.ts";
+import { TransNormerLLM } from "../model/mod.ts";
 import { textFiles } from "./serve_setup.ts";
 import { killed } from "./serve_killed.ts";
 
@@ -67,6 +69,26 @@ Deno.test("requests are spans of OpenTelemetry, through Deno's own support", asy
       assert(log.includes(part), `${part} is missing in ${log}`);
     }
     assert(!log.includes("secret text"), "spans hold no text");
+  });
+});
+
+Deno.test("log-likelihood and perplexity by command are those of the model", async () => {
+  await withCheckpoint(async (folder) => {
+    const score = async (...args: string[]) => {
+      const script = new URL("../examples/score.ts", import.meta.url).href;
+      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "--allow-read", "--no-check", script, "--model", folder, "--backend", "wasm", ...args],
+      }).output();
+      assert.equal(code, 0, new TextDecoder().decode(stderr));
+      return JSON.parse(new TextDecoder().decode(stdout));
+    };
+    using backend = await createBackend({ prefer: "wasm" });
+    using model = await TransNormerLLM.load(folder, { backend });
+    assert.deepEqual(await score("hello", " there"), await model.loglikelihood("hello", " there"));
+    assert.deepEqual(await score("--ids", "5,6", "7"), await model.loglikelihood([5, 6], [7]));
+    const text = "Well, hello there. ".repeat(50);
+    await Deno.writeTextFile(`${folder}/text.txt`, text);
+    assert.equal((await score("--file", `${folder}/text.txt`)).perplexity, await model.perplexity(text));
   });
 });
 
