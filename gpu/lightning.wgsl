@@ -357,8 +357,9 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
 
 const ATTEND_THREADS = 256u; // 16 columns and 16 rows of threads
 
-var<workgroup> queryColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>; // [headDim][token / 4]; then scores
-var<workgroup> keyColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;   // [headDim][token / 4]
+// Queries and keys [headDim][token / 4]; then scores [key][token / 4].
+var<workgroup> queryColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;
+var<workgroup> keyColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;
 var<workgroup> rows: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // of S, then of V: [row][valueDim / 4]
 
 // A thread's 4 × 4 scores q_i·k_j, and 4 × 8 outputs.
@@ -485,8 +486,8 @@ fn attend(
   let column = thread / 32u % 4u * 4u + thread % 4u;
 
   // The first threads load queries and keys: 4 elements of 4 tokens, turned in registers.
-  let quad = thread / 16u % 4u;
-  let tokens = thread % 16u;
+  let quad = thread % 4u;
+  let tokens = thread / 4u % 16u;
   let queryStride = tokenStride(shape.query);
   let keyStride = tokenStride(shape.key);
   var queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
@@ -515,53 +516,10 @@ fn attend(
   var s1 = vec4<f32>();
   var t0 = vec4<f32>();
   var t1 = vec4<f32>();
-  if (thread < 64u) {
-    l0 = q[queryAt];
-    l1 = q[queryAt + queryStride];
-    l2 = q[queryAt + 2u * queryStride];
-    l3 = q[queryAt + 3u * queryStride];
-  } else if (thread < 128u) {
-    l0 = k[keyAt];
-    l1 = k[keyAt + keyStride];
-    l2 = k[keyAt + 2u * keyStride];
-    l3 = k[keyAt + 3u * keyStride];
-  }
-  if (local) {
-    s0 = scratch[localAt];
-    if (step == 8u) { s1 = scratch[localAt + 8u * allVectors]; }
-  }
-  if (shape.segmented != 0u) {
-    t0 = scratch[startAt];
-    if (step == 8u) { t1 = scratch[startAt + 8u * allVectors]; }
-  }
-  for (var x = 0u; x < shape.headDim; x += DEPTH) {
-    let buffer = x / DEPTH % BUFFERS;
-    if (BUFFERS == 1u) { workgroupBarrier(); }
-    let there = x / 4u + quad < headVectors;
-    let turned = transpose(mat4x4<f32>(vec4<f32>(l0), vec4<f32>(l1), vec4<f32>(l2), vec4<f32>(l3)));
-    if (thread < 64u) {
-      queryColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-      queryColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-      queryColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-      queryColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-    } else if (thread < 128u) {
-      keyColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-      keyColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-      keyColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-      keyColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-    }
-    let end = select(0u, shape.headDim, inside);
-    let first = x + loadRow;
-    rows[buffer][loadRow][loadColumn] = kept(fma(vec4<f32>(startDecay), t0, s0), first < end);
-    if (step == 8u) {
-      rows[buffer][loadRow + 8u][loadColumn] = kept(fma(vec4<f32>(startDecay), t1, s1), first + 8u < end);
-    }
-    workgroupBarrier();
-    if (x + DEPTH < shape.headDim) {
-      queryAt += DEPTH / 4u;
-      keyAt += DEPTH / 4u;
-      localAt += DEPTH * allVectors;
-      startAt += DEPTH * allVectors;
+  for (var x = 0u; x < shape.headDim + DEPTH; x += DEPTH) {
+    // The loads of this step, while the sums of the step before are taken. (Loading after the barrier instead costs a
+    // third of the speed: the compiler then holds too much in registers.)
+    if (x < shape.headDim) {
       if (thread < 64u) {
         l0 = q[queryAt];
         l1 = q[queryAt + queryStride];
@@ -581,12 +539,43 @@ fn attend(
         t0 = scratch[startAt];
         if (step == 8u) { t1 = scratch[startAt + 8u * allVectors]; }
       }
+      queryAt += DEPTH / 4u;
+      keyAt += DEPTH / 4u;
+      localAt += DEPTH * allVectors;
+      startAt += DEPTH * allVectors;
     }
-    // The first half of the tokens has no use for keys of the second.
-    if (row >= 8u || column < 8u) {
-      interBlock(&sums, buffer, row, column, true);
-    } else {
-      interBlock(&sums, buffer, row, column, false);
+    if (x > 0u) {
+      // The first half of the tokens has no use for keys of the second.
+      let buffer = (x / DEPTH - 1u) % BUFFERS;
+      if (row >= 8u || column < 8u) {
+        interBlock(&sums, buffer, row, column, true);
+      } else {
+        interBlock(&sums, buffer, row, column, false);
+      }
+    }
+    if (x < shape.headDim) {
+      let buffer = x / DEPTH % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      let there = x / 4u + quad < headVectors;
+      let turned = transpose(mat4x4<f32>(vec4<f32>(l0), vec4<f32>(l1), vec4<f32>(l2), vec4<f32>(l3)));
+      if (thread < 64u) {
+        queryColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
+        queryColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
+        queryColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
+        queryColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
+      } else if (thread < 128u) {
+        keyColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
+        keyColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
+        keyColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
+        keyColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
+      }
+      let end = select(0u, shape.headDim, inside);
+      let first = x + loadRow;
+      rows[buffer][loadRow][loadColumn] = kept(fma(vec4<f32>(startDecay), t0, s0), first < end);
+      if (step == 8u) {
+        rows[buffer][loadRow + 8u][loadColumn] = kept(fma(vec4<f32>(startDecay), t1, s1), first + 8u < end);
+      }
+      workgroupBarrier();
     }
   }
 

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Device, type Store } from "./device.ts";
+import type { Device, Store } from "./device.ts";
 import source from "./pad.wgsl" with { type: "text" };
 
 /** The next multiple of 4. */
