@@ -28,7 +28,7 @@ export class Checksum {
   }
 
   /** Adds at most 1024 elements, evenly spread: enough to tell one training run's weights from another's. */
-  sample(values: Float32Array): this {
+  sample(values: ArrayLike<number>): this {
     const count = Math.min(values.length, 1024);
     const picked = Float32Array.from(
       { length: count },

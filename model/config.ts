@@ -5,6 +5,7 @@
  */
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Activation, ACTIVATIONS } from "../core/ops.ts";
+import type { Quantization } from "../core/quantize.ts";
 
 /** What the library keeps of `config.json`. */
 export interface TransNormerConfig {
@@ -36,6 +37,8 @@ export interface TransNormerConfig {
   readonly bosTokenId: number | undefined;
   /** `eos_token_id`: a number, several or none. */
   readonly eosTokenIds: readonly number[];
+  /** `quantization_config` of `deno task quantize`; undefined where weights are floating-point numbers. */
+  readonly quantization?: Quantization;
 }
 
 const OPERATION = "TransNormerLLM.load";
@@ -88,7 +91,28 @@ export function parseConfig(json: unknown): TransNormerConfig {
     tieWordEmbeddings: flag(fields, "tie_word_embeddings"),
     bosTokenId: tokenIds(fields, "bos_token_id")[0],
     eosTokenIds: tokenIds(fields, "eos_token_id"),
+    quantization: quantization(fields.quantization_config),
   };
+}
+
+function quantization(value: unknown): Quantization | undefined {
+  if (value === undefined || value === null) return undefined;
+  const fields = value as Record<string, unknown>;
+  if (typeof value !== "object" || fields.quant_method !== "levin" || fields.version !== 1) {
+    const method = typeof value === "object" ? `${fields.quant_method} ${fields.version}` : value;
+    rangeError(
+      OPERATION,
+      `quantization_config must have quant_method "levin" and version 1`,
+      method,
+      "config.json",
+    );
+  }
+  const { bits, group_size: group } = fields;
+  if (bits !== 8 && bits !== 4) rangeError(OPERATION, "bits must be 8 or 4", bits, "config.json");
+  if (group !== 32 && group !== 64) {
+    rangeError(OPERATION, "group_size must be 32 or 64", group, "config.json");
+  }
+  return { bits, group };
 }
 
 function size(fields: Record<string, unknown>, key: string): number {

@@ -6,6 +6,7 @@
  */
 import type { Backend } from "../core/backend.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
+import { type Quantization, quantizedRow } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { Checksum } from "./checksum.ts";
 import { parseConfig, type TransNormerConfig } from "./config.ts";
@@ -101,6 +102,7 @@ async function loadWeights(
   let expected = index === undefined ? undefined : expectedWeights(config, index.names);
   let totalBytes = index?.totalBytes;
   let bytes = 0;
+  const parts = new Map<string, QuantizedParts>();
   for (const file of index?.files ?? [single]) {
     reader ??= await source.open(file);
     if (reader === undefined) rangeError(OPERATION, "every shard of the index must exist", file);
@@ -110,17 +112,33 @@ async function loadWeights(
         expected = expectedWeights(config, new Set(header.entries.map((entry) => entry.name)));
         totalBytes = header.dataBytes;
       }
-      for (const entry of header.entries) checkWeight(entry, expected.shapes.get(entry.name), file);
+      for (const entry of header.entries) {
+        checkWeight(entry, expected.shapes.get(weightOf(entry.name, config)), config.quantization, file);
+      }
       for await (const { entry, bytes: data } of readSafetensorsData(reader, header, file)) {
         options.signal?.throwIfAborted();
         bytes += data.length;
-        if (!expected.shapes.has(entry.name)) continue;
-        if (uploaded.has(entry.name)) rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
-        const values = toFloat32(entry.dtype, data, `tensor ${show(entry.name)} of ${file}`);
+        const name = weightOf(entry.name, config), published = expected.shapes.get(name);
+        if (published === undefined) continue;
+        if (uploaded.has(name)) rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
         // θ is published as [heads, 1, headDim] and used as [heads, headDim].
-        const shape = entry.shape.length === 3 ? [entry.shape[0], entry.shape[2]] : entry.shape;
-        uploaded.set(entry.name, options.backend.tensor(values, shape));
-        sums.set(entry.name, new Checksum().sample(values).hex());
+        const shape = published.length === 3 ? [published[0], published[2]] : published;
+        if (entry.name !== name || INTEGERS.includes(entry.dtype)) {
+          const part = entry.name === name
+            ? { bits: entry.dtype === "I8" ? 8 : 4, values: data } as const
+            : { scales: new Uint16Array(data.buffer, data.byteOffset, data.length / 2) };
+          const { bits, values, scales } = { ...parts.get(name), ...part } as QuantizedParts;
+          parts.set(name, { bits, values, scales });
+          if (bits === undefined || values === undefined || scales === undefined) continue;
+          parts.delete(name);
+          const { group } = config.quantization!;
+          uploaded.set(name, options.backend.quantized({ shape, bits, group, values, scales }));
+          sums.set(name, new Checksum().sample(values).sample(scales).hex());
+        } else {
+          const values = toFloat32(entry.dtype, data, `tensor ${show(entry.name)} of ${file}`);
+          uploaded.set(name, options.backend.tensor(values, shape));
+          sums.set(name, new Checksum().sample(values).hex());
+        }
         options.onProgress?.({
           bytes,
           totalBytes,
@@ -133,14 +151,37 @@ async function loadWeights(
       reader = undefined;
     }
   }
+  for (const [name, { scales }] of parts) {
+    const [has, lacks] = scales === undefined ? ["integers", "scales"] : ["scales", "integers"];
+    rangeError(OPERATION, `${show(name)} must come with its ${lacks}`, `${has} alone`);
+  }
   return mapWeights(config, expected!.tied, (name) => {
     const tensor = uploaded.get(name);
     return tensor ?? rangeError(OPERATION, `the shards must hold ${show(name)}, as the index says`, tensor);
   });
 }
 
+/**
+ * Element types of a quantised weight's integers: 8 bits as they are, `[out, in]`; 4 bits two to a byte,
+ * `[out, ⌈in / 2⌉]`. Scales are BF16 `[out, ⌈in / group⌉]`, under the weight's name with this behind it.
+ */
+const INTEGERS: readonly string[] = ["I8", "U8"];
+export const SCALES = ".scales";
+
+/** What has come of a quantised weight. */
+interface QuantizedParts {
+  bits?: 8 | 4;
+  values?: Uint8Array;
+  scales?: Uint16Array;
+}
+
+/** The weight that a tensor belongs to: itself, or the one whose scales it holds. */
+function weightOf(name: string, { quantization }: TransNormerConfig): string {
+  return quantization !== undefined && name.endsWith(SCALES) ? name.slice(0, -SCALES.length) : name;
+}
+
 /** Names and shapes that the config asks for, all of them found among the names of the checkpoint. */
-function expectedWeights(
+export function expectedWeights(
   config: TransNormerConfig,
   names: ReadonlySet<string>,
 ): { shapes: Map<string, readonly number[]>; tied: boolean } {
@@ -168,8 +209,25 @@ function expectedWeights(
 const PARAMETER =
   /^(lm_head|model\.(embed_tokens|final_norm|layers\.\d+\.((token|channel)_norm|(token|channel)_mixer\..+)))\.(weight|bias|theta)$/;
 
-function checkWeight(entry: TensorEntry, shape: readonly number[] | undefined, file: string): void {
-  if (shape === undefined) return;
+/** Checks a tensor against the shape of the weight that it is or, with quantisation, that it is a part of. */
+export function checkWeight(
+  entry: TensorEntry,
+  weight: readonly number[] | undefined,
+  quantization: Quantization | undefined,
+  file: string,
+): void {
+  if (weight === undefined) return;
+  let shape = weight, dtypes: readonly string[] = ["F32", "F16", "BF16"];
+  if (quantization !== undefined && weight.length === 2) {
+    const [out, inner] = weight;
+    if (entry.name.endsWith(SCALES)) {
+      dtypes = ["BF16"];
+      shape = [out, quantizedRow(inner, quantization).groups];
+    } else {
+      dtypes = [...dtypes, ...INTEGERS];
+      if (entry.dtype === "U8") shape = [out, Math.ceil(inner / 2)];
+    }
+  }
   if (entry.shape.length !== shape.length || entry.shape.some((n, axis) => n !== shape[axis])) {
     rangeError(
       OPERATION,
@@ -178,13 +236,14 @@ function checkWeight(entry: TensorEntry, shape: readonly number[] | undefined, f
       file,
     );
   }
-  if (!["F32", "F16", "BF16"].includes(entry.dtype)) {
-    typeError(OPERATION, `the dtype of ${show(entry.name)} must be F32, F16 or BF16`, entry.dtype, file);
+  if (!dtypes.includes(entry.dtype)) {
+    const known = dtypes.join(", ").replace(/, (?=[^,]*$)/, " or ");
+    typeError(OPERATION, `the dtype of ${show(entry.name)} must be ${known}`, entry.dtype, file);
   }
 }
 
 /** The shards of `model.safetensors.index.json`, in order of first mention. */
-async function readIndex(
+export async function readIndex(
   source: Source,
 ): Promise<{ files: Set<string>; names: Set<string>; totalBytes: number | undefined }> {
   const file = "model.safetensors.index.json";
@@ -211,7 +270,8 @@ async function readIndex(
   };
 }
 
-async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
+/** A JSON file of a checkpoint. */
+export async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
   const reader: ByteReader | undefined = await source.open(name);
   if (reader === undefined) {
     if (optional) return undefined;

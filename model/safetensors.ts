@@ -236,6 +236,32 @@ export function decodeSafetensors(
 }
 
 /**
+ * The beginning of a file of tensors: length and header, filled up so that the tensors begin aligned.
+ *
+ * @param tensors in the order in which their bytes follow
+ * @param metadata strings for `__metadata__`
+ */
+export function encodeSafetensorsHeader(
+  tensors: readonly { name: string; dtype: string; shape: readonly number[] }[],
+  metadata: Readonly<Record<string, string>> = {},
+): Uint8Array<ArrayBuffer> {
+  let end = 0;
+  const entries = tensors.map(({ name, dtype, shape }) => {
+    const begin = end;
+    end += shape.reduce((product, n) => product * n, ITEM_BYTES[dtype]);
+    return [name, { dtype, shape, data_offsets: [begin, end] }];
+  });
+  const json = new TextEncoder().encode(
+    JSON.stringify(Object.fromEntries([["__metadata__", metadata], ...entries])),
+  );
+  const length = Math.ceil(json.length / 8) * 8;
+  const bytes = new Uint8Array(8 + length).fill(0x20, 8);
+  new DataView(bytes.buffer).setBigUint64(0, BigInt(length), true);
+  bytes.set(json, 8);
+  return bytes;
+}
+
+/**
  * Writes a file of tensors: F32, or F16 from the bits that `toHalf` gives.
  *
  * @param tensors in the order in which they are written
@@ -245,20 +271,17 @@ export function encodeSafetensors(
   tensors: readonly { name: string; shape: readonly number[]; data: Float32Array | Uint16Array }[],
   metadata: Readonly<Record<string, string>> = {},
 ): Uint8Array<ArrayBuffer> {
-  let end = 0;
-  const entries = tensors.map(({ name, shape, data }) => {
-    const begin = end;
-    end += data.byteLength;
-    const dtype = data instanceof Uint16Array ? "F16" : "F32";
-    return [name, { dtype, shape, data_offsets: [begin, end] }];
-  });
-  const header = Object.fromEntries([["__metadata__", metadata], ...entries]);
-  const json = new TextEncoder().encode(JSON.stringify(header));
-  const length = Math.ceil(json.length / 8) * 8; // tensors begin aligned
-  const file = new Uint8Array(8 + length + end).fill(0x20, 8, 8 + length);
-  new DataView(file.buffer).setBigUint64(0, BigInt(length), true);
-  file.set(json, 8);
-  let offset = 8 + length;
+  const header = encodeSafetensorsHeader(
+    tensors.map(({ name, shape, data }) => ({
+      name,
+      shape,
+      dtype: data instanceof Uint16Array ? "F16" : "F32",
+    })),
+    metadata,
+  );
+  const file = new Uint8Array(tensors.reduce((sum, { data }) => sum + data.byteLength, header.length));
+  file.set(header);
+  let offset = header.length;
   for (const { data } of tensors) {
     file.set(new Uint8Array(data.buffer, data.byteOffset, data.byteLength), offset);
     offset += data.byteLength;

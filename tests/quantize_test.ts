@@ -1,7 +1,9 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Backend, dequantize, lightningAttention, quantize } from "../mod.ts";
+import { type Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
 import { embedding, linear, norm } from "../core/ops.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { quantizeModel } from "../train/quantize.ts";
 import {
   assertClose,
   assertSameBits,
@@ -250,4 +252,91 @@ eachBackend("quantised weights go nowhere else; damaged ones are refused", (back
   );
   assert.throws(() => backend.quantized({ ...weight, scales: new Uint16Array(3) }), /scales must hold 16/);
   assert.throws(() => backend.quantized({ ...weight, group: 64 }), /scales must hold 8/);
+});
+
+const GOLDEN = "tests/golden/tnl";
+
+/** Runs a test in a folder of its own. */
+async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    await body(folder);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+eachBackend("quantised models: logits near those of the weights that they stand for", async (backend) => {
+  await inFolder(async (folder) => {
+    using plain = await TransNormerLLM.load(GOLDEN, { backend });
+    const ids = [[3, 200, 17, 9, 64, 11]];
+    using logits = plain.forward(ids);
+    const expected = await logits.data();
+    for (const [bits, limit] of [[8, 0.03], [4, 0.35]] as const) {
+      const out = `${folder}/int${bits}`;
+      const seen: string[] = [];
+      await quantizeModel(GOLDEN, out, { bits, onProgress: (name) => seen.push(name) });
+      assert.equal(
+        seen.length,
+        plain.weights.layers.length * 5 + 3,
+        "every tensor is reported, θ of one layer too",
+      );
+      using model = await TransNormerLLM.load(out, { backend });
+      assert.deepEqual(model.config.quantization, { bits, group: 32 });
+      assert.deepEqual(model.weights.layers[0].l1.weight.quantization, { bits, group: 32 });
+      assert.deepEqual(model.weights.embedTokens.quantization, { bits: 8, group: 32 });
+      assert.equal(model.parameterCount, plain.parameterCount);
+      using quantised = model.forward(ids);
+      const actual = await quantised.data();
+      const error = relativeError(actual, expected);
+      assert(error <= limit && error > 1e-4, `int${bits}: RMS-relative error of the logits ${error}`);
+
+      // Token by token as in one pass, and from a snapshot; never into another model.
+      using session = model.session();
+      for (const id of ids[0].slice(0, -1)) session.step(id).dispose();
+      const snapshot = await session.snapshot();
+      using restored = model.restore(snapshot);
+      using last = restored.step(ids[0].at(-1)!);
+      assertClose(await last.data(), actual.subarray(-256), bits === 8 ? 1e-3 : 3e-2, "token by token");
+      assert.throws(() => plain.restore(snapshot), /the snapshot must be of this model/);
+    }
+  });
+});
+
+Deno.test("quantised models: what does not fit together is refused", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  await inFolder(async (folder) => {
+    const out = `${folder}/model`;
+    await quantizeModel(GOLDEN, out, { bits: 4, group: 64 });
+    await assert.rejects(quantizeModel(GOLDEN, out, { bits: 8 }), /the folder to write to must not exist/);
+    await assert.rejects(
+      quantizeModel(out, `${folder}/again`, { bits: 8 }),
+      /the model must not be quantised/,
+    );
+    assert.deepEqual(
+      [...Deno.readDirSync(folder)].map(({ name }) => name),
+      ["model"],
+      "nothing is left behind",
+    );
+
+    const config = JSON.parse(await Deno.readTextFile(`${out}/config.json`));
+    const withConfig = async (quantization_config: unknown, expected: RegExp) => {
+      await Deno.writeTextFile(`${out}/config.json`, JSON.stringify({ ...config, quantization_config }));
+      await assert.rejects(TransNormerLLM.load(out, { backend }), expected);
+    };
+    await withConfig(undefined, /the dtype of .* must be F32, F16 or BF16|the shape of/);
+    await withConfig({ ...config.quantization_config, group_size: 32 }, /the shape of .*scales/);
+    await withConfig({ ...config.quantization_config, version: 2 }, /quant_method "levin" and version 1/);
+    await withConfig({ quant_method: "gptq" }, /quant_method "levin" and version 1: current value is "gptq/);
+    await Deno.writeTextFile(`${out}/config.json`, JSON.stringify(config));
+
+    const file = new TextDecoder("latin1").decode(await Deno.readFile(`${out}/model.safetensors`));
+    const lacking = file.replace("lm_head.weight.scales", "lm_head.weight.scalez");
+    await Deno.writeFile(`${out}/model.safetensors`, Uint8Array.from(lacking, (c) => c.charCodeAt(0)));
+    await assert.rejects(
+      TransNormerLLM.load(out, { backend }),
+      /"lm_head.weight" must come with its scales: current value is "integers alone"/,
+    );
+    assert.equal(backend.bytesInUse, 0);
+  });
 });

@@ -1,0 +1,99 @@
+/**
+ * Decoding one token after another with a model of about 100 M parameters and random weights: f32, int8 and int4 in
+ * turns, beside a loop that reads as many bytes.
+ *
+ *     deno task bench:decode [--repeats 15] [--group 32|64]
+ *
+ * @module
+ */
+import { parseArgs } from "node:util";
+import { createBackend, quantize, type Tensor } from "../mod.ts";
+import { parseConfig } from "../model/config.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { mapWeights } from "../model/weights.ts";
+import { Baselines } from "./baselines/mod.ts";
+import { median, seconds, warmUp } from "./measure.ts";
+
+const { values: options } = parseArgs({
+  options: { repeats: { type: "string", default: "15" }, group: { type: "string", default: "32" } },
+});
+const repeats = Number(options.repeats), group = Number(options.group) as 32 | 64;
+/** Tokens per turn: short enough that the machine is the same in all of a turn. */
+const TOKENS = 4;
+
+const config = parseConfig({
+  vocab_size: 16384,
+  decoder_embed_dim: 768,
+  hidden_dim: 768,
+  glu_dim: 2048,
+  decoder_layers: 10,
+  decoder_attention_heads: 12,
+});
+
+using backend = await createBackend({ prefer: "wasm" });
+
+/** A model whose matrices are quantised to `bits`, or not; all layers have the same random numbers. */
+function randomModel(bits: 8 | 4 | undefined): TransNormerLLM {
+  const parameters: Tensor[] = [];
+  const made = new Map<string, () => Tensor>();
+  const weights = mapWeights(config, false, (_name, shape) => {
+    let make = made.get(`${shape}`);
+    if (make === undefined) {
+      const size = shape.reduce((product, n) => product * n, 1), scale = 1 / Math.sqrt(shape[1] ?? 1);
+      const data = Float32Array.from({ length: size }, () => scale * (2 * Math.random() - 1));
+      const weight = bits && quantize(data, shape, { bits, group });
+      make = () => weight ? backend.quantized(weight) : backend.tensor(data, shape);
+      made.set(`${shape}`, make);
+    }
+    parameters.push(make());
+    return parameters.at(-1)!;
+  });
+  return new TransNormerLLM(backend, { config, weights, parameters, tokenizer: undefined, fingerprint: "" });
+}
+
+const variants = ([undefined, 8, 4] as const).map((bits) => {
+  const before = backend.bytesInUse, model = randomModel(bits), session = model.session();
+  session.prefill([1]).dispose();
+  const total = backend.bytesInUse - before;
+  const table = total * model.weights.embedTokens.size / model.parameterCount; // of which one row is read
+  return {
+    name: bits === undefined ? "f32" : `int${bits}`,
+    bytes: Math.ceil((total - table) / 128) * 128,
+    parameters: model.parameterCount,
+    run() {
+      for (let i = 0; i < TOKENS; i++) session.step(i).dispose();
+    },
+    times: [] as number[],
+  };
+});
+const [f32] = variants;
+const baselines = new Baselines();
+using read = baselines.readBandwidth(f32.bytes);
+const reads: number[] = [];
+for (const { run } of variants) await warmUp(run, 1);
+await warmUp(() => read.run());
+for (let i = 0; i < repeats; i++) {
+  reads.push(await seconds(() => read.run()));
+  for (const { run, times } of variants) times.push(await seconds(run) / TOKENS);
+}
+
+/** Medians of ratios within a turn, not ratios of medians: a slow moment meets both. */
+const ratio = (a: readonly number[], b: readonly number[]) => median(a.map((value, i) => value / b[i]));
+console.log(
+  `${
+    (f32.parameters / 1e6).toFixed(0)
+  } M parameters, ${backend.info.device}, one thread, groups of ${group}, ` +
+    `${navigator.userAgent}, medians of ${repeats}; reading: ${
+      (f32.bytes / median(reads) / 1e9).toFixed(1)
+    } GB/s\n`,
+);
+console.log("| weights | MiB | tokens/s | over f32 | of the read bandwidth |");
+console.log("|---|--:|--:|--:|--:|");
+for (const { name, bytes, times } of variants) {
+  const share = bytes / f32.bytes * ratio(reads, times);
+  console.log(
+    `| ${name} | ${(bytes / 2 ** 20).toFixed(0)} | ${(1 / median(times)).toFixed(1)} | ${
+      ratio(f32.times, times).toFixed(2)
+    } | ${(100 * share).toFixed(0)} % |`,
+  );
+}

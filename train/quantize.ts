@@ -1,0 +1,209 @@
+/**
+ * `deno task quantize <model> --bits 8|4 [--group 32|64] [--out <folder>] [--evaluate <text file>]`: a model with
+ * integers for weights, in the published layout: `TransNormerLLM.load` reads it like any other.
+ *
+ * All matrices are quantised: those of linear layers, `lm_head`, and the embedding. An embedding of its own keeps 8 bits
+ * whatever is asked for, as it costs nothing but its size: one row is read per token. Norms, θ and biases stay as they
+ * are.
+ *
+ * @module
+ */
+import { mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { parseArgs } from "node:util";
+import { rangeError } from "../core/errors.ts";
+import { quantize, quantizedRow } from "../core/quantize.ts";
+import { createBackend } from "../mod.ts";
+import { parseConfig } from "../model/config.ts";
+import { checkWeight, expectedWeights, readIndex, readJson, SCALES } from "../model/load.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import {
+  encodeSafetensorsHeader,
+  readSafetensorsData,
+  readSafetensorsHeader,
+  type TensorEntry,
+  toFloat32,
+} from "../model/safetensors.ts";
+import { openSource, type Source } from "../model/source.ts";
+
+const OPERATION = "quantizeModel";
+
+/** Options of {@linkcode quantizeModel}. */
+export interface QuantizeOptions {
+  /** Bits of a weight. */
+  bits: 8 | 4;
+  /** Elements that share a scale; default 32. */
+  group?: 32 | 64;
+  /** Called after each tensor, with the bytes read so far and in all. */
+  onProgress?: (name: string, bytes: number, totalBytes: number) => void;
+}
+
+/**
+ * Quantises a model, one tensor after another. The result is written beside its place, then renamed.
+ *
+ * @param model a folder in the published layout, in one file or in shards
+ * @param folder where the quantised model goes; it must not exist
+ * @throws {RangeError} when the folder exists, the model is incomplete, quantised already, or a weight is not finite
+ */
+export async function quantizeModel(
+  model: string,
+  folder: string,
+  { bits, group = 32, onProgress }: QuantizeOptions,
+): Promise<void> {
+  if (await stat(folder).then(() => true, () => false)) {
+    rangeError(OPERATION, "the folder to write to must not exist", folder);
+  }
+  const source = openSource(model, {});
+  const fields = await readJson(source, "config.json") as Record<string, unknown>;
+  const config = parseConfig(fields);
+  if (config.quantization !== undefined) {
+    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`, model);
+  }
+  const files = await weightFiles(source);
+  const { shapes, tied } = expectedWeights(
+    config,
+    new Set(files.flatMap(({ entries }) => entries.map(({ name }) => name))),
+  );
+  for (const { file, entries } of files) {
+    for (const entry of entries) checkWeight(entry, shapes.get(entry.name), undefined, file);
+  }
+  const bitsOf = (name: string) => name.startsWith("model.embed_tokens.") && !tied ? 8 : bits;
+  const kept = files.flatMap(({ entries }) => entries.filter(({ name }) => shapes.has(name)));
+  const header = kept.flatMap((entry): { name: string; dtype: string; shape: readonly number[] }[] => {
+    const [out, inner] = entry.shape;
+    if (entry.shape.length !== 2) return [entry];
+    const { bytes, groups } = quantizedRow(inner, { bits: bitsOf(entry.name), group });
+    const dtype = bitsOf(entry.name) === 8 ? "I8" : "U8";
+    return [
+      { name: entry.name, dtype, shape: [out, bytes] },
+      { name: entry.name + SCALES, dtype: "BF16", shape: [out, groups] },
+    ];
+  });
+  const partial = `${folder}.partial`;
+  await mkdir(partial, { recursive: true });
+  try {
+    const target = await open(`${partial}/model.safetensors`, "w");
+    try {
+      const metadata = { format: "levin", version: "1", bits: String(bits), group: String(group) };
+      await target.writeFile(encodeSafetensorsHeader(header, metadata));
+      const totalBytes = kept.reduce((sum, { begin, end }) => sum + end - begin, 0);
+      let read = 0;
+      for (const { file } of files) {
+        for await (const { entry, bytes } of tensors(source, file)) {
+          if (!shapes.has(entry.name)) continue;
+          if (entry.shape.length === 2) {
+            const values = toFloat32(entry.dtype, bytes, entry.name);
+            const weight = quantize(values, entry.shape, { bits: bitsOf(entry.name), group });
+            await target.writeFile(weight.values);
+            await target.writeFile(new Uint8Array(weight.scales.buffer));
+          } else await target.writeFile(bytes);
+          onProgress?.(entry.name, read += bytes.length, totalBytes);
+        }
+      }
+      await target.sync();
+    } finally {
+      await target.close();
+    }
+    const quantization_config = { quant_method: "levin", version: 1, bits, group_size: group };
+    await writeFile(
+      `${partial}/config.json`,
+      JSON.stringify({ ...fields, quantization_config }, undefined, 2) + "\n",
+    );
+    for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
+      const bytes = await readFile(`${model}/${name}`).catch(() => undefined);
+      if (bytes !== undefined) await writeFile(`${partial}/${name}`, bytes);
+    }
+    await rename(partial, folder);
+  } catch (error) {
+    await rm(partial, { recursive: true, force: true });
+    throw error;
+  }
+}
+
+/** The files of a model's weights, with what they hold. */
+async function weightFiles(
+  source: Source,
+): Promise<{ file: string; entries: readonly TensorEntry[] }[]> {
+  const single = "model.safetensors";
+  const reader = await source.open(single);
+  await reader?.close();
+  const names = reader === undefined ? [...(await readIndex(source)).files] : [single];
+  return await Promise.all(names.map(async (file) => {
+    const reader = await source.open(file);
+    if (reader === undefined) rangeError(OPERATION, "every shard of the index must exist", file);
+    try {
+      return { file, entries: (await readSafetensorsHeader(reader, file)).entries };
+    } finally {
+      await reader.close();
+    }
+  }));
+}
+
+/** The tensors of a file, one after another. */
+async function* tensors(source: Source, file: string): ReturnType<typeof readSafetensorsData> {
+  const reader = (await source.open(file))!;
+  try {
+    yield* readSafetensorsData(reader, await readSafetensorsHeader(reader, file), file);
+  } finally {
+    await reader.close();
+  }
+}
+
+/** Mean negative log-likelihood of a text, in nats per token. */
+async function loss(model: string, text: string): Promise<number> {
+  using backend = await createBackend();
+  using loaded = await TransNormerLLM.load(model, { backend });
+  return Math.log(await loaded.perplexity(text));
+}
+
+const USAGE = `Usage: deno task quantize <model> --bits 8|4 [options]
+
+  --bits 8|4          bits of a weight
+  --group 32|64       weights that share a scale; default 32
+  --out <folder>      default: <model>-int8 or <model>-int4
+  --evaluate <file>   then report the loss of both models on this text`;
+
+async function main(): Promise<void> {
+  const { values, positionals: [model, ...rest] } = parseArgs({
+    allowPositionals: true,
+    options: {
+      bits: { type: "string" },
+      group: { type: "string", default: "32" },
+      out: { type: "string" },
+      evaluate: { type: "string" },
+      help: { type: "boolean", default: false },
+    },
+  });
+  if (values.help) return console.log(USAGE);
+  if (model === undefined || rest.length > 0) throw new RangeError(USAGE);
+  const bits = Number(values.bits), group = Number(values.group);
+  if (bits !== 8 && bits !== 4) rangeError("quantize", "--bits must be 8 or 4", values.bits);
+  if (group !== 32 && group !== 64) rangeError("quantize", "--group must be 32 or 64", values.group);
+  const source = model.replace(/\/+$/, ""), out = values.out ?? `${source}-int${bits}`;
+  const text = values.evaluate === undefined ? undefined : await readFile(values.evaluate, "utf8");
+  await quantizeModel(source, out, {
+    bits,
+    group,
+    onProgress(name, bytes, total) {
+      console.error(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
+    },
+  });
+  const { size } = await stat(`${out}/model.safetensors`);
+  console.log(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB`);
+  if (text !== undefined) {
+    const before = await loss(source, text), after = await loss(out, text);
+    console.log(
+      `loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${
+        (100 * (after / before - 1)).toFixed(2)
+      } %)`,
+    );
+  }
+}
+
+if (import.meta.main) {
+  try {
+    await main();
+  } catch (error) {
+    console.error((error as Error).message);
+    Deno.exit(1);
+  }
+}
