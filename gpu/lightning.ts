@@ -333,12 +333,16 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     return schedule(span, segmentBlocks);
   });
   const powers = segmentBlocks === Infinity ? 1 : segmentBlocks;
+  const decayLength = 2 * (BLOCK + 1 + powers);
   const decays = device.constant(`lightning decays ${powers},${slopes.join()}`, () => {
-    const length = BLOCK + 1 + powers;
-    const data = new Float32Array(heads * length);
+    const data = new Float32Array(heads * decayLength);
     slopes.forEach((slope, head) => {
-      data.set(decayPowers(slope, BLOCK + 1), head * length);
-      data.set(decayPowers(slope * BLOCK, powers), head * length + BLOCK + 1);
+      const at = head * decayLength;
+      data.set(decayPowers(slope, BLOCK + 1), at);
+      data.set(decayPowers(slope * BLOCK, powers), at + BLOCK + 1);
+      for (let n = 0; n < decayLength / 2; n++) {
+        data[at + decayLength / 2 + n] = decayChange(slope, n <= BLOCK ? n : (n - BLOCK - 1) * BLOCK);
+      }
     });
     return data;
   });
@@ -370,7 +374,7 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
           ...walk(heads, valueDim),
           windows.v.start,
           ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
-          ...[workgroups, blocks, segments, BLOCK + 1 + powers, windows.state.start],
+          ...[workgroups, blocks, segments, decayLength, windows.state.start],
           ...[segmentBlocks === Infinity ? 0 : 1, float(scale)],
         ],
         workgroups,

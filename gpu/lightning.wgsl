@@ -39,7 +39,7 @@ struct Shape {
   workgroups: u32,
   blocks: u32,        // entries of the table: blocks, then segments, then sequences
   segments: u32,
-  decayLength: u32,  // powers per head in the table of decays
+  decayLength: u32,  // elements per head in the table of decays
   stateOrigin: u32,  // elements of states before the bound window
   segmented: u32,    // 0: each sequence is one segment; of step: 0: batch element b has state b, else table[b].x
   scale: f32,
@@ -50,7 +50,8 @@ struct Shape {
 // Blocks: first token, tokens, batch element, segment. Segments: first token, tokens, batch element, first block.
 // Sequences: first segment, segments, row of the state, where the state comes from (ZERO, INITIAL or STATE).
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
-// For each head λ^0 ... λ^BLOCK, then λ^(BLOCK·0), λ^(BLOCK·1), ...: each rounded once, none a power of a rounded λ.
+// For each head λ^0 ... λ^BLOCK, then λ^(BLOCK·0), λ^(BLOCK·1), ...: each rounded once, none a power of a rounded λ. Then
+// decayChange of core/decay.ts for the same numbers of tokens, for states, which decay again and again.
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
 
 // The state before each block, counted from its segment's start, then the total of each segment (after carryState: the
@@ -74,6 +75,15 @@ fn decay(head: u32, tokens: u32) -> f32 {
 
 fn blockDecay(head: u32, blocks: u32) -> f32 {
   return decays[head * shape.decayLength + BLOCK + 1u + blocks];
+}
+
+// decayChange(tokens), tokens ≤ BLOCK, and decayChange(BLOCK · blocks).
+fn decayChange(head: u32, tokens: u32) -> f32 {
+  return decay(head, shape.decayLength / 2u + tokens);
+}
+
+fn blockDecayChange(head: u32, blocks: u32) -> f32 {
+  return blockDecay(head, shape.decayLength / 2u + blocks);
 }
 
 // From a token to the next one, in vectors: negative with REVERSE.
@@ -291,8 +301,17 @@ fn updateState(
       if (token > 0u || shape.segmented == 0u) {
         writeTile(false, scratchStart(segment.w + token / BLOCK, localHead), place, sums);
       }
-      let factor = decay(head, blockEnd - token);
-      sums = Tile(sums.c00 * factor, sums.c01 * factor, sums.c10 * factor, sums.c11 * factor);
+      // λ − 1, added to S itself, keeps the digits that λ would lose beside 1; else λ.
+      let change = decayChange(head, blockEnd - token);
+      let decayed = Tile(sums.c00 * change, sums.c01 * change, sums.c10 * change, sums.c11 * change);
+      if (change <= 0.0) {
+        sums.c00 += decayed.c00;
+        sums.c01 += decayed.c01;
+        sums.c10 += decayed.c10;
+        sums.c11 += decayed.c11;
+      } else {
+        sums = decayed;
+      }
     }
     addToken(&sums, buffer, 0u, row, column);
     addToken(&sums, buffer, 1u, row, column);
@@ -320,6 +339,10 @@ fn updateState(
 
 // -------------------------------------------------------------------------------------------------- carryState
 
+fn changed(x: vec4<f32>, change: f32) -> vec4<f32> {
+  return fma(vec4<f32>(change), x, select(vec4<f32>(), x, change <= 0.0));
+}
+
 // S ← λ^m S + total of the segment, and S before each segment in the total's place.
 @compute @workgroup_size(64)
 fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
@@ -341,13 +364,13 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
   var next = scratch[at];
   for (var i = 0u; i < sequence.y; i++) {
     let total = next;
-    next = scratch[at + step]; // read ahead: the chain is then one fma long
+    next = scratch[at + step]; // read ahead: the chain is then without reads
     let count = table[shape.blocks + sequence.x + i].y;
     scratch[at] = carried;
     // Every block but a sequence's last is whole.
     let whole = (count - 1u) / BLOCK;
-    let factor = blockDecay(head, whole) * decay(head, count - whole * BLOCK);
-    carried = fma(vec4<f32>(factor), carried, total);
+    carried = changed(carried, blockDecayChange(head, whole));
+    carried = changed(carried, decayChange(head, count - whole * BLOCK)) + total;
     at += step;
   }
   state[stateAt] = carried;
