@@ -8,11 +8,22 @@ import type { Mixer } from "../train/backward.ts";
 import { configByName, initialWeights } from "../train/configs.ts";
 import { Parameters } from "../train/optimizer.ts";
 import { train } from "../train/train.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import { assertClose, assertSameBits, poison, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
 import * as reference from "./reference.ts";
 import { toBnhd } from "./reference.ts";
 
-const NOT_WEBGPU = ["wasm", "wasm-baseline", "wasm-threads"];
+/** Registers a test on WebGPU, the baselines' one backend. Every tensor that it leaves behind fails it. */
+function onWebgpu(name: string, body: (backend: Backend) => void | Promise<void>): void {
+  Deno.test({
+    name: `${name} (webgpu)`,
+    ignore: WITHOUT_WEBGPU,
+    fn: async () => {
+      using backend = await createBackend({ prefer: "webgpu" });
+      await body(backend);
+      assert.equal(backend.bytesInUse, 0, "the test or the baseline left tensors undisposed");
+    },
+  });
+}
 
 /** Exponential and logarithm add their roundings to those of lightning attention's products. */
 const LIMIT = 4e-6;
@@ -148,18 +159,18 @@ async function check(backend: Backend, mixer: Mixer, oracle: Oracle, c: Case): P
 const ORACLES = [[softmaxMixer, softmaxOracle], [leftProductMixer, leftProductOracle]] as const;
 
 for (const [mixer, oracle] of ORACLES) {
-  eachBackend(`${mixer.name}: output and gradients at lengths over the edges of tiles`, async (backend) => {
+  onWebgpu(`${mixer.name}: output and gradients at lengths over the edges of tiles`, async (backend) => {
     for (const seqLen of LENGTHS) {
       const sizes = { batch: 1, heads: 2, headDim: 32, valueDim: 32, slopes: [0.1, 0.002] };
       await check(backend, mixer, oracle, { ...sizes, seqLen, seed: seqLen });
     }
-  }, NOT_WEBGPU);
+  });
 
-  eachBackend(`${mixer.name}: output and gradients of any shape`, async (backend) => {
+  onWebgpu(`${mixer.name}: output and gradients of any shape`, async (backend) => {
     await fc.assert(fc.asyncProperty(anyCase, (c) => check(backend, mixer, oracle, c)), { numRuns: 25 });
-  }, NOT_WEBGPU);
+  });
 
-  eachBackend(`${mixer.name}: the same bits every time`, async (backend) => {
+  onWebgpu(`${mixer.name}: the same bits every time`, async (backend) => {
     using scope = new Scope();
     const shape = [2, 150, 2, 64];
     const [q, k, v, dOutput] = [1, 2, 3, 4].map((seed) =>
@@ -174,9 +185,9 @@ for (const [mixer, oracle] of ORACLES) {
     for (const name of ["output", "dq", "dk", "dv"] as const) {
       assertSameBits(await second[name].data(), await first[name].data(), name);
     }
-  }, NOT_WEBGPU);
+  });
 
-  eachBackend(`${mixer.name}: what it does not compute is refused`, (backend) => {
+  onWebgpu(`${mixer.name}: what it does not compute is refused`, (backend) => {
     using scope = new Scope();
     const make = (...shape: number[]) => scope.keep(backend.zeros(shape));
     const x = make(1, 5, 2, 8), state = make(1, 2, 8, 8), odd = make(1, 5, 2, 6), large = make(1, 5, 2, 132);
@@ -190,18 +201,19 @@ for (const [mixer, oracle] of ORACLES) {
       () => mixer.forward(x, make(1, 4, 2, 8), x, { layout: "bnhd" }),
       /k must have shape/,
     );
-  }, NOT_WEBGPU);
+  });
 
-  eachBackend(`${mixer.name}: says aloud that it needs WebGPU`, (backend) => {
+  Deno.test(`${mixer.name}: says aloud that it needs WebGPU`, async () => {
+    using backend = await createBackend({ prefer: "wasm" });
     using x = backend.zeros([1, 5, 2, 8]);
     assert.throws(
       () => mixer.forward(x, x, x, { layout: "bnhd" }),
       /as it needs WebGPU: current backend is wasm/,
     );
-  }, ["webgpu", "wasm-baseline", "wasm-threads"]);
+  });
 }
 
-eachBackend("softmax: scores of thousands, rising and falling to the end", async (backend) => {
+onWebgpu("softmax: scores of thousands, rising and falling to the end", async (backend) => {
   using scope = new Scope();
   // Only the last element is used, whose pair turns slowest: by 0.03 over all of the length.
   const seqLen = 200, headDim = 128, sizes = { heads: 1, seqLen, headDim, valueDim: 4 };
@@ -227,7 +239,7 @@ eachBackend("softmax: scores of thousands, rising and falling to the end", async
     // Of scores of 7000, f32 knows no more than some 4e-4.
     assertClose(await output.data(), expected, 1e-3);
   }
-}, NOT_WEBGPU);
+});
 
 Deno.test("the softmax oracle's gradients are those of finite differences", () => {
   const c = { batch: 1, heads: 2, seqLen: 5, headDim: 4, valueDim: 8, seed: 1 };
@@ -276,18 +288,18 @@ async function losses(backend: Backend, config: unknown, mixer?: Mixer, recomput
   }
 }
 
-eachBackend("a model trains with the left product as with lightning attention", async (backend) => {
+onWebgpu("a model trains with the left product as with lightning attention", async (backend) => {
   using wasm = await createBackend({ prefer: "wasm" });
   const expected = await losses(wasm, SMALL);
   assertClose(await losses(backend, SMALL, leftProductMixer), expected, 1e-5);
-}, NOT_WEBGPU);
+});
 
-eachBackend("a transformer learns, and recomputing changes no bit of it", async (backend) => {
+onWebgpu("a transformer learns, and recomputing changes no bit of it", async (backend) => {
   const config = softmaxConfig(SMALL);
   const found = await losses(backend, config, softmaxMixer);
   assert(found[5] < found[0] - 0.2, `losses ${found}`);
   assert.deepEqual(await losses(backend, config, softmaxMixer, true), found);
-}, NOT_WEBGPU);
+});
 
 Deno.test("the transformer has the parameters of the model that it is compared with, but θ", async () => {
   using backend = await createBackend({ prefer: "wasm" });
