@@ -4,9 +4,9 @@
  * @module
  */
 import fc from "fast-check";
-import type { Backend, LightningOptions, Tensor } from "../mod.ts";
-import { randomArray, type Scope } from "./harness.ts";
-import { toBnhd } from "./reference.ts";
+import { type Backend, lightningAttentionBackward, type LightningOptions, type Tensor } from "../mod.ts";
+import { assertClose, poison, randomArray, Scope } from "./harness.ts";
+import * as reference from "./reference.ts";
 
 /** Against float64: what one rounding per multiply-add leaves at these lengths, with room for other orders of sums. */
 export const LIMIT = 2e-6;
@@ -92,14 +92,14 @@ export function upload(
 ): Tensor {
   return scope.keep(
     c.layout === "bnhd"
-      ? backend.tensor(toBnhd(data, shape), [shape[0], shape[2], shape[1], shape[3]])
+      ? backend.tensor(reference.toBnhd(data, shape), [shape[0], shape[2], shape[1], shape[3]])
       : backend.tensor(data, shape),
   );
 }
 
 /** Expected data of layout `"bhnd"` in the case's layout. */
 export function inLayout(c: Case, data: Float64Array, shape: readonly number[]): ArrayLike<number> {
-  return c.layout === "bnhd" ? toBnhd(data, shape) : data;
+  return c.layout === "bnhd" ? reference.toBnhd(data, shape) : data;
 }
 
 /** The options of a case's call. */
@@ -116,4 +116,32 @@ export function optionsOf(
     layout: c.layout,
     initialState: initialState && scope.keep(backend.tensor(initialState, shapesOf(c).state)),
   };
+}
+
+/** Runs a case backward on the backend and holds all four gradients to the oracle. */
+export async function checkBackward(backend: Backend, c: Case, withStateGradient = true): Promise<void> {
+  using scope = new Scope();
+  const shapes = shapesOf(c), { seed = 1 } = c;
+  const { q, k, v, initialState } = operandsOf(c);
+  const dOutput = randomArray(shapes.v, seed + 4);
+  const dState = withStateGradient ? randomArray(shapes.state, seed + 5) : undefined;
+  const expected = reference.lightningAttentionBackward(q, k, v, dOutput, c, { ...c, initialState, dState });
+  const tensors = [
+    upload(scope, backend, c, q, shapes.q),
+    upload(scope, backend, c, k, shapes.k),
+    upload(scope, backend, c, v, shapes.v),
+    upload(scope, backend, c, dOutput, shapes.v),
+  ] as const;
+  const options = {
+    ...optionsOf(scope, backend, c, initialState),
+    dState: dState && scope.keep(backend.tensor(dState, shapes.state)),
+  };
+  poison(backend, shapes.q, shapes.k, shapes.v, shapes.state);
+  const actual = scope.keep(lightningAttentionBackward(...tensors, options));
+  for (const name of ["dq", "dk", "dv"] as const) {
+    const wanted = inLayout(c, expected[name], shapes[name[1] as "q" | "k" | "v"]);
+    assertClose(await actual[name].data(), wanted, LIMIT, `${name} of ${JSON.stringify(c)}`);
+  }
+  const dInitialState = await actual.dInitialState.data();
+  assertClose(dInitialState, expected.dInitialState, LIMIT, `dInitialState of ${JSON.stringify(c)}`);
 }

@@ -6,6 +6,7 @@ import {
   createBackend,
   type DType,
   lightningAttention,
+  lightningAttentionBackward,
   lightningAttentionStep,
   type Tensor,
 } from "../mod.ts";
@@ -24,6 +25,7 @@ import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops
 import { createWebgpuBackend, type WebgpuBackend, type WebgpuRequirements } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { checkBackward } from "./attention.ts";
 import { assertClose, assertSameBits, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
 import * as reference from "./reference.ts";
 import * as gradients from "./reference_gradients.ts";
@@ -459,6 +461,34 @@ gpuTest("gradients", checkGradients);
 for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536, workgroups: 3 }]) {
   gpuTest(`gradients split where a binding holds ${limits.windowBytes} bytes`, checkGradients, { limits });
 }
+
+/** Gradients of attention with shared heads and states, over several segments, in both layouts and packed. */
+async function checkAttentionGradients(backend: Backend): Promise<void> {
+  const sizes = { heads: 4, headDim: 12, valueDim: 20, slopes: alibiSlopes(4), scale: 0.5, withState: true };
+  await checkBackward(backend, { ...sizes, batch: 2, queryHeads: 2, seqLen: 150 });
+  const packed = { ...sizes, batch: 1, cuSeqlens: [0, 40, 40, 330], seqLen: 330 };
+  await checkBackward(backend, { ...packed, layout: "bnhd", queryHeads: 1, keyHeads: 2 });
+  await checkBackward(backend, { ...packed, keyHeads: 1 });
+}
+
+gpuTest("gradients of attention", checkAttentionGradients);
+for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
+  gpuTest(
+    `gradients of attention split where a binding holds ${limits.windowBytes} bytes`,
+    checkAttentionGradients,
+    { limits },
+  );
+}
+
+gpuTest("gradients of attention are refused for f16", (backend) => {
+  using scope = new Scope();
+  const x = scope.keep(backend.zeros([1, 1, 5, 4], "f16"));
+  assert.throws(
+    () => lightningAttentionBackward(x, x, x, x),
+    /^TypeError: Cannot run lightningAttentionBackward as q must be stored as f32 on webgpu/,
+  );
+  return Promise.resolve();
+});
 
 for (const dtype of ["f32", "f16"] as const) {
   gpuTest(`attention and linear store ${dtype}`, (backend) => checkProducts(backend, dtype));

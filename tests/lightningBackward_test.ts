@@ -1,53 +1,15 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Backend, lightningAttentionBackward } from "../mod.ts";
-import {
-  anyCase,
-  type Case,
-  inLayout,
-  LENGTHS,
-  LIMIT,
-  operandsOf,
-  optionsOf,
-  shapesOf,
-  upload,
-} from "./attention.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import { lightningAttentionBackward } from "../mod.ts";
+import { anyCase, checkBackward, LENGTHS, shapesOf } from "./attention.ts";
+import { assertClose, assertSameBits, eachBackend, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";
-
-/** Runs a case backward on the backend and holds all four gradients to the oracle. */
-async function check(backend: Backend, c: Case, withStateGradient = true): Promise<void> {
-  using scope = new Scope();
-  const shapes = shapesOf(c), { seed = 1 } = c;
-  const { q, k, v, initialState } = operandsOf(c);
-  const dOutput = randomArray(shapes.v, seed + 4);
-  const dState = withStateGradient ? randomArray(shapes.state, seed + 5) : undefined;
-  const expected = reference.lightningAttentionBackward(q, k, v, dOutput, c, { ...c, initialState, dState });
-  const tensors = [
-    upload(scope, backend, c, q, shapes.q),
-    upload(scope, backend, c, k, shapes.k),
-    upload(scope, backend, c, v, shapes.v),
-    upload(scope, backend, c, dOutput, shapes.v),
-  ] as const;
-  const options = {
-    ...optionsOf(scope, backend, c, initialState),
-    dState: dState && scope.keep(backend.tensor(dState, shapes.state)),
-  };
-  poison(backend, shapes.q, shapes.k, shapes.v, shapes.state);
-  const actual = scope.keep(lightningAttentionBackward(...tensors, options));
-  for (const name of ["dq", "dk", "dv"] as const) {
-    const wanted = inLayout(c, expected[name], shapes[name[1] as "q" | "k" | "v"]);
-    assertClose(await actual[name].data(), wanted, LIMIT, `${name} of ${JSON.stringify(c)}`);
-  }
-  const dInitialState = await actual.dInitialState.data();
-  assertClose(dInitialState, expected.dInitialState, LIMIT, `dInitialState of ${JSON.stringify(c)}`);
-}
 
 eachBackend(
   "lightningAttentionBackward: every length from 0 over the edges of blocks",
   async (backend) => {
     for (const seqLen of LENGTHS) {
-      await check(backend, {
+      await checkBackward(backend, {
         batch: 1,
         heads: 2,
         seqLen,
@@ -61,14 +23,21 @@ eachBackend(
 );
 
 eachBackend("lightningAttentionBackward: any shape and any option", async (backend) => {
-  await fc.assert(fc.asyncProperty(anyCase, fc.boolean(), (c, dState) => check(backend, c, dState)), {
+  await fc.assert(fc.asyncProperty(anyCase, fc.boolean(), (c, dState) => checkBackward(backend, c, dState)), {
     numRuns: 30,
   });
 });
 
 eachBackend("lightningAttentionBackward: large heads", async (backend) => {
-  await check(backend, { batch: 1, heads: 1, seqLen: 110, headDim: 128, valueDim: 128, slopes: [0.02] });
-  await check(backend, { batch: 1, heads: 1, seqLen: 70, headDim: 200, valueDim: 67 });
+  await checkBackward(backend, {
+    batch: 1,
+    heads: 1,
+    seqLen: 110,
+    headDim: 128,
+    valueDim: 128,
+    slopes: [0.02],
+  });
+  await checkBackward(backend, { batch: 1, heads: 1, seqLen: 70, headDim: 200, valueDim: 67 });
 });
 
 eachBackend("lightningAttentionBackward: the same bits every time", async (backend) => {
