@@ -163,6 +163,11 @@ export class Baselines {
     return this.#memory.bytesInUse;
   }
 
+  /** Bytes of memory that the instance holds of the machine. */
+  get bytesReserved(): number {
+    return this.#memory.memory.buffer.byteLength;
+  }
+
   /** Fills memory that no call holds with NaN, so that a read of what was not written shows. */
   poison(bytes: number = 2 ** 20): void {
     const offset = this.#memory.allocate(bytes);

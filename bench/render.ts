@@ -1,0 +1,251 @@
+/**
+ * `docs/benchmarks.md` and its plots, from the results that `report.ts` keeps. Every figure of the page is one of theirs.
+ *
+ * @module
+ */
+import { keeps } from "./goals.ts";
+import {
+  BYTES,
+  CONVENTIONAL,
+  decades,
+  LIGHTNING,
+  NEUTRAL,
+  NUMBERS,
+  type Panel,
+  type PlotPoint,
+  renderPanels,
+} from "./plot.ts";
+import { FOLDER, type Report } from "./report.ts";
+import type { GoalRow, KernelRow, LengthPoint, SpeedPoint } from "./suites.ts";
+
+const PAGE = new URL("../benchmarks.md", FOLDER);
+const NAMES = { wasm: "WASM", webgpu: "WebGPU" };
+
+/** Writes the page and the plots. */
+export async function render(): Promise<void> {
+  const reports: Report[] = [];
+  for (const backend of ["wasm", "webgpu"]) {
+    try {
+      reports.push(JSON.parse(await Deno.readTextFile(new URL(`${backend}.json`, FOLDER))));
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+  const sections = [];
+  for (const report of reports) sections.push(await section(report));
+  await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
+}
+
+const INTRODUCTION = `# Benchmarks
+
+Written by \`deno task report\` (\`--help\` lists its options) from the results in [benchmarks/](benchmarks/); edit
+neither. Each result was held to a float64 reference before it was timed. "Beside" says how many times as fast a
+kernel is as another, measured in turns within one run, the median of all turns: such ratios hold where a machine
+is shared with other work, absolute figures do not.
+
+* **ceiling**: on WASM the register tile on operands in L1 for what multiplies, a loop that reads the same number of
+  bytes for what streams;
+* **left product**: \`(Q Kᵀ ⊙ M) V\`, the method of Lightning Attention-1; **softmax attention**: in blocks with a
+  running maximum, as FlashAttention-2; **token by token**: the recurrence. All three are ours, in WASM SIMD on the
+  same register tile, on one thread;
+* **onnxruntime-web**, **tfjs-backend-wasm**: from npm, on one thread; **jax-js**: from npm, compiled by its \`jit\`; on
+  WASM it takes as many threads as there are cores. Their attention is softmax attention.
+`;
+
+async function section(report: Report): Promise<string> {
+  const { backend, device, machine, exclusive, quick, date, versions, results } = report;
+  const { goals, kernels, absent } = results;
+  const parts = [
+    `## ${NAMES[backend]}`,
+    facts([
+      ["date", `${date}, commit ${report.commit}`],
+      ["device", backend === "webgpu" ? device : `${device}, one thread unless a row says otherwise`],
+      ["machine", `${machine.cpu}, ${machine.cores} cores, ${machine.gibibytes} GiB, ${machine.os}`],
+      ["versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ")],
+      ["command", `\`${report.command}\``],
+      [
+        "absolute figures",
+        exclusive ? "of a machine with nothing else to do" : "of a shared machine: only ratios hold",
+      ],
+      ...quick ? [["extent", "quick: shorter sequences, fewer repeats, a smaller model"] as const] : [],
+    ]),
+  ];
+  if (goals.length > 0) parts.push("### Goals", goalTable(goals));
+  parts.push("### Kernels", kernelTable(kernels));
+  for (const { file, title, panels, note } of figures(report)) {
+    if (panels.every(({ values }) => values.length === 0)) continue;
+    const shown = panels.filter(({ values }) => values.length > 0);
+    await Deno.writeTextFile(new URL(file, FOLDER), await renderPanels(shown));
+    parts.push(`### ${title}`, ...note === undefined ? [] : [note], `![${title}](benchmarks/${file})`);
+    if (file.endsWith("length.svg")) parts.push(lengthTable(results.lengths));
+    if (file.endsWith("generation.svg")) parts.push(speedTable(results.generation, "context"));
+    if (file.endsWith("training.svg")) parts.push(speedTable(results.training, "tokens per sequence"));
+  }
+  if (absent.length > 0) {
+    parts.push("### Not measured", table(["what", "why"], absent.map(({ what, reason }) => [what, reason])));
+  }
+  return parts.join("\n\n") + "\n";
+}
+
+interface Figure {
+  readonly file: string;
+  readonly title: string;
+  readonly note?: string;
+  readonly panels: Panel[];
+}
+
+function figures({ backend, results: { lengths, norms, generation, training } }: Report): Figure[] {
+  const palette = (methods: readonly string[]) => {
+    const others = [...CONVENTIONAL, NEUTRAL];
+    return methods.map((method) => method.startsWith("lightning") ? LIGHTNING[0] : others.shift()!);
+  };
+  const panel = (
+    title: string,
+    values: PlotPoint[],
+    rest: Pick<Panel, "steps" | "labels" | "xTitle">,
+  ): Panel => {
+    const methods = [...new Set(values.map(({ method }) => method))];
+    const all = methods.length > 0 && methods.some((method) => method.startsWith("lightning"))
+      ? palette(methods)
+      : [LIGHTNING[0], LIGHTNING[1], ...CONVENTIONAL].slice(0, methods.length);
+    return { title, values, methods, colors: all, ...rest };
+  };
+  const ofPass = (pass: LengthPoint["pass"], y: (point: LengthPoint) => number) =>
+    lengths.filter((point) => point.pass === pass).map((point) => ({ ...point, y: y(point) }));
+  const time = { steps: (power: number) => decades(power - 8), labels: "format(datum.value, '~g') + ' ms'" };
+  const memory = { steps: (power: number) => 4 ** power, labels: BYTES };
+  const speed = (points: readonly SpeedPoint[]) =>
+    points.map(({ method, length, tokensPerSecond }) => ({ method, length, y: tokensPerSecond }));
+  return [
+    {
+      file: `${backend}-length.svg`,
+      title: "Run time and memory against sequence length",
+      note:
+        "One layer's attention, 8 heads × 64, batch 1, f32. Memory is all that the backend holds of the machine: " +
+        "operands, results and work space.",
+      panels: [
+        panel("Forward, time", ofPass("forward", ({ seconds }) => 1000 * seconds), time),
+        panel("Backward, time", ofPass("backward", ({ seconds }) => 1000 * seconds), time),
+        panel("Forward, memory", ofPass("forward", ({ bytes }) => bytes), memory),
+        panel("Backward, memory", ofPass("backward", ({ bytes }) => bytes), memory),
+      ],
+    },
+    {
+      file: `${backend}-norm.svg`,
+      title: "Norm speed against dimension",
+      note:
+        "Bytes read and written per second, tensors of 16 MiB. A run of onnxruntime-web copies its operand in and its " +
+        "result out, as every use of it does.",
+      panels: [
+        panel(
+          "Norms, GB/s",
+          norms.map(({ method, width, gigabytesPerSecond }) => ({
+            method,
+            length: width,
+            y: gigabytesPerSecond,
+          })),
+          { labels: NUMBERS, xTitle: "dimension (log scale)" },
+        ),
+      ],
+    },
+    {
+      file: `${backend}-generation.svg`,
+      title: "Generation throughput against context",
+      note: "One sequence, token by token, after so many tokens of context.",
+      panels: [panel("Tokens per second", speed(generation), { labels: NUMBERS })],
+    },
+    {
+      file: `${backend}-training.svg`,
+      title: "Training speed against sequence length",
+      note: "Whole steps: forward, backward, clipping and AdamW; the same number of tokens in each.",
+      panels: [panel("Tokens per second", speed(training), { labels: NUMBERS })],
+    },
+  ];
+}
+
+function goalTable(goals: readonly GoalRow[]): string {
+  return table(
+    ["what", ":measured", ":goal", "kept"],
+    goals.map(({ what, unit, goal, most, value }) => [
+      what,
+      `${value.toFixed(unit === "×" ? 2 : 0)} ${unit}`,
+      `${most ? "≤" : "≥"} ${goal} ${unit}`,
+      keeps(value, goal, most) ? "yes" : "no",
+    ]),
+  );
+}
+
+function kernelTable(kernels: readonly KernelRow[]): string {
+  const isCeiling = ({ name }: { name: string }) => name.startsWith("ceiling");
+  return table(
+    ["what", ":time", ":rate", ":tokens/s", ":of the ceiling", "beside"],
+    kernels.map(({ what, seconds, tokensPerSecond, rate, beside }) => {
+      const ceiling = beside.find(isCeiling);
+      return [
+        what,
+        duration(seconds),
+        rate === undefined ? "" : `${significant(rate.value)} ${rate.unit}`,
+        Math.round(tokensPerSecond).toLocaleString("en"),
+        ceiling === undefined ? "" : `${(100 * ceiling.ratio).toFixed(0)} %`,
+        beside.filter((one) => !isCeiling(one))
+          .map(({ name, ratio }) => `${name.split(",")[0]} ${significant(ratio)}×`).join("; "),
+      ];
+    }),
+  );
+}
+
+function lengthTable(lengths: readonly LengthPoint[]): string {
+  const columns = [...new Set(lengths.map(({ method, pass }) => `${method}, ${pass}`))];
+  const rows = [...new Set(lengths.map(({ length }) => length))].sort((a, b) => a - b);
+  return table(
+    [":tokens", ...columns.map((column) => `:${column}`)],
+    rows.map((length) => [
+      length.toLocaleString("en"),
+      ...columns.map((column) => {
+        const point = lengths.find((one) => one.length === length && `${one.method}, ${one.pass}` === column);
+        return point === undefined
+          ? ""
+          : `${duration(point.seconds)}, ${Math.round(point.bytes / 2 ** 20)} MiB`;
+      }),
+    ]),
+  );
+}
+
+function speedTable(points: readonly SpeedPoint[], what: string): string {
+  return table(
+    ["method", `:${what}`, ":tokens/s", ":beside the shortest"],
+    points.map(({ method, length, tokensPerSecond }) => {
+      const first = points.find((point) => point.method === method)!;
+      const share = (100 * tokensPerSecond / first.tokensPerSecond).toFixed(0);
+      return [
+        method,
+        length.toLocaleString("en"),
+        Math.round(tokensPerSecond).toLocaleString("en"),
+        `${share} %`,
+      ];
+    }),
+  );
+}
+
+function facts(rows: (readonly [string, string])[]): string {
+  return rows.map(([name, value]) => `* ${name}: ${value}`).join("\n");
+}
+
+/** A Markdown table; columns whose title begins with a colon are of numbers. */
+function table(titles: string[], rows: string[][]): string {
+  const line = (cells: string[]) => `| ${cells.map((cell) => cell.replaceAll("|", "\\|")).join(" | ")} |`;
+  return [
+    line(titles.map((title) => title.replace(/^:/, ""))),
+    line(titles.map((title) => title.startsWith(":") ? "--:" : "---")),
+    ...rows.map(line),
+  ].join("\n");
+}
+
+function duration(seconds: number): string {
+  if (seconds >= 1) return `${significant(seconds)} s`;
+  return seconds >= 1e-3 ? `${significant(1e3 * seconds)} ms` : `${significant(1e6 * seconds)} µs`;
+}
+
+function significant(value: number): string {
+  return value >= 100 ? value.toFixed(0) : value.toPrecision(3);
+}

@@ -1,0 +1,139 @@
+/**
+ * Measures, and writes what it found: `docs/benchmarks/<backend>.json`, and from all of those `docs/benchmarks.md` and
+ * its plots. A run is of one backend; results of other machines stay as they are.
+ *
+ *     deno task report [--backend wasm|webgpu] [--quick] [--exclusive] [--measure-only | --render-only]
+ *
+ * @module
+ */
+import { cpus, totalmem } from "node:os";
+import { parseArgs } from "node:util";
+import { createBackend } from "../mod.ts";
+import type { Results } from "./suites.ts";
+
+const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
+
+Usage: deno task report [options]
+
+  --backend NAME   wasm (default) or webgpu
+  --quick          a few minutes: shorter sequences, a smaller model, fewer repeats; the page says so
+  --exclusive      nothing else runs on this machine: absolute figures hold, and not only ratios
+  --measure-only   write the JSON alone, for a machine that cannot download what draws the plots
+  --render-only    write the page and the plots from the JSON that is there
+  --help           this text`;
+
+/** One backend on one machine at one time. */
+export interface Report {
+  readonly backend: "wasm" | "webgpu";
+  /** Adapter, or instruction set. */
+  readonly device: string;
+  /** Processor, cores, memory, system. */
+  readonly machine: {
+    readonly cpu: string;
+    readonly cores: number;
+    readonly gibibytes: number;
+    readonly os: string;
+  };
+  readonly exclusive: boolean;
+  readonly quick: boolean;
+  readonly date: string;
+  readonly commit: string;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly command: string;
+  readonly results: Results;
+}
+
+/** Where the results lie. */
+export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
+
+/** Peers whose versions belong to the results. */
+const PEERS = ["onnxruntime-web", "@tensorflow/tfjs-backend-wasm", "@jax-js/jax"];
+
+async function measure(
+  options: { backend: "wasm" | "webgpu"; quick: boolean; exclusive: boolean },
+): Promise<void> {
+  const { backend, quick, exclusive } = options;
+  const { measureAll } = await import("./suites.ts");
+  const device = await (async () => {
+    using created = await createBackend({ prefer: backend });
+    return created.info.device;
+  })();
+  const started = performance.now();
+  const results = await measureAll({
+    backend,
+    quick,
+    progress: (what) =>
+      console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${what}`),
+  });
+  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
+  const report: Report = {
+    backend,
+    device,
+    machine: {
+      cpu: cpus()[0].model,
+      cores: cpus().length,
+      gibibytes: Math.round(totalmem() / 2 ** 30),
+      os: `${Deno.build.os} ${Deno.build.arch}`,
+    },
+    exclusive,
+    quick,
+    date: new Date().toISOString().slice(0, 10),
+    commit: await commit(),
+    versions: {
+      deno: Deno.version.deno,
+      v8: Deno.version.v8,
+      ...Object.fromEntries(PEERS.map((name) => [name, imports[name].split("@").at(-1)])),
+    },
+    command: `deno task report --backend ${backend}${quick ? " --quick" : ""}${
+      exclusive ? " --exclusive" : ""
+    }`,
+    results,
+  };
+  await Deno.mkdir(FOLDER, { recursive: true });
+  await Deno.writeTextFile(new URL(`${backend}.json`, FOLDER), JSON.stringify(report, null, 2) + "\n");
+}
+
+/** The commit that was measured, as far as there is one. */
+async function commit(): Promise<string> {
+  try {
+    const git = (...args: string[]) => new Deno.Command("git", { args, stderr: "null" }).output();
+    const { success, stdout } = await git("rev-parse", "--short", "HEAD");
+    return success ? new TextDecoder().decode(stdout).trim() : "unknown";
+  } catch {
+    return "unknown"; // no git here
+  }
+}
+
+async function main(): Promise<number> {
+  let values;
+  try {
+    ({ values } = parseArgs({
+      options: {
+        backend: { type: "string", default: "wasm" },
+        quick: { type: "boolean", default: false },
+        exclusive: { type: "boolean", default: false },
+        "measure-only": { type: "boolean", default: false },
+        "render-only": { type: "boolean", default: false },
+        help: { type: "boolean", default: false },
+      },
+    }));
+  } catch (error) {
+    console.error(`${(error as Error).message}\n\n${HELP}`);
+    return 2;
+  }
+  const { backend, quick, exclusive } = values;
+  if (values.help) {
+    console.log(HELP);
+    return 0;
+  }
+  if (backend !== "wasm" && backend !== "webgpu") {
+    console.error(`--backend must be wasm or webgpu: current value is ${backend}\n\n${HELP}`);
+    return 2;
+  }
+  if (!values["render-only"]) await measure({ backend, quick, exclusive });
+  if (!values["measure-only"]) await (await import("./render.ts")).render();
+  return 0;
+}
+
+// Workers of a peer would keep the process alive.
+if (import.meta.main) Deno.exit(await main());

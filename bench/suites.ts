@@ -1,0 +1,402 @@
+/**
+ * What the report measures on one backend, as data: kernels beside their ceilings, baselines and peers; time and memory
+ * against length; norms against width; generation against context; training against length.
+ *
+ * @module
+ */
+import { type Backend, BackendError, createBackend } from "../mod.ts";
+import { configByName } from "../train/configs.ts";
+import { attempt } from "./backends.ts";
+import { Baselines } from "./baselines/mod.ts";
+import {
+  ATTENTION_SIZES,
+  type Case,
+  ceilingCase,
+  describe,
+  leftProductBackwardCase,
+  leftProductCase,
+  lightningBackwardCase,
+  lightningCase,
+  linearCase,
+  normCase,
+  recurrenceCase,
+  softmaxCase,
+  stepCase,
+} from "./cases.ts";
+import { compare, secondsEach } from "./measure.ts";
+import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
+import { trainingSpeed } from "./training.ts";
+
+/** A measurement that did not come about, and why. */
+export interface Absent {
+  readonly what: string;
+  readonly reason: string;
+}
+
+/** One kernel. */
+export interface KernelRow {
+  readonly what: string;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** Operations or bytes per second, where they are counted, in 10⁹. */
+  readonly rate?: { readonly value: number; readonly unit: "GFLOP/s" | "GB/s" };
+  /** How many times as fast as each of these, measured in turns. */
+  readonly beside: readonly { readonly name: string; readonly ratio: number }[];
+}
+
+/** A goal and what came of it. */
+export interface GoalRow {
+  readonly what: string;
+  readonly unit: string;
+  readonly goal: number;
+  readonly most: boolean;
+  readonly value: number;
+}
+
+/** Time and memory of one call. */
+export interface LengthPoint {
+  readonly method: string;
+  readonly pass: "forward" | "backward";
+  readonly length: number;
+  readonly seconds: number;
+  /** Operands, results and work space. */
+  readonly bytes: number;
+}
+
+/** Speed of a norm. */
+export interface NormPoint {
+  readonly method: string;
+  readonly width: number;
+  /** Bytes read and written per second, in 10⁹. */
+  readonly gigabytesPerSecond: number;
+}
+
+/** Speed at a length: of generation after so many tokens, or of training on sequences of so many. */
+export interface SpeedPoint {
+  readonly method: string;
+  readonly length: number;
+  readonly tokensPerSecond: number;
+}
+
+/** All of one backend. */
+export interface Results {
+  readonly goals: GoalRow[];
+  readonly kernels: KernelRow[];
+  readonly lengths: LengthPoint[];
+  readonly norms: NormPoint[];
+  readonly generation: SpeedPoint[];
+  readonly training: SpeedPoint[];
+  readonly absent: Absent[];
+}
+
+/** How much to measure. */
+export interface Extent {
+  readonly backend: "wasm" | "webgpu";
+  /** Shorter sequences, fewer repeats. */
+  readonly quick: boolean;
+  /** Called before each measurement. */
+  readonly progress: (what: string) => void;
+}
+
+const HEADS = { heads: 8, headDim: 64, valueDim: 64 };
+/** A single run that would take longer than so many seconds is left out. */
+const PATIENCE = { quick: 1, full: 12 };
+
+/** Runs all suites. */
+export async function measureAll(extent: Extent): Promise<Results> {
+  const results: Results = {
+    goals: [],
+    kernels: [],
+    lengths: [],
+    norms: [],
+    generation: [],
+    training: [],
+    absent: [],
+  };
+  for (
+    const suite of [
+      measureGoals,
+      measureKernels,
+      measureLengths,
+      measureNorms,
+      measureGeneration,
+      measureTraining,
+    ]
+  ) {
+    await suite(extent, results);
+  }
+  return results;
+}
+
+async function measureGoals({ backend, quick, progress }: Extent, { goals }: Results): Promise<void> {
+  // They are of WASM; the GPU's kernels have the device's clock (bench/gpu.ts).
+  if (backend !== "wasm") return;
+  const { GOALS } = await import("./goals.ts");
+  for (const { what, unit, goal, most = false, measure } of GOALS) {
+    progress(what);
+    goals.push({ what, unit, goal, most, value: await measure(quick ? 3 : 9) });
+  }
+}
+
+/** A kernel's row: the case beside each of the others, which are made one after another. */
+async function kernelRow(
+  one: Case,
+  others: (() => Case | Promise<Case>)[],
+  { quick, progress }: Extent,
+  absent: Absent[],
+): Promise<KernelRow> {
+  progress(one.name);
+  const repeats = quick ? 2 : 7;
+  const beside: { name: string; ratio: number }[] = [];
+  for (const make of others) {
+    const made = await attempt(async () => await make());
+    if (made instanceof Error) {
+      absent.push({ what: `beside ${one.name}`, reason: firstLine(made) });
+      continue;
+    }
+    using other = made;
+    beside.push({ name: other.name, ratio: (await compare(one, other, { repeats })).ratio });
+  }
+  const seconds = await secondsEach(one, { repeats });
+  const amount = one.operations > 0 ? one.operations : one.bytes;
+  return {
+    what: one.name,
+    seconds,
+    tokensPerSecond: one.tokens / seconds,
+    ...amount > 0 &&
+      { rate: { value: amount / seconds / 1e9, unit: one.operations > 0 ? "GFLOP/s" : "GB/s" } },
+    beside,
+  };
+}
+
+async function measureKernels(extent: Extent, { kernels, absent }: Results): Promise<void> {
+  using backend = await createBackend({ prefer: extent.backend });
+  const baselines = new Baselines();
+  const isWasm = backend.name === "wasm";
+  // The ceilings are those of a CPU.
+  const ceiling = (one: Case) => isWasm ? [() => ceilingCase(baselines, one)] : [];
+  const add = async (one: Case, others: (() => Case | Promise<Case>)[]) => {
+    using _ = one;
+    kernels.push(await kernelRow(one, [...ceiling(one), ...others], extent, absent));
+  };
+  const onnx = () => import("./peers/onnxruntime.ts");
+  const tfjs = () => import("./peers/tfjs.ts");
+  const jax = () => import("./peers/jax.ts");
+
+  for (const sizes of ATTENTION_SIZES.slice(0, extent.quick ? 1 : undefined)) {
+    const peers: (() => Case | Promise<Case>)[] = [];
+    if (isWasm) peers.push(() => leftProductCase(baselines, sizes), () => softmaxCase(baselines, sizes));
+    if (sizes.seqLen === 2048) {
+      peers.push(() => recurrenceCase(backend, sizes));
+      peers.push(async () => (await jax()).jaxAttentionCase(extent.backend, sizes));
+    }
+    // Beyond 2048 tokens it fails, and the report says how.
+    if (isWasm && sizes.seqLen <= 4096) peers.push(async () => (await onnx()).onnxAttentionCase(sizes));
+    await add(await lightningCase(backend, sizes), peers);
+    if (backend.gradients === undefined) {
+      absent.push({ what: `attention backward, ${describe(sizes)}`, reason: "the backend has no gradients" });
+    } else {
+      const forward = () => lightningCase(backend, sizes);
+      const left = isWasm && sizes.seqLen === 2048 ? [() => leftProductBackwardCase(baselines, sizes)] : [];
+      await add(await lightningBackwardCase(backend, sizes), [forward, ...left]);
+    }
+  }
+  await add(await stepCase(backend, 64, 16, 128), []);
+  for (const [rows, inner, out] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
+    const jaxLinear = async () => (await jax()).jaxLinearCase(extent.backend, rows, inner, out);
+    const peers = isWasm
+      ? [
+        async () => (await onnx()).onnxLinearCase(rows, inner, out),
+        async () => (await tfjs()).tfjsLinearCase(rows, inner, out),
+        jaxLinear,
+      ]
+      : [jaxLinear];
+    await add(await linearCase(backend, rows, inner, out), peers);
+  }
+  const onnxNorm = isWasm ? [async () => (await onnx()).onnxNormCase(16384, 1024)] : [];
+  await add(await normCase(backend, 16384, 1024), onnxNorm);
+  await add(await normCase(backend, 16384, 1024, { affine: true }), []);
+  using model = await randomModel(backend, extent.quick ? FIVE_MILLION : HUNDRED_MILLION);
+  await add(prefillCase(model, 768), []);
+  await add(decodeCase(model), []);
+}
+
+/** A method whose cost against length is measured. */
+interface Method {
+  readonly name: string;
+  readonly pass: "forward" | "backward";
+  /** How time grows with length. */
+  readonly order: 1 | 2;
+  /** A case with memory of its own, and how much that is after a run. */
+  make(length: number): Promise<{ one: Case; bytes: () => number; dispose: () => void }>;
+}
+
+function methods(extent: Extent): Method[] {
+  const own = (
+    pass: Method["pass"],
+    make: (backend: Backend, sizes: typeof HEADS & { seqLen: number }) => Promise<Case>,
+  ): Method => ({
+    name: `lightning attention (${extent.backend === "wasm" ? "WASM" : "WebGPU"})`,
+    pass,
+    order: 1,
+    async make(seqLen) {
+      const backend = await createBackend({ prefer: extent.backend });
+      try {
+        const one = await make(backend, { ...HEADS, seqLen });
+        return { one, bytes: () => backend.bytesReserved, dispose: () => backend.dispose() };
+      } catch (error) {
+        backend.dispose();
+        throw error;
+      }
+    },
+  });
+  const baseline = (
+    name: string,
+    pass: Method["pass"],
+    make: (baselines: Baselines, sizes: typeof HEADS & { seqLen: number }) => Case,
+  ): Method => ({
+    name,
+    pass,
+    order: 2,
+    // deno-lint-ignore require-await -- as the others
+    async make(seqLen) {
+      const baselines = new Baselines();
+      const one = make(baselines, { ...HEADS, seqLen });
+      return { one, bytes: () => baselines.bytesReserved, dispose: () => one[Symbol.dispose]() };
+    },
+  });
+  const all = [own("forward", lightningCase), own("backward", lightningBackwardCase)];
+  if (extent.backend === "wasm") {
+    all.push(
+      baseline("left product", "forward", leftProductCase),
+      baseline("softmax attention", "forward", softmaxCase),
+      baseline("left product", "backward", leftProductBackwardCase),
+    );
+  }
+  return all;
+}
+
+/** Lengths from 1024 on, doubling. */
+function doubling(most: number): number[] {
+  return Array.from({ length: Math.log2(most / 1024) + 1 }, (_, i) => 1024 * 2 ** i);
+}
+
+async function measureLengths(extent: Extent, { lengths, absent }: Results): Promise<void> {
+  const patience = extent.quick ? PATIENCE.quick : PATIENCE.full;
+  for (const method of methods(extent)) {
+    const what = `${method.name}, ${method.pass}`;
+    for (const length of doubling(extent.quick ? 4096 : 131072)) {
+      const before = lengths.findLast(({ method: name, pass }) =>
+        name === method.name && pass === method.pass
+      );
+      const expected = before === undefined ? 0 : before.seconds * (length / before.length) ** method.order;
+      if (expected > patience) {
+        absent.push({
+          what: `${what}, ${length} tokens`,
+          reason: `left out: would take ${expected.toFixed(0)} s`,
+        });
+        break;
+      }
+      extent.progress(`${what}, ${length} tokens`);
+      let made;
+      try {
+        made = await method.make(length);
+      } catch (error) {
+        if (!(error instanceof BackendError)) throw error;
+        absent.push({ what: `${what}, ${length} tokens`, reason: firstLine(error) });
+        break;
+      }
+      try {
+        const seconds = await secondsEach(made.one, { repeats: expected > 1 ? 3 : 5 });
+        lengths.push({ method: method.name, pass: method.pass, length, seconds, bytes: made.bytes() });
+      } finally {
+        made.one[Symbol.dispose]();
+        made.dispose();
+      }
+    }
+  }
+}
+
+/** Elements of each tensor. */
+const NORM_SIZE = 2 ** 22;
+
+async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
+  using backend = await createBackend({ prefer: extent.backend });
+  for (
+    const width of [128, 256, 512, 1024, 2048, 4096, 8192].filter((_, i) => !extent.quick || i % 2 === 1)
+  ) {
+    const rows = NORM_SIZE / width;
+    const cases: [string, () => Promise<Case>][] = [
+      ["SRMSNorm", () => normCase(backend, rows, width)],
+      ["LayerNorm", () => normCase(backend, rows, width, { affine: true })],
+    ];
+    if (extent.backend === "wasm") {
+      const onnx = async () => (await import("./peers/onnxruntime.ts")).onnxNormCase(rows, width);
+      cases.push(["onnxruntime-web RMSNorm", onnx]);
+    }
+    for (const [method, make] of cases) {
+      extent.progress(`${method} of ${width}`);
+      using one = await make();
+      norms.push({ method, width, gigabytesPerSecond: one.bytes / await secondsEach(one) / 1e9 });
+    }
+  }
+}
+
+/** Tokens generated for one measurement. */
+const GENERATED = 64;
+
+async function measureGeneration(extent: Extent, { generation }: Results): Promise<void> {
+  using backend = await createBackend({ prefer: extent.backend });
+  using model = await randomModel(backend, FIVE_MILLION);
+  using session = model.session();
+  const method = `TransNormerLLM, ${Math.round(model.parameterCount / 1e6)} M parameters`;
+  const generate = {
+    async run() {
+      for (let i = 0; i < GENERATED; i++) {
+        using logits = session.step(i);
+        await logits.data();
+      }
+    },
+  };
+  for (const length of doubling(extent.quick ? 8192 : 131072)) {
+    extent.progress(`generation after ${length} tokens`);
+    while (session.position < length) {
+      const tokens = Math.min(1024, length - session.position);
+      session.prefill(Uint32Array.from({ length: tokens }, (_, i) => i % model.config.vocabSize)).dispose();
+    }
+    const seconds = await secondsEach(generate);
+    generation.push({ method, length, tokensPerSecond: GENERATED / seconds });
+  }
+}
+
+/** Sizes of training runs that end in a time that a person waits. */
+const TRAINING = {
+  wasm: { config: "tiny", full: 131072, quick: 4096 },
+  webgpu: { config: "small", full: 131072, quick: 8192 },
+};
+
+async function measureTraining(extent: Extent, { training, absent }: Results): Promise<void> {
+  using backend = await createBackend({ prefer: extent.backend });
+  const { config, full, quick } = TRAINING[extent.backend];
+  if (backend.gradients === undefined) {
+    absent.push({ what: "training", reason: "the backend has no gradients" });
+    return;
+  }
+  extent.progress("training");
+  const tokens = extent.quick ? quick : full;
+  try {
+    const speeds = await trainingSpeed(backend, configByName(config), {
+      tokens,
+      lengths: doubling(tokens),
+      repeats: extent.quick ? 2 : 3,
+    });
+    training.push(...speeds.map((speed) => ({ method: `"${config}", ${tokens} tokens per step`, ...speed })));
+  } catch (error) {
+    if (!(error instanceof BackendError)) throw error;
+    absent.push({ what: `training, ${config}, ${tokens} tokens per step`, reason: firstLine(error) });
+  }
+}
+
+function firstLine(error: Error): string {
+  return error.message.split("\n")[0];
+}
