@@ -95,7 +95,9 @@ async function trainBaseline(args: string[]): Promise<void> {
     training: found[mixer.name].training - found.lightning.training,
     heldOut: found[mixer.name].heldOut - found.lightning.heldOut,
   };
-  console.log(`| difference | ${difference.training.toFixed(6)} | ${difference.heldOut.toFixed(6)} |`);
+  console.log(
+    `| difference | ${difference.training.toExponential(1)} | ${difference.heldOut.toExponential(1)} |`,
+  );
   const isWithin = Object.values(difference).every((x) => Math.abs(x) <= LARGEST_DIFFERENCE);
   if (mixer === leftProductMixer && !isWithin) {
     rangeError(
