@@ -2,6 +2,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { type Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
 import { embedding, linear, norm } from "../core/ops.ts";
+import { createWebgpuBackend } from "../gpu/backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { quantizeModel } from "../train/quantize.ts";
 import {
@@ -12,6 +13,7 @@ import {
   randomArray,
   relativeError,
   Scope,
+  WITHOUT_WEBGPU,
 } from "./harness.ts";
 import * as reference from "./reference.ts";
 
@@ -141,6 +143,22 @@ eachBackend("quantised linear: any shape, bias and residual", async (backend) =>
     ),
     { numRuns: 25 },
   );
+});
+
+Deno.test({
+  name: "quantised linear: weights split where a binding holds little (webgpu)",
+  ignore: WITHOUT_WEBGPU,
+  fn: async () => {
+    for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
+      using backend = await createWebgpuBackend({}, "asked for by the test", { limits });
+      for (const format of FORMATS) {
+        await checkLinear(backend, [1, 130, 150], format, { bias: true });
+        await checkLinear(backend, [7, 64, 70], format, { residual: true });
+        await checkLinear(backend, [20, 96, 33], format);
+      }
+      assert.equal(backend.bytesInUse, 0);
+    }
+  },
 });
 
 eachBackend("quantised linear: the largest integers do not overflow", async (backend) => {
