@@ -45,6 +45,32 @@ Deno.test({
         await checkAttention(page, backend, [1, 1, 140, 128, 128], { slopes: undefined });
       });
 
+      await t.step(`lightningAttentionBackward (${backend})`, async () => {
+        const sizes = { batch: 1, heads: 4, queryHeads: 2, keyHeads: 1, headDim: 13, valueDim: 24 };
+        const seqLen = 330, state = [1, 4, 13, 24], slopes = [...alibiSlopes(4)];
+        const operands = {
+          q: plain([1, 2, seqLen, 13], 1),
+          k: plain([1, 1, seqLen, 13], 2),
+          v: plain([1, 4, seqLen, 24], 3),
+          dOutput: plain([1, 4, seqLen, 24], 4),
+          initialState: plain(state, 5),
+          dState: plain(state, 6),
+        };
+        const { q, k, v, dOutput, initialState, dState } = operands;
+        const expected = reference.lightningAttentionBackward(
+          q.data,
+          k.data,
+          v.data,
+          dOutput.data,
+          { ...sizes, seqLen },
+          { slopes, scale: 0.3, initialState: initialState.data, dState: dState.data },
+        );
+        const actual = await page.call("attentionBackward", backend, operands, { slopes, scale: 0.3 });
+        for (const name of ["dq", "dk", "dv", "dInitialState"] as const) {
+          assertClose(actual[name], expected[name], GRADIENT_LIMIT, name);
+        }
+      });
+
       await t.step(`lightningAttentionStep (${backend})`, async () => {
         const [batch, heads, seqLen, headDim, valueDim] = [2, 2, 5, 24, 40];
         const slopes = [...alibiSlopes(heads)];

@@ -8,7 +8,9 @@ import {
   type BackendOptions,
   createBackend,
   lightningAttention,
+  lightningAttentionBackward,
   lightningAttentionStep,
+  type LightningBackwardOptions,
   type LightningOptions,
   type Tensor,
 } from "../../mod.ts";
@@ -59,6 +61,12 @@ export interface Page {
     operands: Record<"q" | "k" | "v", PlainTensor>,
     options: Omit<LightningOptions, "initialState"> & { initialState?: PlainTensor },
   ): Promise<{ output: number[]; state: number[] }>;
+  /** `lightningAttentionBackward`. */
+  attentionBackward(
+    backend: "webgpu" | "wasm",
+    operands: Record<"q" | "k" | "v" | "dOutput" | "initialState" | "dState", PlainTensor>,
+    options: Omit<LightningBackwardOptions, "initialState" | "dState">,
+  ): Promise<Record<"dq" | "dk" | "dv" | "dInitialState", number[]>>;
   /** Calls of `lightningAttentionStep`, `[steps]` of `[batch, heads, dim]` vectors, from a zero state. */
   steps(
     backend: "webgpu" | "wasm",
@@ -125,6 +133,27 @@ const page: Page = {
     using before = initialState && upload(backend, initialState);
     const { output, state } = lightningAttention(q, k, v, { ...options, initialState: before });
     return { output: await numbers(output), state: await numbers(state) };
+  },
+
+  async attentionBackward(prefer, operands, options) {
+    const backend = await backendOf(prefer);
+    using q = upload(backend, operands.q);
+    using k = upload(backend, operands.k);
+    using v = upload(backend, operands.v);
+    using dOutput = upload(backend, operands.dOutput);
+    using initialState = upload(backend, operands.initialState);
+    using dState = upload(backend, operands.dState);
+    const { dq, dk, dv, dInitialState } = lightningAttentionBackward(q, k, v, dOutput, {
+      ...options,
+      initialState,
+      dState,
+    });
+    return {
+      dq: await numbers(dq),
+      dk: await numbers(dk),
+      dv: await numbers(dv),
+      dInitialState: await numbers(dInitialState),
+    };
   },
 
   async steps(prefer, tokens, slopes) {
