@@ -513,9 +513,9 @@ fn attend(
   let tokens = thread / 4u % 16u;
   let queryStride = tokenStride(shape.query);
   let keyStride = tokenStride(shape.key);
-  var queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
+  let queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
     / 4u + quad + 4u * tokens * queryStride;
-  var keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
+  let keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
     / 4u + quad + 4u * tokens * keyStride;
 
   // Every thread loads one column of every step-th row of S, and of V.
@@ -524,8 +524,8 @@ fn attend(
   let step = ATTEND_THREADS / vectors;
   let inside = tile + loadColumn < allVectors;
   let local = index > 0u || shape.segmented == 0u;
-  var localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
-  var startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
+  let localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
+  let startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
   let startDecay = blockDecay(head, index);
   let valueStride = tokenStride(shape.value);
   let valueStart = (block.z * shape.value.x + head * shape.value.y + block.x * shape.value.z - shape.value.w) / 4u + tile;
@@ -540,32 +540,32 @@ fn attend(
   var t0 = vec4<f32>();
   var t1 = vec4<f32>();
   for (var x = 0u; x < shape.headDim + DEPTH; x += DEPTH) {
-    // The loads of this step, while the sums of the step before are taken. (Loading after the barrier instead costs a
-    // third of the speed: the compiler then holds too much in registers.)
+    // The loads of this step, while the sums of the step before are taken. Loads after the barrier, or addresses that
+    // are carried from step to step, cost a third of the speed: more registers, so fewer workgroups per processor.
     if (x < shape.headDim) {
       if (thread < 64u) {
-        l0 = q[queryAt];
-        l1 = q[queryAt + queryStride];
-        l2 = q[queryAt + 2u * queryStride];
-        l3 = q[queryAt + 3u * queryStride];
+        let at = queryAt + x / 4u;
+        l0 = q[at];
+        l1 = q[at + queryStride];
+        l2 = q[at + 2u * queryStride];
+        l3 = q[at + 3u * queryStride];
       } else if (thread < 128u) {
-        l0 = k[keyAt];
-        l1 = k[keyAt + keyStride];
-        l2 = k[keyAt + 2u * keyStride];
-        l3 = k[keyAt + 3u * keyStride];
+        let at = keyAt + x / 4u;
+        l0 = k[at];
+        l1 = k[at + keyStride];
+        l2 = k[at + 2u * keyStride];
+        l3 = k[at + 3u * keyStride];
       }
       if (local) {
-        s0 = scratch[localAt];
-        if (step == 8u) { s1 = scratch[localAt + 8u * allVectors]; }
+        let at = localAt + x * allVectors;
+        s0 = scratch[at];
+        if (step == 8u) { s1 = scratch[at + 8u * allVectors]; }
       }
       if (shape.segmented != 0u) {
-        t0 = scratch[startAt];
-        if (step == 8u) { t1 = scratch[startAt + 8u * allVectors]; }
+        let at = startAt + x * allVectors;
+        t0 = scratch[at];
+        if (step == 8u) { t1 = scratch[at + 8u * allVectors]; }
       }
-      queryAt += DEPTH / 4u;
-      keyAt += DEPTH / 4u;
-      localAt += DEPTH * allVectors;
-      startAt += DEPTH * allVectors;
     }
     if (x > 0u) {
       // The first half of the tokens has no use for keys of the second.

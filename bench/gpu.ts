@@ -1,0 +1,221 @@
+/**
+ * Times the WebGPU kernels by the device's own clock and prints a table:
+ *
+ *     deno run -A bench/gpu.ts
+ *
+ * Every figure is the median of repeated runs on a warm device, with inputs that rotate between buffers so that caches
+ * do not flatter. Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
+ * inputs, so work runs until a chain of dependent fmas takes no less time than before.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts";
+import { createWebgpuBackend } from "../gpu/backend.ts";
+import { storeOf } from "../gpu/device.ts";
+import { randomArray, relativeError } from "../tests/harness.ts";
+import * as reference from "../tests/reference.ts";
+
+const RUNS = 15;
+const SETS = 3;
+const LIMIT = 2e-5;
+
+const backend = await createWebgpuBackend({}, "asked for by name");
+const { device } = backend;
+const software = (await navigator.gpu.requestAdapter())!.info.isFallbackAdapter;
+
+/** A chain of dependent fmas: its time is the clock's, whatever the memory does. */
+const CHAIN = `
+@group(0) @binding(0) var<storage, read_write> z: array<f32>;
+@compute @workgroup_size(1) fn main() {
+  var a = z[0];
+  for (var i = 0u; i < 4096u; i++) { ${"a = fma(a, 0.999, 0.001);".repeat(16)} }
+  z[0] = a;
+}`;
+const chain = device.kernel({ source: CHAIN, bindings: ["update"] });
+const chainStore = device.upload(new Float32Array(4));
+
+/** Milliseconds of the chain at the highest clock seen. */
+let fastest = Infinity;
+
+/** Milliseconds of `run(i)`: the median of {@linkcode RUNS}, each right behind other runs; `calls` calls at a time. */
+async function time(run: (index: number) => void, calls = 1): Promise<number> {
+  if (software) {
+    run(0);
+    return await device.time(() => run(1));
+  }
+  const start = performance.now(), least = fastest === Infinity ? 3000 : 300;
+  for (let steady = 0; steady < 2 && performance.now() - start < 6000;) {
+    for (let i = 0; i < 12 * calls; i++) run(i);
+    const clock = await device.time(() => device.dispatch(chain, [chainStore], [], 1));
+    fastest = Math.min(fastest, clock);
+    steady = clock < 1.03 * fastest && performance.now() - start > least ? steady + 1 : 0;
+  }
+  const times: number[] = [];
+  for (let i = 0; i < RUNS; i++) {
+    for (let j = 0; j < 6 * calls; j++) run(j);
+    const one = await device.time(() => {
+      for (let j = 0; j < calls; j++) run(i * calls + j);
+    });
+    times.push(one / calls);
+  }
+  return times.sort((a, b) => a - b)[RUNS >> 1];
+}
+
+/** Tensors of one shape with different elements: views of one array of noise, at different offsets. */
+function tensors(count: number, shape: readonly number[]): Tensor[] {
+  const size = shape.reduce((product, n) => product * n, 1);
+  const noise = randomArray([Math.min(size, 2 ** 22) + 4096], size % 1000);
+  return Array.from({ length: count }, (_, index) => {
+    const data = new Float32Array(size);
+    const from = noise.subarray(index * 128, index * 128 + noise.length - 4096);
+    for (let i = 0; i < size; i += from.length) {
+      data.set(from.subarray(0, Math.min(from.length, size - i)), i);
+    }
+    return backend.tensor(data, shape);
+  });
+}
+
+function report(what: string, ms: number, flops: number, bytes: number, error: number): void {
+  const rate = `${(flops / ms / 1e9).toFixed(1)} TFLOP/s  ${(bytes / ms / 1e9).toFixed(2)} TB/s`;
+  console.log(
+    `${what.padEnd(34)} ${ms.toFixed(4).padStart(9)} ms  ${rate.padStart(26)}  error ${
+      error.toExponential(1)
+    }`,
+  );
+  assert(error <= LIMIT, `${what}: RMS-relative error ${error} is not <= ${LIMIT}`);
+}
+
+async function attention(batch: number, heads: number, seqLen: number, dim: number): Promise<void> {
+  const layout = "bhnd" as const;
+  const sizes = {
+    layout,
+    batch,
+    seqLen,
+    heads,
+    queryHeads: heads,
+    keyHeads: heads,
+    headDim: dim,
+    valueDim: dim,
+  };
+  const slopes = Float64Array.from(alibiSlopes(heads));
+  const pool = tensors(SETS + 2, [batch, heads, seqLen, dim]);
+  const calls = Array.from({ length: SETS }, (_, set) => ({
+    shape: sizes,
+    q: pool[set],
+    k: pool[(set + 1) % pool.length],
+    v: pool[(set + 2) % pool.length],
+    slopes,
+    scale: 1,
+    sequences: Array.from({ length: batch }, (_, b) => ({ batch: b, start: 0, length: seqLen })),
+    initialState: undefined,
+    output: backend.empty([batch, heads, seqLen, dim]),
+    state: backend.empty([batch, heads, dim, dim]),
+  }));
+  // Columns of v do not mix: one column of the last head costs its float64 reference little.
+  device.clear(storeOf(calls[0].output));
+  backend.kernels.lightning(calls[0]);
+  const head = batch * heads - 1, column = dim - 1;
+  const [q, k, v, output] = await Promise.all(
+    [calls[0].q, calls[0].k, calls[0].v, calls[0].output].map(async (tensor) =>
+      (await tensor.data()).subarray(head * seqLen * dim, (head + 1) * seqLen * dim)
+    ),
+  );
+  const only = (x: Float32Array) => Float32Array.from({ length: seqLen }, (_, t) => x[t * dim + column]);
+  const expected = reference.lightningAttention(q, k, only(v), {
+    batch: 1,
+    heads: 1,
+    seqLen,
+    headDim: dim,
+    valueDim: 1,
+  }, { slopes: [slopes[heads - 1]] });
+  const error = relativeError(only(output), expected.output);
+
+  const ms = await time((index) => backend.kernels.lightning(calls[index % SETS]));
+  const tokens = batch * heads * seqLen;
+  const flops = tokens * (4 * dim * dim + 64 * 2 * dim);
+  report(`lightning ${batch}, ${heads}, ${seqLen}, ${dim}`, ms, flops, tokens * dim * 4 * 4, error);
+  for (const tensor of pool) tensor.dispose();
+  for (const { output, state } of calls) [output, state].forEach((tensor) => tensor.dispose());
+}
+
+async function attentionBackward(batch: number, heads: number, seqLen: number, dim: number): Promise<void> {
+  const slopes = alibiSlopes(heads);
+  const pool = tensors(SETS + 3, [batch, heads, seqLen, dim]);
+  const run = (index: number) => {
+    const [q, k, v, dOutput] = [0, 1, 2, 3].map((i) => pool[(index % SETS + i) % pool.length]);
+    return Object.values(lightningAttentionBackward(q, k, v, dOutput, { slopes })) as Tensor[];
+  };
+  const dispose = (gradients: Tensor[]) => gradients.forEach((tensor) => tensor.dispose());
+  // The last head, all of it.
+  const gradients = run(0);
+  const [q, k, v, dOutput, ...actual] = await Promise.all(
+    [...pool.slice(0, 4), ...gradients.slice(0, 3)].map(async (tensor) =>
+      (await tensor.data()).subarray(-seqLen * dim)
+    ),
+  );
+  dispose(gradients);
+  const sizes = { batch: 1, heads: 1, seqLen, headDim: dim, valueDim: dim };
+  const expected = reference.lightningAttentionBackward(q, k, v, dOutput, sizes, {
+    slopes: slopes.slice(-1),
+  });
+  const errors = [expected.dq, expected.dk, expected.dv].map((x, i) => relativeError(actual[i], x));
+
+  const ms = await time((index) => dispose(run(index)));
+  const tokens = batch * heads * seqLen;
+  const flops = 3 * tokens * (4 * dim * dim + 64 * 2 * dim);
+  const error = errors.every((error) => error <= LIMIT) ? Math.max(...errors) : NaN;
+  report(`backward ${batch}, ${heads}, ${seqLen}, ${dim}`, ms, flops, tokens * dim * 4 * 7, error);
+  for (const tensor of pool) tensor.dispose();
+}
+
+async function linear(rows: number, inner: number, out: number): Promise<void> {
+  const [x, weight] = [tensors(SETS, [rows, inner]), tensors(SETS, [out, inner])];
+  const output = Array.from({ length: SETS }, () => backend.empty([rows, out]));
+  const run = (index: number) => {
+    const set = index % SETS;
+    backend.kernels.linear(x[set], weight[set], undefined, undefined, output[set]);
+  };
+  device.clear(storeOf(output[0]));
+  run(0);
+  const [a, w, y] = await Promise.all([x[0].data(), weight[0].data(), output[0].data()]);
+  const found: number[] = [], expected: number[] = [];
+  for (let sample = 0; sample < 256; sample++) {
+    const row = sample * 7919 % rows, column = sample * 104729 % out;
+    let sum = 0;
+    for (let i = 0; i < inner; i++) sum += a[row * inner + i] * w[column * inner + i];
+    expected.push(sum);
+    found.push(y[row * out + column]);
+  }
+  const ms = await time(run, rows < 256 ? 16 : 2);
+  const bytes = 4 * (rows * inner + out * inner + rows * out);
+  report(
+    `linear ${rows} × ${inner} → ${out}`,
+    ms,
+    2 * rows * inner * out,
+    bytes,
+    relativeError(found, expected),
+  );
+  for (const tensor of [...x, ...weight, ...output]) tensor.dispose();
+}
+
+console.log(`${device.name}, Deno ${Deno.version.deno}, ${Deno.build.os} ${Deno.build.arch}`);
+console.log("lightning: batch, heads, tokens, headDim = valueDim; f32. TB/s counts operands once.\n");
+if (software) {
+  await attention(1, 2, 600, 128);
+  await attentionBackward(1, 2, 600, 128);
+  await linear(100, 128, 100);
+} else {
+  for (const seqLen of [512, 2048, 8192, 32768, 131072]) await attention(1, 16, seqLen, 128);
+  await attention(4, 32, 8192, 128);
+  for (const seqLen of [8192, 32768]) await attention(1, 8, seqLen, 64);
+  await attentionBackward(1, 16, 32768, 128);
+  await attentionBackward(4, 32, 8192, 128);
+  await linear(4096, 4096, 4096);
+  await linear(2048, 1024, 4096);
+  await linear(512, 1024, 1024);
+  for (const rows of [1, 4, 16]) await linear(rows, 4096, 4096);
+  await linear(1, 4096, 16384);
+  await linear(1, 1024, 50272);
+}
+backend.dispose();
