@@ -20,6 +20,78 @@ export function multiply(x: usize, y: usize, output: usize, count: i32): void {
   }
 }
 
+/** `Σ x` over a row, on four sums so that additions need not wait for one another. */
+function rowSum(x: usize, width: i32): f32 {
+  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
+  let i = 0;
+  for (; i + 16 <= width; i += 16) {
+    const at = x + (<usize> i << 2);
+    s0 = f32x4.add(s0, v128.load(at));
+    s1 = f32x4.add(s1, v128.load(at, 16));
+    s2 = f32x4.add(s2, v128.load(at, 32));
+    s3 = f32x4.add(s3, v128.load(at, 48));
+  }
+  for (; i < width; i += 4) s0 = f32x4.add(s0, loadLanes(x + (<usize> i << 2), width - i));
+  return horizontalSum(f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3)));
+}
+
+/** `Σ (x − mean)²` over a row, likewise. */
+function squareSum(x: usize, width: i32, mean: f32): f32 {
+  const shift = f32x4.splat(mean);
+  let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
+  let i = 0;
+  for (; i + 16 <= width; i += 16) {
+    const at = x + (<usize> i << 2);
+    const c0 = f32x4.sub(v128.load(at), shift), c1 = f32x4.sub(v128.load(at, 16), shift);
+    const c2 = f32x4.sub(v128.load(at, 32), shift), c3 = f32x4.sub(v128.load(at, 48), shift);
+    s0 = madd(c0, c0, s0);
+    s1 = madd(c1, c1, s1);
+    s2 = madd(c2, c2, s2);
+    s3 = madd(c3, c3, s3);
+  }
+  for (; i + 4 <= width; i += 4) {
+    const centred = f32x4.sub(v128.load(x + (<usize> i << 2)), shift);
+    s0 = madd(centred, centred, s0);
+  }
+  let squares = horizontalSum(f32x4.add(f32x4.add(s0, s1), f32x4.add(s2, s3)));
+  for (; i < width; i++) {
+    const centred = load<f32>(x + (<usize> i << 2)) - mean;
+    squares += centred * centred;
+  }
+  return squares;
+}
+
+/** `(x − mean) · factor · weight + bias`, times gate, on `count` elements. */
+// @ts-ignore: decorator
+@inline
+function normLanes(
+  x: usize, weight: usize, bias: usize, gate: usize, output: usize, shift: v128, factor: v128, count: i32,
+  affine: bool, gated: bool,
+): void {
+  let y = f32x4.mul(f32x4.sub(loadLanes(x, count), shift), factor);
+  if (affine) y = madd(y, loadLanes(weight, count), loadLanes(bias, count));
+  if (gated) y = f32x4.mul(y, loadLanes(gate, count));
+  storeLanes(output, y, count);
+}
+
+/** A row of it; `affine` and `gated` are known where it is called, so that the loop has no branch. */
+// @ts-ignore: decorator
+@inline
+function normRow(
+  x: usize, weight: usize, bias: usize, gate: usize, output: usize, width: i32, shift: v128, factor: v128,
+  affine: bool, gated: bool,
+): void {
+  const whole = width & ~3;
+  for (let i = 0; i < whole; i += 4) {
+    const at = <usize> i << 2;
+    normLanes(x + at, weight + at, bias + at, gate + at, output + at, shift, factor, 4, affine, gated);
+  }
+  if (whole < width) {
+    const at = <usize> whole << 2;
+    normLanes(x + at, weight + at, bias + at, gate + at, output + at, shift, factor, width - whole, affine, gated);
+  }
+}
+
 /**
  * Rows of `width`: SRMSNorm `x / sqrt(mean(x²) + eps)` where weight is 0, else LayerNorm
  * `(x − mean) / sqrt(var + eps) · weight + bias`; then times gate, where that is not 0.
@@ -29,31 +101,15 @@ export function norm(
 ): void {
   const row = <usize> width << 2;
   for (let r = 0; r < rows; r++) {
-    let mean: f32 = 0;
-    if (weight != 0) {
-      let sum = f32x4.splat(0);
-      for (let i = 0; i < width; i += 4) sum = f32x4.add(sum, loadLanes(x + (<usize> i << 2), width - i));
-      mean = horizontalSum(sum) / <f32> width;
-    }
+    const mean: f32 = weight != 0 ? rowSum(x, width) / <f32> width : 0;
     const shift = f32x4.splat(mean);
-    let square = f32x4.splat(0);
-    let i = 0;
-    for (; i + 4 <= width; i += 4) {
-      const centred = f32x4.sub(v128.load(x + (<usize> i << 2)), shift);
-      square = madd(centred, centred, square);
-    }
-    let squares = horizontalSum(square);
-    for (; i < width; i++) {
-      const centred = load<f32>(x + (<usize> i << 2)) - mean;
-      squares += centred * centred;
-    }
-    const factor = f32x4.splat(1 / sqrt<f32>(squares / <f32> width + eps));
-    for (i = 0; i < width; i += 4) {
-      const at = <usize> i << 2, count = width - i;
-      let y = f32x4.mul(f32x4.sub(loadLanes(x + at, count), shift), factor);
-      if (weight != 0) y = madd(y, loadLanes(weight + at, count), loadLanes(bias + at, count));
-      if (gate != 0) y = f32x4.mul(y, loadLanes(gate + at, count));
-      storeLanes(output + at, y, count);
+    const factor = f32x4.splat(1 / sqrt<f32>(squareSum(x, width, mean) / <f32> width + eps));
+    if (weight != 0) {
+      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, true, true);
+      else normRow(x, weight, bias, gate, output, width, shift, factor, true, false);
+    } else {
+      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, false, true);
+      else normRow(x, weight, bias, gate, output, width, shift, factor, false, false);
     }
     x += row;
     output += row;
