@@ -35,11 +35,6 @@ export interface Goal {
   measure(repeats: number): Promise<number>;
 }
 
-/** Whether a value keeps a limit; NaN does not. */
-export function keeps(value: number, limit: number, most = false): boolean {
-  return most ? value <= limit : value >= limit;
-}
-
 const LONG = 131072, SHORT = 2048;
 const EIGHT_HEADS = { heads: 8, headDim: 64, valueDim: 64 };
 

@@ -6,7 +6,8 @@
  *
  * @module
  */
-import { GOALS, keeps } from "./goals.ts";
+import { GOALS } from "./goals.ts";
+import { keeps } from "./results.ts";
 
 const REPEATS = 5;
 const regressed: string[] = [];

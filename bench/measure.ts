@@ -4,6 +4,9 @@
  * @module
  */
 
+/** Seconds that are spent on a comparison at least, unless it takes so many turns before. */
+const SPENT = 1, MOST_TURNS = 31;
+
 /** The middle value; of an even number of values the upper middle. */
 export function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[values.length >> 1];
@@ -31,10 +34,12 @@ export async function warmUp(run: () => unknown, duration = 0.3): Promise<void> 
 export async function beside(
   run: () => unknown,
   yardstick: () => unknown,
-  { repeats = 9 }: { repeats?: number } = {},
+  { repeats = 9 }: { repeats?: number } = {}, // at least
 ): Promise<{ run: number; yardstick: number; ratio: number }> {
   const runs: number[] = [], yardsticks: number[] = [], ratios: number[] = [];
-  for (let i = 0; i < repeats; i++) {
+  // Short ones take more turns: a median of three moments on a busy machine would say little.
+  const end = performance.now() + 1000 * SPENT;
+  for (let i = 0; i < repeats || performance.now() < end && i < MOST_TURNS; i++) {
     const before = await seconds(yardstick);
     runs.push(await seconds(run));
     // Half before and half after: what changes in between counts for both.

@@ -42,12 +42,13 @@ export const NUMBERS = "format(datum.value, ',')";
 export const BYTES = "datum.value >= 1073741824 ? datum.value / 1073741824 + ' GiB' : " +
   "datum.value >= 1048576 ? datum.value / 1048576 + ' MiB' : datum.value / 1024 + ' KiB'";
 
-/** Draws charts side by side: an SVG document. */
+/** Draws charts, two side by side: an SVG document. */
 export function renderPanels(panels: readonly Panel[]): Promise<string> {
   const spec: TopLevelSpec = {
     background: "white",
     padding: 16,
-    hconcat: panels.map(chart),
+    concat: panels.map(chart),
+    columns: 2,
     spacing: 48,
     resolve: { scale: { color: "independent" } },
     config: {

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { keeps } from "./goals.ts";
 import {
   BYTES,
   CONVENTIONAL,
@@ -15,8 +14,15 @@ import {
   type PlotPoint,
   renderPanels,
 } from "./plot.ts";
-import { FOLDER, type Report } from "./report.ts";
-import type { GoalRow, KernelRow, LengthPoint, SpeedPoint } from "./suites.ts";
+import {
+  FOLDER,
+  type GoalRow,
+  keeps,
+  type KernelRow,
+  type LengthPoint,
+  type Report,
+  type SpeedPoint,
+} from "./results.ts";
 
 const PAGE = new URL("../benchmarks.md", FOLDER);
 const NAMES = { wasm: "WASM", webgpu: "WebGPU" };
@@ -34,6 +40,11 @@ export async function render(): Promise<void> {
   const sections = [];
   for (const report of reports) sections.push(await section(report));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
+  const { success } = await new Deno.Command(Deno.execPath(), {
+    args: ["fmt", "--quiet", PAGE.pathname, FOLDER.pathname],
+  })
+    .output();
+  if (!success) throw new Error(`Cannot format ${PAGE.pathname}`);
 }
 
 const INTRODUCTION = `# Benchmarks

@@ -9,7 +9,7 @@
 import { cpus, totalmem } from "node:os";
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
-import type { Results } from "./suites.ts";
+import { FOLDER, type Report } from "./results.ts";
 
 const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
 
@@ -21,30 +21,6 @@ Usage: deno task report [options]
   --measure-only   write the JSON alone, for a machine that cannot download what draws the plots
   --render-only    write the page and the plots from the JSON that is there
   --help           this text`;
-
-/** One backend on one machine at one time. */
-export interface Report {
-  readonly backend: "wasm" | "webgpu";
-  /** Adapter, or instruction set. */
-  readonly device: string;
-  /** Processor, cores, memory, system. */
-  readonly machine: {
-    readonly cpu: string;
-    readonly cores: number;
-    readonly gibibytes: number;
-    readonly os: string;
-  };
-  readonly exclusive: boolean;
-  readonly quick: boolean;
-  readonly date: string;
-  readonly commit: string;
-  readonly versions: Readonly<Record<string, string>>;
-  readonly command: string;
-  readonly results: Results;
-}
-
-/** Where the results lie. */
-export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
 
 /** Peers whose versions belong to the results. */
 const PEERS = ["onnxruntime-web", "@tensorflow/tfjs-backend-wasm", "@jax-js/jax"];

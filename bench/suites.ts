@@ -25,69 +25,8 @@ import {
 } from "./cases.ts";
 import { compare, secondsEach } from "./measure.ts";
 import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
+import type { Absent, KernelRow, Results } from "./results.ts";
 import { trainingSpeed } from "./training.ts";
-
-/** A measurement that did not come about, and why. */
-export interface Absent {
-  readonly what: string;
-  readonly reason: string;
-}
-
-/** One kernel. */
-export interface KernelRow {
-  readonly what: string;
-  readonly seconds: number;
-  readonly tokensPerSecond: number;
-  /** Operations or bytes per second, where they are counted, in 10⁹. */
-  readonly rate?: { readonly value: number; readonly unit: "GFLOP/s" | "GB/s" };
-  /** How many times as fast as each of these, measured in turns. */
-  readonly beside: readonly { readonly name: string; readonly ratio: number }[];
-}
-
-/** A goal and what came of it. */
-export interface GoalRow {
-  readonly what: string;
-  readonly unit: string;
-  readonly goal: number;
-  readonly most: boolean;
-  readonly value: number;
-}
-
-/** Time and memory of one call. */
-export interface LengthPoint {
-  readonly method: string;
-  readonly pass: "forward" | "backward";
-  readonly length: number;
-  readonly seconds: number;
-  /** Operands, results and work space. */
-  readonly bytes: number;
-}
-
-/** Speed of a norm. */
-export interface NormPoint {
-  readonly method: string;
-  readonly width: number;
-  /** Bytes read and written per second, in 10⁹. */
-  readonly gigabytesPerSecond: number;
-}
-
-/** Speed at a length: of generation after so many tokens, or of training on sequences of so many. */
-export interface SpeedPoint {
-  readonly method: string;
-  readonly length: number;
-  readonly tokensPerSecond: number;
-}
-
-/** All of one backend. */
-export interface Results {
-  readonly goals: GoalRow[];
-  readonly kernels: KernelRow[];
-  readonly lengths: LengthPoint[];
-  readonly norms: NormPoint[];
-  readonly generation: SpeedPoint[];
-  readonly training: SpeedPoint[];
-  readonly absent: Absent[];
-}
 
 /** How much to measure. */
 export interface Extent {
