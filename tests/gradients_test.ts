@@ -155,7 +155,8 @@ eachBackend("normBackward: SRMSNorm and LayerNorm, with and without gate and res
     const [residual, tr] = upload(scope, backend, [rows, width], 6);
     for (const isAffine of [false, true]) {
       for (const gated of [false, true]) {
-        // Width 1 without mean: dx is 1e−6 times smaller than its parts; the residual gives the scale.
+        // Width 1 without mean: dx is 1e−6 times smaller than its parts; the residual gives the scale, and a device's
+        // division and root (2.5 ulp in WGSL, each of which counts in full here) the limit.
         for (const withResidual of width === 1 ? [true] : [false, true]) {
           const what = `norm ${rows} × ${width} ${JSON.stringify({ isAffine, gated, withResidual })}`;
           const [weightBefore, dWeight] = upload(scope, backend, [width], 7);
@@ -176,7 +177,7 @@ eachBackend("normBackward: SRMSNorm and LayerNorm, with and without gate and res
             gated ? gate : undefined,
           );
           const expectedDx = withResidual ? plus(residual, expected.dx) : expected.dx;
-          assertClose(await dx.data(), expectedDx, LIMIT, `${what} dx`);
+          assertClose(await dx.data(), expectedDx, width === 1 ? 4 * LIMIT : LIMIT, `${what} dx`);
           assert.equal(dGate !== undefined, gated);
           if (dGate !== undefined) {
             assertClose(await scope.keep(dGate).data(), expected.dGate, LIMIT, `${what} dGate`);
