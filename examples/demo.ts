@@ -1,6 +1,7 @@
 /**
  * The point of lightning attention, on this machine: its speed and memory at growing lengths beside conventional
- * causal softmax attention and linear attention by the left product; then a million tokens in constant memory.
+ * causal softmax attention and linear attention by the left product; then a million tokens in constant memory; then what
+ * it is for, text from a language model that was trained with this library.
  *
  *     deno task demo [--max-length 262144] [--backend auto|webgpu|wasm] [--out out/demo.svg] [--quick]
  *
@@ -16,6 +17,7 @@ import {
   lightningAttention,
   type Tensor,
 } from "../mod.ts";
+import { TransNormerLLM } from "../model/mod.ts";
 import { Baselines, type Prepared } from "../bench/baselines/mod.ts";
 import { median, seconds, warmUp } from "../bench/measure.ts";
 import { type Point, renderPlot } from "./demo_plot.ts";
@@ -559,6 +561,27 @@ async function streaming(
   ];
 }
 
+/** Lets the shipped model write, as one reads it: a state of fixed size, however much it has written. */
+async function writing(prefer: "webgpu" | "wasm", signal: AbortSignal): Promise<Finding> {
+  const prompt = "The state of the Union is", maxTokens = 400;
+  using backend = await createBackend({ prefer, signal });
+  using model = await TransNormerLLM.load(new URL("../models/sotu", import.meta.url), { backend, signal });
+  console.log(
+    `A TransNormerLLM of ${(model.parameterCount / 1e6).toFixed(1)} M parameters, trained by this library`,
+  );
+  const encoder = new TextEncoder();
+  Deno.stdout.writeSync(encoder.encode(`  ${prompt}`));
+  let tokens = 0;
+  const start = performance.now();
+  for await (const { text } of model.generate(prompt, { maxTokens, temperature: 0.7, seed: 3, signal })) {
+    Deno.stdout.writeSync(encoder.encode(text.replaceAll("\n", "\n  ")));
+    tokens++;
+  }
+  const speed = Math.round(tokens / (performance.now() - start) * 1000);
+  console.log("\n");
+  return [tokens > 0, `the model wrote ${tokens} bytes, ${speed} a second`];
+}
+
 async function main(options: Options, signal: AbortSignal): Promise<boolean> {
   // Before a minute of work, not after it.
   await Deno.mkdir(dirname(options.out), { recursive: true });
@@ -573,6 +596,7 @@ async function main(options: Options, signal: AbortSignal): Promise<boolean> {
     findings.push(...await comparison(backend, options, signal));
   }
   findings.push(...await streaming(name, options, signal));
+  findings.push(await writing(name, signal));
 
   console.log("Verdict");
   for (const [good, sentence] of findings) {

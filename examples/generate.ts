@@ -1,7 +1,7 @@
 /**
  * Text from a model on the command line, as it is generated.
  *
- *     deno task generate --model <folder or URL> "The state of the Union is"
+ *     deno task generate "The state of the Union is"
  *     deno task generate --model tests/golden/tnl --ids 205,7,19 --temperature 0
  *
  * @module
@@ -10,8 +10,9 @@ import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 
-const USAGE = `Usage: deno task generate --model <folder or URL> [options] "prompt"
+const USAGE = `Usage: deno task generate [options] "prompt"
 
+  --model <folder or URL>   default: the model that the project ships, models/sotu
   --ids 5,17,9              token ids instead of a prompt
   --max-tokens 256          at most so many tokens
   --temperature 0.8         0: always the likeliest token
@@ -24,7 +25,7 @@ const { values, positionals } = parseArgs({
   args: Deno.args,
   allowPositionals: true,
   options: {
-    "model": { type: "string" },
+    "model": { type: "string", default: new URL("../models/sotu", import.meta.url).pathname },
     "ids": { type: "string" },
     "max-tokens": { type: "string", default: "256" },
     "temperature": { type: "string", default: "0.8" },
@@ -40,7 +41,7 @@ const { values, positionals } = parseArgs({
 });
 const number = (text: string | undefined) => text === undefined ? undefined : Number(text);
 const prompt = values.ids?.split(",").map(Number) ?? positionals.join(" ");
-if (values.help || values.model === undefined || prompt.length === 0) {
+if (values.help || prompt.length === 0) {
   console.error(USAGE);
   Deno.exit(values.help ? 0 : 2);
 }

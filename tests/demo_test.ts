@@ -2,11 +2,12 @@ import assert from "node:assert/strict";
 
 const ROOT = new URL("../", import.meta.url);
 const DEMO = new URL("examples/demo.ts", ROOT);
+const MODELS = `--allow-read=${new URL("models", ROOT).pathname}`;
 
 /** Runs the demo with no permission but to write into one folder, and no terminal. */
 async function demo(folder: string, ...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--no-prompt", `--allow-write=${folder}`, DEMO.href, ...args],
+    args: ["run", "--no-prompt", MODELS, `--allow-write=${folder}`, DEMO.href, ...args],
     cwd: folder,
   }).output();
   const decoder = new TextDecoder();
@@ -33,7 +34,8 @@ Deno.test("the demo prints a table, draws a plot, streams, and ends with a verdi
         new RegExp(`^ *${length} +[\\d,]+ · +[\\d.]+ MiB +${cell} +${cell} +64 KiB`, "m"),
       );
     }
-    assert.match(output, /Verdict\n( {2}✓ .*\n){6}$/);
+    assert.match(output, /\n {2}The state of the Union is [\w ,.;]{100}/);
+    assert.match(output, /Verdict\n( {2}✓ .*\n){7}$/);
     assert.ok(!output.includes("\r") && !errors.includes("\r"), "progress where there is no terminal");
 
     const svg = await Deno.readTextFile(plot);
@@ -83,6 +85,7 @@ Deno.test("Ctrl-C stops the demo", async () => {
       args: [
         "run",
         "--no-prompt",
+        MODELS,
         `--allow-write=${folder}`,
         DEMO.href,
         "--backend=wasm",
