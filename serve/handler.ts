@@ -214,7 +214,7 @@ export function createHandler(options: HandlerOptions): Handler {
     const shape = textShape(name, ready.model.tokenizer, body.logprobs !== undefined);
     return await answer(c, ready, shape, body, (isContinued) => ({
       options: body,
-      prompts: textPrompts(ready.model, body.prompt, !isContinued),
+      prompts: textPrompts(ready.model, body.prompt, !isContinued, limits),
       maxTokens: body.max_tokens,
       echo: body.echo,
       logprobs: body.logprobs,
@@ -227,6 +227,7 @@ export function createHandler(options: HandlerOptions): Handler {
     checkName(body.model, name);
     const ready = await engine;
     const text = renderChat(ready.model, body.messages, true);
+    checkTexts([text], limits);
     const ids = Uint32Array.from(encode(ready.model, text, false));
     const logprobs = body.logprobs ? body.top_logprobs ?? 0 : undefined;
     const shape = chatShape(name, ready.model.tokenizer, logprobs !== undefined);
@@ -264,9 +265,11 @@ export function createHandler(options: HandlerOptions): Handler {
   app.post("/tokenize", async (c) => {
     const body = parseBody(tokenizeSchema, await readBody(c));
     const { model } = await engine;
-    const tokens = "messages" in body
-      ? encode(model, renderChat(model, body.messages, body.add_generation_prompt ?? true), false)
-      : encode(model, body.prompt, body.add_special_tokens ?? true);
+    const [text, addSpecialTokens] = "messages" in body
+      ? [renderChat(model, body.messages, body.add_generation_prompt ?? true), false]
+      : [body.prompt, body.add_special_tokens ?? true];
+    checkTexts([text], limits);
+    const tokens = encode(model, text, addSpecialTokens);
     // Others give a model's longest sequence here; a state of fixed size has none but the server's limit.
     return c.json({ count: tokens.length, max_model_len: limits.requestTokens, tokens });
   });
@@ -519,11 +522,13 @@ function textPrompts(
   model: TransNormerLLM,
   prompt: string | number[] | string[] | number[][],
   addSpecialTokens: boolean,
+  limits: Limits,
 ): Prompt[] {
   const rows = (typeof prompt === "string" || typeof prompt[0] === "number" ? [prompt] : prompt) as (
     | string
     | number[]
   )[];
+  checkTexts(rows, limits);
   return rows.map((row): Prompt => {
     if (typeof row === "string") {
       return { ids: Uint32Array.from(encode(model, row, addSpecialTokens)), text: row };

@@ -42,7 +42,7 @@ async function isolate(port: number, flags: string[] = []) {
   }).spawn();
   let log = "";
   const listening = Promise.withResolvers<string>();
-  const read = async (stream: ReadableStream<Uint8Array>) => {
+  const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
     for await (const text of stream.pipeThrough(new TextDecoderStream())) {
       log += text;
       const address = /Listening on (http:\/\/127\.0\.0\.1:\d+)/.exec(log)?.[1];

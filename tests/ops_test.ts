@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Backend, type Tensor } from "../mod.ts";
+import type { Backend, Tensor } from "../mod.ts";
 import { ACTIVATIONS, embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";

@@ -41,7 +41,7 @@ Deno.test("requests are spans of OpenTelemetry, through Deno's own support", asy
     }).spawn();
     let log = "";
     const address = Promise.withResolvers<string>();
-    const read = async (stream: ReadableStream<Uint8Array>) => {
+    const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
       for await (const text of stream.pipeThrough(new TextDecoderStream())) {
         log += text;
         const url = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];

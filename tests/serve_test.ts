@@ -279,7 +279,9 @@ Deno.test("limits of tokens, choices and bodies", async () => {
     if (param !== undefined) assert.equal(found, param);
   };
   await error({ prompt: "a", max_tokens: 51 }, 400, "max_tokens");
-  await error({ prompt: ["x".repeat(500), "x".repeat(501)], max_tokens: 1 }, 400, "prompt");
+  const long = { prompt: ["x".repeat(500), "x".repeat(501)], max_tokens: 1 };
+  await assertError(await server.send(COMPLETIONS, long), 400, "text_too_long");
+  await assertError(await server.send("/tokenize", { prompt: "x".repeat(1001) }), 400, "text_too_long");
   await error({ prompt: "x".repeat(90), max_tokens: 11 }, 400, "prompt");
   await error({ prompt: ["a", "b", "c"], n: 2 }, 400, "n");
   await error({ prompt: "a", n: 5 }, 400, "n");
