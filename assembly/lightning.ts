@@ -61,6 +61,17 @@ export function lightning(
   length: i32, headDim: i32, valueDim: i32,
   decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, scratch: usize,
 ): void {
+  walk(q, qStride, k, kStride, v, vStride, o, oStride, length, headDim, valueDim, decay, scale,
+    initialState, finalState, stateStride, accumulate, true, scratch);
+}
+
+/** The same; without `intra` only what a query takes from the blocks before its own. */
+export function walk(
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
+  length: i32, headDim: i32, valueDim: i32,
+  decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, intra: bool,
+  scratch: usize,
+): void {
   const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
   const queryP = scratch;
   const queryD = queryP + <usize> headDim * BLOCK_ROW;
@@ -76,15 +87,17 @@ export function lightning(
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start);
-    packTransposedPanels(q, qStride, m, headDim, queryP, scale);
     packTransposed(q, qStride, m, headDim, queryD, BLOCK_ROW, BLOCK, decay + RISING + 4, scale);
-    packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
     packScaled(k, kStride, m, headDim, keyD, <usize> d12 << 2, 
       decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
     packPanels(v, vStride, m, valueDim, value, BLOCK, 1);
 
     interBlock(queryD, state, output, m, headDim, d6, e8);
-    intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
+    if (intra) {
+      packTransposedPanels(q, qStride, m, headDim, queryP, scale);
+      packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
+      intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
+    }
     const change = load<f32>(decay + CHANGE + (<usize> m << 2));
     updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
 

@@ -6,24 +6,25 @@
 //   dV = (Q Kᵀ ⊙ M)ᵀ dO + λ^(m−1−j) K dS
 //   dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ
 //
-// The first line is the forward itself with (dO, V, K) for (q, k, v) and Sᵀ for S: `lightning` computes it. The walk
-// back computes the other three.
+// The first line is the forward itself with (dO, V, K) for (q, k, v) and Sᵀ for S: `walk` computes what comes out of the
+// state. The walk back computes the rest; dQ shares dO Vᵀ ⊙ M with dK there, transposed.
 //
 // Scratch of the walk back, in f32 (names as in lightning.ts; P: panels, T: transposed, D: with decay):
 //
 //   queryT, keyD [d][C]   keyP [C/8][d][8]   queryD [C][d12]   query [d8/8][C][8]
 //   outputT, valueD [e][C]   valueP [C/8][e][8]   dOutput [e8/8][C][8]
-//   scores [C][C]: row i is query i, column j is key j   result [max(d8, e8)/8][C][8]
+//   key [d8/8][C][8], times scale   scores [C][C]: row i is query i, column j is key j   scoresT [C][C]
+//   result [max(d8, e8)/8][C][8]
 //   dState [e8/8][d6][8]   dStateT [d8/8][e8][8]
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { BLOCK_ROW, CHANGE, FALLING, keepOf, lightning, lightningScratch, maskScores, RISING } from "./lightning";
+import { BLOCK_ROW, CHANGE, FALLING, keepOf, lightningScratch, maskScores, RISING, walk } from "./lightning";
 import { packPanels, packScaled, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
 /** Bytes of scratch that `lightningBackward` needs. */
 export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
   const d = headDim, d6 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS), d12 = roundUp(d, 12);
   const e = valueDim, e8 = roundUp(e, TILE_COLUMNS);
-  const back = BLOCK * (3 * d + d12 + d8 + 3 * e + e8 + BLOCK + max(d8, e8)) + (d6 + d8) * e8;
+  const back = BLOCK * (3 * d + d12 + 2 * d8 + 3 * e + e8 + 2 * BLOCK + max(d8, e8)) + (d6 + d8) * e8;
   return max(4 * back + 64, 4 * d * e + lightningScratch(e, d));
 }
 
@@ -43,15 +44,16 @@ export function lightningBackward(
     initialStateT = scratch;
     transpose(initialState, initialStateT, headDim, valueDim);
   }
-  lightning(dO, dOStride, v, vStride, k, kStride, dq, dqStride, length, valueDim, headDim, decay, scale,
-    initialStateT, 0, <usize> headDim << 2, addToQ, scratch + <usize> (headDim * valueDim) * 4);
-  walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dk, dkStride, dv, dvStride, addToK,
+  walk(dO, dOStride, v, vStride, k, kStride, dq, dqStride, length, valueDim, headDim, decay, scale,
+    initialStateT, 0, <usize> headDim << 2, addToQ, false, scratch + <usize> (headDim * valueDim) * 4);
+  walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dq, dqStride, dk, dkStride, dv, dvStride, addToK,
     length, headDim, valueDim, decay, scale, dState, dInitialState, scratch);
 }
 
+/** Everything but the part of dQ that is in dq already: writes dk, or adds to it, and dv, and adds to dq. */
 function walkBack(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, dO: usize, dOStride: usize,
-  dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToK: bool,
+  dq: usize, dqStride: usize, dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToK: bool,
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
   dState: usize, dInitialState: usize, scratch: usize,
 ): void {
@@ -67,8 +69,10 @@ function walkBack(
   const valueD = outputT + valueRows;
   const valueP = valueD + valueRows;
   const dOutput = valueP + valueRows;
-  const scores = dOutput + <usize> e8 * BLOCK_ROW;
-  const result = scores + BLOCK * BLOCK_ROW;
+  const key = dOutput + <usize> e8 * BLOCK_ROW;
+  const scores = key + <usize> d8 * BLOCK_ROW;
+  const scoresT = scores + BLOCK * BLOCK_ROW;
+  const result = scoresT + BLOCK * BLOCK_ROW;
   const state = result + <usize> max(d8, e8) * BLOCK_ROW;
   const stateT = state + <usize> (d6 * e8) * 4;
   const stateRow = <usize> valueDim << 2;
@@ -86,6 +90,7 @@ function walkBack(
     packPanels(qBlock, qStride, m, headDim, query, BLOCK, scale);
     packTransposed(kBlock, kStride, m, headDim, keyD, BLOCK_ROW, BLOCK, falling, 1);
     packTransposedPanels(kBlock, kStride, m, headDim, keyP, 1);
+    packPanels(kBlock, kStride, m, headDim, key, BLOCK, scale);
     packTransposed(dOBlock, dOStride, m, valueDim, outputT, BLOCK_ROW, BLOCK, 0, 1);
     packPanels(dOBlock, dOStride, m, valueDim, dOutput, BLOCK, 1);
     packTransposed(vBlock, vStride, m, valueDim, valueD, BLOCK_ROW, BLOCK, falling, 1);
@@ -100,6 +105,10 @@ function walkBack(
     interBlock(valueD, stateT, e8, valueDim, result, m, d8);
     intraBlock(outputT, valueP, valueDim, scores, decay, query, result, m, d8);
     unpackPanels(result, BLOCK, m, headDim, dk + first * dkStride, dkStride, addToK);
+    // dQ += (dO Vᵀ ⊙ M) K, the scores of dK
+    packTransposed(scores, BLOCK_ROW, BLOCK, BLOCK, scoresT, BLOCK_ROW, BLOCK, 0, 1);
+    applyScores(scoresT, key, result, m, d8);
+    unpackPanels(result, BLOCK, m, headDim, dq + first * dqStride, dqStride, true);
     updateState(queryD, dOutput, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, d12, e8);
   }
   unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
@@ -131,6 +140,16 @@ function intraBlock(
     for (let j = 0; j < m; j += TILE_ROWS) {
       const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
       tile(diagonal, BLOCK_ROW, panel + <usize> j * PANEL_ROW, m - j, out + <usize> j * PANEL_ROW, PANEL_ROW, 1, 0);
+    }
+  }
+}
+
+/** `G[i] = Σ_{j≤i} λ^(i−j) (y_i·x_j) z_j`; row j of the scores is that of x_j. Tiles above the diagonal are not read. */
+function applyScores(scoresT: usize, z: usize, result: usize, m: i32, columns: i32): void {
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
+    const panel = z + <usize> c * BLOCK_ROW, out = result + <usize> c * BLOCK_ROW;
+    for (let i = 0; i < m; i += TILE_ROWS) {
+      tile(scoresT + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS), out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0);
     }
   }
 }
