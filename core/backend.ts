@@ -33,7 +33,7 @@ export interface Backend extends Disposable {
   /** The operations. Arguments were checked by the functions that call them: `core/lightning.ts`, `core/ops.ts`. */
   readonly kernels: Kernels;
   /** Gradients of the operations, for training. */
-  readonly gradients?: GradientKernels;
+  readonly gradients: GradientKernels;
   /** Bytes that the backend's tensors hold now. */
   readonly bytesInUse: number;
   /** Bytes that the backend holds of the machine: live tensors, work space, and what it keeps for reuse. */

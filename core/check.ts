@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { Backend, GradientKernels } from "./backend.ts";
-import { BackendError, rangeError, typeError } from "./errors.ts";
+import type { Backend } from "./backend.ts";
+import { rangeError, typeError } from "./errors.ts";
 import { Tensor } from "./tensor.ts";
 
 /**
@@ -112,15 +112,4 @@ export function checkIndices(
     }
   }
   return Uint32Array.from(values);
-}
-
-/** The backend's gradients, or the error that says it has none. */
-export function gradientKernels(operation: string, { gradients, name }: Backend): GradientKernels {
-  if (gradients === undefined) {
-    throw new BackendError(
-      "unavailable",
-      `Cannot run ${operation} as the ${name} backend has no gradients yet`,
-    );
-  }
-  return gradients;
 }

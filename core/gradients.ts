@@ -29,15 +29,7 @@
  * @module
  */
 import type { Activation, Backend } from "./backend.ts";
-import {
-  checkFinite,
-  checkIndices,
-  checkRows,
-  checkShape,
-  checkTensor,
-  gradientKernels,
-  joinTo,
-} from "./check.ts";
+import { checkFinite, checkIndices, checkRows, checkShape, checkTensor, joinTo } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
 import { ACTIVATIONS, type NormOptions } from "./ops.ts";
 import type { Tensor } from "./tensor.ts";
@@ -61,7 +53,7 @@ export function linearBackward(
   const operation = "linearBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   const inner = checkRows(operation, "x", x);
   const [out] = checkOperand(operation, "weight", weight, backend, [undefined, inner], "[out, in]");
   checkOperand(operation, "dy", dy, backend, [...x.shape.slice(0, -1), out], "[..., out]");
@@ -101,7 +93,7 @@ export function normBackward(
   const operation = "normBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   const { weight, bias, dWeight, dBias, gate, residual } = options;
   const width = options.width ?? checkRows(operation, "x", x);
   const shape = joinTo(operation, x.shape, width);
@@ -149,7 +141,7 @@ export function splitHeadsBackward(
   const operation = "splitHeadsBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   checkShape(operation, "x", x.shape, [undefined, undefined, undefined], "[batch, seqLen, 4 * hidden]");
   const [batch, seqLen, joint] = x.shape;
   if (!Number.isInteger(heads) || heads < 1 || joint % (4 * heads) !== 0) {
@@ -195,7 +187,7 @@ export function lrpeBackward(
   const operation = "lrpeBackward";
   checkTensor(operation, "x", x);
   const { backend } = x;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   const wording = "[batch, seqLen, heads, headDim]";
   checkShape(operation, "x", x.shape, [undefined, undefined, undefined, undefined], wording);
   const [batch, seqLen, heads, headDim] = x.shape;
@@ -253,7 +245,7 @@ export function embeddingBackward(
   const operation = "embeddingBackward";
   checkTensor(operation, "dy", dy);
   const { backend } = dy;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   const dim = checkRows(operation, "dy", dy);
   const [vocab] = checkOperand(operation, "dTable", dTable, backend, [undefined, dim], "[vocab, dim]");
   const { scale = 1 } = options;
@@ -283,7 +275,7 @@ export function crossEntropy(
   const operation = "crossEntropy";
   checkTensor(operation, "logits", logits);
   const { backend } = logits;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   const vocab = checkRows(operation, "logits", logits);
   const { scale = 1 } = options;
   checkFinite(operation, "scale", scale);
@@ -310,7 +302,7 @@ export function sum(x: Tensor, total: Tensor): void {
   const operation = "sum";
   checkTensor(operation, "x", x);
   checkOperand(operation, "total", total, x.backend, [1], "[1]");
-  gradientKernels(operation, x.backend).linearBias(x, total);
+  x.backend.gradients.linearBias(x, total);
 }
 
 /**
@@ -323,7 +315,7 @@ export function sumSquares(x: Tensor, total: Tensor): void {
   const operation = "sumSquares";
   checkTensor(operation, "x", x);
   checkOperand(operation, "total", total, x.backend, [1], "[1]");
-  gradientKernels(operation, x.backend).sumSquares(x, total);
+  x.backend.gradients.sumSquares(x, total);
 }
 
 /** Options of {@linkcode adamw}. */
@@ -365,7 +357,7 @@ export function adamw(
   const operation = "adamw";
   checkTensor(operation, "parameter", parameter);
   const { backend, shape } = parameter;
-  const kernels = gradientKernels(operation, backend);
+  const { gradients: kernels } = backend;
   checkOperand(operation, "parameter", parameter, backend, shape, "");
   checkOperand(operation, "gradient", gradient, backend, shape, "of parameter");
   checkOperand(operation, "moments.first", moments.first, backend, shape, "of parameter");

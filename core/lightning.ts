@@ -16,7 +16,7 @@
  * @module
  */
 import type { Backend, LightningCall, LightningShape, Sequence } from "./backend.ts";
-import { checkFinite, checkIndices, checkShape, checkTensor, gradientKernels } from "./check.ts";
+import { checkFinite, checkIndices, checkShape, checkTensor } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -210,7 +210,7 @@ export interface LightningGradients {
  * @param options the options of the forward call, and `dState`
  * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
  * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
- * @throws {BackendError} when a tensor was disposed, memory is short, or the backend has no gradients
+ * @throws {BackendError} when a tensor was disposed, or memory is short
  */
 export function lightningAttentionBackward(
   q: Tensor,
@@ -227,7 +227,6 @@ export function lightningAttentionBackward(
   const stateShape = [call.sequences.length, call.shape.heads, call.shape.headDim, call.shape.valueDim];
   const { dState } = options;
   if (dState !== undefined) checkState(operation, "dState", dState, backend, stateShape);
-  const gradients = gradientKernels(operation, backend);
 
   const made: Tensor[] = [];
   const make = (shape: readonly number[]) => (made.push(backend.empty(shape)), made[made.length - 1]);
@@ -238,7 +237,7 @@ export function lightningAttentionBackward(
       dv: make(v.shape),
       dInitialState: make(stateShape),
     };
-    gradients.lightning({ ...call, dOutput, dState, ...result });
+    backend.gradients.lightning({ ...call, dOutput, dState, ...result });
     return result;
   } catch (error) {
     for (const tensor of made) tensor.dispose();

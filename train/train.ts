@@ -6,7 +6,6 @@
  */
 import { readFile } from "node:fs/promises";
 import type { Backend } from "../core/backend.ts";
-import { gradientKernels } from "../core/check.ts";
 import { message, rangeError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { parseConfig } from "../model/config.ts";
@@ -118,13 +117,11 @@ export interface TrainingResult {
  * @throws {RangeError} when the data is missing, empty or shorter than a sequence; an option is out of range; the
  * folder holds checkpoints already, or, to resume, none, a damaged one, or one of another configuration or other data;
  * or a loss is not finite: the message names step and norms
- * @throws {BackendError} `"unavailable"` when the backend has no gradients
  * @throws {Error} when a checkpoint cannot be written. The last good checkpoint stays whole in each case
  */
 export async function train(options: TrainingOptions): Promise<TrainingResult> {
   const { backend, out, signal, keep = 2, mixer = lightningMixer } = options;
   const { logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
-  gradientKernels("train", backend);
   for (const [name, value] of Object.entries({ logEvery, saveEvery, evaluateEvery, keep })) {
     checkCount(name, value);
   }
