@@ -122,6 +122,18 @@ export const GOALS: readonly Goal[] = [
       return await share(async () => decodeCase(model), repeats);
     },
   },
+  ...([[8, 3, 1.5], [4, 4.5, 2]] as const).map(([bits, goal, alarm]): Goal => ({
+    what: `decode of one token, the same model: int${bits} weights beside f32`,
+    unit: "×",
+    goal,
+    alarm,
+    async measure(repeats) {
+      using backend = await createBackend({ prefer: "wasm" });
+      using quantised = await randomModel(backend, HUNDRED_MILLION, bits);
+      using whole = await randomModel(backend, HUNDRED_MILLION);
+      return await times(decodeCase(quantised), decodeCase(whole), repeats);
+    },
+  })),
   {
     what: "attention backward, 8 × 64, 2048 tokens: time over that of the forward",
     unit: "×",
