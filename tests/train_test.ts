@@ -489,9 +489,3 @@ eachBackend("training: bad options are refused", async (backend) => {
   Deno.writeTextFileSync(workshop.config, JSON.stringify({ ...configByName("tiny"), vocab_size: 256 }));
   await assert.rejects(bad({}), /vocab_size must be at least 259/);
 });
-
-Deno.test("a backend without gradients is refused", async () => {
-  using backend = await createBackend({ prefer: "wasm" });
-  const without = Object.create(backend, { gradients: { value: undefined } });
-  await assert.rejects(train({ backend: without, data: [], out: "none" }), { name: "BackendError" });
-});
