@@ -6,6 +6,7 @@
  * @module
  */
 import { rangeError, typeError } from "../core/errors.ts";
+import { fromHalf } from "../core/half.ts";
 
 /** Bytes per element of the format's element types. */
 const ITEM_BYTES: Readonly<Record<string, number>> = {
@@ -310,16 +311,4 @@ export function toFloat32(dtype: string, bytes: Uint8Array<ArrayBuffer>, where: 
     default:
       return typeError("readSafetensors", "dtype of weights must be F32, F16 or BF16", dtype, where);
   }
-}
-
-/** IEEE binary16 to binary32: 5 exponent bits of bias 15, 10 of fraction. */
-function fromHalf(half: Uint16Array): Float32Array {
-  const bits = new Uint32Array(half.length), values = new Float32Array(bits.buffer);
-  for (let i = 0; i < half.length; i++) {
-    const sign = (half[i] & 0x8000) << 16, exponent = half[i] >> 10 & 0x1f, fraction = half[i] & 0x3ff;
-    if (exponent === 0) values[i] = (sign === 0 ? 1 : -1) * fraction * 2 ** -24;
-    else if (exponent === 0x1f) bits[i] = sign | 0x7f800000 | fraction << 13;
-    else bits[i] = sign | exponent + 112 << 23 | fraction << 13;
-  }
-  return values;
 }
