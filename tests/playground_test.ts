@@ -8,7 +8,8 @@ import { serve, TEXT, textFiles } from "./serve_setup.ts";
 import { findBrowser, MAY_LEAVE_OUT } from "./setup.ts";
 
 /** `LEVIN_SCREENSHOTS=docs` writes what the docs show; `LEVIN_MODEL` names the checkpoint to show. */
-const SCREENSHOTS = Deno.env.get("LEVIN_SCREENSHOTS"), MODEL = Deno.env.get("LEVIN_MODEL");
+const SCREENSHOTS = Deno.env.get("LEVIN_SCREENSHOTS"),
+  MODEL = Deno.env.get("LEVIN_MODEL") ?? new URL("../models/sotu", import.meta.url).pathname;
 
 Deno.test({
   name: "the page: a prompt, streamed text, stop, the session goes on, the same in the browser alone",
