@@ -108,38 +108,41 @@ export class Sampler {
     const { temperature, topK, topP, minP } = this.#options;
     // Relative to the likeliest, whose weight is 1: no overflow at any temperature.
     const best = scores[argmax(scores)];
-    const weights = Float64Array.from(scores, (score) => Math.exp((score - best) / temperature));
-    let count = weights.length, threshold = 0, ties = Infinity;
-    if (topK < weights.length || topP < 1 || minP > 0) {
-      const sorted = weights.slice().sort().reverse();
-      count = Math.min(topK, count);
-      if (topP < 1) {
-        let total = 0;
-        for (let i = 0; i < count; i++) total += sorted[i];
-        let kept = 0;
-        for (let reached = 0; kept < count && !(reached >= topP * total); kept++) reached += sorted[kept];
-        count = kept;
-      }
-      while (count > 1 && sorted[count - 1] < minP) count--;
-      // Of tokens as likely as the last one kept, those with the lowest ids.
-      threshold = sorted[count - 1];
-      ties = count - sorted.findIndex((weight) => weight === threshold);
-    }
-    const kept = (weight: number) => weight > threshold || weight === threshold && ties-- > 0;
-    const candidates: number[] = [];
+    const weights = new Float64Array(scores.length);
+    for (let i = 0; i < weights.length; i++) weights[i] = Math.exp((scores[i] - best) / temperature);
+    if (topK < weights.length || topP < 1 || minP > 0) this.#filter(weights);
     let total = 0;
+    for (let i = 0; i < weights.length; i++) total += weights[i];
+    let rest = this.#random() * total, last = 0;
     for (let token = 0; token < weights.length; token++) {
-      if (weights[token] > 0 && kept(weights[token])) {
-        candidates.push(token);
-        total += weights[token];
-      }
-    }
-    let rest = this.#random() * total;
-    for (const token of candidates) {
+      if (weights[token] === 0) continue;
       rest -= weights[token];
       if (rest < 0) return token;
+      last = token;
     }
-    return candidates[candidates.length - 1]; // rounding left a sliver
+    return last; // rounding left a sliver
+  }
+
+  /** Sets the weights of tokens to 0 that top k, top p and min p leave out. */
+  #filter(weights: Float64Array): void {
+    const { topK, topP, minP } = this.#options;
+    const sorted = weights.slice().sort().reverse();
+    let count = Math.min(topK, weights.length);
+    if (topP < 1) {
+      let total = 0;
+      for (let i = 0; i < count; i++) total += sorted[i];
+      let kept = 0;
+      for (let reached = 0; kept < count && !(reached >= topP * total); kept++) reached += sorted[kept];
+      count = kept;
+    }
+    while (count > 1 && sorted[count - 1] < minP) count--;
+    // Of tokens as likely as the last one kept, those with the lowest ids.
+    const threshold = sorted[count - 1];
+    let ties = count - sorted.indexOf(threshold);
+    for (let token = 0; token < weights.length; token++) {
+      const isKept = weights[token] > threshold || weights[token] === threshold && ties-- > 0;
+      if (!isKept) weights[token] = 0;
+    }
   }
 }
 

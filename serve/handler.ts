@@ -114,6 +114,7 @@ export function createHandler(options: HandlerOptions): Handler {
   const metrics = new Metrics();
   const sessions = new SessionStore(storage, limits);
   const created = Math.floor(Date.now() / 1000);
+  const completionBody = completionSchema(limits), chatBody = chatSchema(limits); // costly to make: once
 
   /** What ends the answer of a session, by owner and id. */
   const finishing = new Map<string, AbortController>();
@@ -207,7 +208,7 @@ export function createHandler(options: HandlerOptions): Handler {
   });
 
   app.post("/v1/completions", async (c) => {
-    const body = parseBody(completionSchema(limits), await readBody(c));
+    const body = parseBody(completionBody, await readBody(c));
     checkName(body.model, name);
     const ready = await engine;
     if (body.stop.length > 0) tokenizerOf(ready.model);
@@ -223,7 +224,7 @@ export function createHandler(options: HandlerOptions): Handler {
   });
 
   app.post("/v1/chat/completions", async (c) => {
-    const body = parseBody(chatSchema(limits), await readBody(c));
+    const body = parseBody(chatBody, await readBody(c));
     checkName(body.model, name);
     const ready = await engine;
     const text = renderChat(ready.model, body.messages, true);

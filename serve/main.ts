@@ -73,10 +73,15 @@ const server = Deno.serve({
   signal: stop.signal,
   onListen: ({ hostname, port }) => console.log(`Listening on http://${hostname}:${port}/`),
 }, handler);
-using model = await loading;
-console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
-const sweeping = setInterval(handler.sweep, 3600_000);
-await handler.sweep();
-await server.finished;
-clearInterval(sweeping);
-await handler.close();
+try {
+  using model = await loading;
+  console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
+  const sweeping = setInterval(handler.sweep, 3600_000);
+  await handler.sweep();
+  await server.finished;
+  clearInterval(sweeping);
+  await handler.close();
+} catch (error) {
+  if (error !== stop.signal.reason) throw error; // told to stop while the model was loading
+  await server.finished;
+}

@@ -81,10 +81,11 @@ export async function killed(
   }
 }
 
-/** Starts a server over a folder of sessions; it listens when this resolves. */
+/** Starts a server over a folder of sessions, with more options of `deno task serve`; it listens when this resolves. */
 export async function start(
   model: string,
   folder: string,
+  options: readonly string[] = [],
 ): Promise<{ url: string; process: Deno.ChildProcess }> {
   const process = new Deno.Command(Deno.execPath(), {
     args: [
@@ -95,7 +96,7 @@ export async function start(
         "--unstable-no-legacy-abort",
         new URL("../serve/main.ts", import.meta.url).href,
       ],
-      ...["--model", model, "--sessions", folder, "--port", "0", "--backend", "wasm"],
+      ...["--model", model, "--sessions", folder, "--port", "0", "--backend", "wasm", ...options],
     ],
     env: { NO_COLOR: "1" },
     stdout: "piped",

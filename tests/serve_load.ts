@@ -1,34 +1,40 @@
 /**
  * `deno task load`: what the server carries on this machine, as a table. Everything runs on loopback and is bounded in
- * count and time.
+ * count and time. The server is a process of its own; this one is its clients.
  *
  * @module
  */
 import assert from "node:assert/strict";
 import { parseArgs } from "node:util";
-import { createBackend } from "../mod.ts";
+import { createBackend, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { killed, start } from "./serve_killed.ts";
-import { events, TEXT, textFiles } from "./serve_setup.ts";
+import { assertError, events, hostileBodies } from "./serve_setup.ts";
 
 const HELP = `Usage: deno task load [options]
 
-  --model <folder>       checkpoint with a tokenizer; left out: random weights, 5 million parameters
-  --clients <n>          streaming clients at once           64
-  --seconds <n>          how long they go on                 60
-  --requests <n>         one after another, for memory       10000
-  --kills <n>            of the server while it writes       100
-  --history <n>          longest history of a session        1000000
+  --parts <names>        streams, batching, memory, history, kills, hostile; separated by commas   all
+  --model <folder>       checkpoint with a tokenizer                                     models/sotu
+  --threads <n>          of the server; "auto": one per core                                    auto
+  --clients <n>          streaming clients at once                                                64
+  --seconds <n>          how long they go on                                                      60
+  --turns <n>            of one client and of all of them, to compare                             10
+  --requests <n>         one after another, for memory                                         10000
+  --history <n>          longest history of a session                                        1000000
+  --kills <n>            of the server while it writes                                           100
 `;
 
 const { values } = parseArgs({
   options: {
-    model: { type: "string" },
+    parts: { type: "string", default: "streams,batching,memory,history,kills,hostile" },
+    model: { type: "string", default: new URL("../models/sotu", import.meta.url).pathname },
+    threads: { type: "string", default: "auto" },
     clients: { type: "string", default: "64" },
     seconds: { type: "string", default: "60" },
+    turns: { type: "string", default: "10" },
     requests: { type: "string", default: "10000" },
-    kills: { type: "string", default: "100" },
     history: { type: "string", default: "1000000" },
+    kills: { type: "string", default: "100" },
     help: { type: "boolean", short: "h" },
   },
 });
@@ -36,6 +42,8 @@ if (values.help) {
   console.log(HELP);
   Deno.exit(0);
 }
+
+const { model, threads } = values;
 
 /** A row of the table. */
 interface Row {
@@ -45,43 +53,8 @@ interface Row {
   readonly ok: boolean;
 }
 
-const scratch = await Deno.makeTempDir();
-const rows: Row[] = [];
-try {
-  const model = values.model ?? `${scratch}/model`;
-  if (values.model === undefined) await writeRandomModel(model);
-  rows.push(...await streams(model, Number(values.clients), Number(values.seconds)));
-  rows.push(...await sequential(model, Number(values.requests)));
-  rows.push(...await histories(model, Number(values.history)));
-  rows.push(await kills(model, Number(values.kills)));
-} finally {
-  await Deno.remove(scratch, { recursive: true });
-}
-const width = (key: "what" | "result" | "wanted") => Math.max(...rows.map((row) => row[key].length));
-for (const { what, result, wanted, ok } of rows) {
-  const cells = [what.padEnd(width("what")), result.padEnd(width("result")), wanted.padEnd(width("wanted"))];
-  console.log(`| ${cells.join(" | ")} | ${ok ? "ok" : "FAILED"} |`);
-}
-if (!rows.every(({ ok }) => ok)) Deno.exit(1);
-
-async function writeRandomModel(folder: string): Promise<void> {
-  await Deno.mkdir(folder);
-  const config = {
-    ...TEXT,
-    decoder_embed_dim: 256,
-    hidden_dim: 256,
-    decoder_attention_heads: 8,
-    decoder_layers: 6,
-    glu_dim: 704,
-    linear_use_lrpe_list: [1, 0, 0, 0, 0, 0],
-  };
-  for (const [name, bytes] of Object.entries(textFiles(config))) {
-    await Deno.writeFile(`${folder}/${name}`, bytes);
-  }
-}
-
-async function withServer<T>(model: string, body: (url: string, pid: number) => Promise<T>): Promise<T> {
-  const { url, process } = await start(model, `${scratch}/sessions`);
+async function withServer<T>(body: (url: string, pid: number) => Promise<T>): Promise<T> {
+  const { url, process } = await start(model, `${scratch}/sessions`, ["--threads", threads]);
   try {
     return await body(url, process.pid);
   } finally {
@@ -96,92 +69,201 @@ async function post(url: string, body: unknown): Promise<Response> {
   return response;
 }
 
-/** Clients that stream at once and check every answer, beside one client alone. */
-async function streams(folder: string, clients: number, seconds: number): Promise<Row[]> {
-  const prompts = Array.from(
-    { length: clients },
-    (_, i) => `Client ${i} of ${clients} says: ${"ab".repeat(i % 20)}`,
-  );
-  const lengths = prompts.map((_, i) => 48 + 7 * i % 41);
-  const expected: string[] = [];
-  {
-    // What each client must get, from the library, one after another.
-    using backend = await createBackend({ prefer: "wasm" });
-    using model = await TransNormerLLM.load(folder, { backend });
-    for (const [i, prompt] of prompts.entries()) {
-      const tokens = await Array.fromAsync(model.generate(prompt, { temperature: 0, maxTokens: lengths[i] }));
-      expected.push(tokens.map(({ text }) => text).join(""));
+/** What clients ask for, one request each: prompts and answers of different lengths, no two answers alike. */
+function requests(count: number) {
+  return Array.from({ length: count }, (_, i) => ({
+    prompt: `Client ${i} of ${count} says: ${"ab".repeat(i % 20)}`,
+    max_tokens: 48 + 7 * i % 41,
+    temperature: 1,
+    seed: i,
+  }));
+}
+
+/** What the server must answer: what the library says, one request after another. */
+async function answers(asked: ReturnType<typeof requests>): Promise<string[]> {
+  using backend = await createBackend({ prefer: "wasm" });
+  using loaded = await TransNormerLLM.load(model, { backend });
+  const texts: string[] = [];
+  for (const { prompt, max_tokens, temperature, seed } of asked) {
+    const tokens = loaded.generate(prompt, { maxTokens: max_tokens, temperature, seed });
+    texts.push((await Array.fromAsync(tokens)).map(({ text }) => text).join(""));
+  }
+  assert.equal(new Set(texts).size, texts.length, "answers must differ, or nobody sees them mixed up");
+  return texts;
+}
+
+/** Clients that stream and check every answer. */
+class Clients {
+  /** Answers that came to their end, those that did not, and those of them that were not as expected. */
+  readonly found = { answers: 0, lost: 0, wrong: 0 };
+  /** Milliseconds to the first token of each answer. */
+  readonly firsts: number[] = [];
+  readonly #url: string;
+  readonly #asked: ReturnType<typeof requests>;
+  readonly #expected: readonly string[];
+  /** The request that one client alone sends next. */
+  #turn = 0;
+
+  constructor(url: string, asked: ReturnType<typeof requests>, expected: readonly string[]) {
+    this.#url = url;
+    this.#asked = asked;
+    this.#expected = expected;
+  }
+
+  /** Each client sends its own request, again and again, until told that it is over. */
+  async all(isOver: () => boolean): Promise<void> {
+    await Promise.all(this.#asked.map(async (_, i) => {
+      while (!isOver()) await this.#stream(i);
+    }));
+  }
+
+  /** One client sends the requests of all of them, one after another. */
+  async one(isOver: () => boolean): Promise<void> {
+    while (!isOver()) await this.#stream(this.#turn++ % this.#asked.length);
+  }
+
+  async #stream(i: number): Promise<void> {
+    try {
+      const sent = performance.now();
+      const response = await post(this.#url, { ...this.#asked[i], stream: true });
+      let text = "", isFirst = true, isDone = false;
+      for await (const data of events(response)) {
+        if (isFirst) this.firsts.push(performance.now() - sent);
+        isFirst = false;
+        if (data === "[DONE]") isDone = true;
+        else text += JSON.parse(data).choices[0].text;
+      }
+      this.found.answers++;
+      if (!isDone || text !== this.#expected[i]) this.found.wrong++;
+    } catch (error) {
+      this.found.lost++;
+      console.error(`client ${i}: ${error}`);
     }
   }
-  return await withServer(folder, async (url, pid) => {
-    let wrong = 0, failed = 0;
-    const firsts: number[] = [];
-    const client = async (i: number, until: number): Promise<number> => {
-      let tokens = 0;
-      while (performance.now() < until) {
-        try {
-          const sent = performance.now();
-          const response = await post(url, {
-            prompt: prompts[i],
-            max_tokens: lengths[i],
-            temperature: 0,
-            stream: true,
-            stream_options: { include_usage: true },
-          });
-          let text = "", isFirst = true, isDone = false;
-          for await (const data of events(response)) {
-            if (isFirst) firsts.push(performance.now() - sent);
-            isFirst = false;
-            if (data === "[DONE]") {
-              isDone = true;
-              continue;
-            }
-            const chunk = JSON.parse(data);
-            for (const choice of chunk.choices) text += choice.text;
-            tokens += chunk.usage?.completion_tokens ?? 0;
-          }
-          if (!isDone || text !== expected[i]) wrong++;
-        } catch (error) {
-          failed++;
-          console.error(`client ${i}: ${error}`);
-        }
-      }
-      return tokens;
-    };
-    /** Tokens per second, and per second of the server's own computing, which other processes cannot take from it. */
-    const run = async (count: number, seconds: number) => {
-      const begin = performance.now(), computed = await cpuSeconds(pid);
-      const tokens = await Promise.all(
-        Array.from({ length: count }, (_, i) => client(i, begin + 1000 * seconds)),
-      );
-      const total = tokens.reduce((sum, n) => sum + n, 0);
-      return {
-        rate: total / ((performance.now() - begin) / 1000),
-        perCpu: total / (await cpuSeconds(pid) - computed),
-      };
-    };
-    await run(4, Math.min(3, seconds)); // warm
-    const alone = await run(1, Math.min(10, seconds));
-    firsts.length = 0;
-    const together = await run(clients, seconds);
+}
+
+function wait(seconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+}
+
+/** Clients that stream at once, each of which checks every answer. */
+async function streams(count: number, duration: number): Promise<Row[]> {
+  const asked = requests(count);
+  const expected = await answers(asked);
+  return await withServer(async (url) => {
+    const clients = new Clients(url, asked, expected);
+    const until = performance.now() + 1000 * duration;
+    await clients.all(() => performance.now() >= until);
+    const { found, firsts } = clients;
     firsts.sort((a, b) => a - b);
     const quantile = (q: number) => `${firsts[Math.floor(q * (firsts.length - 1))].toFixed(0)} ms`;
     return [
-      row(`answers to ${clients} streaming clients in ${seconds} s`, `${firsts.length}`, "", true),
-      row("lost", `${failed}`, "0", failed === 0),
-      row("mixed up or cut off", `${wrong}`, "0", wrong === 0),
-      row("one client alone", `${alone.rate.toFixed(0)} tokens/s`, "", true),
-      row("all clients", `${together.rate.toFixed(0)} tokens/s`, "", true),
-      row("batching", times(together.rate / alone.rate), ">= 3 times", together.rate >= 3 * alone.rate),
-      row("batching, per second of computing", times(together.perCpu / alone.perCpu), "", true),
+      row(`answers to ${count} streaming clients in ${duration} s`, `${found.answers}`, "", true),
+      row("lost", `${found.lost}`, "0", found.lost === 0),
+      row("mixed up or cut off", `${found.wrong}`, "0", found.wrong === 0 && found.answers >= count),
       row("first token, median and 99 %", `${quantile(0.5)}, ${quantile(0.99)}`, "", true),
     ];
   });
 }
 
+/**
+ * The same requests one at a time and all at once, in turns, since other work on the machine comes and goes. Tokens are
+ * those that the server counts while all clients are at work: neither how they begin nor how they end is measured.
+ */
+async function batching(count: number, turns: number): Promise<Row[]> {
+  const asked = requests(count);
+  const expected = await answers(asked);
+  const bound = await withoutServer(asked, turns);
+  return await withServer(async (url, pid) => {
+    const clients = new Clients(url, asked, expected);
+    const now = async () => {
+      const text = await (await fetch(`${url}/metrics`)).text();
+      const tokens = Number(/^levin_completion_tokens_total (\d+)$/m.exec(text)![1]);
+      return [tokens, performance.now() / 1000, await cpuSeconds(pid), await cpuSeconds(Deno.pid)];
+    };
+    const measure = async (begin: (isOver: () => boolean) => Promise<void>, duration: number) => {
+      let isOver = false;
+      const end = begin(() => isOver);
+      await wait(1.5); // until all of them have sent
+      const before = await now();
+      await wait(duration);
+      const [tokens, time, cpu, own] = (await now()).map((value, i) => value - before[i]);
+      isOver = true;
+      await end;
+      return { rate: tokens / time, perCpu: tokens / cpu, own: own / time };
+    };
+    await measure((isOver) => clients.all(isOver), 1); // warm
+    const one: Awaited<ReturnType<typeof measure>>[] = [], all: typeof one = [];
+    for (let turn = 0; turn < turns; turn++) {
+      one.push(await measure((isOver) => clients.one(isOver), 3));
+      all.push(await measure((isOver) => clients.all(isOver), 5));
+    }
+    const { lost, wrong } = clients.found;
+    const gain = median(all.map(({ rate }, turn) => rate / one[turn].rate));
+    const gainPerCpu = median(all.map(({ perCpu }, turn) => perCpu / one[turn].perCpu));
+    const rate = (found: typeof one) => `${median(found.map(({ rate }) => rate)).toFixed(0)} tokens/s`;
+    const ms = (time: number) => `${time.toFixed(2)} ms`;
+    return [
+      row("one request at a time", rate(one), "", true),
+      row(`${count} at once`, rate(all), "", true),
+      row(`batching, median of ${turns} turns`, times(gain), ">= 3 times", gain >= 3),
+      row("batching, tokens per second of the server's computing", times(gainPerCpu), "", true),
+      row(
+        "what the clients compute",
+        `${(100 * median(all.map(({ own }) => own))).toFixed(0)} % of a core`,
+        "",
+        true,
+      ),
+      row(
+        "model alone: a prompt; a token of one, of all",
+        [bound.prompt, bound.step, bound.shared].map(ms).join(", "),
+        "",
+        true,
+      ),
+      row("model alone: batching", times(bound.gain), "", true),
+      row("lost, mixed up or cut off meanwhile", `${lost + wrong}`, "0", lost + wrong === 0),
+    ];
+  });
+}
+
+/** What batching gains where nothing but the model runs: prompts are read one by one, only steps are shared. */
+async function withoutServer(asked: ReturnType<typeof requests>, turns: number) {
+  using backend = await createBackend({
+    prefer: "wasm",
+    threads: threads === "auto" ? "auto" : Number(threads),
+  });
+  using loaded = await TransNormerLLM.load(model, { backend });
+  using batch = loaded.batch(asked.length);
+  const prompts = asked.map(({ prompt }) => loaded.tokenizer!.encode(prompt));
+  const time = async (step: () => Tensor) => {
+    const begin = performance.now();
+    using logits = step();
+    await logits.data();
+    return performance.now() - begin;
+  };
+  let slots: number[] = [];
+  const reading: number[] = [], one: number[] = [], all: number[] = [];
+  for (let turn = 0; turn < turns; turn++) {
+    for (const slot of slots) batch.drop(slot);
+    slots = [];
+    let read = 0;
+    for (const prompt of prompts) {
+      using session = loaded.session();
+      read += await time(() => session.prefill(prompt));
+      slots.push(batch.join(session));
+    }
+    reading.push(read / asked.length);
+    for (let i = 0; i < 20; i++) one.push(await time(() => batch.step([slots[0]], [97])));
+    for (let i = 0; i < 5; i++) all.push(await time(() => batch.step(slots, slots.map(() => 97))));
+  }
+  const prompt = median(reading), step = median(one), shared = median(all) / asked.length;
+  const tokens = asked.reduce((sum, { max_tokens }) => sum + max_tokens, 0) / asked.length;
+  return { prompt, step, shared, gain: (prompt + tokens * step) / (prompt + tokens * shared) };
+}
+
 /** Requests one after another: the process must not grow. */
-async function sequential(folder: string, requests: number): Promise<Row[]> {
-  return await withServer(folder, async (url, pid) => {
+async function memory(requests: number): Promise<Row[]> {
+  return await withServer(async (url, pid) => {
     const resident = async () => {
       const status = await Deno.readTextFile(`/proc/${pid}/status`).catch(() => undefined);
       return status === undefined ? NaN : Number(/VmRSS:\s+(\d+)/.exec(status)![1]) / 1024;
@@ -214,8 +296,8 @@ async function sequential(folder: string, requests: number): Promise<Row[]> {
 }
 
 /** The cost of going on with a session, by the length of what it has read. */
-async function histories(folder: string, longest: number): Promise<Row[]> {
-  return await withServer(folder, async (url) => {
+async function history(longest: number): Promise<Row[]> {
+  return await withServer(async (url) => {
     const found: Row[] = [];
     let shortest = NaN;
     for (const length of [1000, 32_000, longest]) {
@@ -236,29 +318,54 @@ async function histories(folder: string, longest: number): Promise<Row[]> {
         times.push(performance.now() - sent);
         assert(answer.session.tokens > length);
       }
-      times.sort((a, b) => a - b);
-      const median = times[times.length / 2];
-      shortest = Number.isNaN(shortest) ? median : shortest;
+      const middle = median(times);
+      shortest = Number.isNaN(shortest) ? middle : shortest;
       found.push(row(
         `8 tokens more after ${length.toLocaleString("en")}`,
-        `${median.toFixed(0)} ms`,
+        `${middle.toFixed(0)} ms`,
         "twice the first at most",
-        median <= 2 * shortest,
+        middle <= 2 * shortest,
       ));
     }
     return found;
   });
 }
 
-async function kills(folder: string, count: number): Promise<Row> {
-  const { kills, turns, lost } = await killed(folder, { kills: count, sessions: 8 });
+async function kills(count: number): Promise<Row[]> {
+  const { kills, turns, lost } = await killed(model, { kills: count, sessions: 8 });
   for (const what of lost) console.error(what);
-  return row(
+  return [row(
     `sessions lost or torn, ${kills} times kill -9 within ${turns} writes`,
     `${lost.length}`,
     "0",
     lost.length === 0 && turns > kills,
-  );
+  )];
+}
+
+/** Bodies that nobody should send, and an honest one after each. */
+async function hostile(): Promise<Row[]> {
+  const config = JSON.parse(await Deno.readTextFile(`${model}/config.json`));
+  const bodies = hostileBodies({ vocabSize: config.vocab_size, bodyBytes: 2 ** 22 });
+  return await withServer(async (url) => {
+    const honest = async () => {
+      return (await (await post(url, { prompt: "a", max_tokens: 2, temperature: 0 })).json()).choices[0].text;
+    };
+    const expected = await honest();
+    let wrong = 0;
+    for (const body of bodies) {
+      try {
+        const response = await fetch(`${url}/v1/completions`, { method: "POST", body });
+        await assertError(response, (status) => status >= 400 && status < 500);
+        assert.equal(await honest(), expected);
+      } catch (error) {
+        wrong++;
+        console.error(`${String(body).slice(0, 80)}: ${error}`);
+      }
+    }
+    return [
+      row(`of ${bodies.length} hostile bodies without a 4xx in OpenAI's shape`, `${wrong}`, "0", wrong === 0),
+    ];
+  });
 }
 
 /** Seconds that a process has computed, user and system; Linux counts them in hundredths. */
@@ -266,6 +373,10 @@ async function cpuSeconds(pid: number): Promise<number> {
   const stat = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => undefined);
   const fields = stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
   return fields === undefined ? NaN : (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
 }
 
 function times(factor: number): string {
@@ -276,3 +387,33 @@ function row(what: string, result: string, wanted: string, ok: boolean): Row {
   console.error(`${what}: ${result}`);
   return { what, result, wanted, ok };
 }
+
+const parts: Record<string, () => Promise<Row[]>> = {
+  streams: () => streams(Number(values.clients), Number(values.seconds)),
+  batching: () => batching(Number(values.clients), Number(values.turns)),
+  memory: () => memory(Number(values.requests)),
+  history: () => history(Number(values.history)),
+  kills: () => kills(Number(values.kills)),
+  hostile: () => hostile(),
+};
+const asked = values.parts.split(",");
+for (const part of asked) {
+  if (Object.hasOwn(parts, part)) continue;
+  console.error(
+    `--parts must be some of ${Object.keys(parts).join(", ")}: current value is ${part}\n\n${HELP}`,
+  );
+  Deno.exit(2);
+}
+const scratch = await Deno.makeTempDir();
+const rows: Row[] = [];
+try {
+  for (const part of asked) rows.push(...await parts[part]());
+} finally {
+  await Deno.remove(scratch, { recursive: true });
+}
+const width = (key: "what" | "result" | "wanted") => Math.max(...rows.map((row) => row[key].length));
+for (const { what, result, wanted, ok } of rows) {
+  const cells = [what.padEnd(width("what")), result.padEnd(width("result")), wanted.padEnd(width("wanted"))];
+  console.log(`| ${cells.join(" | ")} | ${ok ? "ok" : "FAILED"} |`);
+}
+if (!rows.every(({ ok }) => ok)) Deno.exit(1);

@@ -46,7 +46,7 @@ export function textFiles(config: ConfigJson = TEXT, seed = 1): Files {
 export interface Server extends AsyncDisposable {
   readonly model: TransNormerLLM;
   readonly handler: Handler;
-  /** Sends a request; a body that is no string is sent as JSON. */
+  /** Sends a request; a body that is neither text nor bytes is sent as JSON. */
   send(path: string, body?: unknown, headers?: Record<string, string>): Promise<Response>;
   /** Sends a request that must succeed, and reads the answer. */
   // deno-lint-ignore no-explicit-any -- the answers' shapes are what is tested
@@ -70,7 +70,7 @@ export async function serve(
     handler(
       new Request(`http://localhost${path}`, {
         method: body === undefined ? "GET" : "POST",
-        body: body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body),
+        body: body === undefined ? undefined : isRaw(body) ? body : JSON.stringify(body),
         headers: { ...(key === undefined ? {} : { authorization: `Bearer ${key}` }), ...headers },
       }),
     );
@@ -101,9 +101,11 @@ export async function serve(
 /** The data of server-sent events, `[DONE]` included. */
 export async function* events(response: Response): AsyncGenerator<string> {
   assert.match(response.headers.get("content-type")!, /^text\/event-stream/);
+  // Not through a TextDecoderStream: of many clients at once its pipes cost more than all the rest.
+  const decoder = new TextDecoder();
   let text = "";
-  for await (const piece of response.body!.pipeThrough(new TextDecoderStream())) {
-    text += piece;
+  for await (const bytes of response.body!) {
+    text += decoder.decode(bytes, { stream: true });
     for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
       const event = text.slice(0, end);
       assert(event.startsWith("data: "), event);
@@ -132,4 +134,70 @@ export async function assertError(
   assert.doesNotMatch(text, /\.ts|\bat \w+ \(|node_modules/, "a stack trace went out");
   if (code !== undefined) assert.equal(error.code, code);
   return error as { message: string; type: string; param: string | null; code: string | null };
+}
+
+/** Bodies that no completion is to come of: torn, huge, deep, of the wrong types, out of range. */
+export function hostileBodies(
+  { vocabSize, bodyBytes }: { vocabSize: number; bodyBytes: number },
+): (string | Uint8Array<ArrayBuffer>)[] {
+  const deep = (open: string, close: string) => open.repeat(100_000) + close.repeat(100_000);
+  const invalidUtf8 = new TextEncoder().encode('{"prompt":"??"}').map((byte) => byte === 63 ? 0xff : byte);
+  const bodies = [
+    "",
+    "{",
+    "null",
+    "[]",
+    "7",
+    '"text"',
+    "{}",
+    deep("[", "]"),
+    `{"prompt":${deep("[", "]")}}`,
+    `{"prompt":"a","stop":${deep("[", "]")}}`,
+    `{"messages":${deep('[{"a":', "}]")}`,
+    "x".repeat(bodyBytes + 1),
+    invalidUtf8,
+    ...[
+      [],
+      [[]],
+      [[], [1]],
+      [1, "a"],
+      ["a", 1],
+      [1.5],
+      [-1],
+      [vocabSize],
+      [[1], [vocabSize]],
+      [2 ** 32],
+      [2 ** 53],
+      [1e300],
+      null,
+      true,
+      {},
+    ]
+      .map((prompt) => ({ prompt })),
+    ...Object.entries({
+      max_tokens: [-1, 1.5, "3", 1e9, true, [], {}],
+      temperature: [-0.1, "hot", 1e9, [], "NaN"],
+      top_p: [0, -1, 1.1, "1"],
+      top_k: [-2, 1.5, "1"],
+      min_p: [-0.1, 1.1],
+      seed: [1.5, "1", 1e300],
+      stop: [7, [7], {}, [["a"]]],
+      n: [0, -1, 1.5, 1e9, "2"],
+      echo: ["yes", 1],
+      logprobs: [-1, 21, 1.5, true, "1"],
+      stream: ["yes", 1],
+      stream_options: ["yes", { include_usage: 7 }],
+      session: ["", 7, "x".repeat(257), []],
+      model: ["another", 7, ""],
+      repetition_penalty: [0, -1, "1"],
+    }).flatMap(([field, values]) => values.map((value) => ({ prompt: "a", [field]: value }))),
+    { prompt: ["a", "b"], session: "s" },
+    { prompt: "a", n: 2, session: "s" },
+    { prompt: "a", echo: true, session: "s" },
+  ];
+  return bodies.map((body) => isRaw(body) ? body : JSON.stringify(body));
+}
+
+function isRaw(body: unknown): body is string | Uint8Array<ArrayBuffer> {
+  return typeof body === "string" || body instanceof Uint8Array;
 }

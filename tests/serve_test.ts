@@ -4,7 +4,7 @@ import { createStorage, type Storage } from "unstorage";
 import memory from "unstorage/drivers/memory";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { createHandler } from "../serve/mod.ts";
-import { assertError, events, serve, TEXT } from "./serve_setup.ts";
+import { assertError, events, hostileBodies, serve, TEXT } from "./serve_setup.ts";
 
 const COMPLETIONS = "/v1/completions";
 const GREEDY = { temperature: 0, max_tokens: 12 };
@@ -655,60 +655,9 @@ Deno.test("pages of other origins are let in only where configured", async () =>
 
 Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
   await using server = await serve({ limits: { bodyBytes: 10 ** 6 } });
-  const deep = (open: string, close: string) => open.repeat(100_000) + close.repeat(100_000);
   const bodies = [
-    "",
-    "{",
-    "null",
-    "[]",
-    "7",
-    '"text"',
-    "{}",
-    deep("[", "]"),
-    `{"prompt":${deep("[", "]")}}`,
-    `{"prompt":"a","stop":${deep("[", "]")}}`,
-    `{"messages":${deep('[{"a":', "}]")}`,
-    "x".repeat(10 ** 6 + 1),
-    ...[
-      [],
-      [[]],
-      [[], [1]],
-      [1, "a"],
-      ["a", 1],
-      [1.5],
-      [-1],
-      [263],
-      [[1], [263]],
-      [2 ** 32],
-      [2 ** 53],
-      [1e300],
-      null,
-      true,
-      {},
-    ]
-      .map((prompt) => ({ prompt })),
-    { prompt: "" },
-    { prompt: ["a", ""] },
-    ...Object.entries({
-      max_tokens: [-1, 1.5, "3", 1e9, true, [], {}],
-      temperature: [-0.1, "hot", 1e9, [], "NaN"],
-      top_p: [0, -1, 1.1, "1"],
-      top_k: [-2, 1.5, "1"],
-      min_p: [-0.1, 1.1],
-      seed: [1.5, "1", 1e300],
-      stop: [7, [7], {}, [["a"]]],
-      n: [0, -1, 1.5, 1e9, "2"],
-      echo: ["yes", 1],
-      logprobs: [-1, 21, 1.5, true, "1"],
-      stream: ["yes", 1],
-      stream_options: ["yes", { include_usage: 7 }],
-      session: ["", 7, "x".repeat(257), []],
-      model: ["another", 7, ""],
-      repetition_penalty: [0, -1, "1"],
-    }).flatMap(([field, values]) => values.map((value) => ({ prompt: "a", [field]: value }))),
-    { prompt: ["a", "b"], session: "s" },
-    { prompt: "a", n: 2, session: "s" },
-    { prompt: "a", echo: true, session: "s" },
+    ...hostileBodies({ vocabSize: TEXT.vocab_size, bodyBytes: 10 ** 6 }),
+    ...["", ["a", ""]].map((prompt) => JSON.stringify({ prompt })), // this tokenizer begins a text with nothing
   ];
   const clientError = (status: number) => status >= 400 && status < 500;
   for (const body of bodies) {
@@ -718,19 +667,6 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
       else await assertError(response, clientError);
     }
   }
-  const invalidUtf8 = new Uint8Array([
-    ...new TextEncoder().encode('{"prompt":"'),
-    0xff,
-    0xfe,
-    ...new TextEncoder().encode('"}'),
-  ]);
-  await assertError(
-    await server.handler(
-      new Request(`http://localhost${COMPLETIONS}`, { method: "POST", body: invalidUtf8 }),
-    ),
-    400,
-    "invalid_json",
-  );
   await assertError(await server.send("/nowhere", {}), 404, "not_found");
   await assertError(await server.send(COMPLETIONS), 404);
   await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
