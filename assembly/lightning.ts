@@ -183,6 +183,9 @@ export function lightningStep(
   const keep = f32x4.splat(keepOf(change)), changed = f32x4.splat(change), factor = f32x4.splat(scale);
   const row = <usize> valueDim << 2;
   let c = 0;
+  // A state that is not in cache comes as a stream if its lines are met in the order in which they lie. What is loaded
+  // is stored, as a load of which nothing becomes would be left out.
+  for (let line = state, end = state + <usize> headDim * row; line < end; line += 64) store<i32>(line, load<i32>(line));
   // Sixteen columns at a time: one cache line of every row.
   for (; c + 16 <= valueDim; c += 16) {
     const at = <usize> c << 2;

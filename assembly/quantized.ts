@@ -6,29 +6,36 @@
 // eight (pmaddwd) or sixteen (pmaddubsw) of them, so that not arithmetic but reading W bounds the time.
 //
 // W is packed (wasm/quantized.ts) in blocks of 8 outputs that are read strictly in order. A block holds, group by group,
-// the integers of all its outputs, and then their 8 scales as bfloat16. The integers are words, one output after another:
+// the integers of all its outputs, and then their 8 scales as bfloat16, those of outputs 0 and 4, 1 and 5 and so on side
+// by side. The integers, made unsigned by adding 128 or 8, are words, one output after another:
 //
-//   8 bits: 2 inputs in a half word
-//   4 bits: 8 inputs in a word, 0 to 3 in the low nibbles of its bytes, 4 to 7 in the high ones, 8 added to each
+//   8 bits: 4 inputs in a word, 0 and 1 in the low bytes of its halves, 2 and 3 in the high ones
+//   4 bits: 8 inputs in a word, 0 to 3 in the low nibbles of its bytes, 4 to 7 in the high ones
+//
+// so that one mask and one shift give what meets two words of x. A group of x is its scale, what the added numbers come
+// to, −128 Σ x or −8 Σ x, 8 bytes of padding, and the integers.
 //
 // An output's sum runs over the groups in order, whatever the number of rows: neither other rows nor threads change its
 // bits.
+//
+// Engines check the bounds of every access, in Deno by a comparison each, which costs as much as an instruction that
+// computes: hence few and wide loads, x spread by shuffles, and no load that widens.
 import { loadLanes, madd, storeLanes } from "./simd";
 
 /** Outputs of a block. */
 // @ts-ignore: decorator
 @inline
 const OUTS = 8;
-/** Sums of 16 bits hold this many inputs of products up to 15 · 127. */
+/** Bytes before the integers of a group of x: scale, offset, padding. */
 // @ts-ignore: decorator
 @inline
-const UNIT = 32;
+const HEAD = 16;
 
-/** Bytes of a quantised group of x: integers, and 16 of which their scale and their sum take 8. */
+/** Bytes of a quantised group of x. */
 // @ts-ignore: decorator
 @inline
 function inputBytes(bits: i32, group: i32): i32 {
-  return (bits == 8 ? 2 : 1) * group + 16;
+  return HEAD + (bits == 8 ? 2 : 1) * group;
 }
 
 /** Bytes of a group of a block: integers and scales. */
@@ -67,30 +74,33 @@ function quantizeGroup(x: usize, count: i32, bits: i32, group: i32, target: usiz
   // Groups this small count as zero: their reciprocal would be infinite. NaN goes on in the scale.
   if (scale < 1e-37) scale = 0;
   const inverse = f32x4.splat(scale == 0 ? 0 : 1 / scale);
-  let sums = i32x4.splat(0);
+  const whole = f32x4.splat(12582912);
+  let sums = i32x4.splat(0), to = target + HEAD;
   for (let i = 0; i < group; i += 8) {
     const integers = i16x8.narrow_i32x4_s(
-      integersOf(x + (<usize> i << 2), count - i, inverse),
-      integersOf(x + (<usize> i << 2) + 16, count - i - 4, inverse),
+      integersOf(x + (<usize> i << 2), count - i, inverse, whole),
+      integersOf(x + (<usize> i << 2) + 16, count - i - 4, inverse, whole),
     );
     sums = i32x4.add(sums, i32x4.extadd_pairwise_i16x8_s(integers));
     if (bits == 8) {
-      v128.store(target, integers);
-      target += 16;
+      v128.store(to, integers);
+      to += 16;
     } else {
-      v128.store64_lane(target, i8x16.narrow_i16x8_s(integers, integers), 0);
-      target += 8;
+      v128.store64_lane(to, i8x16.narrow_i16x8_s(integers, integers), 0);
+      to += 8;
     }
   }
+  const sum = i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) +
+    i32x4.extract_lane(sums, 3);
   store<f32>(target, scale);
-  store<i32>(target, i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) +
-    i32x4.extract_lane(sums, 3), 4);
+  store<i32>(target, -(sum << (bits - 1)), 4);
 }
 
+/** The nearest integers: added to 1.5 · 2^23, where f32 has no fractions, they are its last bits. */
 // @ts-ignore: decorator
 @inline
-function integersOf(x: usize, count: i32, inverse: v128): v128 {
-  return i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(loadLanes(x, count), inverse)));
+function integersOf(x: usize, count: i32, inverse: v128, whole: v128): v128 {
+  return i32x4.sub(f32x4.add(f32x4.mul(loadLanes(x, count), inverse), whole), whole);
 }
 
 /** `y = x Wᵀ + bias + residual`; x from `quantizeRows`, rows of y and residual `stride` bytes apart. */
@@ -98,7 +108,7 @@ export function linearQuantized(
   x: usize, weight: usize, bias: usize, residual: usize, y: usize,
   rows: i32, depth: i32, outs: i32, stride: usize, bits: i32, group: i32,
 ): void {
-  const mask = (1 << bits) - 1; // no constant where it is used: engines load those anew in every turn of a loop
+  const mask = bits == 8 ? 0x00ff : 0x0f0f; // no constant where it is used: engines load those anew in every turn of a loop
   const groups = (depth + group - 1) / group;
   const inRow = <usize> (groups * inputBytes(bits, group));
   for (let o = 0; o < outs; o += OUTS) {
@@ -109,11 +119,11 @@ export function linearQuantized(
     for (let r = 0; r < rows;) {
       const many = r + 4 <= rows;
       if (bits == 8) {
-        if (many) block8x4(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
-        else block8x1(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
+        if (many) fourRows8(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
+        else oneRow8(from, weight, b, c, to, groups, group, count, mask);
       } else {
-        if (many) block4x4(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
-        else block4x1(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
+        if (many) fourRows4(from, inRow, weight, b, c, to, groups, group, count, stride, mask);
+        else oneRow4(from, weight, b, c, to, groups, group, count, mask);
       }
       const step = many ? 4 : 1;
       r += step;
@@ -125,139 +135,191 @@ export function linearQuantized(
   }
 }
 
-function block8x1(
+function oneRow8(
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+): void {
+  oneRow(8, x, w, bias, residual, y, groups, group, outs, mask);
+}
+
+function oneRow4(
+  x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+): void {
+  oneRow(4, x, w, bias, residual, y, groups, group, outs, mask);
+}
+
+function fourRows8(
   x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
   groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
 ): void {
-  block(8, 1, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
+  fourRows(8, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
 }
 
-function block8x4(
+function fourRows4(
   x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
   groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
 ): void {
-  block(8, 4, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
+  fourRows(4, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
 }
 
-function block4x1(
-  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
-  groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
-): void {
-  block(4, 1, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
-}
-
-function block4x4(
-  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
-  groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
-): void {
-  block(4, 4, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
-}
-
-/** A block of 8 outputs with 1 or 4 rows of x: two vectors of sums per row. */
+/** A block of 8 outputs with one row of x. */
 // @ts-ignore: decorator
 @inline
-function block(
-  bits: i32, rows: i32, x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
+function oneRow(
+  bits: i32, x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+): void {
+  const low = i16x8.splat(<i16> mask);
+  let y0 = f32x4.splat(0), y1 = y0;
+  for (let g = 0; g < groups; g++) {
+    const scale = v128.load32_splat(x);
+    let s0 = v128.load32_splat(x, 4), s1 = s0;
+    x += HEAD;
+    for (const end = x + <usize> (inputBytes(bits, group) - HEAD); x < end; x += 32) {
+      let a = v128.load(x);
+      let a0 = v128.shuffle<i32>(a, a, 0, 0, 0, 0), a1 = v128.shuffle<i32>(a, a, 1, 1, 1, 1);
+      let a2 = v128.shuffle<i32>(a, a, 2, 2, 2, 2), a3 = v128.shuffle<i32>(a, a, 3, 3, 3, 3);
+      const h0 = products(bits, a0, a1, a2, a3, v128.load(w), v128.load(w, 32), low);
+      const h1 = products(bits, a0, a1, a2, a3, v128.load(w, 16), v128.load(w, 48), low);
+      a = v128.load(x, 16);
+      a0 = v128.shuffle<i32>(a, a, 0, 0, 0, 0), a1 = v128.shuffle<i32>(a, a, 1, 1, 1, 1);
+      a2 = v128.shuffle<i32>(a, a, 2, 2, 2, 2), a3 = v128.shuffle<i32>(a, a, 3, 3, 3, 3);
+      s0 = widen(bits, s0, sum(bits, h0, products(bits, a0, a1, a2, a3, v128.load(w, 64), v128.load(w, 96), low)));
+      s1 = widen(bits, s1, sum(bits, h1, products(bits, a0, a1, a2, a3, v128.load(w, 80), v128.load(w, 112), low)));
+      w += 128;
+    }
+    const scales = v128.load(w);
+    w += 2 * OUTS;
+    y0 = madd(f32x4.convert_i32x4_s(s0), f32x4.mul(scale, scales0(scales)), y0);
+    y1 = madd(f32x4.convert_i32x4_s(s1), f32x4.mul(scale, scales1(scales)), y1);
+  }
+  finish(y0, y1, bias, residual, 0, y, outs);
+}
+
+/** The same with four rows. */
+// @ts-ignore: decorator
+@inline
+function fourRows(
+  bits: i32, x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
   groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
 ): void {
   const x1 = x + inRow, x2 = x1 + inRow, x3 = x2 + inRow;
-  const nibble = i8x16.splat(<i8> mask);
+  const low = i16x8.splat(<i16> mask);
   let y00 = f32x4.splat(0), y01 = y00, y10 = y00, y11 = y00, y20 = y00, y21 = y00, y30 = y00, y31 = y00;
   let at: usize = 0;
   for (let g = 0; g < groups; g++) {
-    let s00 = i32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00, s30 = s00, s31 = s00;
-    if (bits == 8) {
-      for (const end = at + (<usize> group << 1); at < end; at += 4) {
-        const w0 = v128.load8x8_s(w), w1 = v128.load8x8_s(w, 8);
-        w += 16;
-        let a = v128.load32_splat(x + at);
-        s00 = i32x4.add(s00, i32x4.dot_i16x8_s(w0, a));
-        s01 = i32x4.add(s01, i32x4.dot_i16x8_s(w1, a));
-        if (rows == 4) {
-          a = v128.load32_splat(x1 + at);
-          s10 = i32x4.add(s10, i32x4.dot_i16x8_s(w0, a));
-          s11 = i32x4.add(s11, i32x4.dot_i16x8_s(w1, a));
-          a = v128.load32_splat(x2 + at);
-          s20 = i32x4.add(s20, i32x4.dot_i16x8_s(w0, a));
-          s21 = i32x4.add(s21, i32x4.dot_i16x8_s(w1, a));
-          a = v128.load32_splat(x3 + at);
-          s30 = i32x4.add(s30, i32x4.dot_i16x8_s(w0, a));
-          s31 = i32x4.add(s31, i32x4.dot_i16x8_s(w1, a));
-        }
+    const head = at;
+    let s00 = v128.load32_splat(x + at, 4), s10 = v128.load32_splat(x1 + at, 4);
+    let s20 = v128.load32_splat(x2 + at, 4), s30 = v128.load32_splat(x3 + at, 4);
+    let s01 = s00, s11 = s10, s21 = s20, s31 = s30;
+    at += HEAD;
+    for (const end = head + <usize> inputBytes(bits, group); at < end;) {
+      let h00 = i16x8.splat(0), h01 = h00, h10 = h00, h11 = h00, h20 = h00, h21 = h00, h30 = h00, h31 = h00;
+      for (const unit = at + 32; at < unit; at += 8) {
+        const v0 = v128.load(w), v1 = v128.load(w, 16);
+        w += 32;
+        const low0 = lower(v0, low), high0 = upper(bits, v0, low);
+        const low1 = lower(v1, low), high1 = upper(bits, v1, low);
+        let a = v128.load32_splat(x + at), b = v128.load32_splat(x + at, 4);
+        h00 = sum(bits, sum(bits, h00, dots(bits, a, low0)), dots(bits, b, high0));
+        h01 = sum(bits, sum(bits, h01, dots(bits, a, low1)), dots(bits, b, high1));
+        a = v128.load32_splat(x1 + at), b = v128.load32_splat(x1 + at, 4);
+        h10 = sum(bits, sum(bits, h10, dots(bits, a, low0)), dots(bits, b, high0));
+        h11 = sum(bits, sum(bits, h11, dots(bits, a, low1)), dots(bits, b, high1));
+        a = v128.load32_splat(x2 + at), b = v128.load32_splat(x2 + at, 4);
+        h20 = sum(bits, sum(bits, h20, dots(bits, a, low0)), dots(bits, b, high0));
+        h21 = sum(bits, sum(bits, h21, dots(bits, a, low1)), dots(bits, b, high1));
+        a = v128.load32_splat(x3 + at), b = v128.load32_splat(x3 + at, 4);
+        h30 = sum(bits, sum(bits, h30, dots(bits, a, low0)), dots(bits, b, high0));
+        h31 = sum(bits, sum(bits, h31, dots(bits, a, low1)), dots(bits, b, high1));
       }
-    } else {
-      for (const end = at + group; at < end;) {
-        let h00 = i16x8.splat(0), h01 = h00, h10 = h00, h11 = h00, h20 = h00, h21 = h00, h30 = h00, h31 = h00;
-        for (const unit = at + UNIT; at < unit; at += 8) {
-          const v0 = v128.load(w), v1 = v128.load(w, 16);
-          w += 32;
-          const low0 = v128.and(v0, nibble), high0 = v128.and(i16x8.shr_u(v0, 4), nibble);
-          const low1 = v128.and(v1, nibble), high1 = v128.and(i16x8.shr_u(v1, 4), nibble);
-          let a = v128.load32_splat(x + at), b = v128.load32_splat(x + at, 4);
-          h00 = i16x8.add(i16x8.add(h00, dots(a, low0)), dots(b, high0));
-          h01 = i16x8.add(i16x8.add(h01, dots(a, low1)), dots(b, high1));
-          if (rows == 4) {
-            a = v128.load32_splat(x1 + at), b = v128.load32_splat(x1 + at, 4);
-            h10 = i16x8.add(i16x8.add(h10, dots(a, low0)), dots(b, high0));
-            h11 = i16x8.add(i16x8.add(h11, dots(a, low1)), dots(b, high1));
-            a = v128.load32_splat(x2 + at), b = v128.load32_splat(x2 + at, 4);
-            h20 = i16x8.add(i16x8.add(h20, dots(a, low0)), dots(b, high0));
-            h21 = i16x8.add(i16x8.add(h21, dots(a, low1)), dots(b, high1));
-            a = v128.load32_splat(x3 + at), b = v128.load32_splat(x3 + at, 4);
-            h30 = i16x8.add(i16x8.add(h30, dots(a, low0)), dots(b, high0));
-            h31 = i16x8.add(i16x8.add(h31, dots(a, low1)), dots(b, high1));
-          }
-        }
-        s00 = i32x4.add(s00, i32x4.extadd_pairwise_i16x8_s(h00));
-        s01 = i32x4.add(s01, i32x4.extadd_pairwise_i16x8_s(h01));
-        if (rows == 4) {
-          s10 = i32x4.add(s10, i32x4.extadd_pairwise_i16x8_s(h10));
-          s11 = i32x4.add(s11, i32x4.extadd_pairwise_i16x8_s(h11));
-          s20 = i32x4.add(s20, i32x4.extadd_pairwise_i16x8_s(h20));
-          s21 = i32x4.add(s21, i32x4.extadd_pairwise_i16x8_s(h21));
-          s30 = i32x4.add(s30, i32x4.extadd_pairwise_i16x8_s(h30));
-          s31 = i32x4.add(s31, i32x4.extadd_pairwise_i16x8_s(h31));
-        }
-      }
+      s00 = widen(bits, s00, h00), s01 = widen(bits, s01, h01);
+      s10 = widen(bits, s10, h10), s11 = widen(bits, s11, h11);
+      s20 = widen(bits, s20, h20), s21 = widen(bits, s21, h21);
+      s30 = widen(bits, s30, h30), s31 = widen(bits, s31, h31);
     }
-    const scales0 = i32x4.shl(v128.load16x4_u(w), 16), scales1 = i32x4.shl(v128.load16x4_u(w, 8), 16);
+    const scales = v128.load(w), w0 = scales0(scales), w1 = scales1(scales);
     w += 2 * OUTS;
-    y00 = scaled(bits, s00, scales0, x + at, y00);
-    y01 = scaled(bits, s01, scales1, x + at, y01);
-    if (rows == 4) {
-      y10 = scaled(bits, s10, scales0, x1 + at, y10);
-      y11 = scaled(bits, s11, scales1, x1 + at, y11);
-      y20 = scaled(bits, s20, scales0, x2 + at, y20);
-      y21 = scaled(bits, s21, scales1, x2 + at, y21);
-      y30 = scaled(bits, s30, scales0, x3 + at, y30);
-      y31 = scaled(bits, s31, scales1, x3 + at, y31);
-    }
-    at += 16;
+    let scale = v128.load32_splat(x + head);
+    y00 = madd(f32x4.convert_i32x4_s(s00), f32x4.mul(scale, w0), y00);
+    y01 = madd(f32x4.convert_i32x4_s(s01), f32x4.mul(scale, w1), y01);
+    scale = v128.load32_splat(x1 + head);
+    y10 = madd(f32x4.convert_i32x4_s(s10), f32x4.mul(scale, w0), y10);
+    y11 = madd(f32x4.convert_i32x4_s(s11), f32x4.mul(scale, w1), y11);
+    scale = v128.load32_splat(x2 + head);
+    y20 = madd(f32x4.convert_i32x4_s(s20), f32x4.mul(scale, w0), y20);
+    y21 = madd(f32x4.convert_i32x4_s(s21), f32x4.mul(scale, w1), y21);
+    scale = v128.load32_splat(x3 + head);
+    y30 = madd(f32x4.convert_i32x4_s(s30), f32x4.mul(scale, w0), y30);
+    y31 = madd(f32x4.convert_i32x4_s(s31), f32x4.mul(scale, w1), y31);
   }
   finish(y00, y01, bias, residual, 0, y, outs);
-  if (rows == 4) {
-    finish(y10, y11, bias, residual, stride, y, outs);
-    finish(y20, y21, bias, residual, 2 * stride, y, outs);
-    finish(y30, y31, bias, residual, 3 * stride, y, outs);
-  }
+  finish(y10, y11, bias, residual, stride, y, outs);
+  finish(y20, y21, bias, residual, 2 * stride, y, outs);
+  finish(y30, y31, bias, residual, 3 * stride, y, outs);
+}
+
+/** Products of two words of weights of 4 outputs with four words of x, summed as far as `dots` has room. */
+// @ts-ignore: decorator
+@inline
+function products(bits: i32, a0: v128, a1: v128, a2: v128, a3: v128, v: v128, u: v128, low: v128): v128 {
+  return sum(bits, sum(bits, dots(bits, a0, lower(v, low)), dots(bits, a1, upper(bits, v, low))),
+    sum(bits, dots(bits, a2, lower(u, low)), dots(bits, a3, upper(bits, u, low))));
+}
+
+/** The first inputs of the words of a weight. */
+// @ts-ignore: decorator
+@inline
+function lower(words: v128, low: v128): v128 {
+  return v128.and(words, low);
+}
+
+/** The last inputs of the words of a weight. */
+// @ts-ignore: decorator
+@inline
+function upper(bits: i32, words: v128, low: v128): v128 {
+  return bits == 8 ? i16x8.shr_u(words, 8) : v128.and(i16x8.shr_u(words, 4), low);
+}
+
+/** Sums of two adjacent products of x and weights: of 32 bits, or of 16 where both are bytes. */
+// @ts-ignore: decorator
+@inline
+function dots(bits: i32, a: v128, w: v128): v128 {
+  return bits == 8 ? i32x4.dot_i16x8_s(a, w) : dotBytes(a, w);
+}
+
+// @ts-ignore: decorator
+@inline
+function sum(bits: i32, a: v128, b: v128): v128 {
+  return bits == 8 ? i32x4.add(a, b) : i16x8.add(a, b);
+}
+
+/** Adds sums of 32 bytes of x to those of the group: 16 bits hold as many products up to 15 · 127. */
+// @ts-ignore: decorator
+@inline
+function widen(bits: i32, s: v128, h: v128): v128 {
+  return i32x4.add(s, bits == 8 ? h : i32x4.extadd_pairwise_i16x8_s(h));
+}
+
+/** Scales of outputs 0 to 3. */
+// @ts-ignore: decorator
+@inline
+function scales0(scales: v128): v128 {
+  return i32x4.shl(scales, 16);
+}
+
+/** Scales of outputs 4 to 7. */
+// @ts-ignore: decorator
+@inline
+function scales1(scales: v128): v128 {
+  return i32x4.shl(i32x4.shr_u(scales, 16), 16);
 }
 
 /** Sums of two adjacent products of signed bytes a and bytes b from 0 to 127: no sum leaves 16 bits. */
 // @ts-ignore: decorator
 @inline
-function dots(a: v128, b: v128): v128 {
+function dotBytes(a: v128, b: v128): v128 {
   if (ASC_FEATURE_RELAXED_SIMD) return i16x8.relaxed_dot_i8x16_i7x16_s(a, b);
   const even = i16x8.mul(i16x8.shr_s(i16x8.shl(a, 8), 8), v128.and(b, i16x8.splat(255)));
   return i16x8.add(even, i16x8.mul(i16x8.shr_s(a, 8), i16x8.shr_u(b, 8)));
-}
-
-/** Adds a group's sums, in units of both scales, to y; behind the integers of x stand their scale and their sum. */
-// @ts-ignore: decorator
-@inline
-function scaled(bits: i32, sums: v128, scales: v128, behind: usize, y: v128): v128 {
-  // Σ q x = Σ (q + 8) x − 8 Σ x
-  if (bits == 4) sums = i32x4.sub(sums, i32x4.shl(v128.load32_splat(behind, 4), 3));
-  return madd(f32x4.convert_i32x4_s(sums), f32x4.mul(scales, v128.load32_splat(behind)), y);
 }
 
 /** Writes 8 outputs of the row that lies `offset` bytes on. */

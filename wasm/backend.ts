@@ -205,9 +205,10 @@ class WasmBackend implements Backend, Kernels {
 
   lightningStep({ shape, q, k, v, slopes, scale, state, rows, output }: LightningStepCall): void {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    const calls = Array.from({ length: batch * heads }, (_, row) => {
+    const calls: number[][] = [];
+    for (let row = 0; row < batch * heads; row++) {
       const b = Math.floor(row / heads), head = row % heads;
-      return [
+      calls.push([
         pointer(q) + 4 * (b * queryHeads + Math.floor(head * queryHeads / heads)) * headDim,
         pointer(k) + 4 * (b * keyHeads + Math.floor(head * keyHeads / heads)) * headDim,
         pointer(v) + 4 * row * valueDim,
@@ -217,8 +218,8 @@ class WasmBackend implements Backend, Kernels {
         valueDim,
         decayChange(slopes[head], 1),
         scale,
-      ];
-    });
+      ]);
+    }
     this.#crew.run("lightningStep", calls, { work: batch * heads * headDim * valueDim });
   }
 

@@ -213,9 +213,11 @@ export class Crew {
 export function ranges(count: number, parts: number, multiple: number): { start: number; count: number }[] {
   const units = Math.ceil(count / multiple);
   const used = Math.max(1, Math.min(parts, units));
-  const bound = (part: number) => Math.min(count, Math.floor(units * part / used) * multiple);
-  return Array.from(
-    { length: used },
-    (_, part) => ({ start: bound(part), count: bound(part + 1) - bound(part) }),
-  );
+  const cut: { start: number; count: number }[] = [];
+  for (let part = 0, start = 0; part < used; part++) {
+    const end = Math.min(count, Math.floor(units * (part + 1) / used) * multiple);
+    cut.push({ start, count: end - start });
+    start = end;
+  }
+  return cut;
 }

@@ -23,6 +23,16 @@ export function packedBytes([outs, inner]: readonly number[], quantization: Quan
   return Math.ceil(outs / BLOCK_OUTS) * blockBytes(inner, quantization);
 }
 
+/** Where in a group of 8 bits input `i` of output `lane` of a block is: see `assembly/quantized.ts`. */
+function byteOf(i: number, lane: number): number {
+  return (i >> 2) * 32 + 4 * lane + [0, 2, 1, 3][i & 3];
+}
+
+/** Where among the scales of a group that of output `lane` is. */
+function scaleOf(lane: number): number {
+  return 4 * (lane % 4) + 2 * (lane >> 2);
+}
+
 /**
  * Packs a weight. What is beyond its inputs and outputs counts nothing: its integer is zero, or its x, or its scale,
  * or it is not written.
@@ -39,10 +49,10 @@ export function pack(weight: QuantizedWeight, target: Uint8Array): void {
       const start = g * group, count = Math.min(group, inner - start);
       for (let i = 0; i < count; i++) {
         const q = integers[start + i];
-        if (bits === 8) target[at + (i >> 1) * 16 + 2 * lane + (i & 1)] = q;
+        if (bits === 8) target[at + byteOf(i, lane)] = q + 128;
         else target[at + (i >> 3) * 32 + 4 * lane + (i & 3)] |= (q + 8) << (i & 4);
       }
-      const scale = scales[o * groups + g], scaleAt = at + bits * group + 2 * lane;
+      const scale = scales[o * groups + g], scaleAt = at + bits * group + scaleOf(lane);
       target[scaleAt] = scale;
       target[scaleAt + 1] = scale >> 8;
     }
@@ -62,12 +72,12 @@ export function unpackRow(
   const bytes = groupBytes(quantization), lane = row % BLOCK_OUTS;
   const block = Math.floor(row / BLOCK_OUTS) * blockBytes(inner, quantization);
   for (let start = 0; start < inner; start += group) {
-    const at = block + start / group * bytes, scaleAt = at + bits * group + 2 * lane;
+    const at = block + start / group * bytes, scaleAt = at + bits * group + scaleOf(lane);
     const scale = fromBfloat16(packed[scaleAt] | packed[scaleAt + 1] << 8) * factor;
     const count = Math.min(group, inner - start);
     for (let i = 0; i < count; i++) {
       const q = bits === 8
-        ? packed[at + (i >> 1) * 16 + 2 * lane + (i & 1)] << 24 >> 24
+        ? packed[at + byteOf(i, lane)] - 128
         : (packed[at + (i >> 3) * 32 + 4 * lane + (i & 3)] >> (i & 4) & 15) - 8;
       target[start + i] = q * scale;
     }
