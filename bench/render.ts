@@ -14,7 +14,9 @@ import {
   type PlotPoint,
   renderPanels,
 } from "./plot.ts";
+import { median } from "./measure.ts";
 import {
+  type EdgeReport,
   FOLDER,
   type GoalRow,
   keeps,
@@ -29,22 +31,29 @@ const NAMES = { wasm: "WASM", webgpu: "WebGPU" };
 
 /** Writes the page and the plots. */
 export async function render(): Promise<void> {
-  const reports: Report[] = [];
-  for (const backend of ["wasm", "webgpu"]) {
-    try {
-      reports.push(JSON.parse(await Deno.readTextFile(new URL(`${backend}.json`, FOLDER))));
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
-  }
   const sections = [];
-  for (const report of reports) sections.push(await section(report));
+  for (const backend of ["wasm", "webgpu"]) {
+    const report = await kept<Report>(`${backend}.json`);
+    if (report !== undefined) sections.push(await section(report));
+  }
+  const edge = await kept<EdgeReport>("edge.json");
+  if (edge !== undefined) sections.push(edgeSection(edge));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
   const { success } = await new Deno.Command(Deno.execPath(), {
     args: ["fmt", "--quiet", PAGE.pathname, FOLDER.pathname],
   })
     .output();
   if (!success) throw new Error(`Cannot format ${PAGE.pathname}`);
+}
+
+/** A file of results, where there is one. */
+async function kept<T>(file: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 const INTRODUCTION = `# Benchmarks
@@ -71,8 +80,8 @@ async function section(report: Report): Promise<string> {
     facts([
       ["date", `${date}, commit ${report.commit}`],
       ["device", backend === "webgpu" ? device : `${device}, one thread unless a row says otherwise`],
-      ["machine", `${machine.cpu}, ${machine.cores} cores, ${machine.gibibytes} GiB, ${machine.os}`],
-      ["versions", Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ")],
+      ["machine", describe(machine)],
+      ["versions", describeVersions(versions)],
       ["command", `\`${report.command}\``],
       [
         "absolute figures",
@@ -96,6 +105,30 @@ async function section(report: Report): Promise<string> {
     parts.push("### Not measured", table(["what", "why"], absent.map(({ what, reason }) => [what, reason])));
   }
   return parts.join("\n\n") + "\n";
+}
+
+function edgeSection({ machine, date, commit, versions, command, firstToken, resident }: EdgeReport): string {
+  const row = (what: string, values: readonly number[], unit: string) => [
+    what,
+    ...[median(values), Math.min(...values), Math.max(...values)].map((value) =>
+      `${value.toFixed(0)} ${unit}`
+    ),
+  ];
+  return [
+    "## Edge function",
+    "`examples/edge/main.ts` with the shipped model, as an isolate would run it: a process with no permission but " +
+    "loopback, no GPU, no workers, 128 MB of heap. It starts, loads the model by HTTP, and streams its first token.",
+    facts([
+      ["date", `${date}, commit ${commit}`],
+      ["machine", describe(machine)],
+      ["versions", describeVersions(versions)],
+      ["command", `\`${command}\``],
+    ]),
+    table(["what", `:median of ${firstToken.length}`, ":least", ":most"], [
+      row("cold start to first token", firstToken, "ms"),
+      row("resident at most", resident, "MiB"),
+    ]),
+  ].join("\n\n") + "\n";
 }
 
 interface Figure {
@@ -236,6 +269,14 @@ function speedTable(points: readonly SpeedPoint[], what: string): string {
       ];
     }),
   );
+}
+
+function describe({ cpu, cores, gibibytes, os }: Report["machine"]): string {
+  return `${cpu}, ${cores} cores, ${gibibytes} GiB, ${os}`;
+}
+
+function describeVersions(versions: Report["versions"]): string {
+  return Object.entries(versions).map(([name, version]) => `${name} ${version}`).join(", ");
 }
 
 function facts(rows: (readonly [string, string])[]): string {

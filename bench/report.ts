@@ -45,12 +45,7 @@ async function measure(
   const report: Report = {
     backend,
     device,
-    machine: {
-      cpu: cpus()[0].model,
-      cores: cpus().length,
-      gibibytes: Math.round(totalmem() / 2 ** 30),
-      os: `${Deno.build.os} ${Deno.build.arch}`,
-    },
+    machine: machine(),
     exclusive,
     quick,
     date: new Date().toISOString().slice(0, 10),
@@ -69,8 +64,18 @@ async function measure(
   await Deno.writeTextFile(new URL(`${backend}.json`, FOLDER), JSON.stringify(report, null, 2) + "\n");
 }
 
+/** The machine that measures. */
+export function machine(): Report["machine"] {
+  return {
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    gibibytes: Math.round(totalmem() / 2 ** 30),
+    os: `${Deno.build.os} ${Deno.build.arch}`,
+  };
+}
+
 /** The commit that was measured, as far as there is one. */
-async function commit(): Promise<string> {
+export async function commit(): Promise<string> {
   try {
     const git = (...args: string[]) => new Deno.Command("git", { args, stderr: "null" }).output();
     const { success, stdout } = await git("rev-parse", "--short", "HEAD");

@@ -87,6 +87,14 @@ export interface Report {
   readonly results: Results;
 }
 
+/** The edge function, started again and again: `bench/edge.ts`. */
+export interface EdgeReport extends Pick<Report, "machine" | "date" | "commit" | "versions" | "command"> {
+  /** Milliseconds from the start of the process to the first token, of each start in order. */
+  readonly firstToken: readonly number[];
+  /** MiB that the process held at most, of each start. */
+  readonly resident: readonly number[];
+}
+
 /** Where the results lie. */
 export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
 

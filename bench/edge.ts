@@ -1,0 +1,121 @@
+/**
+ * Cold start of the edge function with the shipped model, to its first token: writes `docs/benchmarks/edge.json` and from
+ * it the page.
+ *
+ *     deno task bench:edge
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { commit, machine } from "./report.ts";
+import { type EdgeReport, FOLDER } from "./results.ts";
+
+const MODEL = new URL("../models/sotu/", import.meta.url);
+const STARTS = 15;
+
+/** Serves files on loopback, as a bucket would. */
+export function bucket(
+  read: (name: string) => Promise<Uint8Array<ArrayBuffer> | undefined>,
+): Deno.HttpServer<Deno.NetAddr> {
+  return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async ({ url }) => {
+    const file = await read(new URL(url).pathname.slice(1));
+    return file === undefined ? new Response(null, { status: 404 }) : new Response(file);
+  });
+}
+
+/** A file of a folder, where there is one. */
+export async function fileOf(folder: URL, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
+  try {
+    return await Deno.readFile(new URL(name, folder));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Starts the function; `flags` beside its network and its memory. */
+export async function isolate(port: number, flags: string[] = []) {
+  const start = performance.now();
+  const process = new Deno.Command(Deno.execPath(), {
+    args: [
+      ...["run", "--no-prompt", "--no-check", "--allow-net=127.0.0.1", "--v8-flags=--max-old-space-size=128"],
+      ...["--unstable-no-legacy-abort", ...flags],
+      new URL("../tests/edge_isolate.ts", import.meta.url).href,
+      `http://127.0.0.1:${port}/`,
+    ],
+    env: { DENO_SERVE_ADDRESS: "tcp:127.0.0.1:0", NO_COLOR: "1" },
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  let log = "";
+  const listening = Promise.withResolvers<string>();
+  const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
+    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+      log += text;
+      const address = /Listening on (http:\/\/127\.0\.0\.1:\d+)/.exec(log)?.[1];
+      if (address !== undefined) listening.resolve(address);
+    }
+  };
+  const done = Promise.all([read(process.stdout), read(process.stderr)]);
+  process.status.then(() => done).then(() =>
+    listening.reject(new Error(`The function did not start: ${log}`))
+  );
+  const url = await listening.promise;
+  return {
+    start,
+    process,
+    async ask(body: unknown): Promise<Response> {
+      const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
+      assert.equal(response.status, 200, log);
+      return response;
+    },
+    async [Symbol.asyncDispose]() {
+      process.kill("SIGKILL");
+      await process.status;
+      await done;
+    },
+  };
+}
+
+/** Asks a function that was just started for text; milliseconds from its start to its first token. */
+export async function firstToken(edge: Awaited<ReturnType<typeof isolate>>): Promise<number> {
+  const response = await edge.ask({ prompt: "hello", max_tokens: 32, temperature: 0, stream: true });
+  const reader = response.body!.getReader();
+  await reader.read();
+  const taken = performance.now() - edge.start;
+  while (!(await reader.read()).done);
+  return taken;
+}
+
+/** MiB that a process held at most; Linux only. */
+export async function residentAtMost({ pid }: Deno.ChildProcess): Promise<number> {
+  const status = await Deno.readTextFile(`/proc/${pid}/status`);
+  return Number(/VmHWM:\s+(\d+)/.exec(status)![1]) / 1024;
+}
+
+async function main(): Promise<void> {
+  const server = bucket((name) => fileOf(MODEL, name));
+  const times: number[] = [], resident: number[] = [];
+  for (let start = -1; start < STARTS; start++) {
+    await using edge = await isolate(server.addr.port);
+    const time = await firstToken(edge);
+    if (start < 0) continue; // compiles what Deno's cache then holds, as after any first start
+    times.push(time);
+    resident.push(await residentAtMost(edge.process));
+    console.log(`cold start to first token ${time.toFixed(0)} ms`);
+  }
+  await server.shutdown();
+  const report: EdgeReport = {
+    machine: machine(),
+    date: new Date().toISOString().slice(0, 10),
+    commit: await commit(),
+    versions: { deno: Deno.version.deno, v8: Deno.version.v8 },
+    command: "deno task bench:edge",
+    firstToken: times,
+    resident,
+  };
+  await Deno.writeTextFile(new URL("edge.json", FOLDER), JSON.stringify(report, null, 2) + "\n");
+  await (await import("./render.ts")).render(); // with what draws the plots, which the tests do not need
+}
+
+if (import.meta.main) await main();
