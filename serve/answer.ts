@@ -159,12 +159,17 @@ export class PromptEntries {
   readonly #prompt: Uint32Array;
   readonly #count: number;
   readonly #characters: TokenStream | undefined;
+  readonly #text: string;
+  /** Ids that a tokenizer may add to a text, in which they then do not stand. */
+  readonly #added: readonly (number | undefined)[];
   #offset = 0;
 
-  /** @param prompt token ids, at least one @param count alternatives to name */
-  constructor(model: TransNormerLLM, prompt: Uint32Array, count: number) {
+  /** @param prompt token ids, at least one @param text the same as text @param count alternatives to name */
+  constructor(model: TransNormerLLM, prompt: Uint32Array, text: string, count: number) {
     this.#vocabSize = model.config.vocabSize;
     this.#prompt = prompt;
+    this.#text = text;
+    this.#added = [model.config.bosTokenId, ...model.config.eosTokenIds];
     this.#count = count;
     this.#characters = model.tokenizer?.stream({ specialTokens: true });
     this.#push({ id: prompt[0], logprob: null, top: null });
@@ -181,6 +186,8 @@ export class PromptEntries {
 
   #push(scored: Omit<Entry, "offset">): void {
     this.entries.push({ ...scored, offset: this.#offset });
-    this.#offset += this.#characters?.push(scored.id).length ?? 0;
+    const characters = this.#characters?.push(scored.id) ?? "";
+    const isAdded = this.#added.includes(scored.id) && !this.#text.startsWith(characters, this.#offset);
+    if (!isAdded) this.#offset += characters.length;
   }
 }

@@ -129,7 +129,9 @@ export function begin(
       throw invalid("prompt", `prompt: token ids must be below ${model.config.vocabSize}, not ${outside}`);
     }
     usage.promptTokens += prompt.ids.length;
-    const scored = echo && logprobs !== undefined ? new PromptEntries(model, ids, logprobs) : undefined;
+    const scored = echo && logprobs !== undefined
+      ? new PromptEntries(model, ids, prompt.text, logprobs)
+      : undefined;
     const branches: Answer[] = [];
     for (let i = 0; i < options.n; i++) {
       const index = p * options.n + i;

@@ -2,7 +2,8 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { createStorage, type Storage } from "unstorage";
 import memory from "unstorage/drivers/memory";
-import type { TransNormerLLM } from "../model/mod.ts";
+import { createBackend } from "../mod.ts";
+import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler } from "../serve/mod.ts";
 import { assertError, events, hostileBodies, serve, TEXT } from "./serve_setup.ts";
 
@@ -153,6 +154,28 @@ Deno.test("log-probabilities are the log-softmax of the model's logits, of promp
   const nothing = await ask(COMPLETIONS, { prompt, max_tokens: 0 });
   assert.equal(nothing.choices[0].text, "");
   assert.equal(nothing.usage.completion_tokens, 0);
+});
+
+Deno.test("offsets are places in the text, also where the tokenizer adds a token that is none of it", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  using model = await TransNormerLLM.load("models/sotu", { backend });
+  const handler = createHandler({ model });
+  const text = "The state of the Union";
+  for (const prompt of [text, `<|begin|>${text}`, model.tokenizer!.encode(text)]) {
+    const response = await handler(
+      new Request(`http://localhost${COMPLETIONS}`, {
+        method: "POST",
+        body: JSON.stringify({ prompt, ...GREEDY, echo: true, logprobs: 1 }),
+      }),
+    );
+    const { text, logprobs: { tokens, text_offset } } = (await response.json()).choices[0];
+    assert.equal(tokens[0], "<|begin|>");
+    assert.equal(text_offset[0], 0);
+    tokens.forEach((token: string, i: number) => {
+      if (token !== "<|begin|>") assert.equal(text.slice(text_offset[i]).slice(0, token.length), token);
+    });
+  }
+  await handler.close();
 });
 
 Deno.test("a stream is the whole answer in pieces", async () => {

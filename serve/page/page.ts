@@ -73,7 +73,9 @@ async function introduce(): Promise<Card> {
   const { data: [found] } = await (await ask("v1/models")).json() as { data: [Card] };
   card = found;
   const millions = (found.parameters / 1e6).toFixed(found.parameters < 1e6 ? 2 : 1);
-  find("about").textContent = `${found.id}: ${millions} million parameters, a state of fixed size.`;
+  find("about").textContent = `${found.id}: ${millions} million parameters, and a memory of ${
+    bytes(found.state_bytes)
+  } for any length of text.`;
   local.disabled = !found.files;
   if (!found.files) find("local-hint").textContent = "This server does not hand its model out.";
   draw();
