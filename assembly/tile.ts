@@ -113,20 +113,30 @@ export function packTransposed(
     const s0 = source + <usize> r * sourceStride, s1 = s0 + sourceStride;
     const s2 = s1 + sourceStride, s3 = s2 + sourceStride;
     let to = target + (<usize> r << 2);
-    for (let k = 0; k < columns; k += 4) {
-      const count = columns - k, at = <usize> k << 2;
-      const zero = f32x4.splat(0);
-      const x0 = left > 0 ? loadLanes(s0 + at, count) : zero;
-      const x1 = left > 1 ? loadLanes(s1 + at, count) : zero;
-      const x2 = left > 2 ? loadLanes(s2 + at, count) : zero;
-      const x3 = left > 3 ? loadLanes(s3 + at, count) : zero;
-      const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
-      const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
-      v128.store(to, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5)));
-      if (count > 1) v128.store(to + targetStride, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 2, 3, 6, 7)));
-      if (count > 2) v128.store(to + 2 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 0, 1, 4, 5)));
-      if (count > 3) v128.store(to + 3 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 2, 3, 6, 7)));
-      to += 4 * targetStride;
+    let k = 0;
+    if (left >= 4) {
+      for (; k + 4 <= columns; k += 4) {
+        const at = <usize> k << 2;
+        const x0 = v128.load(s0 + at), x1 = v128.load(s1 + at), x2 = v128.load(s2 + at), x3 = v128.load(s3 + at);
+        const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
+        const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+        v128.store(to, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5)));
+        v128.store(to + targetStride, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 2, 3, 6, 7)));
+        v128.store(to + 2 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 0, 1, 4, 5)));
+        v128.store(to + 3 * targetStride, f32x4.mul(factor, v128.shuffle<f32>(hi01, hi23, 2, 3, 6, 7)));
+        to += 4 * targetStride;
+      }
+    }
+    // At the edges column by column: what lies beyond the rows is zero.
+    for (; k < columns; k++) {
+      const at = <usize> k << 2;
+      let x = f32x4.splat(0);
+      if (left > 0) x = v128.load32_zero(s0 + at);
+      if (left > 1) x = v128.load32_lane(s1 + at, x, 1);
+      if (left > 2) x = v128.load32_lane(s2 + at, x, 2);
+      if (left > 3) x = v128.load32_lane(s3 + at, x, 3);
+      v128.store(to, f32x4.mul(factor, x));
+      to += targetStride;
     }
   }
 }
@@ -160,12 +170,16 @@ export function packPanels(
   for (let r = 0; r < rows; r++) {
     let to = target + <usize> r * PANEL_ROW;
     let from = source + <usize> r * sourceStride;
-    for (let c = 0; c < columns; c += TILE_COLUMNS) {
-      const count = columns - c;
-      v128.store(to, f32x4.mul(factor, loadLanes(from, count)));
-      v128.store(to, f32x4.mul(factor, loadLanes(from + 16, count - 4)), 16);
+    let c = 0;
+    for (; c + TILE_COLUMNS <= columns; c += TILE_COLUMNS) {
+      v128.store(to, f32x4.mul(factor, v128.load(from)));
+      v128.store(to, f32x4.mul(factor, v128.load(from, 16)), 16);
       from += PANEL_ROW;
       to += panel;
+    }
+    if (c < columns) {
+      v128.store(to, f32x4.mul(factor, loadLanes(from, columns - c)));
+      v128.store(to, f32x4.mul(factor, loadLanes(from + 16, columns - c - 4)), 16);
     }
   }
 }
@@ -184,17 +198,25 @@ export function unpackPanels(
   for (let r = 0; r < rows; r++) {
     let from = source + <usize> r * PANEL_ROW;
     let to = target + <usize> r * targetStride;
-    for (let c = 0; c < columns; c += TILE_COLUMNS) {
-      const count = columns - c;
+    let c = 0;
+    for (; c + TILE_COLUMNS <= columns; c += TILE_COLUMNS) {
       let x0 = v128.load(from), x1 = v128.load(from, 16);
       if (accumulate) {
-        x0 = f32x4.add(x0, loadLanes(to, count));
-        x1 = f32x4.add(x1, loadLanes(to + 16, count - 4));
+        x0 = f32x4.add(x0, v128.load(to));
+        x1 = f32x4.add(x1, v128.load(to, 16));
       }
-      storeLanes(to, x0, count);
-      storeLanes(to + 16, x1, count - 4);
+      v128.store(to, x0);
+      v128.store(to, x1, 16);
       from += panel;
       to += PANEL_ROW;
+    }
+    for (; c < columns; c += 4) {
+      const count = columns - c;
+      let x = v128.load(from);
+      if (accumulate) x = f32x4.add(x, loadLanes(to, count));
+      storeLanes(to, x, count);
+      from += 16;
+      to += 16;
     }
   }
 }
@@ -212,7 +234,12 @@ export function packScaled(
 ): void {
   for (let r = 0; r < rows; r++) {
     const factor = f32x4.splat(scale * load<f32>(factors + (<usize> r << 2)));
-    for (let c = 0; c < columns; c += 4) {
+    let c = 0;
+    for (; c + 4 <= columns; c += 4) {
+      const at = <usize> c << 2;
+      v128.store(target + at, f32x4.mul(factor, v128.load(source + at)));
+    }
+    if (c < columns) {
       const at = <usize> c << 2;
       v128.store(target + at, f32x4.mul(factor, loadLanes(source + at, columns - c)));
     }
