@@ -7,12 +7,13 @@ import type { Backend } from "../core/backend.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { gatherRows, scatterRows } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
+import { FEW_ROWS } from "../core/tile.ts";
 import { checkIds, Session, type SessionModel } from "./session.ts";
 import { decode, lastLogits, stateShapes } from "./transnormer.ts";
 
 /**
  * Slots for sessions that come and go: per layer one tensor of states, `[size, heads, headDim, valueDim]`. A step takes
- * any of them one token further, in one pass and with one readback. What a session gets depends on no other.
+ * any of them one token further, with one readback and, up to 64 of them, in one pass. What a session gets depends on no other.
  *
  * @example
  * ```ts
@@ -133,14 +134,42 @@ export class Batch implements Disposable {
       rangeError(operation, "slots must differ from one another", slots);
     }
     try {
-      const batch = slots.length;
-      using hidden =
-        decode(this.#model, { ids: checked, batch, seqLen: 1, positions, states, rows: slots }).hidden;
-      const logits = lastLogits(this.#model, hidden);
+      const logits = this.#pass(states, checked, slots, positions);
       slots.forEach((slot, i) => this.#positions[slot] = positions[i] + 1);
       return logits;
     } catch (error) {
       this.dispose();
+      throw error;
+    }
+  }
+
+  /** Steps of at most `FEW_ROWS` sessions each: more rows go another way, whose sums round otherwise. */
+  #pass(
+    states: readonly Tensor[],
+    ids: Uint32Array,
+    slots: readonly number[],
+    positions: readonly number[],
+  ): Tensor {
+    const batch = ids.length;
+    if (batch <= FEW_ROWS) {
+      using hidden = decode(this.#model, { ids, batch, seqLen: 1, positions, states, rows: slots }).hidden;
+      return lastLogits(this.#model, hidden);
+    }
+    const logits = this.#model.backend.empty([batch, this.#model.config.vocabSize]);
+    try {
+      for (let start = 0; start < batch; start += FEW_ROWS) {
+        const end = Math.min(start + FEW_ROWS, batch);
+        using part = this.#pass(
+          states,
+          ids.subarray(start, end),
+          slots.slice(start, end),
+          positions.slice(start, end),
+        );
+        scatterRows(part, Array.from({ length: end - start }, (_, i) => start + i), logits);
+      }
+      return logits;
+    } catch (error) {
+      logits.dispose();
       throw error;
     }
   }

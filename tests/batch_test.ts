@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { scatterRows } from "../core/ops.ts";
+import { FEW_ROWS } from "../core/tile.ts";
 import { type Backend, lightningAttentionStep, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { assertSameBits, eachBackend, randomArray, Scope, seeded } from "./harness.ts";
@@ -75,6 +76,26 @@ eachBackend("scatterRows puts rows in their places and leaves the others", async
   assert.throws(() => scatterRows(x, [0, 0], target), /rows must differ/);
   assert.throws(() => scatterRows(x, [0, 4], target), /rows must be integers from 0 to 3/);
   assert.throws(() => scatterRows(x, [0], target), /x must have shape \[rows.length, \.\.\.\] of target/);
+});
+
+eachBackend("sessions in a batch of more than one pass get the bits that they get alone", async (backend) => {
+  using model = await load(backend);
+  using session = model.session();
+  session.prefill([3, 1, 4]).dispose();
+  const size = FEW_ROWS + 7, vocab = SMALL.vocab_size;
+  const expected: Float32Array[] = [];
+  for (const id of [5, 9]) {
+    using copy = model.restore(await session.snapshot());
+    expected.push(await row(copy.step(id)));
+  }
+  using batch = model.batch(size);
+  const slots = Array.from({ length: size }, () => batch.join(session));
+  const logits = await row(batch.step(slots, slots.map((slot) => slot % 2 === 0 ? 5 : 9)));
+  slots.forEach((slot) => {
+    assertSameBits(logits.slice(slot * vocab, (slot + 1) * vocab), expected[slot % 2], `session ${slot}`);
+  });
+  using left = batch.leave(slots[FEW_ROWS]);
+  assert.equal(left.position, 4);
 });
 
 eachBackend(
