@@ -411,9 +411,10 @@ try {
 } finally {
   await Deno.remove(scratch, { recursive: true });
 }
-const width = (key: "what" | "result" | "wanted") => Math.max(...rows.map((row) => row[key].length));
-for (const { what, result, wanted, ok } of rows) {
-  const cells = [what.padEnd(width("what")), result.padEnd(width("result")), wanted.padEnd(width("wanted"))];
-  console.log(`| ${cells.join(" | ")} | ${ok ? "ok" : "FAILED"} |`);
+const table = [["what", "result", "wanted", ""], ["---", "---", "---", "---"]];
+for (const { what, result, wanted, ok } of rows) table.push([what, result, wanted, ok ? "ok" : "FAILED"]);
+const widths = table[0].map((_, column) => Math.max(...table.map((cells) => cells[column].length)));
+for (const cells of table) {
+  console.log(`| ${cells.map((cell, column) => cell.padEnd(widths[column])).join(" | ")} |`);
 }
 if (!rows.every(({ ok }) => ok)) Deno.exit(1);
