@@ -1,7 +1,7 @@
 /**
  * Times the WebGPU kernels by the device's own clock and prints a table:
  *
- *     deno run -A bench/gpu.ts
+ *     deno run -A bench/gpu.ts [lightning] [backward] [linear]
  *
  * Every figure is the median of repeated runs on a warm device, with inputs that rotate between buffers so that caches
  * do not flatter. Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
@@ -206,16 +206,23 @@ if (software) {
   await attentionBackward(1, 2, 600, 128);
   await linear(100, 128, 100);
 } else {
-  for (const seqLen of [512, 2048, 8192, 32768, 131072]) await attention(1, 16, seqLen, 128);
-  await attention(4, 32, 8192, 128);
-  for (const seqLen of [8192, 32768]) await attention(1, 8, seqLen, 64);
-  await attentionBackward(1, 16, 32768, 128);
-  await attentionBackward(4, 32, 8192, 128);
-  await linear(4096, 4096, 4096);
-  await linear(2048, 1024, 4096);
-  await linear(512, 1024, 1024);
-  for (const rows of [1, 4, 16]) await linear(rows, 4096, 4096);
-  await linear(1, 4096, 16384);
-  await linear(1, 1024, 50272);
+  const wanted = (what: string) => Deno.args.length === 0 || Deno.args.includes(what);
+  if (wanted("lightning")) {
+    for (const seqLen of [512, 2048, 8192, 32768, 131072]) await attention(1, 16, seqLen, 128);
+    await attention(4, 32, 8192, 128);
+    for (const seqLen of [8192, 32768]) await attention(1, 8, seqLen, 64);
+  }
+  if (wanted("backward")) {
+    await attentionBackward(1, 16, 32768, 128);
+    await attentionBackward(4, 32, 8192, 128);
+  }
+  if (wanted("linear")) {
+    await linear(4096, 4096, 4096);
+    await linear(2048, 1024, 4096);
+    await linear(512, 1024, 1024);
+    for (const rows of [1, 4, 16]) await linear(rows, 4096, 4096);
+    await linear(1, 4096, 16384);
+    await linear(1, 1024, 50272);
+  }
 }
 backend.dispose();

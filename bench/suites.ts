@@ -5,8 +5,10 @@
  * @module
  */
 import { type Backend, BackendError, createBackend } from "../mod.ts";
+import { lightningMixer, type Mixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
 import { attempt } from "./backends.ts";
+import { softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { Baselines } from "./baselines/mod.ts";
 import {
   ATTENTION_SIZES,
@@ -311,7 +313,7 @@ async function measureGeneration(extent: Extent, { generation }: Results): Promi
 /** Sizes of training runs that end in a time that a person waits. */
 const TRAINING = {
   wasm: { config: "tiny", full: 131072, quick: 4096 },
-  webgpu: { config: "small", full: 131072, quick: 8192 },
+  webgpu: { config: "small", full: 65536, quick: 8192 },
 };
 
 async function measureTraining(extent: Extent, { training, absent }: Results): Promise<void> {
@@ -321,18 +323,30 @@ async function measureTraining(extent: Extent, { training, absent }: Results): P
     absent.push({ what: "training", reason: "the backend has no gradients" });
     return;
   }
-  extent.progress("training");
   const tokens = extent.quick ? quick : full;
-  try {
-    const speeds = await trainingSpeed(backend, configByName(config), {
-      tokens,
-      lengths: doubling(tokens),
-      repeats: extent.quick ? 2 : 3,
-    });
-    training.push(...speeds.map((speed) => ({ method: `"${config}", ${tokens} tokens per step`, ...speed })));
-  } catch (error) {
-    if (!(error instanceof BackendError)) throw error;
-    absent.push({ what: `training, ${config}, ${tokens} tokens per step`, reason: firstLine(error) });
+  const own = configByName(config);
+  const models: [string, Mixer, Record<string, unknown>][] = [["lightning attention", lightningMixer, own]];
+  // The baseline has a WebGPU kernel only.
+  if (extent.backend === "webgpu") models.push(["softmax attention", softmaxMixer, softmaxConfig(own)]);
+  for (const [method, mixer, model] of models) {
+    extent.progress(`training, ${method}`);
+    try {
+      const speeds = await trainingSpeed(backend, model, {
+        tokens,
+        lengths: doubling(tokens),
+        repeats: extent.quick ? 2 : 3,
+        mixer,
+      });
+      training.push(
+        ...speeds.map((speed) => ({ method: `${method}, "${config}", ${tokens} tokens per step`, ...speed })),
+      );
+    } catch (error) {
+      if (!(error instanceof BackendError)) throw error;
+      absent.push({
+        what: `training, ${method}, ${config}, ${tokens} tokens per step`,
+        reason: firstLine(error),
+      });
+    }
   }
 }
 

@@ -14,19 +14,26 @@ import { type Device, float, type Store, storeOf, type Window } from "./device.t
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./lightning.wgsl" with { type: "text" };
 
-/** Tokens of one block; as in `lightning.wgsl`. */
-const BLOCK = 64;
-/** Bytes of scratch for states at most; 128 to 512 MiB measure alike, see `docs/performance.md`. */
-const SCRATCH_BYTES = 512 * 2 ** 20;
-/** Workgroups of `updateState` that fill a large GPU; fewer segments cost it idle processors, more cost traffic. */
+/** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
+const PERIOD = 32;
+/** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
+const STEEP = 1;
+/** Rows and columns of the state that one thread holds, see `lightning.wgsl`, and the tokens that it takes at a time. */
+const THREAD_ROWS = 16, THREAD_COLUMNS = 16;
+/** Workgroups that fill a large GPU, two on each of 132 processors. */
 const TARGET_WORKGROUPS = 264;
-/** Blocks of one segment at least. */
-const SEGMENT_BLOCKS = 4;
+/** Tokens of one segment at least. */
+const SEGMENT_TOKENS = 64;
 
 /** Where a sequence's state comes from; as in `lightning.wgsl`. */
 const ZERO = 0, INITIAL = 1, STATE = 2;
 
-const BINDINGS = ["read", "read", "update", "read", "read", "read", "update"] as const;
+const BINDINGS = {
+  updateState: ["read", "read", "update", "read", "read"],
+  carryState: ["read", "read", "update", "read", "read"],
+  attend: ["read", "read", "update", "read", "read", "read", "update", "update"],
+  step: ["read", "read", "update", "read", "read", "read", "update"],
+} as const;
 
 /** The operands of a call, as stores, with dimensions that are multiples of 4. */
 export interface Operands {
@@ -62,7 +69,18 @@ interface Span {
 export function lightning(device: Device, call: LightningCall): void {
   const { slopes, scale, sequences, initialState } = call;
   withPadding(device, call, initialState, (operands) => {
-    runSequences(device, operands, slopes, scale, sequences, false);
+    const { shape, output } = operands;
+    if (output.dtype === "f32" || tiling(device, shape).rowTiles === 1) {
+      return runSequences(device, operands, slopes, scale, sequences, false);
+    }
+    // Tiles of rows add to what the tiles before them wrote: halves would round every sum.
+    const sums = device.allocate([output.length]);
+    try {
+      runSequences(device, { ...operands, output: sums }, slopes, scale, sequences, false);
+      pad(device, sums, [1, shape.valueDim], [1, shape.valueDim], output);
+    } finally {
+      device.release(sums);
+    }
   });
 }
 
@@ -91,7 +109,7 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
     // With rows any element may be anywhere: the states are bound as a whole.
     const table = rows && device.upload(Uint32Array.from([...rows].flatMap((row) => [row, 0, 0, 0])));
-    const kernel = lightningKernel(device, "step", q.dtype, shape);
+    const kernel = lightningKernel(device, "step", { S: q.dtype, O: output.dtype }, shape);
     const decays = device.constant(`lightning step ${slopes.join()}`, () => {
       return Float32Array.from(slopes, (slope) => decayChange(slope, 1));
     });
@@ -122,7 +140,7 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
           ...strides(keyHeads, headDim),
           ...strides(heads, valueDim),
           ...[heads, heads / queryHeads, heads / keyHeads, 0, heads, headDim, valueDim],
-          ...[workgroups, 0, 0, 1, 0, Number(table !== undefined), float(scale)],
+          ...[workgroups, 0, 0, 0, 0, Number(table !== undefined), float(scale)],
         ],
         workgroups,
       );
@@ -196,12 +214,43 @@ function stateWindow(store: Store, { heads, headDim, valueDim }: LightningShape,
   return store.window(start, end - start);
 }
 
-const blocksOf = (length: number) => Math.ceil(length / BLOCK);
+const tokensOf = ({ pieces }: Span) => pieces.reduce((sum, { length }) => sum + length, 0);
 
-/** The windows of a span's operands, and the bytes of scratch that it needs at most. */
-function footprint({ shape, q, k, v, state, initialState, output }: Operands, span: Span) {
+/** Tiles of the state, as `lightning.wgsl` cuts it. */
+function tiling(device: Device, { headDim, valueDim }: LightningShape) {
+  const wideHead = headDim > 64;
+  // A tile of 128 columns takes 22 KiB of workgroup memory, and half the reads of keys and queries that two of 64 take.
+  const wideValue = valueDim > 64 && device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768;
+  const rows = wideHead ? 128 : 64, columns = wideValue ? 128 : 64;
+  return {
+    wideHead,
+    wideValue,
+    rows,
+    columns,
+    threads: rows / THREAD_ROWS * THREAD_COLUMNS,
+    rowTiles: Math.ceil(headDim / rows),
+    columnTiles: Math.ceil(valueDim / columns),
+  };
+}
+
+/** Tokens of a segment: few sequences and heads are cut into as many segments as fill the GPU. */
+function segmentTokens(device: Device, shape: LightningShape, span: Span): number {
+  const { rows, columns, columnTiles } = tiling(device, shape);
+  const fill = TARGET_WORKGROUPS * 128 * 128 / (rows * columns);
+  const states = Math.floor(device.limits.windowBytes / (span.heads * shape.headDim * shape.valueDim * 4));
+  const wanted = tokensOf(span) /
+    Math.max(1, Math.min(states, Math.floor(fill / (span.heads * columnTiles))));
+  // Segments of the longest sequence of equal length.
+  const longest = Math.max(...span.pieces.map(({ length }) => length));
+  const count = Math.max(1, Math.round(longest / Math.max(SEGMENT_TOKENS, wanted)));
+  return Math.max(SEGMENT_TOKENS, Math.ceil(longest / count / PERIOD) * PERIOD);
+}
+
+/** The windows of a span's operands, and its segments. */
+function footprint(device: Device, operands: Operands, span: Span) {
+  const { shape, q, k, v, state, initialState, output } = operands;
   const { queryHeads, keyHeads, heads, headDim, valueDim } = shape;
-  const blocks = span.pieces.reduce((sum, { length }) => sum + blocksOf(length), 0);
+  const length = segmentTokens(device, shape, span);
   return {
     q: spanWindow(q, shape, queryHeads, headDim, span),
     k: spanWindow(k, shape, keyHeads, headDim, span),
@@ -209,20 +258,21 @@ function footprint({ shape, q, k, v, state, initialState, output }: Operands, sp
     output: spanWindow(output, shape, heads, valueDim, span),
     state: stateWindow(state, shape, span),
     initialState: initialState && stateWindow(initialState, shape, span),
-    scratchBytes: 2 * blocks * span.heads * headDim * valueDim * 4,
+    segmentTokens: length,
+    segments: span.pieces.reduce((sum, piece) => sum + Math.max(1, Math.ceil(piece.length / length)), 0),
   };
 }
 
-/** Cuts a span until its windows can be bound and its scratch is small enough; in order, for states that carry on. */
+/** Cuts a span until its windows and scratch can be bound; in order, for states that carry on. */
 function* spans(device: Device, operands: Operands, span: Span): Generator<Span> {
-  const { q, k, v, output, state, initialState, scratchBytes } = footprint(operands, span);
+  const { q, k, v, output, state, initialState, segments } = footprint(device, operands, span);
   const limit = device.limits.windowBytes;
-  const bound = [q, k, v, output, state, initialState ?? state].every(
-    (window) => window.length * window.store.elementBytes <= limit,
-  );
-  // The second half of the bytes is for the segments, of which there are fewer than blocks.
-  const small = scratchBytes <= 2 * Math.min(SCRATCH_BYTES, limit / 2);
-  const halves = bound && small ? undefined : halve(span, operands.shape);
+  const { headDim, valueDim } = operands.shape;
+  const bound = segments * span.heads * headDim * valueDim * 4 <= limit &&
+    [q, k, v, output, state, initialState ?? state].every(
+      (window) => window.length * window.store.elementBytes <= limit,
+    );
+  const halves = bound ? undefined : halve(span, operands.shape);
   if (halves === undefined) yield span;
   else for (const half of halves) yield* spans(device, operands, half);
 }
@@ -242,13 +292,13 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
     const half = Math.ceil(heads / 2);
     return [{ ...span, heads: half }, { ...span, head: head + half, heads: heads - half }];
   }
-  const blocks = pieces.reduce((sum, { length }) => sum + blocksOf(length), 0);
-  if (blocks < 2) return undefined;
+  const tokens = tokensOf(span);
+  if (tokens <= PERIOD) return undefined;
   const [first, second]: [Piece[], Piece[]] = [[], []];
-  let left = Math.ceil(blocks / 2); // blocks of the first half
+  let left = Math.ceil(tokens / 2 / PERIOD) * PERIOD; // tokens of the first half
   for (const piece of pieces) {
-    const length = Math.min(piece.length, left * BLOCK);
-    left -= blocksOf(length);
+    const length = Math.min(piece.length, left);
+    left -= length;
     if (length === piece.length) first.push(piece);
     else if (length === 0) second.push(piece);
     else {
@@ -260,130 +310,121 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
   return [{ ...span, pieces: first }, { ...span, pieces: second }];
 }
 
-/** The pipeline of a stage: tiles of 64 where a dimension is no larger, two buffers where they fit. */
+/** The pipeline of a stage. */
 function lightningKernel(
   device: Device,
-  entryPoint: string,
-  dtype: DType,
+  entryPoint: keyof typeof BINDINGS,
+  types: { S: DType; O: DType },
   shape: LightningShape,
-  reverse = false,
+  { reverse = false, steep = false } = {},
 ) {
-  const wideHead = shape.headDim > 64, wideValue = shape.valueDim > 64;
+  const { wideHead, wideValue, threads, rows, columns } = tiling(device, shape);
   return device.kernel({
     source,
     entryPoint,
-    bindings: BINDINGS,
-    types: { S: dtype },
+    bindings: BINDINGS[entryPoint],
+    types,
     constants: {
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
+      // 8 × 8 elements of the state per thread, or 16 × 4 or 16 × 8.
+      THREADS: entryPoint === "updateState" ? rows * columns / 64 : threads,
+      HALVES: columns / 64,
+      BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      STEEP: Number(steep),
       REVERSE: Number(reverse),
-      THREADS: (wideHead ? 16 : 8) * (wideValue ? 16 : 8),
-      // Two buffers are 32 KiB: worth it where registers leave room for one workgroup per processor anyway.
-      BUFFERS: entryPoint === "updateState" && device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768
-        ? 2
-        : 1,
     },
   });
 }
 
-/** Blocks, segments and sequences of a span, as `lightning.wgsl` reads them. */
-function schedule({ pieces, reverse }: Span, segmentBlocks: number) {
-  const blocks: number[] = [], segments: number[] = [], sequences: number[] = [];
+/** Segments and sequences of a span, as `lightning.wgsl` reads them. */
+function schedule({ pieces, reverse }: Span, segmentTokens: number): Uint32Array {
+  const carried: number[] = [], last: number[] = [], sequences: number[] = [];
   for (const { row, batch, start, length, origin } of pieces) {
     // Where token t of the walk is; negative where its stride is: the product is then the address, modulo 2^32.
     const place = (t: number) => reverse ? -(start + length - 1 - t) : start + t;
-    const count = segmentBlocks === Infinity ? 1 : Math.ceil(length / (segmentBlocks * BLOCK));
-    sequences.push(segments.length / 4, count, row, origin);
-    for (let segment = 0; segment < count; segment++) {
-      const first = segmentBlocks === Infinity ? 0 : segment * segmentBlocks * BLOCK;
-      const end = Math.min(first + segmentBlocks * BLOCK, length);
-      const index = segments.length / 4;
-      segments.push(place(first), end - first, batch, blocks.length / 4);
-      for (let token = first; token < end; token += BLOCK) {
-        blocks.push(place(token), Math.min(BLOCK, end - token), batch, index);
-      }
-    }
+    const count = Math.max(1, Math.ceil(length / segmentTokens)) - 1;
+    sequences.push(carried.length / 4, count, row, origin);
+    for (let i = 0; i < count; i++) carried.push(place(i * segmentTokens), segmentTokens, batch, 0);
+    last.push(place(count * segmentTokens), length - count * segmentTokens, batch, 0);
   }
-  return Uint32Array.of(...blocks, ...segments, ...sequences);
+  return Uint32Array.of(...carried, ...last, ...sequences);
+}
+
+/** What `lightning.wgsl` knows of the decay of each head. */
+function decayTable(slopes: Float64Array, segmentTokens: number): Float32Array {
+  return Float32Array.from([...slopes].flatMap((slope) => [
+    ...decayPowers(slope, PERIOD),
+    ...Array.from({ length: PERIOD }, (_, n) => n === 0 ? 1 : Math.exp(slope * n)),
+    ...Array.from({ length: PERIOD + 1 }, (_, n) => decayChange(slope, n)),
+    decayChange(slope, segmentTokens),
+  ]));
 }
 
 function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale: number, span: Span): void {
   const { shape } = operands;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
   const { pieces, reverse } = span;
-  const windows = footprint(operands, span);
-  const valueTiles = Math.ceil(valueDim / (valueDim > 64 ? 128 : 64));
-  const tiles = Math.ceil(headDim / (headDim > 64 ? 128 : 64)) * valueTiles;
-
-  // Few sequences and heads: as many segments as fill the GPU. Short sequences, or many: one segment each.
-  const lengths = pieces.map(({ length }) => blocksOf(length));
-  const blocks = lengths.reduce((sum, n) => sum + n, 0);
-  const longest = Math.max(...lengths);
-  const wanted = Math.max(SEGMENT_BLOCKS, Math.ceil(blocks * span.heads * tiles / TARGET_WORKGROUPS));
-  const segmentBlocks = wanted >= longest ? Infinity : wanted;
-  const segments = segmentBlocks === Infinity
-    ? pieces.length
-    : lengths.reduce((sum, n) => sum + Math.ceil(n / segmentBlocks), 0);
+  const { segmentTokens, segments, ...windows } = footprint(device, operands, span);
+  const { rows, rowTiles, columnTiles } = tiling(device, shape);
+  const carried = segments - pieces.length;
 
   const key = pieces.map(({ row, batch, start, length, origin }) =>
     [row, batch, start, length, origin].join(" ")
   );
-  const table = device.constant(`lightning table ${reverse},${segmentBlocks},${key.join()}`, () => {
-    return schedule(span, segmentBlocks);
-  });
-  const powers = segmentBlocks === Infinity ? 1 : segmentBlocks;
-  const decayLength = 2 * (BLOCK + 1 + powers);
-  const decays = device.constant(`lightning decays ${powers},${slopes.join()}`, () => {
-    const data = new Float32Array(heads * decayLength);
-    slopes.forEach((slope, head) => {
-      const at = head * decayLength;
-      data.set(decayPowers(slope, BLOCK + 1), at);
-      data.set(decayPowers(slope * BLOCK, powers), at + BLOCK + 1);
-      for (let n = 0; n < decayLength / 2; n++) {
-        data[at + decayLength / 2 + n] = decayChange(slope, n <= BLOCK ? n : (n - BLOCK - 1) * BLOCK);
-      }
-    });
-    return data;
-  });
-
+  const table = device.constant(
+    `lightning table ${reverse},${segmentTokens},${key.join()}`,
+    () => schedule(span, segmentTokens),
+  );
+  const decays = device.constant(
+    `lightning decays ${segmentTokens},${slopes.join()}`,
+    () => decayTable(slopes, segmentTokens),
+  );
   const walk = (heads: number, dim: number) => {
     const [batch, head, token] = strides(shape, heads, dim);
     return [batch, head, reverse ? -token : token];
   };
-  const scratch = device.allocate([blocks + segments, span.heads, headDim, valueDim]);
+  const steep = slopes.some((slope) => slope > STEEP);
+  const types = { S: operands.q.dtype, O: operands.output.dtype };
+  const scratch = device.allocate([segments, span.heads, headDim, valueDim]);
+  const dispatch = (
+    stage: "updateState" | "carryState" | "attend",
+    operands: readonly Window[],
+    workgroups: number,
+    firstRow = 0,
+  ) =>
+    device.dispatch(
+      lightningKernel(device, stage, types, shape, { reverse, steep }),
+      [table, decays, scratch, ...operands],
+      [
+        ...walk(queryHeads, headDim),
+        windows.q.start,
+        ...walk(keyHeads, headDim),
+        windows.k.start,
+        ...walk(heads, valueDim),
+        windows.v.start,
+        ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
+        ...[workgroups, segments, pieces.length, firstRow, windows.state.start, 0, float(scale)],
+      ],
+      workgroups,
+    );
   try {
-    const dispatch = (stage: "updateState" | "carryState" | "attend", workgroups: number) =>
-      device.dispatch(
-        lightningKernel(device, stage, operands.q.dtype, shape, reverse),
-        [
-          table,
-          decays,
-          scratch,
-          windows.k,
-          windows.v,
-          ...(stage === "attend"
-            ? [windows.q, windows.output]
-            : [windows.initialState ?? device.nothing, windows.state]),
-        ],
-        [
-          ...walk(queryHeads, headDim),
-          windows.q.start,
-          ...walk(keyHeads, headDim),
-          windows.k.start,
-          ...walk(heads, valueDim),
-          windows.v.start,
-          ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
-          ...[workgroups, blocks, segments, decayLength, windows.state.start],
-          ...[segmentBlocks === Infinity ? 0 : 1, float(scale)],
-        ],
-        workgroups,
-      );
-    dispatch("updateState", segments * span.heads * tiles);
-    if (segmentBlocks !== Infinity) {
-      dispatch("carryState", Math.ceil(pieces.length * span.heads * headDim * valueDim / 4 / 64));
+    if (carried > 0) {
+      dispatch("updateState", [windows.k, windows.v], carried * span.heads * rowTiles * columnTiles);
     }
-    dispatch("attend", blocks * span.heads * valueTiles);
+    dispatch(
+      "carryState",
+      [windows.initialState ?? device.nothing, windows.state],
+      Math.ceil(pieces.length * span.heads * headDim * valueDim / 4 / 64),
+    );
+    for (let row = 0; row < headDim; row += rows) {
+      dispatch(
+        "attend",
+        [windows.k, windows.v, windows.q, windows.output, windows.state],
+        segments * span.heads * columnTiles,
+        row,
+      );
+    }
   } finally {
     device.release(scratch);
   }

@@ -1,28 +1,38 @@
-// Lightning Attention with decay λ = e^(−slope), for every block of every sequence at once.
+// Lightning Attention with decay λ = e^(−slope).
 //
-// The host cuts each sequence into segments, and each segment into blocks of BLOCK tokens, and dispatches
-//   updateState   one workgroup per (segment, head, tile of the state): the state before each block of the segment
-//   carryState    one thread per 4 elements of a state: walks the segments of each sequence
-//   attend        one workgroup per (block, head, tile of the output): interBlock and intraBlock
-// With one segment per sequence updateState starts from the true state, and carryState is not needed. With several it
-// starts from zero, carryState finds the true state before each segment, and interBlock takes the sum of both.
+// The host cuts each sequence into segments, enough of them to fill the GPU, and dispatches
+//   updateState   one workgroup per (segment but the last, head, tile of the state): the segment's own sum of k vᵀ
+//   carryState    one thread per 4 elements of a state: walks the segments, finds the state before each
+//   attend        one workgroup per (segment, head, tile of the state): walks the segment's tokens, writes outputs
 //
-// headDim and valueDim are multiples of 4 here (the host pads others), and tensors are read as vectors. Accumulators
-// are matrices by name, and steps of 4 × 4 are written out: arrays and loops over workgroup memory cost half the speed.
+// A workgroup holds its tile of S in registers, 16 rows and 4 or 8 columns per thread, and takes TOKENS tokens at a time
+// into workgroup memory. With S in registers, k_i v_iᵀ is added before q_i is applied: O[i] = q_iᵀ S is then interBlock
+// and intraBlock at once, and what the conventional product inside of blocks costs is saved. A thread knows the sum over
+// its own rows of S only; the sums of the row groups are added up in workgroup memory.
+//
+// S decays once per PERIOD tokens, by λ^m. Within the period, which ends at token e, keys are stored as λ^(e−j) k_j and
+// queries as λ^−(e−i) q_i. Slopes too steep for the negative powers have a period of one token.
+//
+// headDim and valueDim are multiples of 4 here (the host pads others), and tensors are read as vectors. Registers are
+// matrices by name: arrays cost half the speed.
 //
 // REVERSE walks from the last token to the first, for gradients, as `lightningBackward.ts` explains. The host negates
-// tokens and token strides, so that addresses come out the same; i, j and m count from the end, and
-//   interBlock    O_inter[i] = λ^i q_iᵀ S
-//   updateState   S ← λ^m S + scale · Σ_j λ^(m−j) k_j v_jᵀ
+// tokens and token strides, so that addresses come out the same; i, j and m count from the end, and with Ŝ = λ S for the
+// state that is handed from segment to segment
+//   O[i] = λ^i q_iᵀ Ŝ + Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j
+//   Ŝ ← λ^m Ŝ + scale · Σ_j λ^(m−j) k_j v_jᵀ
 
-override WIDE_HEAD: bool;  // tiles are 128 elements of headDim wide, else 64
-override WIDE_VALUE: bool; // tiles are 128 elements of valueDim wide, else 64
-override THREADS: u32;     // of updateState: 8 × 8 elements of the state each
-override REVERSE: bool;    // for gradients: see below
-override BUFFERS: u32;     // of each kind in workgroup memory: with 2, loading overlaps with computing
+override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
+override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
+override THREADS: u32;     // of updateState and attend: 16 columns of threads, one row of threads per 16 rows
+override HALVES: u32;      // of a tile's columns, as a thread of attend has them: 2 with WIDE_VALUE, else 1
+override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
+override STEEP: bool;      // period of one token: slopes too steep for the negative powers
+override REVERSE: bool;    // for gradients: see above
 
-const BLOCK = 64u;
-const DEPTH = 16u; // tokens, or elements of headDim, that workgroup memory holds at once
+const TOKENS = 2u;        // of one step of attend
+const UPDATE_TOKENS = 16u; // of one step of updateState
+const PERIOD = 32u;
 
 struct Shape {
   // Elements from one batch element, one head and one token to the next, and those before the bound window.
@@ -37,53 +47,46 @@ struct Shape {
   headDim: u32,
   valueDim: u32,
   workgroups: u32,
-  blocks: u32,        // entries of the table: blocks, then segments, then sequences
-  segments: u32,
-  decayLength: u32,  // elements per head in the table of decays
-  stateOrigin: u32,  // elements of states before the bound window
-  segmented: u32,    // 0: each sequence is one segment; of step: 0: batch element b has state b, else table[b].x
+  segments: u32,    // entries of the table: segments, of which each sequence's last one comes last, then sequences
+  sequences: u32,
+  firstRow: u32,    // of attend: its tile's first row of the state
+  stateOrigin: u32, // elements of states before the bound window
+  rowTable: u32,    // of step: 0: batch element b has state b, else table[b].x
   scale: f32,
 }
 
 @group(1) @binding(0) var<uniform> shape: Shape;
 
-// Blocks: first token, tokens, batch element, segment. Segments: first token, tokens, batch element, first block.
-// Sequences: first segment, segments, row of the state, where the state comes from (ZERO, INITIAL or STATE).
+// Segments: first token, tokens, batch element, unused. Sequences: first segment, segments but the last, row of the
+// state, where the state comes from (ZERO, INITIAL or STATE).
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
-// For each head λ^0 ... λ^BLOCK, then λ^(BLOCK·0), λ^(BLOCK·1), ...: each rounded once, none a power of a rounded λ. Then
-// decayChange of core/decay.ts for the same numbers of tokens, for states, which decay again and again.
+// For each head, DECAYS numbers, see below; for step, decayChange(1) of each head.
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
-
-// The state before each block, counted from its segment's start, then the total of each segment (after carryState: the
-// state before it): [blocks + segments, heads, headDim, valueDim].
+// The sum of each segment, then (after carryState) the state before it: [segments, headCount, headDim, valueDim].
 @group(0) @binding(2) var<storage, read_write> scratch: array<vec4<f32>>;
+// updateState, attend and step
 @group(0) @binding(3) var<storage, read> k: array<vec4<S>>;
 @group(0) @binding(4) var<storage, read> v: array<vec4<S>>;
-// updateState and carryState
-@group(0) @binding(5) var<storage, read> initial: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read_write> state: array<vec4<f32>>;
-// attend
 @group(0) @binding(5) var<storage, read> q: array<vec4<S>>;
-@group(0) @binding(6) var<storage, read_write> output: array<vec4<S>>;
+@group(0) @binding(6) var<storage, read_write> output: array<vec4<O>>;
+@group(0) @binding(7) var<storage, read_write> state: array<vec4<f32>>;
+// carryState
+@group(0) @binding(3) var<storage, read> initial: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read> before: array<vec4<f32>>;
 
 const ZERO = 0u;
 const INITIAL = 1u;
 
-fn decay(head: u32, tokens: u32) -> f32 {
-  return decays[head * shape.decayLength + tokens];
-}
+// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens and for
+// the tokens of a segment, and 1 where the head's period is one token. Each is rounded once, none is a power of a rounded λ.
+const INVERSE = PERIOD;
+const CHANGE = 2u * PERIOD;
+const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
+const DECAYS = SEGMENT_CHANGE + 1u;
 
-fn blockDecay(head: u32, blocks: u32) -> f32 {
-  return decays[head * shape.decayLength + BLOCK + 1u + blocks];
-}
-
-// decayChange(tokens), tokens ≤ BLOCK, and decayChange(BLOCK · blocks).
-fn decayChange(head: u32, tokens: u32) -> f32 {
-  return decay(head, shape.decayLength / 2u + tokens);
-}
-
-fn blockDecayChange(head: u32, blocks: u32) -> f32 {
-  return blockDecay(head, shape.decayLength / 2u + blocks);
+// S after `change`, which is λ^m − 1, added to S itself, where λ^m alone would lose digits beside 1; else λ^m.
+fn changed(x: vec4<f32>, change: f32) -> vec4<f32> {
+  return fma(vec4<f32>(change), x, select(vec4<f32>(), x, change <= 0.0));
 }
 
 // From a token to the next one, in vectors: negative with REVERSE.
@@ -100,7 +103,15 @@ fn stateStart(row: u32, head: u32) -> u32 {
   return ((row * shape.heads + head) * shape.headDim * shape.valueDim - shape.stateOrigin) / 4u;
 }
 
-// c + a bᵀ, row by row: the sums of 4 × 4 elements in registers.
+// ----------------------------------------------------------------------------------------- the state in registers
+
+// 16 rows of S, and 4 columns of the tile's first half; with WIDE_VALUE 4 of its second half.
+struct State {
+  left0: mat4x4<f32>, left1: mat4x4<f32>, left2: mat4x4<f32>, left3: mat4x4<f32>,
+  right0: mat4x4<f32>, right1: mat4x4<f32>, right2: mat4x4<f32>, right3: mat4x4<f32>,
+}
+
+// c + a bᵀ, row by row.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -110,91 +121,145 @@ fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   );
 }
 
-// 8 × 8 elements of a thread: rows 4r ... 4r+3 of each half of the tile, columns likewise.
-struct Tile { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+// sum + aᵀ c
+fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
+  return fma(vec4<f32>(a.w), c[3], fma(vec4<f32>(a.z), c[2], fma(vec4<f32>(a.y), c[1], fma(vec4<f32>(a.x), c[0], sum))));
+}
 
-fn kept(x: vec4<f32>, condition: bool) -> vec4<f32> {
-  return select(vec4<f32>(), x, condition);
+// S ← S + k vᵀ
+fn addToken(s: ptr<function, State>, k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: vec4<f32>, left: vec4<f32>, right: vec4<f32>) {
+  (*s).left0 = outer((*s).left0, k0, left);
+  (*s).left1 = outer((*s).left1, k1, left);
+  (*s).left2 = outer((*s).left2, k2, left);
+  (*s).left3 = outer((*s).left3, k3, left);
+  if (WIDE_VALUE) {
+    (*s).right0 = outer((*s).right0, k0, right);
+    (*s).right1 = outer((*s).right1, k1, right);
+    (*s).right2 = outer((*s).right2, k2, right);
+    (*s).right3 = outer((*s).right3, k3, right);
+  }
+}
+
+// As `changed`, with `keep` 1 or 0.
+fn decayMatrix(x: mat4x4<f32>, change: f32, keep: f32) -> mat4x4<f32> {
+  let c = vec4<f32>(change);
+  return mat4x4<f32>(fma(c, x[0], keep * x[0]), fma(c, x[1], keep * x[1]), fma(c, x[2], keep * x[2]), fma(c, x[3], keep * x[3]));
+}
+
+// S ← λ^m S, where `change` is λ^m − 1, added to S itself, if λ^m alone would lose digits beside 1; else λ^m.
+fn decayState(s: ptr<function, State>, change: f32) {
+  let keep = select(0.0, 1.0, change <= 0.0);
+  (*s).left0 = decayMatrix((*s).left0, change, keep);
+  (*s).left1 = decayMatrix((*s).left1, change, keep);
+  (*s).left2 = decayMatrix((*s).left2, change, keep);
+  (*s).left3 = decayMatrix((*s).left3, change, keep);
+  if (WIDE_VALUE) {
+    (*s).right0 = decayMatrix((*s).right0, change, keep);
+    (*s).right1 = decayMatrix((*s).right1, change, keep);
+    (*s).right2 = decayMatrix((*s).right2, change, keep);
+    (*s).right3 = decayMatrix((*s).right3, change, keep);
+  }
+}
+
+// decayChange for the period that starts at `token` of a segment of `count` tokens.
+fn periodChange(head: u32, token: u32, count: u32) -> f32 {
+  var tokens = min(select(PERIOD, 1u, STEEP), max(count, token) - token);
+  if (REVERSE && token == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
+  return decays[head * DECAYS + CHANGE + tokens];
+}
+
+// Tokens from `token` to the last one of its period.
+fn tokensLeft(token: u32, count: u32) -> u32 {
+  return select(0u, min(token / PERIOD * PERIOD + PERIOD, count) - 1u - token, token < count && !STEEP);
+}
+
+// What k_j is multiplied by: the decay to the end of its period.
+fn keyDecay(head: u32, j: u32, count: u32) -> f32 {
+  let factor = decays[head * DECAYS + tokensLeft(j, count)];
+  return select(factor, shape.scale * factor, REVERSE);
+}
+
+// What q_i is multiplied by: undoes the decay of the keys.
+fn queryDecay(head: u32, i: u32, count: u32) -> f32 {
+  let factor = decays[head * DECAYS + INVERSE + tokensLeft(i, count)];
+  return select(shape.scale * factor, factor, REVERSE);
+}
+
+// x, or zero outside.
+fn kept(x: vec4<f32>, inside: bool) -> vec4<f32> {
+  return select(vec4<f32>(), x, inside);
+}
+
+fn readRows(start: u32, row: u32, column: u32) -> mat4x4<f32> {
+  let vectors = shape.valueDim / 4u;
+  if (row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
+  let at = start + row * vectors + column;
+  return mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]);
+}
+
+fn readState(start: u32, row: u32, column: u32) -> State {
+  var s = State();
+  s.left0 = readRows(start, row, column);
+  s.left1 = readRows(start, row + 4u, column);
+  s.left2 = readRows(start, row + 8u, column);
+  s.left3 = readRows(start, row + 12u, column);
+  if (WIDE_VALUE) {
+    s.right0 = readRows(start, row, column + 16u);
+    s.right1 = readRows(start, row + 4u, column + 16u);
+    s.right2 = readRows(start, row + 8u, column + 16u);
+    s.right3 = readRows(start, row + 12u, column + 16u);
+  }
+  return s;
 }
 
 // ------------------------------------------------------------------------------------------------- updateState
 
-var<workgroup> keys: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>;   // [token][headDim / 4], decayed
-var<workgroup> values: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // [token][valueDim / 4]
+// 8 × 8 elements of S: 4 rows of each half of the tile, and 4 columns of each half.
+struct Sums { upperLeft: mat4x4<f32>, upperRight: mat4x4<f32>, lowerLeft: mat4x4<f32>, lowerRight: mat4x4<f32> }
 
-// k_j v_jᵀ for one token in workgroup memory.
-fn addToken(sums: ptr<function, Tile>, buffer: u32, j: u32, row: u32, column: u32) {
-  let a0 = keys[buffer][j][row];
-  let a1 = keys[buffer][j][row + select(8u, 16u, WIDE_HEAD)];
-  let b0 = values[buffer][j][column];
-  let b1 = values[buffer][j][column + select(8u, 16u, WIDE_VALUE)];
-  (*sums).c00 = outer((*sums).c00, a0, b0);
-  (*sums).c01 = outer((*sums).c01, a0, b1);
-  (*sums).c10 = outer((*sums).c10, a1, b0);
-  (*sums).c11 = outer((*sums).c11, a1, b1);
+var<workgroup> keyRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>;   // [token][row / 4], decayed
+var<workgroup> valueRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>; // [token][column / 4]
+
+// S ← S + k_j v_jᵀ
+fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u32) {
+  let upper = keyRows[buffer][j][row];
+  let lower = keyRows[buffer][j][row + select(8u, 16u, WIDE_HEAD)];
+  let left = valueRows[buffer][j][column];
+  let right = valueRows[buffer][j][column + select(8u, 16u, WIDE_VALUE)];
+  (*s).upperLeft = outer((*s).upperLeft, upper, left);
+  (*s).upperRight = outer((*s).upperRight, upper, right);
+  (*s).lowerLeft = outer((*s).lowerLeft, lower, left);
+  (*s).lowerRight = outer((*s).lowerRight, lower, right);
 }
 
-// One thread's tile of a state, as it lies in memory.
-struct Place {
-  row: u32,      // of the first element, and the distance of the second half
-  rowHalf: u32,
-  column: u32,   // in vectors
-  columnHalf: u32,
+// k_j and v_j, j = token + i, to workgroup memory; zero from `count` on.
+fn storeKey(buffer: u32, i: u32, column: u32, x: vec4<S>, head: u32, token: u32, count: u32) {
+  keyRows[buffer][i][column] = kept(keyDecay(head, token + i, count) * vec4<f32>(x), token + i < count);
 }
 
-// 4 × 4 elements of the state before a sequence; zeros outside.
-fn readState(origin: u32, start: u32, row: u32, column: u32) -> mat4x4<f32> {
-  let vectors = shape.valueDim / 4u;
-  if (origin == ZERO || row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
-  let at = start + row * vectors + column;
-  if (origin == INITIAL) {
-    return mat4x4<f32>(initial[at], initial[at + vectors], initial[at + 2u * vectors], initial[at + 3u * vectors]);
-  }
-  return mat4x4<f32>(state[at], state[at + vectors], state[at + 2u * vectors], state[at + 3u * vectors]);
+fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u32) {
+  valueRows[buffer][i][column] = kept(vec4<f32>(x), token + i < count);
 }
 
-fn readTile(origin: u32, start: u32, place: Place) -> Tile {
-  return Tile(
-    readState(origin, start, place.row, place.column),
-    readState(origin, start, place.row, place.column + place.columnHalf),
-    readState(origin, start, place.row + place.rowHalf, place.column),
-    readState(origin, start, place.row + place.rowHalf, place.column + place.columnHalf),
-  );
+fn decaySums(s: ptr<function, Sums>, change: f32) {
+  let keep = select(0.0, 1.0, change <= 0.0);
+  (*s).upperLeft = decayMatrix((*s).upperLeft, change, keep);
+  (*s).upperRight = decayMatrix((*s).upperRight, change, keep);
+  (*s).lowerLeft = decayMatrix((*s).lowerLeft, change, keep);
+  (*s).lowerRight = decayMatrix((*s).lowerRight, change, keep);
 }
 
-fn writeState(last: bool, start: u32, row: u32, column: u32, x: mat4x4<f32>) {
+fn writeSums(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
   let vectors = shape.valueDim / 4u;
   if (row >= shape.headDim || column >= vectors) { return; }
   let at = start + row * vectors + column;
-  if (last) {
-    state[at] = x[0];
-    state[at + vectors] = x[1];
-    state[at + 2u * vectors] = x[2];
-    state[at + 3u * vectors] = x[3];
-  } else {
-    scratch[at] = x[0];
-    scratch[at + vectors] = x[1];
-    scratch[at + 2u * vectors] = x[2];
-    scratch[at + 3u * vectors] = x[3];
-  }
+  scratch[at] = x[0];
+  scratch[at + vectors] = x[1];
+  scratch[at + 2u * vectors] = x[2];
+  scratch[at + 3u * vectors] = x[3];
 }
 
-fn writeTile(last: bool, start: u32, place: Place, tile: Tile) {
-  writeState(last, start, place.row, place.column, tile.c00);
-  writeState(last, start, place.row, place.column + place.columnHalf, tile.c01);
-  writeState(last, start, place.row + place.rowHalf, place.column, tile.c10);
-  writeState(last, start, place.row + place.rowHalf, place.column + place.columnHalf, tile.c11);
-}
-
-// k_j, decayed to the end of its block; zero outside.
-fn decayedKey(x: vec4<S>, head: u32, j: u32, end: u32, inside: bool) -> vec4<f32> {
-  let kept = inside && j < end;
-  var factor = decay(head, select(0u, end - select(1u, 0u, REVERSE) - j, kept));
-  if (REVERSE) { factor *= shape.scale; }
-  return select(vec4<f32>(), vec4<f32>(x) * factor, kept);
-}
-
-// updateState: S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ
+// updateState: S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ, from zero
 @compute @workgroup_size(THREADS)
 fn updateState(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -214,277 +279,203 @@ fn updateState(
   let localHead = id % shape.headCount;
   let head = shape.firstHead + localHead;
   let segmentIndex = id / shape.headCount;
-  let segment = table[shape.blocks + segmentIndex];
-  let sequence = table[shape.blocks + shape.segments + segmentIndex]; // used where each is one segment
+  let segment = table[segmentIndex];
+  let count = segment.y;
 
-  let row = thread / 32u / (valueVectors / 16u) * 4u + thread % 32u / 8u;
-  let column = thread / 32u % (valueVectors / 16u) * 8u + thread % 8u;
-  let place = Place(4u * (keyTile + row), 2u * keyVectors, valueTile + column, valueVectors / 2u);
-
-  // Every thread loads one column, of every keyStep-th and valueStep-th token.
-  let keyColumn = thread % keyVectors;
-  let keyToken = thread / keyVectors;
+  // Every thread loads one column of every keyStep-th and valueStep-th token: 2 vectors of 8 or 4 of 4 tokens apart.
   let keyStep = THREADS / keyVectors;
+  let keyToken = thread / keyVectors;
+  let keyColumn = thread % keyVectors;
   let keyInside = keyTile + keyColumn < shape.headDim / 4u;
-  let valueColumn = thread % valueVectors;
-  let valueToken = thread / valueVectors;
-  let valueStep = THREADS / valueVectors;
-  let valueInside = valueTile + valueColumn < shape.valueDim / 4u;
   let keyStride = tokenStride(shape.key);
-  let valueStride = tokenStride(shape.value);
   var keyAt = (segment.z * shape.key.x + head / shape.keyGroup * shape.key.y + segment.x * shape.key.z - shape.key.w) / 4u
     + keyTile + keyColumn + keyToken * keyStride;
+  let valueStep = THREADS / valueVectors;
+  let valueToken = thread / valueVectors;
+  let valueColumn = thread % valueVectors;
+  let valueInside = valueTile + valueColumn < shape.valueDim / 4u;
+  let valueStride = tokenStride(shape.value);
   var valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
     + valueTile + valueColumn + valueToken * valueStride;
 
-  var sums = Tile();
-  if (shape.segmented == 0u) { sums = readTile(sequence.w, stateStart(sequence.z, head), place); }
-
+  // Warps of 4 × 8 threads read the fewest different vectors.
+  let row = thread / 32u / (valueVectors / 16u) * 4u + thread % 32u / 8u;
+  let column = thread / 32u % (valueVectors / 16u) * 8u + thread % 8u;
+  var s = Sums();
   var k0 = k[keyAt];
-  var k1 = k[keyAt + keyStep * keyStride];
+  var k1 = k[keyAt + 8u * keyStride];
   var k2 = vec4<S>();
   var k3 = vec4<S>();
   if (keyStep == 4u) {
-    k2 = k[keyAt + 8u * keyStride];
+    k2 = k[keyAt + 4u * keyStride];
     k3 = k[keyAt + 12u * keyStride];
   }
   var v0 = v[valueAt];
-  var v1 = v[valueAt + valueStep * valueStride];
+  var v1 = v[valueAt + 8u * valueStride];
   var v2 = vec4<S>();
   var v3 = vec4<S>();
   if (valueStep == 4u) {
-    v2 = v[valueAt + 8u * valueStride];
+    v2 = v[valueAt + 4u * valueStride];
     v3 = v[valueAt + 12u * valueStride];
   }
-  for (var token = 0u; token < segment.y; token += DEPTH) {
-    let buffer = token / DEPTH % BUFFERS;
-    let blockEnd = min(token / BLOCK * BLOCK + BLOCK, segment.y);
-    if (BUFFERS == 1u) { workgroupBarrier(); }
-    {
-      let j = token + keyToken;
-      keys[buffer][keyToken][keyColumn] = decayedKey(k0, head, j, blockEnd, keyInside);
-      keys[buffer][keyToken + keyStep][keyColumn] = decayedKey(k1, head, j + keyStep, blockEnd, keyInside);
+  for (var start = 0u; start < count; start += PERIOD) {
+    if (!STEEP) { decaySums(&s, periodChange(head, start, count)); }
+    let end = min(start + PERIOD, count);
+    for (var token = start; token < end; token += UPDATE_TOKENS) {
+      let buffer = token / UPDATE_TOKENS % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      storeKey(buffer, keyToken, keyColumn, k0, head, token, select(0u, count, keyInside));
+      storeKey(buffer, keyToken + 8u, keyColumn, k1, head, token, select(0u, count, keyInside));
       if (keyStep == 4u) {
-        keys[buffer][keyToken + 8u][keyColumn] = decayedKey(k2, head, j + 8u, blockEnd, keyInside);
-        keys[buffer][keyToken + 12u][keyColumn] = decayedKey(k3, head, j + 12u, blockEnd, keyInside);
+        storeKey(buffer, keyToken + 4u, keyColumn, k2, head, token, select(0u, count, keyInside));
+        storeKey(buffer, keyToken + 12u, keyColumn, k3, head, token, select(0u, count, keyInside));
       }
-    }
-    {
-      let j = token + valueToken;
-      let end = select(0u, segment.y, valueInside);
-      values[buffer][valueToken][valueColumn] = kept(vec4<f32>(v0), j < end);
-      values[buffer][valueToken + valueStep][valueColumn] = kept(vec4<f32>(v1), j + valueStep < end);
+      storeValue(buffer, valueToken, valueColumn, v0, token, select(0u, count, valueInside));
+      storeValue(buffer, valueToken + 8u, valueColumn, v1, token, select(0u, count, valueInside));
       if (valueStep == 4u) {
-        values[buffer][valueToken + 8u][valueColumn] = kept(vec4<f32>(v2), j + 8u < end);
-        values[buffer][valueToken + 12u][valueColumn] = kept(vec4<f32>(v3), j + 12u < end);
+        storeValue(buffer, valueToken + 4u, valueColumn, v2, token, select(0u, count, valueInside));
+        storeValue(buffer, valueToken + 12u, valueColumn, v3, token, select(0u, count, valueInside));
       }
-    }
-    workgroupBarrier();
-    if (token + DEPTH < segment.y) {
-      keyAt += DEPTH * keyStride;
-      valueAt += DEPTH * valueStride;
+      workgroupBarrier();
+      // The next step's, while the sums of this one are taken.
+      keyAt += UPDATE_TOKENS * keyStride;
+      valueAt += UPDATE_TOKENS * valueStride;
       k0 = k[keyAt];
-      k1 = k[keyAt + keyStep * keyStride];
+      k1 = k[keyAt + 8u * keyStride];
       if (keyStep == 4u) {
-        k2 = k[keyAt + 8u * keyStride];
+        k2 = k[keyAt + 4u * keyStride];
         k3 = k[keyAt + 12u * keyStride];
       }
       v0 = v[valueAt];
-      v1 = v[valueAt + valueStep * valueStride];
+      v1 = v[valueAt + 8u * valueStride];
       if (valueStep == 4u) {
-        v2 = v[valueAt + 8u * valueStride];
+        v2 = v[valueAt + 4u * valueStride];
         v3 = v[valueAt + 12u * valueStride];
       }
-    }
-    if (token % BLOCK == 0u) {
-      // Nothing precedes the first block of a segment that starts from zero.
-      if (token > 0u || shape.segmented == 0u) {
-        writeTile(false, scratchStart(segment.w + token / BLOCK, localHead), place, sums);
-      }
-      // λ − 1, added to S itself, keeps the digits that λ would lose beside 1; else λ.
-      let change = decayChange(head, blockEnd - token);
-      let decayed = Tile(sums.c00 * change, sums.c01 * change, sums.c10 * change, sums.c11 * change);
-      if (change <= 0.0) {
-        sums.c00 += decayed.c00;
-        sums.c01 += decayed.c01;
-        sums.c10 += decayed.c10;
-        sums.c11 += decayed.c11;
+      if (STEEP) {
+        for (var j = 0u; j < UPDATE_TOKENS; j++) {
+          decaySums(&s, periodChange(head, token + j, count));
+          updateToken(&s, buffer, j, row, column);
+        }
       } else {
-        sums = decayed;
+        updateToken(&s, buffer, 0u, row, column);
+        updateToken(&s, buffer, 1u, row, column);
+        updateToken(&s, buffer, 2u, row, column);
+        updateToken(&s, buffer, 3u, row, column);
+        updateToken(&s, buffer, 4u, row, column);
+        updateToken(&s, buffer, 5u, row, column);
+        updateToken(&s, buffer, 6u, row, column);
+        updateToken(&s, buffer, 7u, row, column);
+        updateToken(&s, buffer, 8u, row, column);
+        updateToken(&s, buffer, 9u, row, column);
+        updateToken(&s, buffer, 10u, row, column);
+        updateToken(&s, buffer, 11u, row, column);
+        updateToken(&s, buffer, 12u, row, column);
+        updateToken(&s, buffer, 13u, row, column);
+        updateToken(&s, buffer, 14u, row, column);
+        updateToken(&s, buffer, 15u, row, column);
       }
     }
-    addToken(&sums, buffer, 0u, row, column);
-    addToken(&sums, buffer, 1u, row, column);
-    addToken(&sums, buffer, 2u, row, column);
-    addToken(&sums, buffer, 3u, row, column);
-    addToken(&sums, buffer, 4u, row, column);
-    addToken(&sums, buffer, 5u, row, column);
-    addToken(&sums, buffer, 6u, row, column);
-    addToken(&sums, buffer, 7u, row, column);
-    addToken(&sums, buffer, 8u, row, column);
-    addToken(&sums, buffer, 9u, row, column);
-    addToken(&sums, buffer, 10u, row, column);
-    addToken(&sums, buffer, 11u, row, column);
-    addToken(&sums, buffer, 12u, row, column);
-    addToken(&sums, buffer, 13u, row, column);
-    addToken(&sums, buffer, 14u, row, column);
-    addToken(&sums, buffer, 15u, row, column);
   }
-  if (shape.segmented == 0u) {
-    writeTile(true, stateStart(sequence.z, head), place, sums);
-  } else {
-    writeTile(false, scratchStart(shape.blocks + segmentIndex, localHead), place, sums);
-  }
+  if (REVERSE && count > 0u) { decaySums(&s, decays[head * DECAYS + CHANGE + 1u]); }
+
+  let start = scratchStart(segmentIndex, localHead);
+  let lower = row + keyVectors / 2u;
+  let right = column + valueVectors / 2u;
+  writeSums(start, 4u * (keyTile + row), valueTile + column, s.upperLeft);
+  writeSums(start, 4u * (keyTile + row), valueTile + right, s.upperRight);
+  writeSums(start, 4u * (keyTile + lower), valueTile + column, s.lowerLeft);
+  writeSums(start, 4u * (keyTile + lower), valueTile + right, s.lowerRight);
 }
 
 // -------------------------------------------------------------------------------------------------- carryState
 
-fn changed(x: vec4<f32>, change: f32) -> vec4<f32> {
-  return fma(vec4<f32>(change), x, select(vec4<f32>(), x, change <= 0.0));
-}
-
-// S ← λ^m S + total of the segment, and S before each segment in the total's place.
+// S ← λ^m S + sum of the segment, and S before each segment in the sum's place.
 @compute @workgroup_size(64)
 fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
   let vectors = shape.headDim * (shape.valueDim / 4u);
   let id = thread.x + thread.y * workgroups.x * 64u;
-  if (id >= shape.workgroups * 64u) { return; }
   let element = id % vectors;
   let localHead = id / vectors % shape.headCount;
   let index = id / vectors / shape.headCount;
-  if (index >= arrayLength(&table) - shape.blocks - shape.segments) { return; }
+  if (index >= shape.sequences) { return; }
   let head = shape.firstHead + localHead;
-  let sequence = table[shape.blocks + shape.segments + index];
+  let sequence = table[shape.segments + index];
   let stateAt = stateStart(sequence.z, head) + element;
   var carried = vec4<f32>();
-  if (sequence.w == INITIAL) { carried = initial[stateAt]; } else if (sequence.w != ZERO) { carried = state[stateAt]; }
+  if (sequence.w == INITIAL) { carried = initial[stateAt]; } else if (sequence.w != ZERO) { carried = before[stateAt]; }
 
-  var at = scratchStart(shape.blocks + sequence.x, localHead) + element;
+  var at = scratchStart(sequence.x, localHead) + element;
   let step = shape.headCount * vectors;
+  let change = decays[head * DECAYS + SEGMENT_CHANGE];
   var next = scratch[at];
   for (var i = 0u; i < sequence.y; i++) {
-    let total = next;
+    let sum = next;
     next = scratch[at + step]; // read ahead: the chain is then without reads
-    let count = table[shape.blocks + sequence.x + i].y;
     scratch[at] = carried;
-    // Every block but a sequence's last is whole.
-    let whole = (count - 1u) / BLOCK;
-    carried = changed(carried, blockDecayChange(head, whole));
-    carried = changed(carried, decayChange(head, count - whole * BLOCK)) + total;
+    carried = changed(carried, change) + sum;
     at += step;
   }
-  state[stateAt] = carried;
+  scratch[scratchStart(shape.segments - shape.sequences + index, localHead) + element] = carried;
 }
 
 // ------------------------------------------------------------------------------------------------------ attend
 
-const ATTEND_THREADS = 256u; // 16 columns and 16 rows of threads
+// Two buffers each. The first half of the threads adds up the outputs of the step before, the second loads the next one.
+var<workgroup> keys: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
+var<workgroup> queries: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>; // likewise
+var<workgroup> values: array<array<array<array<vec4<f32>, 16>, 2>, TOKENS>, 2>; // [token][half][column / 4]
+var<workgroup> partials: array<array<array<array<array<vec4<f32>, 16>, 8>, TOKENS>, 2>, HALVES>; // [half][buffer][token][row group][column / 4]
 
-// Queries and keys [headDim][token / 4]; then scores [key][token / 4].
-var<workgroup> queryColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;
-var<workgroup> keyColumns: array<array<array<vec4<f32>, 16>, DEPTH>, BUFFERS>;
-var<workgroup> rows: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // of S, then of V: [row][valueDim / 4]
-
-// A thread's 4 × 4 scores q_i·k_j, and 4 × 8 outputs.
-struct Sums { scores: mat4x4<f32>, left: mat4x4<f32>, right: mat4x4<f32> }
-
-// One element x of headDim: q_i[x] S[x] of interBlock, and q_i[x] k_j[x] of the scores.
-fn addElement(sums: ptr<function, Sums>, buffer: u32, x: u32, row: u32, column: u32, scored: bool) {
-  let a = queryColumns[buffer][x][row];
-  if (scored) { (*sums).scores = outer((*sums).scores, a, keyColumns[buffer][x][column]); }
-  (*sums).left = outer((*sums).left, a, rows[buffer][x][column]);
-  if (WIDE_VALUE) { (*sums).right = outer((*sums).right, a, rows[buffer][x][column + 16u]); }
-}
-
-// interBlock: O_inter[i] = λ^(i+1) q_iᵀ S, for DEPTH elements of headDim, without the decay
-fn interBlock(sums: ptr<function, Sums>, buffer: u32, row: u32, column: u32, scored: bool) {
-  addElement(sums, buffer, 0u, row, column, scored);
-  addElement(sums, buffer, 1u, row, column, scored);
-  addElement(sums, buffer, 2u, row, column, scored);
-  addElement(sums, buffer, 3u, row, column, scored);
-  addElement(sums, buffer, 4u, row, column, scored);
-  addElement(sums, buffer, 5u, row, column, scored);
-  addElement(sums, buffer, 6u, row, column, scored);
-  addElement(sums, buffer, 7u, row, column, scored);
-  addElement(sums, buffer, 8u, row, column, scored);
-  addElement(sums, buffer, 9u, row, column, scored);
-  addElement(sums, buffer, 10u, row, column, scored);
-  addElement(sums, buffer, 11u, row, column, scored);
-  addElement(sums, buffer, 12u, row, column, scored);
-  addElement(sums, buffer, 13u, row, column, scored);
-  addElement(sums, buffer, 14u, row, column, scored);
-  addElement(sums, buffer, 15u, row, column, scored);
-}
-
-fn addScored(sums: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u32) {
-  let a = queryColumns[buffer][j][row];
-  (*sums).left = outer((*sums).left, a, rows[buffer][j][column]);
-  if (WIDE_VALUE) { (*sums).right = outer((*sums).right, a, rows[buffer][j][column + 16u]); }
-}
-
-// intraBlock: O_intra[i] = Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j, for DEPTH tokens j
-fn intraBlock(sums: ptr<function, Sums>, buffer: u32, row: u32, column: u32) {
-  addScored(sums, buffer, 0u, row, column);
-  addScored(sums, buffer, 1u, row, column);
-  addScored(sums, buffer, 2u, row, column);
-  addScored(sums, buffer, 3u, row, column);
-  addScored(sums, buffer, 4u, row, column);
-  addScored(sums, buffer, 5u, row, column);
-  addScored(sums, buffer, 6u, row, column);
-  addScored(sums, buffer, 7u, row, column);
-  addScored(sums, buffer, 8u, row, column);
-  addScored(sums, buffer, 9u, row, column);
-  addScored(sums, buffer, 10u, row, column);
-  addScored(sums, buffer, 11u, row, column);
-  addScored(sums, buffer, 12u, row, column);
-  addScored(sums, buffer, 13u, row, column);
-  addScored(sums, buffer, 14u, row, column);
-  addScored(sums, buffer, 15u, row, column);
-}
-
-// λ^n for n ≥ 0, times the scale of scores; zero for the keys after a query, n < 0.
-fn mask(head: u32, n: i32) -> f32 {
-  return select(0.0, shape.scale * decay(head, u32(max(n, 0))), n >= 0);
-}
-
-// λ^(i−j) for 4 × 4 scores, i − j = n in the corner.
-fn maskTile(head: u32, n: i32, x: mat4x4<f32>) -> mat4x4<f32> {
-  let after = vec4<f32>(mask(head, n - 3), mask(head, n - 2), mask(head, n - 1), mask(head, n));
-  let before = vec3<f32>(mask(head, n + 1), mask(head, n + 2), mask(head, n + 3));
-  let m0 = after.wzyx;
-  let m1 = vec4<f32>(before.x, after.wzy);
-  let m2 = vec4<f32>(before.yx, after.wz);
-  let m3 = vec4<f32>(before.zyx, after.w);
-  // Scores of tokens outside may be anything: chosen away, not multiplied by zero.
-  return mat4x4<f32>(
-    select(vec4<f32>(), x[0] * m0, m0 != vec4<f32>()),
-    select(vec4<f32>(), x[1] * m1, m1 != vec4<f32>()),
-    select(vec4<f32>(), x[2] * m2, m2 != vec4<f32>()),
-    select(vec4<f32>(), x[3] * m3, m3 != vec4<f32>()),
+// S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
+fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) {
+  addToken(
+    s,
+    keys[buffer][i][group][0],
+    keys[buffer][i][group][1],
+    keys[buffer][i][group][2],
+    keys[buffer][i][group][3],
+    values[buffer][i][0][column],
+    values[buffer][i][1][column],
   );
+  let q0 = queries[buffer][i][group][0];
+  let q1 = queries[buffer][i][group][1];
+  let q2 = queries[buffer][i][group][2];
+  let q3 = queries[buffer][i][group][3];
+  partials[0][buffer][i][group][column] =
+    product(product(product(product(vec4<f32>(), q0, (*s).left0), q1, (*s).left1), q2, (*s).left2), q3, (*s).left3);
+  if (WIDE_VALUE) {
+    partials[HALVES - 1u][buffer][i][group][column] =
+      product(product(product(product(vec4<f32>(), q0, (*s).right0), q1, (*s).right1), q2, (*s).right2), q3, (*s).right3);
+  }
 }
 
-// λ^(i+1) for 4 rows from i = row.
-fn decayRows(head: u32, row: u32, x: mat4x4<f32>) -> mat4x4<f32> {
-  let first = row + select(1u, 0u, REVERSE);
-  let scale = select(shape.scale, 1.0, REVERSE); // of REVERSE it is in S
-  return mat4x4<f32>(
-    x[0] * (scale * decay(head, first)),
-    x[1] * (scale * decay(head, first + 1u)),
-    x[2] * (scale * decay(head, first + 2u)),
-    x[3] * (scale * decay(head, first + 3u)),
-  );
+// The sum over the row groups, to the output.
+fn writeOutput(buffer: u32, i: u32, column: u32, at: u32) {
+  let half = column / 16u;
+  let x = column % 16u;
+  var sum = (partials[half][buffer][i][0][x] + partials[half][buffer][i][1][x])
+    + (partials[half][buffer][i][2][x] + partials[half][buffer][i][3][x]);
+  if (WIDE_HEAD) {
+    sum += (partials[half][buffer][i][4][x] + partials[half][buffer][i][5][x])
+      + (partials[half][buffer][i][6][x] + partials[half][buffer][i][7][x]);
+  }
+  if (shape.firstRow > 0u) { sum += vec4<f32>(output[at]); }
+  output[at] = vec4<O>(sum);
 }
 
-fn writeOutput(at: u32, row: u32, count: u32, inside: bool, x: mat4x4<f32>) {
-  let stride = tokenStride(shape.value);
-  if (inside && row < count) { output[at + row * stride] = vec4<S>(x[0]); }
-  if (inside && row + 1u < count) { output[at + (row + 1u) * stride] = vec4<S>(x[1]); }
-  if (inside && row + 2u < count) { output[at + (row + 2u) * stride] = vec4<S>(x[2]); }
-  if (inside && row + 3u < count) { output[at + (row + 3u) * stride] = vec4<S>(x[3]); }
+fn writeRows(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
+  let vectors = shape.valueDim / 4u;
+  if (row >= shape.headDim || column >= vectors) { return; }
+  let at = start + row * vectors + column;
+  state[at] = x[0];
+  state[at + vectors] = x[1];
+  state[at + 2u * vectors] = x[2];
+  state[at + 3u * vectors] = x[3];
 }
 
-@compute @workgroup_size(ATTEND_THREADS)
+// attend: S ← S + k_i v_iᵀ, O[i] = q_iᵀ S
+@compute @workgroup_size(THREADS)
 fn attend(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -492,150 +483,109 @@ fn attend(
 ) {
   var id = workgroup.x + workgroup.y * workgroups.x;
   if (id >= shape.workgroups) { return; }
-  let headVectors = shape.headDim / 4u;
-  let allVectors = shape.valueDim / 4u;
-  let vectors = select(16u, 32u, WIDE_VALUE);
-  let tiles = (allVectors + vectors - 1u) / vectors;
-  let tile = id % tiles * vectors;
-  id /= tiles;
+  let keyVectors = select(16u, 32u, WIDE_HEAD);
+  let valueVectors = select(16u, 32u, WIDE_VALUE);
+  let valueTiles = (shape.valueDim / 4u + valueVectors - 1u) / valueVectors;
+  let valueTile = id % valueTiles * valueVectors;
+  id /= valueTiles;
   let localHead = id % shape.headCount;
   let head = shape.firstHead + localHead;
-  let blockIndex = id / shape.headCount;
-  let block = table[blockIndex];
-  let count = block.y;
-  let index = blockIndex - table[shape.blocks + block.w].w; // in the segment
+  let segmentIndex = id / shape.headCount;
+  let segment = table[segmentIndex];
+  let count = segment.y;
 
-  let row = thread / 128u * 8u + thread % 32u / 4u;
-  let column = thread / 32u % 4u * 4u + thread % 4u;
-
-  // The first threads load queries and keys: 4 elements of 4 tokens, turned in registers.
-  let quad = thread % 4u;
-  let tokens = thread / 4u % 16u;
+  let loads = thread >= THREADS / 2u;
+  let lane = thread % (THREADS / 2u);
+  let keyToken = lane / keyVectors;
+  let keyColumn = lane % keyVectors;
+  let keyInside = shape.firstRow / 4u + keyColumn < shape.headDim / 4u;
   let queryStride = tokenStride(shape.query);
   let keyStride = tokenStride(shape.key);
-  let queryAt = (block.z * shape.query.x + head / shape.queryGroup * shape.query.y + block.x * shape.query.z - shape.query.w)
-    / 4u + quad + 4u * tokens * queryStride;
-  let keyAt = (block.z * shape.key.x + head / shape.keyGroup * shape.key.y + block.x * shape.key.z - shape.key.w)
-    / 4u + quad + 4u * tokens * keyStride;
-
-  // Every thread loads one column of every step-th row of S, and of V.
-  let loadColumn = thread % vectors;
-  let loadRow = thread / vectors;
-  let step = ATTEND_THREADS / vectors;
-  let inside = tile + loadColumn < allVectors;
-  let local = index > 0u || shape.segmented == 0u;
-  let localAt = scratchStart(blockIndex, localHead) + tile + loadColumn + loadRow * allVectors;
-  let startAt = scratchStart(shape.blocks + block.w, localHead) + tile + loadColumn + loadRow * allVectors;
-  let startDecay = blockDecay(head, index);
+  var queryAt = (segment.z * shape.query.x + head / shape.queryGroup * shape.query.y + segment.x * shape.query.z
+    - shape.query.w + shape.firstRow) / 4u + keyColumn + keyToken * queryStride;
+  var keyAt = (segment.z * shape.key.x + head / shape.keyGroup * shape.key.y + segment.x * shape.key.z
+    - shape.key.w + shape.firstRow) / 4u + keyColumn + keyToken * keyStride;
+  let valueToken = lane / valueVectors;
+  let valueColumn = lane % valueVectors;
+  let valueInside = valueTile + valueColumn < shape.valueDim / 4u && valueToken < TOKENS;
+  let second = THREADS / 2u / valueVectors; // 1: each lane has both tokens
   let valueStride = tokenStride(shape.value);
-  let valueStart = (block.z * shape.value.x + head * shape.value.y + block.x * shape.value.z - shape.value.w) / 4u + tile;
+  // Of the values that are loaded, or of the outputs of the step before.
+  var valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
+    + valueTile + valueColumn + valueToken * valueStride;
 
-  var sums = Sums();
-  var l0 = vec4<S>();
-  var l1 = vec4<S>();
-  var l2 = vec4<S>();
-  var l3 = vec4<S>();
-  var s0 = vec4<f32>();
-  var s1 = vec4<f32>();
-  var t0 = vec4<f32>();
-  var t1 = vec4<f32>();
-  for (var x = 0u; x < shape.headDim + DEPTH; x += DEPTH) {
-    // The loads of this step, while the sums of the step before are taken. Loads after the barrier, or addresses that
-    // are carried from step to step, cost a third of the speed: more registers, so fewer workgroups per processor.
-    if (x < shape.headDim) {
-      if (thread < 64u) {
-        let at = queryAt + x / 4u;
-        l0 = q[at];
-        l1 = q[at + queryStride];
-        l2 = q[at + 2u * queryStride];
-        l3 = q[at + 3u * queryStride];
-      } else if (thread < 128u) {
-        let at = keyAt + x / 4u;
-        l0 = k[at];
-        l1 = k[at + keyStride];
-        l2 = k[at + 2u * keyStride];
-        l3 = k[at + 3u * keyStride];
-      }
-      if (local) {
-        let at = localAt + x * allVectors;
-        s0 = scratch[at];
-        if (step == 8u) { s1 = scratch[at + 8u * allVectors]; }
-      }
-      if (shape.segmented != 0u) {
-        let at = startAt + x * allVectors;
-        t0 = scratch[at];
-        if (step == 8u) { t1 = scratch[at + 8u * allVectors]; }
-      }
-    }
-    if (x > 0u) {
-      // The first half of the tokens has no use for keys of the second.
-      let buffer = (x / DEPTH - 1u) % BUFFERS;
-      if (row >= 8u || column < 8u) {
-        interBlock(&sums, buffer, row, column, true);
-      } else {
-        interBlock(&sums, buffer, row, column, false);
-      }
-    }
-    if (x < shape.headDim) {
-      let buffer = x / DEPTH % BUFFERS;
-      if (BUFFERS == 1u) { workgroupBarrier(); }
-      let there = x / 4u + quad < headVectors;
-      let turned = transpose(mat4x4<f32>(vec4<f32>(l0), vec4<f32>(l1), vec4<f32>(l2), vec4<f32>(l3)));
-      if (thread < 64u) {
-        queryColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-        queryColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-        queryColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-        queryColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-      } else if (thread < 128u) {
-        keyColumns[buffer][4u * quad][tokens] = kept(turned[0], there);
-        keyColumns[buffer][4u * quad + 1u][tokens] = kept(turned[1], there);
-        keyColumns[buffer][4u * quad + 2u][tokens] = kept(turned[2], there);
-        keyColumns[buffer][4u * quad + 3u][tokens] = kept(turned[3], there);
-      }
-      let end = select(0u, shape.headDim, inside);
-      let first = x + loadRow;
-      rows[buffer][loadRow][loadColumn] = kept(fma(vec4<f32>(startDecay), t0, s0), first < end);
-      if (step == 8u) {
-        rows[buffer][loadRow + 8u][loadColumn] = kept(fma(vec4<f32>(startDecay), t1, s1), first + 8u < end);
-      }
-      workgroupBarrier();
-    }
-  }
+  let group = thread / 16u;
+  let column = thread % 16u;
+  var s = readState(scratchStart(segmentIndex, localHead), shape.firstRow + 16u * group, valueTile + column);
 
-  let valueAt = valueStart + loadColumn + loadRow * valueStride;
+  var q0 = q[queryAt];
+  var k0 = k[keyAt];
   var v0 = v[valueAt];
   var v1 = vec4<S>();
-  if (step == 8u) { v1 = v[valueAt + 8u * valueStride]; }
-  sums.left = decayRows(head, 4u * row, sums.left);
-  sums.right = decayRows(head, 4u * row, sums.right);
-  let scores = transpose(maskTile(head, i32(4u * row) - i32(4u * column), sums.scores));
-
-  for (var j = 0u; j < count; j += DEPTH) {
-    workgroupBarrier();
-    // The scores of these tokens j are in 4 columns of threads.
-    if (column / 4u == j / DEPTH) {
-      let first = 4u * (column % 4u);
-      queryColumns[0][first][row] = scores[0];
-      queryColumns[0][first + 1u][row] = scores[1];
-      queryColumns[0][first + 2u][row] = scores[2];
-      queryColumns[0][first + 3u][row] = scores[3];
+  if (second < TOKENS) { v1 = v[valueAt + valueStride]; }
+  var queryFactor = queryDecay(head, keyToken, count);
+  var keyFactor = keyDecay(head, keyToken, count);
+  if (!loads) { valueAt -= TOKENS * valueStride; }
+  for (var start = 0u; start < count; start += PERIOD) {
+    if (!STEEP) { decayState(&s, periodChange(head, start, count)); }
+    let end = min(start + PERIOD, count);
+    for (var token = start; token < end; token += TOKENS) {
+      let buffer = token / TOKENS % 2u;
+      let first = token + valueToken;
+      if (loads) {
+        queries[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] = kept(queryFactor * vec4<f32>(q0), keyInside);
+        keys[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] = kept(keyFactor * vec4<f32>(k0), keyInside && token + keyToken < count);
+        if (valueToken < TOKENS) {
+          values[buffer][valueToken][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v0), valueInside && first < count);
+        }
+        if (second < TOKENS) {
+          values[buffer][1][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v1), valueInside && first + 1u < count);
+        }
+      }
+      workgroupBarrier();
+      if (loads) {
+        queryAt += TOKENS * queryStride;
+        keyAt += TOKENS * keyStride;
+        q0 = q[queryAt];
+        k0 = k[keyAt];
+        queryFactor = queryDecay(head, token + TOKENS + keyToken, count);
+        keyFactor = keyDecay(head, token + TOKENS + keyToken, count);
+        v0 = v[valueAt + TOKENS * valueStride];
+        if (second < TOKENS) { v1 = v[valueAt + (TOKENS + 1u) * valueStride]; }
+      } else if (token > 0u && valueInside) {
+        writeOutput(1u - buffer, valueToken, valueColumn, valueAt);
+        if (second < TOKENS) { writeOutput(1u - buffer, 1u, valueColumn, valueAt + valueStride); }
+      }
+      valueAt += TOKENS * valueStride;
+      if (STEEP) { decayState(&s, periodChange(head, token, count)); }
+      attendToken(&s, buffer, 0u, group, column);
+      if (STEEP) { decayState(&s, periodChange(head, token + 1u, count)); }
+      attendToken(&s, buffer, 1u, group, column);
     }
-    let end = select(0u, count, inside);
-    let token = j + loadRow;
-    rows[0][loadRow][loadColumn] = kept(vec4<f32>(v0), token < end);
-    if (step == 8u) { rows[0][loadRow + 8u][loadColumn] = kept(vec4<f32>(v1), token + 8u < end); }
-    workgroupBarrier();
-    v0 = v[valueAt + (j + DEPTH) * valueStride];
-    if (step == 8u) { v1 = v[valueAt + (j + DEPTH + 8u) * valueStride]; }
-    // Rows before these tokens have no use for them.
-    if (4u * row + 3u >= j) { intraBlock(&sums, 0u, row, column); }
+  }
+  workgroupBarrier();
+  if (!loads && valueInside) {
+    let last = (count - 1u) / TOKENS;
+    let first = last * TOKENS + valueToken;
+    if (first < count) { writeOutput(last % 2u, valueToken, valueColumn, valueAt); }
+    if (second < TOKENS && first + 1u < count) { writeOutput(last % 2u, 1u, valueColumn, valueAt + valueStride); }
   }
 
-  let outputAt = valueStart + column;
-  let first = tile + column < allVectors;
-  let second = WIDE_VALUE && tile + column + 16u < allVectors;
-  writeOutput(outputAt, 4u * row, count, first, sums.left);
-  writeOutput(outputAt + 16u, 4u * row, count, second, sums.right);
+  // The last segments of the sequences are the table's last.
+  if (segmentIndex < shape.segments - shape.sequences) { return; }
+  if (REVERSE && count > 0u) { decayState(&s, decays[head * DECAYS + CHANGE + 1u]); }
+  let start = stateStart(table[segmentIndex + shape.sequences].z, head);
+  let row = shape.firstRow + 16u * group;
+  writeRows(start, row, valueTile + column, s.left0);
+  writeRows(start, row + 4u, valueTile + column, s.left1);
+  writeRows(start, row + 8u, valueTile + column, s.left2);
+  writeRows(start, row + 12u, valueTile + column, s.left3);
+  if (WIDE_VALUE) {
+    writeRows(start, row, valueTile + column + 16u, s.right0);
+    writeRows(start, row + 4u, valueTile + column + 16u, s.right1);
+    writeRows(start, row + 8u, valueTile + column + 16u, s.right2);
+    writeRows(start, row + 12u, valueTile + column + 16u, s.right3);
+  }
 }
 
 // -------------------------------------------------------------------------------------------------------- step
@@ -659,7 +609,7 @@ fn step(
   let column = id % tiles * 16u + thread % 16u;
   let queryAt = (batch * shape.query.x + head / shape.queryGroup * shape.query.y) / 4u;
   let keyAt = (batch * shape.key.x + head / shape.keyGroup * shape.key.y) / 4u;
-  let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, shape.segmented != 0u);
+  let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, shape.rowTable != 0u);
   let stateAt = (stateRow * shape.heads + head) * shape.headDim;
   // decayChange of core/decay.ts: λ − 1, added to S itself, keeps the digits that λ would lose beside 1; else λ.
   let change = decays[head];
@@ -682,6 +632,6 @@ fn step(
     if (thread / 16u < half) { partial[thread / 16u][thread % 16u] += partial[thread / 16u + half][thread % 16u]; }
   }
   if (thread < 16u && column < vectors) {
-    output[index * vectors + column] = vec4<S>(shape.scale * partial[0][thread]);
+    output[index * vectors + column] = vec4<O>(shape.scale * partial[0][thread]);
   }
 }

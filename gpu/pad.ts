@@ -11,7 +11,7 @@ export const multipleOf4 = (n: number): number => Math.ceil(n / 4) * 4;
 
 /**
  * Copies `[count, rows, columns]` to `[count, rows, columns]` of other sizes: zeros where the result has more, cut where
- * it has less. Makes the result where `result` is left out; the caller releases it.
+ * it has less. Makes the result where `result` is left out; the caller releases it. A result of another type is rounded.
  */
 export function pad(
   device: Device,
@@ -22,7 +22,7 @@ export function pad(
 ): Store {
   const count = rows * columns === 0 ? 0 : x.length / (rows * columns);
   const y = result ?? device.allocate([count, toRows, toColumns], x.dtype);
-  const kernel = device.kernel({ source, bindings: ["read", "write"], types: { X: x.dtype } });
+  const kernel = device.kernel({ source, bindings: ["read", "write"], types: { X: x.dtype, Y: y.dtype } });
   const [from, to] = [rows * columns, toRows * toColumns];
   for (const { start, count: part } of device.chunks(count, [x, from], [y, to])) {
     device.dispatch(

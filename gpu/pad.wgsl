@@ -10,7 +10,7 @@ struct Parameters {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read_write> y: array<X>;
+@group(0) @binding(1) var<storage, read_write> y: array<Y>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(256)
@@ -21,5 +21,5 @@ fn main(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroup
   let row = i / parameters.toColumns % parameters.toRows;
   let index = i / parameters.toColumns / parameters.toRows;
   let inside = row < parameters.rows && column < parameters.columns;
-  y[i] = select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside);
+  y[i] = Y(select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside));
 }

@@ -301,14 +301,14 @@ async function checkOps(backend: Backend, dtype: DType): Promise<void> {
 }
 
 /** The same for the operations that do the work: attention, its step, and linear. */
-async function checkProducts(backend: Backend, dtype: DType): Promise<void> {
+async function checkProducts(backend: Backend, dtype: DType, headDim = 12): Promise<void> {
   using scope = new Scope();
   const limit = dtype === "f16" ? HALF_LIMIT : LIMIT;
   const upload = (shape: number[], seed: number): [Float32Array, Tensor] => {
     const data = fromHalf(toHalf(randomArray(shape, seed)));
     return [data, scope.keep(backend.tensor(data, shape, { dtype }))];
   };
-  const [batch, heads, seqLen, headDim, valueDim] = [2, 3, 150, 12, 20];
+  const [batch, heads, seqLen, valueDim] = [2, 3, 150, 20];
   const sizes = { batch, heads, seqLen, headDim, valueDim };
   const slopes = alibiSlopes(heads);
   const [q, tq] = upload([batch, heads, seqLen, headDim], 1);
@@ -493,6 +493,10 @@ gpuTest("gradients of attention are refused for f16", (backend) => {
 
 for (const dtype of ["f32", "f16"] as const) {
   gpuTest(`attention and linear store ${dtype}`, (backend) => checkProducts(backend, dtype));
+  gpuTest(
+    `attention of heads larger than a tile stores ${dtype}`,
+    (backend) => checkProducts(backend, dtype, 150),
+  );
   for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
     gpuTest(
       `attention and linear of ${dtype} split where a binding holds ${limits.windowBytes} bytes`,
