@@ -92,16 +92,21 @@ export function walk(
       decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
     packPanels(v, vStride, m, valueDim, value, BLOCK, 1);
 
-    interBlock(queryD, state, output, m, headDim, d6, e8);
+    // Whole tiles go to where they belong at once, others by way of panels.
+    const direct = m == BLOCK && valueDim == e8;
+    const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    interBlock(queryD, state, out, outRow, outPanel, direct && accumulate, m, headDim, d6, e8);
     if (intra) {
       packTransposedPanels(q, qStride, m, headDim, queryP, scale);
       packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
-      intraBlock(queryP, keyT, value, scores, output, decay, m, headDim, e8);
+      intraBlock(queryP, keyT, value, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
-    const change = load<f32>(decay + CHANGE + (<usize> m << 2));
-    updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
+    if (finalState != 0 || start + BLOCK < length) {
+      const change = load<f32>(decay + CHANGE + (<usize> m << 2));
+      updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
+    }
 
-    unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
+    if (!direct) unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
     q += BLOCK * qStride;
     k += BLOCK * kStride;
     v += BLOCK * vStride;
@@ -110,19 +115,24 @@ export function walk(
   if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateStride, false);
 }
 
-/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product). */
-function interBlock(queryD: usize, state: usize, output: usize, m: i32, headDim: i32, d6: i32, e8: i32): void {
+/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product) —, or added to O. */
+function interBlock(
+  queryD: usize, state: usize, output: usize, outRow: usize, outPanel: usize, accumulate: bool,
+  m: i32, headDim: i32, d6: i32, e8: i32,
+): void {
+  const keep: f32 = accumulate ? 1 : 0;
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = state + <usize> (c * d6) * 4, out = output + <usize> c * BLOCK_ROW;
+    const panel = state + <usize> (c * d6) * 4;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0);
+      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, output + <usize> i * outRow, outRow, keep, 0);
     }
+    output += outPanel;
   }
 }
 
 /** `O[i] += Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
 function intraBlock(
-  queryP: usize, keyT: usize, value: usize, scores: usize, output: usize,
+  queryP: usize, keyT: usize, value: usize, scores: usize, output: usize, outRow: usize, outPanel: usize,
   decay: usize, m: i32, headDim: i32, e8: i32,
 ): void {
   for (let i = 0; i < m; i += TILE_COLUMNS) {
@@ -134,11 +144,11 @@ function intraBlock(
     }
   }
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = value + <usize> c * BLOCK_ROW, out = output + <usize> c * BLOCK_ROW;
+    const panel = value + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(scores + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS),
-        out + <usize> i * PANEL_ROW, PANEL_ROW, 1, 0);
+      tile(scores + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS), output + <usize> i * outRow, outRow, 1, 0);
     }
+    output += outPanel;
   }
 }
 

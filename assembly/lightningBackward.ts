@@ -106,7 +106,7 @@ function walkBack(
     intraBlock(outputT, valueP, valueDim, scores, decay, query, result, m, d8);
     unpackPanels(result, BLOCK, m, headDim, dk + first * dkStride, dkStride, addToK);
     // dQ += (dO Vᵀ ⊙ M) K, the scores of dK
-    packTransposed(scores, BLOCK_ROW, BLOCK, BLOCK, scoresT, BLOCK_ROW, BLOCK, 0, 1);
+    transposeScores(scores, scoresT, m);
     applyScores(scoresT, key, result, m, d8);
     unpackPanels(result, BLOCK, m, headDim, dq + first * dqStride, dqStride, true);
     updateState(queryD, dOutput, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, d12, e8);
@@ -151,6 +151,14 @@ function applyScores(scoresT: usize, z: usize, result: usize, m: i32, columns: i
     for (let i = 0; i < m; i += TILE_ROWS) {
       tile(scoresT + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS), out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0);
     }
+  }
+}
+
+/** Transposes scores, four rows at a time, as far as `applyScores` reads them. */
+function transposeScores(scores: usize, scoresT: usize, m: i32): void {
+  for (let i = 0; i < roundUp(m, TILE_ROWS); i += 4) {
+    packTransposed(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, min(BLOCK, roundUp(i + 4, TILE_ROWS)),
+      scoresT + (<usize> i << 2), BLOCK_ROW, 4, 0, 1);
   }
 }
 
