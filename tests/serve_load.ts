@@ -173,13 +173,20 @@ async function streams(count: number, duration: number): Promise<Row[]> {
 async function batching(count: number, turns: number): Promise<Row[]> {
   const asked = requests(count);
   const expected = await answers(asked);
-  const bound = await withoutServer(asked, turns);
+  const tokens = asked.reduce((sum, { max_tokens }) => sum + max_tokens, 0) / count;
+  using backend = await createBackend({
+    prefer: "wasm",
+    threads: threads === "auto" ? "auto" : Number(threads),
+  });
+  using loaded = await TransNormerLLM.load(model, { backend });
+  const prompts = asked.map(({ prompt }) => loaded.tokenizer!.encode(prompt));
   return await withServer(async (url, pid) => {
     const clients = new Clients(url, asked, expected);
     const now = async () => {
       const text = await (await fetch(`${url}/metrics`)).text();
       const tokens = Number(/^levin_completion_tokens_total (\d+)$/m.exec(text)![1]);
-      return [tokens, performance.now() / 1000, await cpuSeconds(pid), await cpuSeconds(Deno.pid)];
+      const [cpu, own] = [await cpuSeconds(pid), await cpuSeconds(Deno.pid)];
+      return [tokens, performance.now() / 1000, cpu, own, await machineSeconds() - cpu - own];
     };
     const measure = async (begin: (isOver: () => boolean) => Promise<void>, duration: number) => {
       let isOver = false;
@@ -187,78 +194,73 @@ async function batching(count: number, turns: number): Promise<Row[]> {
       await wait(1.5); // until all of them have sent
       const before = await now();
       await wait(duration);
-      const [tokens, time, cpu, own] = (await now()).map((value, i) => value - before[i]);
+      const [tokens, time, cpu, own, others] = (await now()).map((value, i) => value - before[i]);
       isOver = true;
       await end;
-      return { rate: tokens / time, perCpu: tokens / cpu, own: own / time };
+      return { rate: tokens / time, perCpu: tokens / cpu, own: own / time, others: others / time };
     };
     await measure((isOver) => clients.all(isOver), 1); // warm
+    await modelAlone(loaded, prompts);
     const one: Awaited<ReturnType<typeof measure>>[] = [], all: typeof one = [];
+    const bounds: Awaited<ReturnType<typeof modelAlone>>[] = [];
     for (let turn = 0; turn < turns; turn++) {
       one.push(await measure((isOver) => clients.one(isOver), 3));
       all.push(await measure((isOver) => clients.all(isOver), 5));
+      bounds.push(await modelAlone(loaded, prompts));
     }
     const { lost, wrong } = clients.found;
     const gain = median(all.map(({ rate }, turn) => rate / one[turn].rate));
     const gainPerCpu = median(all.map(({ perCpu }, turn) => perCpu / one[turn].perCpu));
     const rate = (found: typeof one) => `${median(found.map(({ rate }) => rate)).toFixed(0)} tokens/s`;
-    const ms = (time: number) => `${time.toFixed(2)} ms`;
+    const ofModel = (key: "prompt" | "one" | "all") => median(bounds.map((bound) => bound[key]));
+    const bound = median(
+      bounds.map(({ prompt, one, all }) => (prompt + tokens * one) / (prompt + tokens * all)),
+    );
+    const share = (key: "own" | "others") => {
+      return `${
+        [one, all].map((found) => (100 * median(found.map((turn) => turn[key]))).toFixed(0)).join(", ")
+      } % of a core`;
+    };
     return [
       row("one request at a time", rate(one), "", true),
       row(`${count} at once`, rate(all), "", true),
       row(`batching, median of ${turns} turns`, times(gain), ">= 3 times", gain >= 3),
       row("batching, tokens per second of the server's computing", times(gainPerCpu), "", true),
+      row("model alone: to read a prompt", `${ofModel("prompt").toFixed(1)} ms`, "", true),
       row(
-        "what the clients compute",
-        `${(100 * median(all.map(({ own }) => own))).toFixed(0)} % of a core`,
+        `model alone: a token of one answer, of ${count}`,
+        `${ofModel("one").toFixed(2)}, ${ofModel("all").toFixed(2)} ms`,
         "",
         true,
       ),
-      row(
-        "model alone: a prompt; a token of one, of all",
-        [bound.prompt, bound.step, bound.shared].map(ms).join(", "),
-        "",
-        true,
-      ),
-      row("model alone: batching", times(bound.gain), "", true),
+      row("model alone: what batching gains", times(bound), "", true),
+      row("what the clients compute meanwhile, of one and of all", share("own"), "", true),
+      row("what other processes compute meanwhile", share("others"), "", true),
       row("lost, mixed up or cut off meanwhile", `${lost + wrong}`, "0", lost + wrong === 0),
     ];
   });
 }
 
-/** What batching gains where nothing but the model runs: prompts are read one by one, only steps are shared. */
-async function withoutServer(asked: ReturnType<typeof requests>, turns: number) {
-  using backend = await createBackend({
-    prefer: "wasm",
-    threads: threads === "auto" ? "auto" : Number(threads),
-  });
-  using loaded = await TransNormerLLM.load(model, { backend });
-  using batch = loaded.batch(asked.length);
-  const prompts = asked.map(({ prompt }) => loaded.tokenizer!.encode(prompt));
+/** Milliseconds where nothing but the model runs: to read a prompt, for a token of one answer, for one of all of them. */
+async function modelAlone(loaded: TransNormerLLM, prompts: readonly number[][]) {
+  using batch = loaded.batch(prompts.length);
   const time = async (step: () => Tensor) => {
     const begin = performance.now();
     using logits = step();
     await logits.data();
     return performance.now() - begin;
   };
-  let slots: number[] = [];
-  const reading: number[] = [], one: number[] = [], all: number[] = [];
-  for (let turn = 0; turn < turns; turn++) {
-    for (const slot of slots) batch.drop(slot);
-    slots = [];
-    let read = 0;
-    for (const prompt of prompts) {
-      using session = loaded.session();
-      read += await time(() => session.prefill(prompt));
-      slots.push(batch.join(session));
-    }
-    reading.push(read / asked.length);
-    for (let i = 0; i < 20; i++) one.push(await time(() => batch.step([slots[0]], [97])));
-    for (let i = 0; i < 5; i++) all.push(await time(() => batch.step(slots, slots.map(() => 97))));
+  const slots: number[] = [];
+  let prompt = 0;
+  for (const ids of prompts) {
+    using session = loaded.session();
+    prompt += await time(() => session.prefill(ids)) / prompts.length;
+    slots.push(batch.join(session));
   }
-  const prompt = median(reading), step = median(one), shared = median(all) / asked.length;
-  const tokens = asked.reduce((sum, { max_tokens }) => sum + max_tokens, 0) / asked.length;
-  return { prompt, step, shared, gain: (prompt + tokens * step) / (prompt + tokens * shared) };
+  const one: number[] = [], all: number[] = [];
+  for (let i = 0; i < 100; i++) one.push(await time(() => batch.step([slots[0]], [97])));
+  for (let i = 0; i < 20; i++) all.push(await time(() => batch.step(slots, slots.map(() => 97))));
+  return { prompt, one: median(one), all: median(all) / prompts.length };
 }
 
 /** Requests one after another: the process must not grow. */
@@ -373,6 +375,15 @@ async function cpuSeconds(pid: number): Promise<number> {
   const stat = await Deno.readTextFile(`/proc/${pid}/stat`).catch(() => undefined);
   const fields = stat?.slice(stat.lastIndexOf(")") + 2).split(" ");
   return fields === undefined ? NaN : (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+/** Seconds that all processes of the machine have computed. */
+async function machineSeconds(): Promise<number> {
+  const stat = await Deno.readTextFile("/proc/stat").catch(() => undefined);
+  const [user, nice, system, , , irq, softIrq, stolen] = (stat?.split("\n")[0].match(/\d+/g) ?? []).map(
+    Number,
+  );
+  return stat === undefined ? NaN : (user + nice + system + irq + softIrq + stolen) / 100;
 }
 
 function median(values: readonly number[]): number {
