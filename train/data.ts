@@ -21,7 +21,7 @@ export interface Document {
 export const IGNORED = -1;
 
 /** A collection that ships as an npm package: "The State of the Union", 233 addresses from 1790 on, public domain. */
-const SOTU = "sotu";
+export const SOTU = "sotu";
 
 /**
  * Reads documents, in the order of their names.

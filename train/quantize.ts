@@ -1,6 +1,6 @@
 /**
- * `deno task quantize <model> --bits 8|4 [--group 32|64] [--out <folder>] [--evaluate <text file>]`: a model with
- * integers for weights, in the published layout: `TransNormerLLM.load` reads it like any other.
+ * `deno task quantize <model> --bits 8|4 [--group 32|64] [--out <folder>] [--evaluate <text file>|sotu]`: a model
+ * with integers for weights, in the published layout: `TransNormerLLM.load` reads it like any other.
  *
  * All matrices are quantised: those of linear layers, `lm_head`, and the embedding. An embedding of its own keeps 8 bits
  * whatever is asked for, as it costs nothing but its size: one row is read per token. Norms, θ and biases stay as they
@@ -24,6 +24,7 @@ import {
   toFloat32,
 } from "../model/safetensors.ts";
 import { openSource, type Source } from "../model/source.ts";
+import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "quantizeModel";
 
@@ -148,11 +149,30 @@ async function* tensors(source: Source, file: string): ReturnType<typeof readSaf
   }
 }
 
-/** Mean negative log-likelihood of a text, in nats per token. */
-async function loss(model: string, text: string): Promise<number> {
-  using backend = await createBackend();
+/** Tokens of a window of held-out text, those that the shipped model was trained on at a time. */
+const WINDOW = 4096;
+
+/** What a model is evaluated on: a text as a whole, or the tokens held out of `"sotu"` in windows, as in training. */
+async function evaluationTexts(name: string): Promise<string | Uint16Array[]> {
+  if (name !== SOTU) return await readFile(name, "utf8");
+  const { heldOut } = await Corpus.create(await readDocuments([SOTU]));
+  return Array.from(
+    { length: Math.ceil((heldOut.length - 1) / WINDOW) },
+    (_, i) => heldOut.subarray(i * WINDOW, (i + 1) * WINDOW + 1),
+  );
+}
+
+/** Mean negative log-likelihood, in nats per token; each window is read from a state of zero. */
+async function loss(model: string, texts: string | readonly Uint16Array[]): Promise<number> {
+  using backend = await createBackend({ threads: "auto" });
   using loaded = await TransNormerLLM.load(model, { backend });
-  return Math.log(await loaded.perplexity(text));
+  if (typeof texts === "string") return Math.log(await loaded.perplexity(texts));
+  let sum = 0, tokens = 0;
+  for (const ids of texts) {
+    sum += (ids.length - 1) * Math.log(await loaded.perplexity(ids));
+    tokens += ids.length - 1;
+  }
+  return sum / tokens;
 }
 
 const USAGE = `Usage: deno task quantize <model> --bits 8|4 [options]
@@ -160,7 +180,7 @@ const USAGE = `Usage: deno task quantize <model> --bits 8|4 [options]
   --bits 8|4          bits of a weight
   --group 32|64       weights that share a scale; default 32
   --out <folder>      default: <model>-int8 or <model>-int4
-  --evaluate <file>   then report the loss of both models on this text`;
+  --evaluate <text>   then report the loss of both models on this file, or on what is held out of sotu`;
 
 async function main(): Promise<void> {
   const { values, positionals: [model, ...rest] } = parseArgs({
@@ -179,7 +199,7 @@ async function main(): Promise<void> {
   if (bits !== 8 && bits !== 4) rangeError("quantize", "--bits must be 8 or 4", values.bits);
   if (group !== 32 && group !== 64) rangeError("quantize", "--group must be 32 or 64", values.group);
   const source = model.replace(/\/+$/, ""), out = values.out ?? `${source}-int${bits}`;
-  const text = values.evaluate === undefined ? undefined : await readFile(values.evaluate, "utf8");
+  const texts = values.evaluate === undefined ? undefined : await evaluationTexts(values.evaluate);
   await quantizeModel(source, out, {
     bits,
     group,
@@ -189,8 +209,8 @@ async function main(): Promise<void> {
   });
   const { size } = await stat(`${out}/model.safetensors`);
   console.log(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB`);
-  if (text !== undefined) {
-    const before = await loss(source, text), after = await loss(out, text);
+  if (texts !== undefined) {
+    const before = await loss(source, texts), after = await loss(out, texts);
     console.log(
       `loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${
         (100 * (after / before - 1)).toFixed(2)
