@@ -1,9 +1,9 @@
 /**
- * Decoding one token after another with a model of about 100 M parameters and random weights: f32, int8 and int4 in
- * turns, beside a loop that reads as many bytes. Medians, and the fastest of all turns: on a busy machine the nearest to
- * what it does alone.
+ * Decoding one token after another with a model of about 100 M parameters and random weights, f32, int8 and int4, or
+ * with models of your own, in turns, beside a loop that reads as many bytes. Medians, and the fastest of all turns: on
+ * a busy machine the nearest to what it does alone.
  *
- *     deno task bench:decode [--repeats 41] [--group 32|64]
+ *     deno task bench:decode [--repeats 41] [--group 32|64] [<model> ...]
  *
  * @module
  */
@@ -15,7 +15,8 @@ import { mapWeights } from "../model/weights.ts";
 import { Baselines } from "./baselines/mod.ts";
 import { median, seconds, warmUp } from "./measure.ts";
 
-const { values: options } = parseArgs({
+const { values: options, positionals: folders } = parseArgs({
+  allowPositionals: true,
   options: { repeats: { type: "string", default: "41" }, group: { type: "string", default: "32" } },
 });
 const repeats = Number(options.repeats), group = Number(options.group) as 32 | 64;
@@ -49,22 +50,29 @@ function randomModel(bits: 8 | 4 | undefined): TransNormerLLM {
   return new TransNormerLLM(backend, { config, weights, parameters, tokenizer: undefined, fingerprint: "" });
 }
 
-const variants = ([undefined, 8, 4] as const).map((bits) => {
-  const before = backend.bytesInUse, model = randomModel(bits), session = model.session();
+/** What is timed: a step of a session, and the bytes that it reads. */
+async function variant(name: string, load: () => TransNormerLLM | Promise<TransNormerLLM>) {
+  const before = backend.bytesInUse, model = await load(), session = model.session();
   session.prefill([1]).dispose();
   const total = backend.bytesInUse - before;
   const table = total * model.weights.embedTokens.size / model.parameterCount; // of which one row is read
   return {
-    name: bits === undefined ? "f32" : `int${bits}`,
+    name,
     bytes: Math.ceil((total - table) / 128) * 128,
     parameters: model.parameterCount,
     run: () => session.step(1).dispose(),
     times: [] as number[],
   };
-});
-const [f32] = variants;
+}
+
+const sources: [string, () => TransNormerLLM | Promise<TransNormerLLM>][] = folders.length > 0
+  ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
+  : ([undefined, 8, 4] as const).map((bits) => [bits ? `int${bits}` : "f32", () => randomModel(bits)]);
+const variants = [];
+for (const [name, load] of sources) variants.push(await variant(name, load));
+const [first] = variants;
 const baselines = new Baselines();
-using read = baselines.readBandwidth(f32.bytes);
+using read = baselines.readBandwidth(first.bytes);
 const reads: number[] = [];
 for (const { run } of variants) await warmUp(run, 1);
 await warmUp(() => read.run());
@@ -76,26 +84,26 @@ for (let i = 0; i < repeats; i++) {
 /** Medians of ratios within a turn, not ratios of medians: a slow moment meets both. */
 const ratio = (a: readonly number[], b: readonly number[]) => median(a.map((value, i) => value / b[i]));
 console.log(
-  `${
-    (f32.parameters / 1e6).toFixed(0)
-  } M parameters, ${backend.info.device}, one thread, groups of ${group}, ` +
+  `${(first.parameters / 1e6).toFixed(0)} M parameters, ${backend.info.device}, one thread, ${
+    folders.length > 0 ? "" : `groups of ${group}, `
+  }` +
     `${navigator.userAgent}, ${repeats} turns; reading: ${
-      (f32.bytes / median(reads) / 1e9).toFixed(1)
+      (first.bytes / median(reads) / 1e9).toFixed(1)
     } GB/s, ` +
-    `at its fastest ${(f32.bytes / Math.min(...reads) / 1e9).toFixed(1)} GB/s\n`,
+    `at its fastest ${(first.bytes / Math.min(...reads) / 1e9).toFixed(1)} GB/s\n`,
 );
 console.log(
-  "| weights | MiB | tokens/s | over f32 | of the read bandwidth | fastest: tokens/s | over f32 | of the bandwidth |",
+  "| weights | MiB | tokens/s | over the first | of the read bandwidth | fastest: tokens/s | over the first | of the bandwidth |",
 );
 console.log("|---|--:|--:|--:|--:|--:|--:|--:|");
 for (const { name, bytes, times } of variants) {
-  const share = bytes / f32.bytes * ratio(reads, times), fastest = Math.min(...times);
-  const fastestShare = bytes / f32.bytes * Math.min(...reads) / fastest;
+  const share = bytes / first.bytes * ratio(reads, times), fastest = Math.min(...times);
+  const fastestShare = bytes / first.bytes * Math.min(...reads) / fastest;
   console.log(
     `| ${name} | ${(bytes / 2 ** 20).toFixed(0)} | ${(1 / median(times)).toFixed(1)} | ${
-      ratio(f32.times, times).toFixed(2)
+      ratio(first.times, times).toFixed(2)
     } | ${(100 * share).toFixed(0)} % | ${(1 / fastest).toFixed(1)} | ${
-      (Math.min(...f32.times) / fastest).toFixed(2)
+      (Math.min(...first.times) / fastest).toFixed(2)
     } | ${(100 * fastestShare).toFixed(0)} % |`,
   );
 }
