@@ -9,5 +9,8 @@ export const TILE_ROWS = 6;
 /** Columns of one register tile: 2 vectors of 4 lanes. */
 export const TILE_COLUMNS = 8;
 
-/** Up to this many rows, such as one decode step of many sessions, packing the weight of linear costs more than it gives. */
+/**
+ * Up to this many rows, such as one decode step of many sessions, packing the weight of linear costs more than it gives.
+ * On every backend each of them is summed as a row alone is: a session in a batch gets the bits that it gets alone.
+ */
 export const FEW_ROWS = 64;

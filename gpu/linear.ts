@@ -4,12 +4,13 @@
  * @module
  */
 import type { Tensor } from "../core/tensor.ts";
+import { FEW_ROWS } from "../core/tile.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./linear.wgsl" with { type: "text" };
 
-/** Rows up to which reading the weight bounds the time. */
-const FEW_ROWS = 16;
+/** Rows that `fewRows` takes in one pass over the weight. */
+const ROWS_AT_ONCE = 16;
 /** Tiles of 128 × 128 that fill a large GPU; fewer are cut into tiles of 64 × 64. */
 const ENOUGH_TILES = 128;
 
@@ -93,7 +94,7 @@ function multiply(
       THREADS: wide ? 256 : 128,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
       TEAM: team,
-      ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), FEW_ROWS),
+      ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_AT_ONCE),
       BIAS: Number(bias !== undefined),
       RESIDUAL: Number(residual !== undefined),
     },
@@ -107,7 +108,7 @@ function multiply(
     for (let column = 0; column < out; column += step) {
       const columns = Math.min(step, out - column);
       const workgroups = few
-        ? Math.ceil(columns / (4 * 128 / team))
+        ? Math.ceil(columns / (4 * 128 / team)) * Math.ceil(count / ROWS_AT_ONCE)
         : Math.ceil(count / edge) * Math.ceil(columns / edge);
       device.dispatch(
         kernel,

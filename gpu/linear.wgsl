@@ -246,7 +246,9 @@ fn fewRows(
   let id = workgroup.x + workgroup.y * workgroups.x;
   if (id >= parameters.workgroups) { return; }
   let lane = thread % TEAM;
-  let column = (id * (128u / TEAM) + thread / TEAM) * 4u;
+  let blocks = (parameters.columns + 512u / TEAM - 1u) / (512u / TEAM);
+  let row = id / blocks * ROWS;
+  let column = (id % blocks * (128u / TEAM) + thread / TEAM) * 4u;
   let inner = parameters.inner;
   let last = parameters.columns - 1u;
   let at0 = min(column, last) * inner;
@@ -264,13 +266,13 @@ fn fewRows(
       vec4<f32>(weight[at2 + i]),
       vec4<f32>(weight[at3 + i]),
     );
-    s0 += products(w, 0u, i);
-    if (ROWS > 4u) { s1 += products(w, 4u, i); }
-    if (ROWS > 8u) { s2 += products(w, 8u, i); }
-    if (ROWS > 12u) { s3 += products(w, 12u, i); }
+    s0 += products(w, row, i);
+    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
+    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
+    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
   }
-  finish(s0, 0u, column, thread);
-  if (ROWS > 4u) { finish(s1, 4u, column, thread); }
-  if (ROWS > 8u) { finish(s2, 8u, column, thread); }
-  if (ROWS > 12u) { finish(s3, 12u, column, thread); }
+  finish(s0, row, column, thread);
+  if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
+  if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
+  if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
 }

@@ -6,14 +6,13 @@
  */
 import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/quantize.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
+import { FEW_ROWS } from "../core/tile.ts";
 import { type Device, float, type Store, storeOf } from "./device.ts";
 import { linear } from "./linear.ts";
 import { pad } from "./pad.ts";
 import linearSource from "./quantizedLinear.wgsl" with { type: "text" };
 import rowsSource from "./quantizedRows.wgsl" with { type: "text" };
 
-/** Rows of x up to which the weight is dequantised on the way into each product, and not once before all of them. */
-const FEW_ROWS = 16;
 /** Threads of `fewRows` that share a column of the result; 128 / TEAM columns per workgroup, 4 rows. */
 const TEAM = 32;
 
@@ -122,6 +121,7 @@ export function linearQuantized(
   const [out, inner] = weight.shape;
   if (output.size === 0) return;
   const rows = output.size / out;
+  // Few rows: the weight is dequantised on the way into each product; many: once before all of them.
   if (rows > FEW_ROWS) {
     using plain = weight.backend.empty(weight.shape, x.dtype);
     quantizedRows(device, weight, quantization, undefined, 1, storeOf(plain));
