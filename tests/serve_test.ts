@@ -424,7 +424,7 @@ Deno.test("a session may be used by one request at a time", async () => {
   await using server = await serve();
   const body = { prompt: "a", max_tokens: 400, temperature: 0, session: "one" };
   const first = server.send(COMPLETIONS, body);
-  await turn();
+  while (await server.metric("levin_writing") === 0) await turn();
   await assertError(await server.send(COMPLETIONS, body), 409, "session_busy");
   await assertError(await server.send("/v1/sessions/one"), 409, "session_busy");
   const other = server.send(COMPLETIONS, { ...body, session: "two" });
