@@ -24,6 +24,7 @@ import {
   type LengthPoint,
   type Report,
   type SpeedPoint,
+  type TrainingReport,
 } from "./results.ts";
 
 const PAGE = new URL("../benchmarks.md", FOLDER);
@@ -36,6 +37,8 @@ export async function render(): Promise<void> {
     const report = await kept<Report>(`${backend}.json`);
     if (report !== undefined) sections.push(await section(report));
   }
+  const training = await kept<TrainingReport>("training.json");
+  if (training !== undefined) sections.push(await trainingSection(training));
   const edge = await kept<EdgeReport>("edge.json");
   if (edge !== undefined) sections.push(edgeSection(edge));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
@@ -128,6 +131,32 @@ function edgeSection({ machine, date, commit, versions, command, firstToken, res
       row("cold start to first token", firstToken, "ms"),
       row("resident at most", resident, "MiB"),
     ]),
+  ].join("\n\n") + "\n";
+}
+
+async function trainingSection(report: TrainingReport): Promise<string> {
+  const { device, date, commit, versions, commands, config, tokens, speeds } = report;
+  const methods = [...new Set(speeds.map(({ method }) => method))];
+  const panel: Panel = {
+    title: "Tokens per second",
+    values: speeds.map(({ method, length, tokensPerSecond }) => ({ method, length, y: tokensPerSecond })),
+    methods,
+    colors: methods.map((method, i) => method.startsWith("lightning") ? LIGHTNING[0] : CONVENTIONAL[i - 1]),
+    labels: NUMBERS,
+  };
+  await Deno.writeTextFile(new URL("training.svg", FOLDER), await renderPanels([panel]));
+  return [
+    "## Training on a GPU",
+    `Whole steps of the configuration "${config}": forward, backward, clipping and AdamW; ${tokens} tokens in each, in ` +
+    "sequences of different length. Softmax attention is the baseline of the same size that docs/training.md describes.",
+    facts([
+      ["date", `${date}, commit ${commit}`],
+      ["device", device],
+      ["versions", describeVersions(versions)],
+      ["commands", Object.values(commands).map((command) => `\`${command}\``).join(", ")],
+    ]),
+    "![Training speed against sequence length](benchmarks/training.svg)",
+    speedTable(speeds, "tokens per sequence"),
   ].join("\n\n") + "\n";
 }
 

@@ -95,6 +95,16 @@ export interface EdgeReport extends Pick<Report, "machine" | "date" | "commit" |
   readonly resident: readonly number[];
 }
 
+/** Training speed against length on one device, as `bench/training.ts --keep` keeps it. */
+export interface TrainingReport extends Pick<Report, "device" | "date" | "commit" | "versions"> {
+  readonly config: string;
+  /** Per step. */
+  readonly tokens: number;
+  /** By method. */
+  readonly commands: Readonly<Record<string, string>>;
+  readonly speeds: readonly SpeedPoint[];
+}
+
 /** Where the results lie. */
 export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
 

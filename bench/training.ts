@@ -3,10 +3,11 @@
  * lightning attention trains as fast at any length.
  *
  *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
- *                              [--mixer lightning|softmax|left-product]
+ *                              [--mixer lightning|softmax|left-product] [--keep]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
- * meets all of them.
+ * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, beside those of other mixers there,
+ * for the next `deno task report --render-only`.
  *
  * @module
  */
@@ -20,6 +21,30 @@ import { Parameters } from "../train/optimizer.ts";
 import type { Backend } from "../core/backend.ts";
 import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { median, seconds } from "./measure.ts";
+import { commit } from "./report.ts";
+import { FOLDER, type TrainingReport } from "./results.ts";
+
+/** Adds a run to what is kept; of another device, model or size nothing stays. */
+async function keep(device: string, config: string, tokens: number, mixer: string, speeds: readonly Speed[]) {
+  const file = new URL("training.json", FOLDER);
+  const method = `${mixer} attention`, args = Deno.args.filter((arg) => arg !== "--keep");
+  const before: TrainingReport | undefined = await Deno.readTextFile(file).then(JSON.parse, () => undefined);
+  const same = before?.device === device && before.config === config && before.tokens === tokens;
+  const report: TrainingReport = {
+    device,
+    date: new Date().toISOString().slice(0, 10),
+    commit: await commit(),
+    versions: { deno: Deno.version.deno },
+    config,
+    tokens,
+    commands: { ...same && before.commands, [method]: ["deno task bench:training", ...args].join(" ") },
+    speeds: [
+      ...same ? before.speeds.filter((point) => point.method !== method) : [],
+      ...speeds.map((speed) => ({ method, ...speed })),
+    ],
+  };
+  await Deno.writeTextFile(file, JSON.stringify(report, null, 2) + "\n");
+}
 
 /** Speed at one length. */
 export interface Speed {
@@ -83,6 +108,7 @@ if (import.meta.main) {
       lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
       repeats: { type: "string", default: "5" },
       mixer: { type: "string", default: lightningMixer.name },
+      keep: { type: "boolean", default: false },
     },
   });
   const tokens = Number(values.tokens), repeats = Number(values.repeats);
@@ -103,6 +129,7 @@ if (import.meta.main) {
   console.log(
     `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
   );
+  if (values.keep) await keep(backend.info.device, values.config, tokens, mixer.name, speeds);
   console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
   for (const { length, tokensPerSecond } of speeds) {
     const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
