@@ -1,7 +1,7 @@
 // Compiled from assembly/ by `deno task build`: do not edit. Base64 of two WebAssembly modules.
 
 /** SHA-256 of the sources that these were compiled from. */
-export const SOURCE_HASH: string = "44ac94def03a142f5c81dadef6b5518a519a28975ef832af56d5d832a9610b61";
+export const SOURCE_HASH: string = "9dc84afa8af206cf487a155deddf4cf3bec5d0ee0a58d584424665846372894d";
 
 /** Kernels with relaxed SIMD. */
 export const RELAXED: string =

@@ -1,7 +1,7 @@
 // Compiled from bench/baselines/assembly/ by `deno task build`: do not edit. Base64 of two WebAssembly modules.
 
 /** SHA-256 of the sources that these were compiled from. */
-export const SOURCE_HASH: string = "01e7460478ad64ba3134154b9cd4906d268f90292b849ee1fbb9cf2f216f1b11";
+export const SOURCE_HASH: string = "d3b1da1809d7491780a2985c36fd64910cb11637e552c161499bfca6fccaab0b";
 
 /** Kernels with relaxed SIMD. */
 export const RELAXED: string =
