@@ -4,8 +4,9 @@
  * Recurrence, per sequence and head, with decay λ = exp(−slope):
  * `S_t = λ S_{t−1} + k_t v_tᵀ`, `o_t = scale · q_tᵀ S_t`.
  *
- * Both backends compute it in blocks of tokens ("Various Lengths, Constant Speed", algorithm 3; "Lightning
- * Attention-2", algorithm 1), in three stages that carry the same names everywhere:
+ * It is computed in blocks of tokens ("Various Lengths, Constant Speed", algorithm 3; "Lightning Attention-2",
+ * algorithm 1), in three stages that carry the same names everywhere; where a GPU holds S in registers, blocks are of
+ * one token, and the first two stages one product (`gpu/lightning.wgsl`):
  *
  * | stage | for a block of m tokens, S the state before it |
  * |---|---|

@@ -1,9 +1,9 @@
 /**
- * Lightning Attention: cuts sequences into segments and blocks, chooses the schedule, dispatches the stages of
- * `lightning.wgsl`.
+ * Lightning Attention: cuts sequences into segments, dispatches the stages of `lightning.wgsl`.
  *
- * Memory beside the result: the states before the blocks, {@linkcode SCRATCH_BYTES} at most, whatever the length. Longer
- * calls run in spans of fewer sequences, heads or tokens, tokens with the state carried from span to span.
+ * Memory beside the result: a state for each segment, of which there are as many as fill the GPU and one per sequence at
+ * least, whatever the length. Calls that cannot be bound run in spans of fewer sequences, heads or tokens, tokens with
+ * the state carried from span to span.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import source from "./lightning.wgsl" with { type: "text" };
 const PERIOD = 32;
 /** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
 const STEEP = 1;
-/** Rows and columns of the state that one thread holds, see `lightning.wgsl`, and the tokens that it takes at a time. */
+/** Rows of the state that a thread of `attend` holds, and threads side by side; as in `lightning.wgsl`. */
 const THREAD_ROWS = 16, THREAD_COLUMNS = 16;
 /** Workgroups that fill a large GPU, two on each of 132 processors. */
 const TARGET_WORKGROUPS = 264;
@@ -327,7 +327,6 @@ function lightningKernel(
     constants: {
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
-      // 8 × 8 elements of the state per thread, or 16 × 4 or 16 × 8.
       THREADS: entryPoint === "updateState" ? rows * columns / 64 : threads,
       HALVES: columns / 64,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,

@@ -5,10 +5,10 @@
 //   carryState    one thread per 4 elements of a state: walks the segments, finds the state before each
 //   attend        one workgroup per (segment, head, tile of the state): walks the segment's tokens, writes outputs
 //
-// A workgroup holds its tile of S in registers, 16 rows and 4 or 8 columns per thread, and takes TOKENS tokens at a time
-// into workgroup memory. With S in registers, k_i v_iᵀ is added before q_i is applied: O[i] = q_iᵀ S is then interBlock
-// and intraBlock at once, and what the conventional product inside of blocks costs is saved. A thread knows the sum over
-// its own rows of S only; the sums of the row groups are added up in workgroup memory.
+// A workgroup holds its tile of S in registers and takes a few tokens at a time into workgroup memory. With S in
+// registers a block is one token: k_i v_iᵀ is added before q_i is applied, O[i] = q_iᵀ S is interBlock and intraBlock at
+// once, and what the conventional product inside of larger blocks costs is saved. In attend a thread has 16 rows and 4 or
+// 8 columns of S, so it knows the sum over its own rows only: the sums of the row groups are added up in workgroup memory.
 //
 // S decays once per PERIOD tokens, by λ^m. Within the period, which ends at token e, keys are stored as λ^(e−j) k_j and
 // queries as λ^−(e−i) q_i. Slopes too steep for the negative powers have a period of one token.
@@ -24,13 +24,13 @@
 
 override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
 override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
-override THREADS: u32;     // of updateState and attend: 16 columns of threads, one row of threads per 16 rows
-override HALVES: u32;      // of a tile's columns, as a thread of attend has them: 2 with WIDE_VALUE, else 1
+override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: 16 for each 16 rows of S
+override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
 override STEEP: bool;      // period of one token: slopes too steep for the negative powers
 override REVERSE: bool;    // for gradients: see above
 
-const TOKENS = 2u;        // of one step of attend
+const TOKENS = 2u;         // of one step of attend
 const UPDATE_TOKENS = 16u; // of one step of updateState
 const PERIOD = 32u;
 
@@ -77,8 +77,8 @@ struct Shape {
 const ZERO = 0u;
 const INITIAL = 1u;
 
-// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens and for
-// the tokens of a segment, and 1 where the head's period is one token. Each is rounded once, none is a power of a rounded λ.
+// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens, and
+// for the tokens of a segment. Each is rounded once, none is a power of a rounded λ.
 const INVERSE = PERIOD;
 const CHANGE = 2u * PERIOD;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
@@ -103,13 +103,7 @@ fn stateStart(row: u32, head: u32) -> u32 {
   return ((row * shape.heads + head) * shape.headDim * shape.valueDim - shape.stateOrigin) / 4u;
 }
 
-// ----------------------------------------------------------------------------------------- the state in registers
-
-// 16 rows of S, and 4 columns of the tile's first half; with WIDE_VALUE 4 of its second half.
-struct State {
-  left0: mat4x4<f32>, left1: mat4x4<f32>, left2: mat4x4<f32>, left3: mat4x4<f32>,
-  right0: mat4x4<f32>, right1: mat4x4<f32>, right2: mat4x4<f32>, right3: mat4x4<f32>,
-}
+// ---------------------------------------------------------------------------------- S in registers, and its decay
 
 // c + a bᵀ, row by row.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
@@ -121,44 +115,15 @@ fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   );
 }
 
-// sum + aᵀ c
-fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
-  return fma(vec4<f32>(a.w), c[3], fma(vec4<f32>(a.z), c[2], fma(vec4<f32>(a.y), c[1], fma(vec4<f32>(a.x), c[0], sum))));
-}
-
-// S ← S + k vᵀ
-fn addToken(s: ptr<function, State>, k0: vec4<f32>, k1: vec4<f32>, k2: vec4<f32>, k3: vec4<f32>, left: vec4<f32>, right: vec4<f32>) {
-  (*s).left0 = outer((*s).left0, k0, left);
-  (*s).left1 = outer((*s).left1, k1, left);
-  (*s).left2 = outer((*s).left2, k2, left);
-  (*s).left3 = outer((*s).left3, k3, left);
-  if (WIDE_VALUE) {
-    (*s).right0 = outer((*s).right0, k0, right);
-    (*s).right1 = outer((*s).right1, k1, right);
-    (*s).right2 = outer((*s).right2, k2, right);
-    (*s).right3 = outer((*s).right3, k3, right);
-  }
-}
-
 // As `changed`, with `keep` 1 or 0.
 fn decayMatrix(x: mat4x4<f32>, change: f32, keep: f32) -> mat4x4<f32> {
   let c = vec4<f32>(change);
-  return mat4x4<f32>(fma(c, x[0], keep * x[0]), fma(c, x[1], keep * x[1]), fma(c, x[2], keep * x[2]), fma(c, x[3], keep * x[3]));
-}
-
-// S ← λ^m S, where `change` is λ^m − 1, added to S itself, if λ^m alone would lose digits beside 1; else λ^m.
-fn decayState(s: ptr<function, State>, change: f32) {
-  let keep = select(0.0, 1.0, change <= 0.0);
-  (*s).left0 = decayMatrix((*s).left0, change, keep);
-  (*s).left1 = decayMatrix((*s).left1, change, keep);
-  (*s).left2 = decayMatrix((*s).left2, change, keep);
-  (*s).left3 = decayMatrix((*s).left3, change, keep);
-  if (WIDE_VALUE) {
-    (*s).right0 = decayMatrix((*s).right0, change, keep);
-    (*s).right1 = decayMatrix((*s).right1, change, keep);
-    (*s).right2 = decayMatrix((*s).right2, change, keep);
-    (*s).right3 = decayMatrix((*s).right3, change, keep);
-  }
+  return mat4x4<f32>(
+    fma(c, x[0], keep * x[0]),
+    fma(c, x[1], keep * x[1]),
+    fma(c, x[2], keep * x[2]),
+    fma(c, x[3], keep * x[3]),
+  );
 }
 
 // decayChange for the period that starts at `token` of a segment of `count` tokens.
@@ -188,28 +153,6 @@ fn queryDecay(head: u32, i: u32, count: u32) -> f32 {
 // x, or zero outside.
 fn kept(x: vec4<f32>, inside: bool) -> vec4<f32> {
   return select(vec4<f32>(), x, inside);
-}
-
-fn readRows(start: u32, row: u32, column: u32) -> mat4x4<f32> {
-  let vectors = shape.valueDim / 4u;
-  if (row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
-  let at = start + row * vectors + column;
-  return mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]);
-}
-
-fn readState(start: u32, row: u32, column: u32) -> State {
-  var s = State();
-  s.left0 = readRows(start, row, column);
-  s.left1 = readRows(start, row + 4u, column);
-  s.left2 = readRows(start, row + 8u, column);
-  s.left3 = readRows(start, row + 12u, column);
-  if (WIDE_VALUE) {
-    s.right0 = readRows(start, row, column + 16u);
-    s.right1 = readRows(start, row + 4u, column + 16u);
-    s.right2 = readRows(start, row + 8u, column + 16u);
-    s.right3 = readRows(start, row + 12u, column + 16u);
-  }
-  return s;
 }
 
 // ------------------------------------------------------------------------------------------------- updateState
@@ -282,7 +225,7 @@ fn updateState(
   let segment = table[segmentIndex];
   let count = segment.y;
 
-  // Every thread loads one column of every keyStep-th and valueStep-th token: 2 vectors of 8 or 4 of 4 tokens apart.
+  // Every thread loads one column of every keyStep-th and valueStep-th token, the 8th or 4th: 2 or 4 vectors.
   let keyStep = THREADS / keyVectors;
   let keyToken = thread / keyVectors;
   let keyColumn = thread % keyVectors;
@@ -421,11 +364,83 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
 
 // ------------------------------------------------------------------------------------------------------ attend
 
-// Two buffers each. The first half of the threads adds up the outputs of the step before, the second loads the next one.
+// 16 rows of S, and 4 columns of the tile's first half; with WIDE_VALUE 4 of its second half.
+struct State {
+  left0: mat4x4<f32>, left1: mat4x4<f32>, left2: mat4x4<f32>, left3: mat4x4<f32>,
+  right0: mat4x4<f32>, right1: mat4x4<f32>, right2: mat4x4<f32>, right3: mat4x4<f32>,
+}
+
+fn readRows(start: u32, row: u32, column: u32) -> mat4x4<f32> {
+  let vectors = shape.valueDim / 4u;
+  if (row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
+  let at = start + row * vectors + column;
+  return mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]);
+}
+
+fn readState(start: u32, row: u32, column: u32) -> State {
+  var s = State();
+  s.left0 = readRows(start, row, column);
+  s.left1 = readRows(start, row + 4u, column);
+  s.left2 = readRows(start, row + 8u, column);
+  s.left3 = readRows(start, row + 12u, column);
+  if (WIDE_VALUE) {
+    s.right0 = readRows(start, row, column + 16u);
+    s.right1 = readRows(start, row + 4u, column + 16u);
+    s.right2 = readRows(start, row + 8u, column + 16u);
+    s.right3 = readRows(start, row + 12u, column + 16u);
+  }
+  return s;
+}
+
+// S ← λ^m S
+fn decayState(s: ptr<function, State>, change: f32) {
+  let keep = select(0.0, 1.0, change <= 0.0);
+  (*s).left0 = decayMatrix((*s).left0, change, keep);
+  (*s).left1 = decayMatrix((*s).left1, change, keep);
+  (*s).left2 = decayMatrix((*s).left2, change, keep);
+  (*s).left3 = decayMatrix((*s).left3, change, keep);
+  if (WIDE_VALUE) {
+    (*s).right0 = decayMatrix((*s).right0, change, keep);
+    (*s).right1 = decayMatrix((*s).right1, change, keep);
+    (*s).right2 = decayMatrix((*s).right2, change, keep);
+    (*s).right3 = decayMatrix((*s).right3, change, keep);
+  }
+}
+
+// S ← S + k vᵀ
+fn addToken(
+  s: ptr<function, State>,
+  k0: vec4<f32>,
+  k1: vec4<f32>,
+  k2: vec4<f32>,
+  k3: vec4<f32>,
+  left: vec4<f32>,
+  right: vec4<f32>,
+) {
+  (*s).left0 = outer((*s).left0, k0, left);
+  (*s).left1 = outer((*s).left1, k1, left);
+  (*s).left2 = outer((*s).left2, k2, left);
+  (*s).left3 = outer((*s).left3, k3, left);
+  if (WIDE_VALUE) {
+    (*s).right0 = outer((*s).right0, k0, right);
+    (*s).right1 = outer((*s).right1, k1, right);
+    (*s).right2 = outer((*s).right2, k2, right);
+    (*s).right3 = outer((*s).right3, k3, right);
+  }
+}
+
+// sum + aᵀ c
+fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
+  return fma(vec4<f32>(a.w), c[3], fma(vec4<f32>(a.z), c[2], fma(vec4<f32>(a.y), c[1], fma(vec4<f32>(a.x), c[0], sum))));
+}
+
+// Two buffers each, filled in turns. With constants for the other indices, one address serves all reads of a step. One
+// half of the threads loads the tokens of the next step, while the other adds up the outputs of the step before.
 var<workgroup> keys: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
 var<workgroup> queries: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>; // likewise
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, 2>, TOKENS>, 2>; // [token][half][column / 4]
-var<workgroup> partials: array<array<array<array<array<vec4<f32>, 16>, 8>, TOKENS>, 2>, HALVES>; // [half][buffer][token][row group][column / 4]
+// [half][buffer][token][row group][column / 4]
+var<workgroup> partials: array<array<array<array<array<vec4<f32>, 16>, 8>, TOKENS>, 2>, HALVES>;
 
 // S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
 fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) {
@@ -508,7 +523,7 @@ fn attend(
   let valueToken = lane / valueVectors;
   let valueColumn = lane % valueVectors;
   let valueInside = valueTile + valueColumn < shape.valueDim / 4u && valueToken < TOKENS;
-  let second = THREADS / 2u / valueVectors; // 1: each lane has both tokens
+  let both = THREADS / 2u / valueVectors < TOKENS; // whether a lane has the values of both tokens
   let valueStride = tokenStride(shape.value);
   // Of the values that are loaded, or of the outputs of the step before.
   var valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
@@ -522,7 +537,7 @@ fn attend(
   var k0 = k[keyAt];
   var v0 = v[valueAt];
   var v1 = vec4<S>();
-  if (second < TOKENS) { v1 = v[valueAt + valueStride]; }
+  if (both) { v1 = v[valueAt + valueStride]; }
   var queryFactor = queryDecay(head, keyToken, count);
   var keyFactor = keyDecay(head, keyToken, count);
   if (!loads) { valueAt -= TOKENS * valueStride; }
@@ -534,11 +549,12 @@ fn attend(
       let first = token + valueToken;
       if (loads) {
         queries[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] = kept(queryFactor * vec4<f32>(q0), keyInside);
-        keys[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] = kept(keyFactor * vec4<f32>(k0), keyInside && token + keyToken < count);
+        keys[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] =
+          kept(keyFactor * vec4<f32>(k0), keyInside && token + keyToken < count);
         if (valueToken < TOKENS) {
           values[buffer][valueToken][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v0), valueInside && first < count);
         }
-        if (second < TOKENS) {
+        if (both) {
           values[buffer][1][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v1), valueInside && first + 1u < count);
         }
       }
@@ -551,10 +567,10 @@ fn attend(
         queryFactor = queryDecay(head, token + TOKENS + keyToken, count);
         keyFactor = keyDecay(head, token + TOKENS + keyToken, count);
         v0 = v[valueAt + TOKENS * valueStride];
-        if (second < TOKENS) { v1 = v[valueAt + (TOKENS + 1u) * valueStride]; }
+        if (both) { v1 = v[valueAt + (TOKENS + 1u) * valueStride]; }
       } else if (token > 0u && valueInside) {
         writeOutput(1u - buffer, valueToken, valueColumn, valueAt);
-        if (second < TOKENS) { writeOutput(1u - buffer, 1u, valueColumn, valueAt + valueStride); }
+        if (both) { writeOutput(1u - buffer, 1u, valueColumn, valueAt + valueStride); }
       }
       valueAt += TOKENS * valueStride;
       if (STEEP) { decayState(&s, periodChange(head, token, count)); }
@@ -568,7 +584,7 @@ fn attend(
     let last = (count - 1u) / TOKENS;
     let first = last * TOKENS + valueToken;
     if (first < count) { writeOutput(last % 2u, valueToken, valueColumn, valueAt); }
-    if (second < TOKENS && first + 1u < count) { writeOutput(last % 2u, 1u, valueColumn, valueAt + valueStride); }
+    if (both && first + 1u < count) { writeOutput(last % 2u, 1u, valueColumn, valueAt + valueStride); }
   }
 
   // The last segments of the sequences are the table's last.
