@@ -7,8 +7,7 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { commit, machine } from "./report.ts";
-import { type EdgeReport, FOLDER } from "./results.ts";
+import { commit, type EdgeReport, FOLDER, machine } from "./results.ts";
 
 const MODEL = new URL("../models/sotu/", import.meta.url);
 const STARTS = 15;

@@ -6,10 +6,9 @@
  *
  * @module
  */
-import { cpus, totalmem } from "node:os";
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
-import { FOLDER, type Report } from "./results.ts";
+import { commit, FOLDER, machine, type Report } from "./results.ts";
 
 const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
 
@@ -62,27 +61,6 @@ async function measure(
   };
   await Deno.mkdir(FOLDER, { recursive: true });
   await Deno.writeTextFile(new URL(`${backend}.json`, FOLDER), JSON.stringify(report, null, 2) + "\n");
-}
-
-/** The machine that measures. */
-export function machine(): Report["machine"] {
-  return {
-    cpu: cpus()[0].model,
-    cores: cpus().length,
-    gibibytes: Math.round(totalmem() / 2 ** 30),
-    os: `${Deno.build.os} ${Deno.build.arch}`,
-  };
-}
-
-/** The commit that was measured, as far as there is one. */
-export async function commit(): Promise<string> {
-  try {
-    const git = (...args: string[]) => new Deno.Command("git", { args, stderr: "null" }).output();
-    const { success, stdout } = await git("rev-parse", "--short", "HEAD");
-    return success ? new TextDecoder().decode(stdout).trim() : "unknown";
-  } catch {
-    return "unknown"; // no git here
-  }
 }
 
 async function main(): Promise<number> {

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { cpus, totalmem } from "node:os";
 
 /** A measurement that did not come about, and why. */
 export interface Absent {
@@ -103,6 +104,27 @@ export interface TrainingReport extends Pick<Report, "device" | "date" | "commit
   /** By method. */
   readonly commands: Readonly<Record<string, string>>;
   readonly speeds: readonly SpeedPoint[];
+}
+
+/** The machine that measures. */
+export function machine(): Report["machine"] {
+  return {
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    gibibytes: Math.round(totalmem() / 2 ** 30),
+    os: `${Deno.build.os} ${Deno.build.arch}`,
+  };
+}
+
+/** The commit that was measured, as far as there is one. */
+export async function commit(): Promise<string> {
+  try {
+    const git = (...args: string[]) => new Deno.Command("git", { args, stderr: "null" }).output();
+    const { success, stdout } = await git("rev-parse", "--short", "HEAD");
+    return success ? new TextDecoder().decode(stdout).trim() : "unknown";
+  } catch {
+    return "unknown"; // no git here
+  }
 }
 
 /** Where the results lie. */

@@ -21,8 +21,7 @@ import { Parameters } from "../train/optimizer.ts";
 import type { Backend } from "../core/backend.ts";
 import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { median, seconds } from "./measure.ts";
-import { commit } from "./report.ts";
-import { FOLDER, type TrainingReport } from "./results.ts";
+import { commit, FOLDER, type TrainingReport } from "./results.ts";
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
 async function keep(device: string, config: string, tokens: number, mixer: string, speeds: readonly Speed[]) {
