@@ -209,7 +209,7 @@ export interface LightningGradients {
  * @param v see q
  * @param dOutput gradient of the output, its shape
  * @param options the options of the forward call, and `dState`
- * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
+ * @throws {TypeError} when an argument is no tensor, the tensors belong to different backends, or one is stored as f16
  * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
  * @throws {BackendError} when a tensor was disposed, or memory is short
  */

@@ -9,8 +9,8 @@ import { encodeSnapshot } from "./snapshot.ts";
 import { allLogits, decode, lastLogits, type Network } from "./transnormer.ts";
 
 /**
- * Tokens of one pass of a prefill: memory stays the same however long the prompt. A multiple of the block sizes of
- * the backends, so that blocks fall as in a single pass.
+ * Tokens of one pass of a prefill: memory stays the same however long the prompt. A multiple of the WASM kernels' block,
+ * so that blocks fall as in a single pass.
  */
 export const PREFILL_TOKENS = 768;
 

@@ -216,11 +216,16 @@ eachBackend("a long prompt in bounded passes is the prompt in one pass", async (
   assertClose(await last.data(), (await whole.data()).subarray(-46, -23), 1e-5);
   using onePass = model.session();
   onePass.prefill(ids.slice(0, -1), { logits: "all" }).dispose();
-  assert.deepEqual(
-    await session.snapshot(),
-    await onePass.snapshot(),
-    "states after whole blocks: bits differ",
-  );
+  // On a GPU segments, and with them the order of sums, follow from the length of a pass.
+  if (backend.name === "wasm") {
+    assert.deepEqual(
+      await session.snapshot(),
+      await onePass.snapshot(),
+      "states after whole blocks: bits differ",
+    );
+  }
+  using after = onePass.step(ids.at(-1)!);
+  assertClose(await after.data(), (await whole.data()).subarray(-23), 1e-5);
   using next = session.step(ids.at(-1)!);
   assertClose(await next.data(), (await whole.data()).subarray(-23), 1e-5);
   assert.equal(session.position, ids.length);
