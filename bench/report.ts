@@ -34,14 +34,8 @@ async function measure(
     return created.info.device;
   })();
   const started = performance.now();
-  const results = await measureAll({
-    backend,
-    quick,
-    progress: (what) =>
-      console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${what}`),
-  });
   const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
-  const report: Report = {
+  const about: Omit<Report, "results"> = {
     backend,
     device,
     machine: machine(),
@@ -57,10 +51,18 @@ async function measure(
     command: `deno task report --backend ${backend}${quick ? " --quick" : ""}${
       exclusive ? " --exclusive" : ""
     }`,
-    results,
   };
   await Deno.mkdir(FOLDER, { recursive: true });
-  await Deno.writeTextFile(new URL(`${backend}.json`, FOLDER), JSON.stringify(report, null, 2) + "\n");
+  // Written aside after every suite: what was measured survives a run that is cut off, and so does the last whole report.
+  const aside = new URL(`${backend}.partial.json`, FOLDER);
+  await measureAll({
+    backend,
+    quick,
+    progress: (what) =>
+      console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${what}`),
+    keep: (results) => Deno.writeTextFile(aside, JSON.stringify({ ...about, results }, null, 2) + "\n"),
+  });
+  await Deno.rename(aside, new URL(`${backend}.json`, FOLDER));
 }
 
 async function main(): Promise<number> {

@@ -37,6 +37,8 @@ export interface Extent {
   readonly quick: boolean;
   /** Called before each measurement. */
   readonly progress: (what: string) => void;
+  /** Called after each suite with what there is. */
+  readonly keep: (results: Results) => Promise<void>;
 }
 
 const HEADS = { heads: 8, headDim: 64, valueDim: 64 };
@@ -44,7 +46,7 @@ const HEADS = { heads: 8, headDim: 64, valueDim: 64 };
 const PATIENCE = { quick: 1, full: 12 };
 
 /** Runs all suites. */
-export async function measureAll(extent: Extent): Promise<Results> {
+export async function measureAll(extent: Extent): Promise<void> {
   const results: Results = {
     goals: [],
     kernels: [],
@@ -65,8 +67,8 @@ export async function measureAll(extent: Extent): Promise<Results> {
     ]
   ) {
     await suite(extent, results);
+    await extent.keep(results);
   }
-  return results;
 }
 
 async function measureGoals({ backend, quick, progress }: Extent, { goals }: Results): Promise<void> {
