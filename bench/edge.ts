@@ -7,7 +7,8 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { commit, type EdgeReport, FOLDER, machine } from "./results.ts";
+import { listening } from "../tests/listening.ts";
+import { commit, type EdgeReport, keep, machine } from "./results.ts";
 
 const MODEL = new URL("../models/sotu/", import.meta.url);
 const STARTS = 15;
@@ -46,26 +47,14 @@ export async function isolate(port: number, flags: string[] = []) {
     stdout: "piped",
     stderr: "piped",
   }).spawn();
-  let log = "";
-  const listening = Promise.withResolvers<string>();
-  const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
-    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
-      log += text;
-      const address = /Listening on (http:\/\/127\.0\.0\.1:\d+)/.exec(log)?.[1];
-      if (address !== undefined) listening.resolve(address);
-    }
-  };
-  const done = Promise.all([read(process.stdout), read(process.stderr)]);
-  process.status.then(() => done).then(() =>
-    listening.reject(new Error(`The function did not start: ${log}`))
-  );
-  const url = await listening.promise;
+  const { url: address, done, log } = listening(process);
+  const url = await address;
   return {
     start,
     process,
     async ask(body: unknown): Promise<Response> {
       const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
-      assert.equal(response.status, 200, log);
+      assert.equal(response.status, 200, log());
       return response;
     },
     async [Symbol.asyncDispose]() {
@@ -113,7 +102,7 @@ async function main(): Promise<void> {
     firstToken: times,
     resident,
   };
-  await Deno.writeTextFile(new URL("edge.json", FOLDER), JSON.stringify(report, null, 2) + "\n");
+  await keep("edge.json", report);
   await (await import("./render.ts")).render(); // with what draws the plots, which the tests do not need
 }
 

@@ -15,6 +15,7 @@ import { createWebgpuBackend } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
 import { randomArray, relativeError } from "../tests/harness.ts";
 import * as reference from "../tests/reference.ts";
+import { median } from "./measure.ts";
 
 const RUNS = 15;
 const SETS = 3;
@@ -59,7 +60,7 @@ async function time(run: (index: number) => void, calls = 1): Promise<number> {
     });
     times.push(one / calls);
   }
-  return times.sort((a, b) => a - b)[RUNS >> 1];
+  return median(times);
 }
 
 /** Tensors of one shape with different elements: views of one array of noise, at different offsets. */

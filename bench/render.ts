@@ -20,6 +20,7 @@ import {
   FOLDER,
   type GoalRow,
   keeps,
+  kept,
   type KernelRow,
   type LengthPoint,
   type Report,
@@ -47,16 +48,6 @@ export async function render(): Promise<void> {
   })
     .output();
   if (!success) throw new Error(`Cannot format ${PAGE.pathname}`);
-}
-
-/** A file of results, where there is one. */
-async function kept<T>(file: string): Promise<T | undefined> {
-  try {
-    return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
 }
 
 const INTRODUCTION = `# Benchmarks

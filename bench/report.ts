@@ -8,7 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
-import { commit, FOLDER, machine, type Report } from "./results.ts";
+import { commit, FOLDER, keep, machine, type Report } from "./results.ts";
 
 const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
 
@@ -54,15 +54,15 @@ async function measure(
   };
   await Deno.mkdir(FOLDER, { recursive: true });
   // Written aside after every suite: what was measured survives a run that is cut off, and so does the last whole report.
-  const aside = new URL(`${backend}.partial.json`, FOLDER);
+  const aside = `${backend}.partial.json`;
   await measureAll({
     backend,
     quick,
     progress: (what) =>
       console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${what}`),
-    keep: (results) => Deno.writeTextFile(aside, JSON.stringify({ ...about, results }, null, 2) + "\n"),
+    keep: (results) => keep(aside, { ...about, results }),
   });
-  await Deno.rename(aside, new URL(`${backend}.json`, FOLDER));
+  await Deno.rename(new URL(aside, FOLDER), new URL(`${backend}.json`, FOLDER));
 }
 
 async function main(): Promise<number> {

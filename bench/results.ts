@@ -130,6 +130,21 @@ export async function commit(): Promise<string> {
 /** Where the results lie. */
 export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
 
+/** A file of results, where there is one. */
+export async function kept<T>(file: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Writes a file of results. */
+export async function keep(file: string, results: unknown): Promise<void> {
+  await Deno.writeTextFile(new URL(file, FOLDER), JSON.stringify(results, null, 2) + "\n");
+}
+
 /** Whether a value keeps a limit; NaN does not. */
 export function keeps(value: number, limit: number, most = false): boolean {
   return most ? value <= limit : value >= limit;

@@ -14,7 +14,6 @@ import {
   ATTENTION_SIZES,
   type Case,
   ceilingCase,
-  describe,
   leftProductBackwardCase,
   leftProductCase,
   lightningBackwardCase,
@@ -136,13 +135,9 @@ async function measureKernels(extent: Extent, { kernels, absent }: Results): Pro
     // Beyond 2048 tokens it fails, and the report says how.
     if (isWasm && sizes.seqLen <= 4096) peers.push(async () => (await onnx()).onnxAttentionCase(sizes));
     await add(await lightningCase(backend, sizes), peers);
-    if (backend.gradients === undefined) {
-      absent.push({ what: `attention backward, ${describe(sizes)}`, reason: "the backend has no gradients" });
-    } else {
-      const forward = () => lightningCase(backend, sizes);
-      const left = isWasm && sizes.seqLen === 2048 ? [() => leftProductBackwardCase(baselines, sizes)] : [];
-      await add(await lightningBackwardCase(backend, sizes), [forward, ...left]);
-    }
+    const forward = () => lightningCase(backend, sizes);
+    const left = isWasm && sizes.seqLen === 2048 ? [() => leftProductBackwardCase(baselines, sizes)] : [];
+    await add(await lightningBackwardCase(backend, sizes), [forward, ...left]);
   }
   await add(await stepCase(backend, 64, 16, 128), []);
   for (const [rows, inner, out] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
@@ -321,10 +316,6 @@ const TRAINING = {
 async function measureTraining(extent: Extent, { training, absent }: Results): Promise<void> {
   using backend = await createBackend({ prefer: extent.backend });
   const { config, full, quick } = TRAINING[extent.backend];
-  if (backend.gradients === undefined) {
-    absent.push({ what: "training", reason: "the backend has no gradients" });
-    return;
-  }
   const tokens = extent.quick ? quick : full;
   const own = configByName(config);
   const models: [string, Mixer, Record<string, unknown>][] = [["lightning attention", lightningMixer, own]];

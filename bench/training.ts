@@ -21,13 +21,18 @@ import { Parameters } from "../train/optimizer.ts";
 import type { Backend } from "../core/backend.ts";
 import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { median, seconds } from "./measure.ts";
-import { commit, FOLDER, type TrainingReport } from "./results.ts";
+import { commit, keep, kept, type TrainingReport } from "./results.ts";
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
-async function keep(device: string, config: string, tokens: number, mixer: string, speeds: readonly Speed[]) {
-  const file = new URL("training.json", FOLDER);
+async function keepSpeeds(
+  device: string,
+  config: string,
+  tokens: number,
+  mixer: string,
+  speeds: readonly Speed[],
+) {
   const method = `${mixer} attention`, args = Deno.args.filter((arg) => arg !== "--keep");
-  const before: TrainingReport | undefined = await Deno.readTextFile(file).then(JSON.parse, () => undefined);
+  const before = await kept<TrainingReport>("training.json");
   const same = before?.device === device && before.config === config && before.tokens === tokens;
   const report: TrainingReport = {
     device,
@@ -42,7 +47,7 @@ async function keep(device: string, config: string, tokens: number, mixer: strin
       ...speeds.map((speed) => ({ method, ...speed })),
     ],
   };
-  await Deno.writeTextFile(file, JSON.stringify(report, null, 2) + "\n");
+  await keep("training.json", report);
 }
 
 /** Speed at one length. */
@@ -128,7 +133,7 @@ if (import.meta.main) {
   console.log(
     `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
   );
-  if (values.keep) await keep(backend.info.device, values.config, tokens, mixer.name, speeds);
+  if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
   console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
   for (const { length, tokensPerSecond } of speeds) {
     const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);

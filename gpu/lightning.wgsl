@@ -115,9 +115,10 @@ fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   );
 }
 
-// As `changed`, with `keep` 1 or 0.
-fn decayMatrix(x: mat4x4<f32>, change: f32, keep: f32) -> mat4x4<f32> {
+// As `changed`, for 4 rows.
+fn decayMatrix(x: mat4x4<f32>, change: f32) -> mat4x4<f32> {
   let c = vec4<f32>(change);
+  let keep = select(0.0, 1.0, change <= 0.0);
   return mat4x4<f32>(
     fma(c, x[0], keep * x[0]),
     fma(c, x[1], keep * x[1]),
@@ -185,11 +186,10 @@ fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u
 }
 
 fn decaySums(s: ptr<function, Sums>, change: f32) {
-  let keep = select(0.0, 1.0, change <= 0.0);
-  (*s).upperLeft = decayMatrix((*s).upperLeft, change, keep);
-  (*s).upperRight = decayMatrix((*s).upperRight, change, keep);
-  (*s).lowerLeft = decayMatrix((*s).lowerLeft, change, keep);
-  (*s).lowerRight = decayMatrix((*s).lowerRight, change, keep);
+  (*s).upperLeft = decayMatrix((*s).upperLeft, change);
+  (*s).upperRight = decayMatrix((*s).upperRight, change);
+  (*s).lowerLeft = decayMatrix((*s).lowerLeft, change);
+  (*s).lowerRight = decayMatrix((*s).lowerRight, change);
 }
 
 fn writeSums(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
@@ -394,16 +394,15 @@ fn readState(start: u32, row: u32, column: u32) -> State {
 
 // S ← λ^m S
 fn decayState(s: ptr<function, State>, change: f32) {
-  let keep = select(0.0, 1.0, change <= 0.0);
-  (*s).left0 = decayMatrix((*s).left0, change, keep);
-  (*s).left1 = decayMatrix((*s).left1, change, keep);
-  (*s).left2 = decayMatrix((*s).left2, change, keep);
-  (*s).left3 = decayMatrix((*s).left3, change, keep);
+  (*s).left0 = decayMatrix((*s).left0, change);
+  (*s).left1 = decayMatrix((*s).left1, change);
+  (*s).left2 = decayMatrix((*s).left2, change);
+  (*s).left3 = decayMatrix((*s).left3, change);
   if (WIDE_VALUE) {
-    (*s).right0 = decayMatrix((*s).right0, change, keep);
-    (*s).right1 = decayMatrix((*s).right1, change, keep);
-    (*s).right2 = decayMatrix((*s).right2, change, keep);
-    (*s).right3 = decayMatrix((*s).right3, change, keep);
+    (*s).right0 = decayMatrix((*s).right0, change);
+    (*s).right1 = decayMatrix((*s).right1, change);
+    (*s).right2 = decayMatrix((*s).right2, change);
+    (*s).right3 = decayMatrix((*s).right3, change);
   }
 }
 

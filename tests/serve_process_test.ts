@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { listening } from "./listening.ts";
 import { textFiles } from "./serve_setup.ts";
 import { killed } from "./serve_killed.ts";
 
@@ -39,24 +40,14 @@ Deno.test("requests are spans of OpenTelemetry, through Deno's own support", asy
       stdout: "piped",
       stderr: "piped",
     }).spawn();
-    let log = "";
-    const address = Promise.withResolvers<string>();
-    const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
-      for await (const text of stream.pipeThrough(new TextDecoderStream())) {
-        log += text;
-        const url = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];
-        if (url !== undefined) address.resolve(url);
-      }
-    };
-    const done = Promise.all([read(process.stdout), read(process.stderr)]);
-    process.status.then(() => done).then(() => address.reject(new Error(log)));
-    const url = await address.promise;
+    const { url: address, done, log } = listening(process);
+    const url = await address;
     const body = { prompt: "secret text", max_tokens: 5, temperature: 0 };
     const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
     assert.equal(response.status, 200);
     await response.json();
     process.kill("SIGTERM");
-    assert.equal((await process.status).code, 0, log);
+    assert.equal((await process.status).code, 0, log());
     await done;
     for (
       const part of [
@@ -66,9 +57,9 @@ Deno.test("requests are spans of OpenTelemetry, through Deno's own support", asy
         "/v1/completions",
       ]
     ) {
-      assert(log.includes(part), `${part} is missing in ${log}`);
+      assert(log().includes(part), `${part} is missing in ${log()}`);
     }
-    assert(!log.includes("secret text"), "spans hold no text");
+    assert(!log().includes("secret text"), "spans hold no text");
   });
 });
 
