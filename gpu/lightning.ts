@@ -8,22 +8,20 @@
  * @module
  */
 import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/backend.ts";
-import { decayChange, decayPowers } from "../core/decay.ts";
+import { decayChange } from "../core/decay.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./lightning.wgsl" with { type: "text" };
 
 /** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
-const PERIOD = 32;
-/** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
+const PERIOD = 96;
+/** Steeper slopes let the state decay at every token: beyond, λ^(−PERIOD/2) would cost range. */
 const STEEP = 1;
-/** Rows of the state that a thread of `attend` holds, and threads side by side; as in `lightning.wgsl`. */
-const THREAD_ROWS = 16, THREAD_COLUMNS = 16;
 /** Workgroups that fill a large GPU, two on each of 132 processors. */
 const TARGET_WORKGROUPS = 264;
 /** Tokens of one segment at least. */
-const SEGMENT_TOKENS = 64;
+const SEGMENT_TOKENS = 96;
 
 /** Where a sequence's state comes from; as in `lightning.wgsl`. */
 const ZERO = 0, INITIAL = 1, STATE = 2;
@@ -227,7 +225,6 @@ function tiling(device: Device, { headDim, valueDim }: LightningShape) {
     wideValue,
     rows,
     columns,
-    threads: rows / THREAD_ROWS * THREAD_COLUMNS,
     rowTiles: Math.ceil(headDim / rows),
     columnTiles: Math.ceil(valueDim / columns),
   };
@@ -316,9 +313,9 @@ function lightningKernel(
   entryPoint: keyof typeof BINDINGS,
   types: { S: DType; O: DType },
   shape: LightningShape,
-  { reverse = false, steep = false } = {},
+  { reverse = false, steep = false, later = false } = {},
 ) {
-  const { wideHead, wideValue, threads, rows, columns } = tiling(device, shape);
+  const { wideHead, wideValue, rows, columns } = tiling(device, shape);
   return device.kernel({
     source,
     entryPoint,
@@ -327,9 +324,10 @@ function lightningKernel(
     constants: {
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
-      THREADS: entryPoint === "updateState" ? rows * columns / 64 : threads,
+      THREADS: entryPoint === "updateState" ? rows * columns / 64 : columns,
       HALVES: columns / 64,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      LATER: Number(later),
       STEEP: Number(steep),
       REVERSE: Number(reverse),
     },
@@ -353,8 +351,7 @@ function schedule({ pieces, reverse }: Span, segmentTokens: number): Uint32Array
 /** What `lightning.wgsl` knows of the decay of each head. */
 function decayTable(slopes: Float64Array, segmentTokens: number): Float32Array {
   return Float32Array.from([...slopes].flatMap((slope) => [
-    ...decayPowers(slope, PERIOD),
-    ...Array.from({ length: PERIOD }, (_, n) => n === 0 ? 1 : Math.exp(slope * n)),
+    ...Array.from({ length: PERIOD + 1 }, (_, n) => n === PERIOD / 2 ? 1 : Math.exp(slope * (PERIOD / 2 - n))),
     ...Array.from({ length: PERIOD + 1 }, (_, n) => decayChange(slope, n)),
     decayChange(slope, segmentTokens),
   ]));
@@ -393,7 +390,7 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     firstRow = 0,
   ) =>
     device.dispatch(
-      lightningKernel(device, stage, types, shape, { reverse, steep }),
+      lightningKernel(device, stage, types, shape, { reverse, steep, later: firstRow > 0 }),
       [table, decays, scratch, ...operands],
       [
         ...walk(queryHeads, headDim),

@@ -10,8 +10,8 @@
 // once, and what the conventional product inside of larger blocks costs is saved. In attend a thread has 16 rows and 4 or
 // 8 columns of S, so it knows the sum over its own rows only: the sums of the row groups are added up in workgroup memory.
 //
-// S decays once per PERIOD tokens, by λ^m. Within the period, which ends at token e, keys are stored as λ^(e−j) k_j and
-// queries as λ^−(e−i) q_i. Slopes too steep for the negative powers have a period of one token.
+// S decays once per PERIOD tokens. Within a period S refers to its middle token c: keys are stored as λ^(c−j) k_j and
+// queries as λ^(i−c) q_i. Slopes too steep for such powers have a period of one token.
 //
 // headDim and valueDim are multiples of 4 here (the host pads others), and tensors are read as vectors. Registers are
 // matrices by name: arrays cost half the speed.
@@ -24,15 +24,17 @@
 
 override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
 override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
-override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: 16 for each 16 rows of S
+override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: TOKENS per 4 columns of S
 override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
-override STEEP: bool;      // period of one token: slopes too steep for the negative powers
+override LATER: bool;      // attend adds to the outputs of tiles of other rows
+override STEEP: bool;      // period of one token
 override REVERSE: bool;    // for gradients: see above
 
-const TOKENS = 2u;         // of one step of attend
+const TOKENS = 4u;         // of one step of attend
 const UPDATE_TOKENS = 16u; // of one step of updateState
-const PERIOD = 32u;
+const PERIOD = 96u;
+const HALF = PERIOD / 2u;
 
 struct Shape {
   // Elements from one batch element, one head and one token to the next, and those before the bound window.
@@ -77,10 +79,9 @@ struct Shape {
 const ZERO = 0u;
 const INITIAL = 1u;
 
-// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens, and
-// for the tokens of a segment. Each is rounded once, none is a power of a rounded λ.
-const INVERSE = PERIOD;
-const CHANGE = 2u * PERIOD;
+// Of each head: λ^−HALF ... λ^HALF, decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a
+// segment. Each is rounded once, none is a power of a rounded λ.
+const CHANGE = PERIOD + 1u;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
 const DECAYS = SEGMENT_CHANGE + 1u;
 
@@ -105,13 +106,20 @@ fn stateStart(row: u32, head: u32) -> u32 {
 
 // ---------------------------------------------------------------------------------- S in registers, and its decay
 
-// c + a bᵀ, row by row.
+// The registers of a GPU are read at two, not three, per cycle and lane: a product is as fast as can be if one of its
+// operands is also one of the product before. So rows are walked to and fro: 4 × 4 elements of S have the columns of
+// their odd rows turned, and the last column of one row comes beside the first of the next.
+fn turned(x: mat4x4<f32>) -> mat4x4<f32> {
+  return mat4x4<f32>(x[0], x[1].wzyx, x[2], x[3].wzyx);
+}
+
+// c + a bᵀ, row by row; c is turned.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
-    fma(vec4<f32>(a.y), b, c[1]),
+    fma(vec4<f32>(a.y), b.wzyx, c[1]),
     fma(vec4<f32>(a.z), b, c[2]),
-    fma(vec4<f32>(a.w), b, c[3]),
+    fma(vec4<f32>(a.w), b.wzyx, c[3]),
   );
 }
 
@@ -127,27 +135,41 @@ fn decayMatrix(x: mat4x4<f32>, change: f32) -> mat4x4<f32> {
   );
 }
 
-// decayChange for the period that starts at `token` of a segment of `count` tokens.
-fn periodChange(head: u32, token: u32, count: u32) -> f32 {
-  var tokens = min(select(PERIOD, 1u, STEEP), max(count, token) - token);
-  if (REVERSE && token == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
+// The token that S refers to in the period that starts at `start`, of a segment of `count` tokens.
+fn middle(start: u32, count: u32) -> u32 {
+  return min(start + HALF, count) - 1u;
+}
+
+// decayChange to the period that starts at `start`, from the one before or from the token before the segment.
+fn periodChange(head: u32, start: u32, count: u32) -> f32 {
+  var tokens = select(0u, 1u, start < count);
+  if (!STEEP) { tokens = middle(start, count) + 1u - start + select(PERIOD - HALF, 0u, start == 0u); }
+  if (REVERSE && start == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
   return decays[head * DECAYS + CHANGE + tokens];
 }
 
-// Tokens from `token` to the last one of its period.
-fn tokensLeft(token: u32, count: u32) -> u32 {
-  return select(0u, min(token / PERIOD * PERIOD + PERIOD, count) - 1u - token, token < count && !STEEP);
+// decayChange from the last period to the last token; with REVERSE one more, which gives Ŝ.
+fn lastChange(head: u32, count: u32) -> f32 {
+  let last = count - 1u;
+  let tokens = select(last - middle(last / PERIOD * PERIOD, count), 0u, STEEP) + select(0u, 1u, REVERSE);
+  return decays[head * DECAYS + CHANGE + tokens];
 }
 
-// What k_j is multiplied by: the decay to the end of its period.
+// Tokens from the middle of its period to `token`, HALF added.
+fn placeOf(token: u32, count: u32) -> u32 {
+  let t = min(token, count - 1u);
+  return select(HALF + t - middle(t / PERIOD * PERIOD, count), HALF, STEEP);
+}
+
+// What k_j is multiplied by.
 fn keyDecay(head: u32, j: u32, count: u32) -> f32 {
-  let factor = decays[head * DECAYS + tokensLeft(j, count)];
+  let factor = decays[head * DECAYS + PERIOD - placeOf(j, count)];
   return select(factor, shape.scale * factor, REVERSE);
 }
 
 // What q_i is multiplied by: undoes the decay of the keys.
 fn queryDecay(head: u32, i: u32, count: u32) -> f32 {
-  let factor = decays[head * DECAYS + INVERSE + tokensLeft(i, count)];
+  let factor = decays[head * DECAYS + placeOf(i, count)];
   return select(shape.scale * factor, factor, REVERSE);
 }
 
@@ -158,11 +180,27 @@ fn kept(x: vec4<f32>, inside: bool) -> vec4<f32> {
 
 // ------------------------------------------------------------------------------------------------- updateState
 
-// 8 × 8 elements of S: 4 rows of each half of the tile, and 4 columns of each half.
-struct Sums { upperLeft: mat4x4<f32>, upperRight: mat4x4<f32>, lowerLeft: mat4x4<f32>, lowerRight: mat4x4<f32> }
+// 4 rows of S, turned, and 4 columns of each half of the tile.
+struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
+
+// 8 × 8 elements of S: 4 rows of each half of the tile.
+struct Sums { upper: Rows, lower: Rows }
 
 var<workgroup> keyRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>;   // [token][row / 4], decayed
 var<workgroup> valueRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>; // [token][column / 4]
+
+// c + a bᵀ, b = (left, right).
+fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
+  let left0 = fma(vec4<f32>(a.x), left, c.left[0]);
+  let right0 = fma(vec4<f32>(a.x), right, c.right[0]);
+  let right1 = fma(vec4<f32>(a.y), right.wzyx, c.right[1]);
+  let left1 = fma(vec4<f32>(a.y), left.wzyx, c.left[1]);
+  let left2 = fma(vec4<f32>(a.z), left, c.left[2]);
+  let right2 = fma(vec4<f32>(a.z), right, c.right[2]);
+  let right3 = fma(vec4<f32>(a.w), right.wzyx, c.right[3]);
+  let left3 = fma(vec4<f32>(a.w), left.wzyx, c.left[3]);
+  return Rows(mat4x4<f32>(left0, left1, left2, left3), mat4x4<f32>(right0, right1, right2, right3));
+}
 
 // S ← S + k_j v_jᵀ
 fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u32) {
@@ -170,10 +208,8 @@ fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u3
   let lower = keyRows[buffer][j][row + select(8u, 16u, WIDE_HEAD)];
   let left = valueRows[buffer][j][column];
   let right = valueRows[buffer][j][column + select(8u, 16u, WIDE_VALUE)];
-  (*s).upperLeft = outer((*s).upperLeft, upper, left);
-  (*s).upperRight = outer((*s).upperRight, upper, right);
-  (*s).lowerLeft = outer((*s).lowerLeft, lower, left);
-  (*s).lowerRight = outer((*s).lowerRight, lower, right);
+  (*s).upper = outerRows((*s).upper, upper, left, right);
+  (*s).lower = outerRows((*s).lower, lower, left, right);
 }
 
 // k_j and v_j, j = token + i, to workgroup memory; zero from `count` on.
@@ -186,10 +222,10 @@ fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u
 }
 
 fn decaySums(s: ptr<function, Sums>, change: f32) {
-  (*s).upperLeft = decayMatrix((*s).upperLeft, change);
-  (*s).upperRight = decayMatrix((*s).upperRight, change);
-  (*s).lowerLeft = decayMatrix((*s).lowerLeft, change);
-  (*s).lowerRight = decayMatrix((*s).lowerRight, change);
+  (*s).upper.left = decayMatrix((*s).upper.left, change);
+  (*s).upper.right = decayMatrix((*s).upper.right, change);
+  (*s).lower.left = decayMatrix((*s).lower.left, change);
+  (*s).lower.right = decayMatrix((*s).lower.right, change);
 }
 
 fn writeSums(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
@@ -320,15 +356,15 @@ fn updateState(
       }
     }
   }
-  if (REVERSE && count > 0u) { decaySums(&s, decays[head * DECAYS + CHANGE + 1u]); }
+  decaySums(&s, lastChange(head, count));
 
   let start = scratchStart(segmentIndex, localHead);
   let lower = row + keyVectors / 2u;
   let right = column + valueVectors / 2u;
-  writeSums(start, 4u * (keyTile + row), valueTile + column, s.upperLeft);
-  writeSums(start, 4u * (keyTile + row), valueTile + right, s.upperRight);
-  writeSums(start, 4u * (keyTile + lower), valueTile + column, s.lowerLeft);
-  writeSums(start, 4u * (keyTile + lower), valueTile + right, s.lowerRight);
+  writeSums(start, 4u * (keyTile + row), valueTile + column, turned(s.upper.left));
+  writeSums(start, 4u * (keyTile + row), valueTile + right, turned(s.upper.right));
+  writeSums(start, 4u * (keyTile + lower), valueTile + column, turned(s.lower.left));
+  writeSums(start, 4u * (keyTile + lower), valueTile + right, turned(s.lower.right));
 }
 
 // -------------------------------------------------------------------------------------------------- carryState
@@ -364,118 +400,32 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
 
 // ------------------------------------------------------------------------------------------------------ attend
 
-// 16 rows of S, and 4 columns of the tile's first half; with WIDE_VALUE 4 of its second half.
+// 4 columns of S and a quarter of the tile's rows: 32, or 16 without WIDE_HEAD.
 struct State {
-  left0: mat4x4<f32>, left1: mat4x4<f32>, left2: mat4x4<f32>, left3: mat4x4<f32>,
-  right0: mat4x4<f32>, right1: mat4x4<f32>, right2: mat4x4<f32>, right3: mat4x4<f32>,
+  s0: mat4x4<f32>, s1: mat4x4<f32>, s2: mat4x4<f32>, s3: mat4x4<f32>,
+  s4: mat4x4<f32>, s5: mat4x4<f32>, s6: mat4x4<f32>, s7: mat4x4<f32>,
 }
 
 fn readRows(start: u32, row: u32, column: u32) -> mat4x4<f32> {
   let vectors = shape.valueDim / 4u;
   if (row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
   let at = start + row * vectors + column;
-  return mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]);
+  return turned(mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]));
 }
 
 fn readState(start: u32, row: u32, column: u32) -> State {
   var s = State();
-  s.left0 = readRows(start, row, column);
-  s.left1 = readRows(start, row + 4u, column);
-  s.left2 = readRows(start, row + 8u, column);
-  s.left3 = readRows(start, row + 12u, column);
-  if (WIDE_VALUE) {
-    s.right0 = readRows(start, row, column + 16u);
-    s.right1 = readRows(start, row + 4u, column + 16u);
-    s.right2 = readRows(start, row + 8u, column + 16u);
-    s.right3 = readRows(start, row + 12u, column + 16u);
+  s.s0 = readRows(start, row, column);
+  s.s1 = readRows(start, row + 4u, column);
+  s.s2 = readRows(start, row + 8u, column);
+  s.s3 = readRows(start, row + 12u, column);
+  if (WIDE_HEAD) {
+    s.s4 = readRows(start, row + 16u, column);
+    s.s5 = readRows(start, row + 20u, column);
+    s.s6 = readRows(start, row + 24u, column);
+    s.s7 = readRows(start, row + 28u, column);
   }
   return s;
-}
-
-// S ← λ^m S
-fn decayState(s: ptr<function, State>, change: f32) {
-  (*s).left0 = decayMatrix((*s).left0, change);
-  (*s).left1 = decayMatrix((*s).left1, change);
-  (*s).left2 = decayMatrix((*s).left2, change);
-  (*s).left3 = decayMatrix((*s).left3, change);
-  if (WIDE_VALUE) {
-    (*s).right0 = decayMatrix((*s).right0, change);
-    (*s).right1 = decayMatrix((*s).right1, change);
-    (*s).right2 = decayMatrix((*s).right2, change);
-    (*s).right3 = decayMatrix((*s).right3, change);
-  }
-}
-
-// S ← S + k vᵀ
-fn addToken(
-  s: ptr<function, State>,
-  k0: vec4<f32>,
-  k1: vec4<f32>,
-  k2: vec4<f32>,
-  k3: vec4<f32>,
-  left: vec4<f32>,
-  right: vec4<f32>,
-) {
-  (*s).left0 = outer((*s).left0, k0, left);
-  (*s).left1 = outer((*s).left1, k1, left);
-  (*s).left2 = outer((*s).left2, k2, left);
-  (*s).left3 = outer((*s).left3, k3, left);
-  if (WIDE_VALUE) {
-    (*s).right0 = outer((*s).right0, k0, right);
-    (*s).right1 = outer((*s).right1, k1, right);
-    (*s).right2 = outer((*s).right2, k2, right);
-    (*s).right3 = outer((*s).right3, k3, right);
-  }
-}
-
-// sum + aᵀ c
-fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
-  return fma(vec4<f32>(a.w), c[3], fma(vec4<f32>(a.z), c[2], fma(vec4<f32>(a.y), c[1], fma(vec4<f32>(a.x), c[0], sum))));
-}
-
-// Two buffers each, filled in turns. With constants for the other indices, one address serves all reads of a step. One
-// half of the threads loads the tokens of the next step, while the other adds up the outputs of the step before.
-var<workgroup> keys: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
-var<workgroup> queries: array<array<array<array<vec4<f32>, 4>, 8>, TOKENS>, 2>; // likewise
-var<workgroup> values: array<array<array<array<vec4<f32>, 16>, 2>, TOKENS>, 2>; // [token][half][column / 4]
-// [half][buffer][token][row group][column / 4]
-var<workgroup> partials: array<array<array<array<array<vec4<f32>, 16>, 8>, TOKENS>, 2>, HALVES>;
-
-// S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
-fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) {
-  addToken(
-    s,
-    keys[buffer][i][group][0],
-    keys[buffer][i][group][1],
-    keys[buffer][i][group][2],
-    keys[buffer][i][group][3],
-    values[buffer][i][0][column],
-    values[buffer][i][1][column],
-  );
-  let q0 = queries[buffer][i][group][0];
-  let q1 = queries[buffer][i][group][1];
-  let q2 = queries[buffer][i][group][2];
-  let q3 = queries[buffer][i][group][3];
-  partials[0][buffer][i][group][column] =
-    product(product(product(product(vec4<f32>(), q0, (*s).left0), q1, (*s).left1), q2, (*s).left2), q3, (*s).left3);
-  if (WIDE_VALUE) {
-    partials[HALVES - 1u][buffer][i][group][column] =
-      product(product(product(product(vec4<f32>(), q0, (*s).right0), q1, (*s).right1), q2, (*s).right2), q3, (*s).right3);
-  }
-}
-
-// The sum over the row groups, to the output.
-fn writeOutput(buffer: u32, i: u32, column: u32, at: u32) {
-  let half = column / 16u;
-  let x = column % 16u;
-  var sum = (partials[half][buffer][i][0][x] + partials[half][buffer][i][1][x])
-    + (partials[half][buffer][i][2][x] + partials[half][buffer][i][3][x]);
-  if (WIDE_HEAD) {
-    sum += (partials[half][buffer][i][4][x] + partials[half][buffer][i][5][x])
-      + (partials[half][buffer][i][6][x] + partials[half][buffer][i][7][x]);
-  }
-  if (shape.firstRow > 0u) { sum += vec4<f32>(output[at]); }
-  output[at] = vec4<O>(sum);
 }
 
 fn writeRows(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
@@ -486,6 +436,77 @@ fn writeRows(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
   state[at + vectors] = x[1];
   state[at + 2u * vectors] = x[2];
   state[at + 3u * vectors] = x[3];
+}
+
+// S ← λ^m S
+fn decayState(s: ptr<function, State>, change: f32) {
+  (*s).s0 = decayMatrix((*s).s0, change);
+  (*s).s1 = decayMatrix((*s).s1, change);
+  (*s).s2 = decayMatrix((*s).s2, change);
+  (*s).s3 = decayMatrix((*s).s3, change);
+  if (WIDE_HEAD) {
+    (*s).s4 = decayMatrix((*s).s4, change);
+    (*s).s5 = decayMatrix((*s).s5, change);
+    (*s).s6 = decayMatrix((*s).s6, change);
+    (*s).s7 = decayMatrix((*s).s7, change);
+  }
+}
+
+// sum + aᵀ c; c is turned.
+fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
+  return fma(
+    vec4<f32>(a.w),
+    c[3].wzyx,
+    fma(vec4<f32>(a.z), c[2], fma(vec4<f32>(a.y), c[1].wzyx, fma(vec4<f32>(a.x), c[0], sum))),
+  );
+}
+
+// The tokens of two steps, filled in turns. With constants for the inner indices one address serves all reads of a step.
+var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
+var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // likewise
+var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]
+var<workgroup> partials: array<array<array<array<vec4<f32>, 16>, 4>, TOKENS>, HALVES>; // [half][token][row group][column / 4]
+
+// S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
+fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) -> vec4<f32> {
+  let v = values[column / 16u][buffer][i][column % 16u];
+  (*s).s0 = outer((*s).s0, keys[buffer][i][group][0], v);
+  (*s).s1 = outer((*s).s1, keys[buffer][i][group][1], v);
+  (*s).s2 = outer((*s).s2, keys[buffer][i][group][2], v);
+  (*s).s3 = outer((*s).s3, keys[buffer][i][group][3], v);
+  if (WIDE_HEAD) {
+    (*s).s4 = outer((*s).s4, keys[buffer][i][group][4], v);
+    (*s).s5 = outer((*s).s5, keys[buffer][i][group][5], v);
+    (*s).s6 = outer((*s).s6, keys[buffer][i][group][6], v);
+    (*s).s7 = outer((*s).s7, keys[buffer][i][group][7], v);
+  }
+  var sum = vec4<f32>();
+  sum = product(sum, queries[buffer][i][group][0], (*s).s0);
+  sum = product(sum, queries[buffer][i][group][1], (*s).s1);
+  sum = product(sum, queries[buffer][i][group][2], (*s).s2);
+  sum = product(sum, queries[buffer][i][group][3], (*s).s3);
+  if (WIDE_HEAD) {
+    sum = product(sum, queries[buffer][i][group][4], (*s).s4);
+    sum = product(sum, queries[buffer][i][group][5], (*s).s5);
+    sum = product(sum, queries[buffer][i][group][6], (*s).s6);
+    sum = product(sum, queries[buffer][i][group][7], (*s).s7);
+  }
+  return sum;
+}
+
+// The sum over the row groups, to the output.
+fn writeOutput(i: u32, column: u32, at: u32) {
+  let half = column / 16u;
+  let x = column % 16u;
+  var sum = (partials[half][i][0][x] + partials[half][i][1][x]) + (partials[half][i][2][x] + partials[half][i][3][x]);
+  if (LATER) { sum += vec4<f32>(output[at]); }
+  output[at] = vec4<O>(sum);
+}
+
+// What q and k of a token are multiplied by: zero outside, of q without effect beyond the last token.
+fn decayFactors(head: u32, token: u32, count: u32, inside: bool) -> vec2<f32> {
+  let factors = vec2<f32>(queryDecay(head, token, count), keyDecay(head, token, count));
+  return select(vec2<f32>(), factors, vec2<bool>(inside, inside && token < count));
 }
 
 // attend: S ← S + k_i v_iᵀ, O[i] = q_iᵀ S
@@ -508,98 +529,111 @@ fn attend(
   let segment = table[segmentIndex];
   let count = segment.y;
 
-  let loads = thread >= THREADS / 2u;
-  let lane = thread % (THREADS / 2u);
-  let keyToken = lane / keyVectors;
-  let keyColumn = lane % keyVectors;
+  // Every thread loads one vector of each operand, of q and k none or two where tiles are not square. Outside of the
+  // tensors it repeats the last vector; factors of zero keep that out of the sums.
+  let keyToken = thread / keyVectors;
+  let keyColumn = thread % keyVectors;
+  let loads = keyToken < TOKENS;
+  let both = THREADS / keyVectors < TOKENS;
+  let keyGroup = keyColumn / (keyVectors / 4u);
+  let keyPlace = keyColumn % (keyVectors / 4u);
   let keyInside = shape.firstRow / 4u + keyColumn < shape.headDim / 4u;
+  let row = min(shape.firstRow + 4u * keyColumn, shape.headDim - 4u);
   let queryStride = tokenStride(shape.query);
   let keyStride = tokenStride(shape.key);
-  var queryAt = (segment.z * shape.query.x + head / shape.queryGroup * shape.query.y + segment.x * shape.query.z
-    - shape.query.w + shape.firstRow) / 4u + keyColumn + keyToken * queryStride;
-  var keyAt = (segment.z * shape.key.x + head / shape.keyGroup * shape.key.y + segment.x * shape.key.z
-    - shape.key.w + shape.firstRow) / 4u + keyColumn + keyToken * keyStride;
-  let valueToken = lane / valueVectors;
-  let valueColumn = lane % valueVectors;
-  let valueInside = valueTile + valueColumn < shape.valueDim / 4u && valueToken < TOKENS;
-  let both = THREADS / 2u / valueVectors < TOKENS; // whether a lane has the values of both tokens
+  let queryAt = (segment.z * shape.query.x + head / shape.queryGroup * shape.query.y + segment.x * shape.query.z
+    - shape.query.w + row) / 4u;
+  let keyAt = (segment.z * shape.key.x + head / shape.keyGroup * shape.key.y + segment.x * shape.key.z
+    - shape.key.w + row) / 4u;
+  // Group and column are also those of the thread's part of S, and token and column of the output that it adds up.
+  let group = thread / valueVectors;
+  let column = thread % valueVectors;
+  let valueInside = valueTile + column < shape.valueDim / 4u;
   let valueStride = tokenStride(shape.value);
-  // Of the values that are loaded, or of the outputs of the step before.
-  var valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
-    + valueTile + valueColumn + valueToken * valueStride;
+  let valueAt = (segment.z * shape.value.x + head * shape.value.y + segment.x * shape.value.z - shape.value.w) / 4u
+    + min(valueTile + column, shape.valueDim / 4u - 1u);
 
-  let group = thread / 16u;
-  let column = thread % 16u;
-  var s = readState(scratchStart(segmentIndex, localHead), shape.firstRow + 16u * group, valueTile + column);
-
-  var q0 = q[queryAt];
-  var k0 = k[keyAt];
-  var v0 = v[valueAt];
-  var v1 = vec4<S>();
-  if (both) { v1 = v[valueAt + valueStride]; }
-  var queryFactor = queryDecay(head, keyToken, count);
-  var keyFactor = keyDecay(head, keyToken, count);
-  if (!loads) { valueAt -= TOKENS * valueStride; }
+  let firstRow = shape.firstRow + group * select(16u, 32u, WIDE_HEAD);
+  var s = readState(scratchStart(segmentIndex, localHead), firstRow, valueTile + column);
+  let last = count - 1u;
+  var q0 = vec4<S>();
+  var k0 = vec4<S>();
+  var q1 = vec4<S>();
+  var k1 = vec4<S>();
+  var factors0 = vec2<f32>();
+  var factors1 = vec2<f32>();
+  if (loads) {
+    q0 = q[queryAt + min(keyToken, last) * queryStride];
+    k0 = k[keyAt + min(keyToken, last) * keyStride];
+    factors0 = decayFactors(head, keyToken, count, keyInside);
+  }
+  if (both) {
+    q1 = q[queryAt + min(keyToken + 2u, last) * queryStride];
+    k1 = k[keyAt + min(keyToken + 2u, last) * keyStride];
+    factors1 = decayFactors(head, keyToken + 2u, count, keyInside);
+  }
+  var v0 = v[valueAt + min(group, last) * valueStride];
   for (var start = 0u; start < count; start += PERIOD) {
     if (!STEEP) { decayState(&s, periodChange(head, start, count)); }
     let end = min(start + PERIOD, count);
     for (var token = start; token < end; token += TOKENS) {
       let buffer = token / TOKENS % 2u;
-      let first = token + valueToken;
       if (loads) {
-        queries[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] = kept(queryFactor * vec4<f32>(q0), keyInside);
-        keys[buffer][keyToken][keyColumn / 4u][keyColumn % 4u] =
-          kept(keyFactor * vec4<f32>(k0), keyInside && token + keyToken < count);
-        if (valueToken < TOKENS) {
-          values[buffer][valueToken][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v0), valueInside && first < count);
-        }
-        if (both) {
-          values[buffer][1][valueColumn / 16u][valueColumn % 16u] = kept(vec4<f32>(v1), valueInside && first + 1u < count);
-        }
+        queries[buffer][keyToken][keyGroup][keyPlace] = factors0.x * vec4<f32>(q0);
+        keys[buffer][keyToken][keyGroup][keyPlace] = factors0.y * vec4<f32>(k0);
       }
+      if (both) {
+        queries[buffer][keyToken + 2u][keyGroup][keyPlace] = factors1.x * vec4<f32>(q1);
+        keys[buffer][keyToken + 2u][keyGroup][keyPlace] = factors1.y * vec4<f32>(k1);
+      }
+      values[column / 16u][buffer][group][column % 16u] = vec4<f32>(v0);
       workgroupBarrier();
+      // The next step's, while the sums of this one are taken.
+      let next = token + TOKENS;
       if (loads) {
-        queryAt += TOKENS * queryStride;
-        keyAt += TOKENS * keyStride;
-        q0 = q[queryAt];
-        k0 = k[keyAt];
-        queryFactor = queryDecay(head, token + TOKENS + keyToken, count);
-        keyFactor = keyDecay(head, token + TOKENS + keyToken, count);
-        v0 = v[valueAt + TOKENS * valueStride];
-        if (both) { v1 = v[valueAt + (TOKENS + 1u) * valueStride]; }
-      } else if (token > 0u && valueInside) {
-        writeOutput(1u - buffer, valueToken, valueColumn, valueAt);
-        if (both) { writeOutput(1u - buffer, 1u, valueColumn, valueAt + valueStride); }
+        q0 = q[queryAt + min(next + keyToken, last) * queryStride];
+        k0 = k[keyAt + min(next + keyToken, last) * keyStride];
+        factors0 = decayFactors(head, next + keyToken, count, keyInside);
       }
-      valueAt += TOKENS * valueStride;
+      if (both) {
+        q1 = q[queryAt + min(next + keyToken + 2u, last) * queryStride];
+        k1 = k[keyAt + min(next + keyToken + 2u, last) * keyStride];
+        factors1 = decayFactors(head, next + keyToken + 2u, count, keyInside);
+      }
+      v0 = v[valueAt + min(next + group, last) * valueStride];
+      if (token > 0u && valueInside) { writeOutput(group, column, valueAt + (token + group - TOKENS) * valueStride); }
+      workgroupBarrier();
       if (STEEP) { decayState(&s, periodChange(head, token, count)); }
-      attendToken(&s, buffer, 0u, group, column);
+      let o0 = attendToken(&s, buffer, 0u, group, column);
       if (STEEP) { decayState(&s, periodChange(head, token + 1u, count)); }
-      attendToken(&s, buffer, 1u, group, column);
+      let o1 = attendToken(&s, buffer, 1u, group, column);
+      if (STEEP) { decayState(&s, periodChange(head, token + 2u, count)); }
+      let o2 = attendToken(&s, buffer, 2u, group, column);
+      if (STEEP) { decayState(&s, periodChange(head, token + 3u, count)); }
+      let o3 = attendToken(&s, buffer, 3u, group, column);
+      partials[column / 16u][0][group][column % 16u] = o0;
+      partials[column / 16u][1][group][column % 16u] = o1;
+      partials[column / 16u][2][group][column % 16u] = o2;
+      partials[column / 16u][3][group][column % 16u] = o3;
     }
   }
   workgroupBarrier();
-  if (!loads && valueInside) {
-    let last = (count - 1u) / TOKENS;
-    let first = last * TOKENS + valueToken;
-    if (first < count) { writeOutput(last % 2u, valueToken, valueColumn, valueAt); }
-    if (both && first + 1u < count) { writeOutput(last % 2u, 1u, valueColumn, valueAt + valueStride); }
-  }
+  let rest = last / TOKENS * TOKENS + group;
+  if (valueInside && rest < count) { writeOutput(group, column, valueAt + rest * valueStride); }
 
   // The last segments of the sequences are the table's last.
   if (segmentIndex < shape.segments - shape.sequences) { return; }
-  if (REVERSE && count > 0u) { decayState(&s, decays[head * DECAYS + CHANGE + 1u]); }
+  if (count > 0u) { decayState(&s, lastChange(head, count)); }
   let start = stateStart(table[segmentIndex + shape.sequences].z, head);
-  let row = shape.firstRow + 16u * group;
-  writeRows(start, row, valueTile + column, s.left0);
-  writeRows(start, row + 4u, valueTile + column, s.left1);
-  writeRows(start, row + 8u, valueTile + column, s.left2);
-  writeRows(start, row + 12u, valueTile + column, s.left3);
-  if (WIDE_VALUE) {
-    writeRows(start, row, valueTile + column + 16u, s.right0);
-    writeRows(start, row + 4u, valueTile + column + 16u, s.right1);
-    writeRows(start, row + 8u, valueTile + column + 16u, s.right2);
-    writeRows(start, row + 12u, valueTile + column + 16u, s.right3);
+  writeRows(start, firstRow, valueTile + column, turned(s.s0));
+  writeRows(start, firstRow + 4u, valueTile + column, turned(s.s1));
+  writeRows(start, firstRow + 8u, valueTile + column, turned(s.s2));
+  writeRows(start, firstRow + 12u, valueTile + column, turned(s.s3));
+  if (WIDE_HEAD) {
+    writeRows(start, firstRow + 16u, valueTile + column, turned(s.s4));
+    writeRows(start, firstRow + 20u, valueTile + column, turned(s.s5));
+    writeRows(start, firstRow + 24u, valueTile + column, turned(s.s6));
+    writeRows(start, firstRow + 28u, valueTile + column, turned(s.s7));
   }
 }
 
