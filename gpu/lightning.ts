@@ -8,18 +8,20 @@
  * @module
  */
 import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/backend.ts";
-import { decayChange } from "../core/decay.ts";
+import { decayChange, decayPowers } from "../core/decay.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./lightning.wgsl" with { type: "text" };
 
 /** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
-const PERIOD = 96;
-/** Steeper slopes let the state decay at every token: beyond, λ^(−PERIOD/2) would cost range. */
+const PERIOD = 48;
+/** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
 const STEEP = 1;
 /** Workgroups that fill a large GPU, two on each of 132 processors. */
 const TARGET_WORKGROUPS = 264;
+/** From as many on, one for each processor and no segments takes less time: the sums of segments need not be taken. */
+const ALONE_WORKGROUPS = 100;
 /** Tokens of one segment at least. */
 const SEGMENT_TOKENS = 96;
 
@@ -230,24 +232,32 @@ function tiling(device: Device, { headDim, valueDim }: LightningShape) {
   };
 }
 
-/** Tokens of a segment: few sequences and heads are cut into as many segments as fill the GPU. */
-function segmentTokens(device: Device, shape: LightningShape, span: Span): number {
+/**
+ * Tokens of a segment: few sequences and heads are cut into as many segments as fill the GPU. `alone`: there are no
+ * segments, and not more workgroups than processors.
+ */
+function segmentation(device: Device, shape: LightningShape, span: Span): { tokens: number; alone: boolean } {
   const { rows, columns, columnTiles } = tiling(device, shape);
+  const longest = Math.max(...span.pieces.map(({ length }) => length));
   const fill = TARGET_WORKGROUPS * 128 * 128 / (rows * columns);
+  // Sequences count as far as they are as long as the longest.
+  const workgroups = tokensOf(span) / Math.max(1, longest) * span.heads * columnTiles;
+  if (rows * columns === 128 * 128 && workgroups >= ALONE_WORKGROUPS && workgroups <= TARGET_WORKGROUPS / 2) {
+    return { tokens: Math.max(1, Math.ceil(longest / PERIOD)) * PERIOD, alone: true };
+  }
   const states = Math.floor(device.limits.windowBytes / (span.heads * shape.headDim * shape.valueDim * 4));
   const wanted = tokensOf(span) /
     Math.max(1, Math.min(states, Math.floor(fill / (span.heads * columnTiles))));
   // Segments of the longest sequence of equal length.
-  const longest = Math.max(...span.pieces.map(({ length }) => length));
   const count = Math.max(1, Math.round(longest / Math.max(SEGMENT_TOKENS, wanted)));
-  return Math.max(SEGMENT_TOKENS, Math.ceil(longest / count / PERIOD) * PERIOD);
+  return { tokens: Math.max(SEGMENT_TOKENS, Math.ceil(longest / count / PERIOD) * PERIOD), alone: false };
 }
 
 /** The windows of a span's operands, and its segments. */
 function footprint(device: Device, operands: Operands, span: Span) {
   const { shape, q, k, v, state, initialState, output } = operands;
   const { queryHeads, keyHeads, heads, headDim, valueDim } = shape;
-  const length = segmentTokens(device, shape, span);
+  const { tokens: length, alone } = segmentation(device, shape, span);
   return {
     q: spanWindow(q, shape, queryHeads, headDim, span),
     k: spanWindow(k, shape, keyHeads, headDim, span),
@@ -256,6 +266,7 @@ function footprint(device: Device, operands: Operands, span: Span) {
     state: stateWindow(state, shape, span),
     initialState: initialState && stateWindow(initialState, shape, span),
     segmentTokens: length,
+    alone,
     segments: span.pieces.reduce((sum, piece) => sum + Math.max(1, Math.ceil(piece.length / length)), 0),
   };
 }
@@ -313,7 +324,7 @@ function lightningKernel(
   entryPoint: keyof typeof BINDINGS,
   types: { S: DType; O: DType },
   shape: LightningShape,
-  { reverse = false, steep = false, later = false } = {},
+  { reverse = false, steep = false, later = false, alone = false } = {},
 ) {
   const { wideHead, wideValue, rows, columns } = tiling(device, shape);
   return device.kernel({
@@ -327,6 +338,8 @@ function lightningKernel(
       THREADS: entryPoint === "updateState" ? rows * columns / 64 : columns,
       HALVES: columns / 64,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      PARTIALS: columns / 64 * (alone ? 2 : 1),
+      ALONE: Number(alone),
       LATER: Number(later),
       STEEP: Number(steep),
       REVERSE: Number(reverse),
@@ -351,7 +364,8 @@ function schedule({ pieces, reverse }: Span, segmentTokens: number): Uint32Array
 /** What `lightning.wgsl` knows of the decay of each head. */
 function decayTable(slopes: Float64Array, segmentTokens: number): Float32Array {
   return Float32Array.from([...slopes].flatMap((slope) => [
-    ...Array.from({ length: PERIOD + 1 }, (_, n) => n === PERIOD / 2 ? 1 : Math.exp(slope * (PERIOD / 2 - n))),
+    ...decayPowers(slope, PERIOD),
+    ...Array.from({ length: PERIOD }, (_, n) => n === 0 ? 1 : Math.exp(slope * n)),
     ...Array.from({ length: PERIOD + 1 }, (_, n) => decayChange(slope, n)),
     decayChange(slope, segmentTokens),
   ]));
@@ -361,7 +375,7 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
   const { shape } = operands;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
   const { pieces, reverse } = span;
-  const { segmentTokens, segments, ...windows } = footprint(device, operands, span);
+  const { segmentTokens, alone, segments, ...windows } = footprint(device, operands, span);
   const { rows, rowTiles, columnTiles } = tiling(device, shape);
   const carried = segments - pieces.length;
 
@@ -390,7 +404,7 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     firstRow = 0,
   ) =>
     device.dispatch(
-      lightningKernel(device, stage, types, shape, { reverse, steep, later: firstRow > 0 }),
+      lightningKernel(device, stage, types, shape, { reverse, steep, alone, later: firstRow > 0 }),
       [table, decays, scratch, ...operands],
       [
         ...walk(queryHeads, headDim),

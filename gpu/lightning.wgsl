@@ -7,11 +7,11 @@
 //
 // A workgroup holds its tile of S in registers and takes a few tokens at a time into workgroup memory. With S in
 // registers a block is one token: k_i v_iᵀ is added before q_i is applied, O[i] = q_iᵀ S is interBlock and intraBlock at
-// once, and what the conventional product inside of larger blocks costs is saved. In attend a thread has 16 rows and 4 or
-// 8 columns of S, so it knows the sum over its own rows only: the sums of the row groups are added up in workgroup memory.
+// once, and what the conventional product inside of larger blocks costs is saved. In attend a thread has 32 rows and 4
+// columns of S, so it knows the sum over its own rows only: the sums of the row groups are added up in workgroup memory.
 //
-// S decays once per PERIOD tokens. Within a period S refers to its middle token c: keys are stored as λ^(c−j) k_j and
-// queries as λ^(i−c) q_i. Slopes too steep for such powers have a period of one token.
+// S decays once per PERIOD tokens, by λ^m. Within the period, which ends at token e, keys are stored as λ^(e−j) k_j and
+// queries as λ^−(e−i) q_i. Slopes too steep for the negative powers have a period of one token.
 //
 // headDim and valueDim are multiples of 4 here (the host pads others), and tensors are read as vectors. Registers are
 // matrices by name: arrays cost half the speed.
@@ -26,15 +26,16 @@ override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
 override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
 override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: TOKENS per 4 columns of S
 override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
+override PARTIALS: u32;    // of attend: HALVES, and twice as many with ALONE
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
+override ALONE: bool;      // attend has a processor for itself: more memory, a barrier fewer
 override LATER: bool;      // attend adds to the outputs of tiles of other rows
-override STEEP: bool;      // period of one token
+override STEEP: bool;      // period of one token: slopes too steep for the negative powers
 override REVERSE: bool;    // for gradients: see above
 
 const TOKENS = 4u;         // of one step of attend
 const UPDATE_TOKENS = 16u; // of one step of updateState
-const PERIOD = 96u;
-const HALF = PERIOD / 2u;
+const PERIOD = 48u;
 
 struct Shape {
   // Elements from one batch element, one head and one token to the next, and those before the bound window.
@@ -79,9 +80,10 @@ struct Shape {
 const ZERO = 0u;
 const INITIAL = 1u;
 
-// Of each head: λ^−HALF ... λ^HALF, decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a
-// segment. Each is rounded once, none is a power of a rounded λ.
-const CHANGE = PERIOD + 1u;
+// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens, and
+// for the tokens of a segment. Each is rounded once, none is a power of a rounded λ.
+const INVERSE = PERIOD;
+const CHANGE = 2u * PERIOD;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
 const DECAYS = SEGMENT_CHANGE + 1u;
 
@@ -123,53 +125,33 @@ fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   );
 }
 
-// As `changed`, for 4 rows.
+// As `changed`, for 4 rows and change <= 0.
 fn decayMatrix(x: mat4x4<f32>, change: f32) -> mat4x4<f32> {
   let c = vec4<f32>(change);
-  let keep = select(0.0, 1.0, change <= 0.0);
-  return mat4x4<f32>(
-    fma(c, x[0], keep * x[0]),
-    fma(c, x[1], keep * x[1]),
-    fma(c, x[2], keep * x[2]),
-    fma(c, x[3], keep * x[3]),
-  );
+  return mat4x4<f32>(fma(c, x[0], x[0]), fma(c, x[1], x[1]), fma(c, x[2], x[2]), fma(c, x[3], x[3]));
 }
 
-// The token that S refers to in the period that starts at `start`, of a segment of `count` tokens.
-fn middle(start: u32, count: u32) -> u32 {
-  return min(start + HALF, count) - 1u;
-}
-
-// decayChange to the period that starts at `start`, from the one before or from the token before the segment.
-fn periodChange(head: u32, start: u32, count: u32) -> f32 {
-  var tokens = select(0u, 1u, start < count);
-  if (!STEEP) { tokens = middle(start, count) + 1u - start + select(PERIOD - HALF, 0u, start == 0u); }
-  if (REVERSE && start == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
+// decayChange for the period that starts at `token` of a segment of `count` tokens.
+fn periodChange(head: u32, token: u32, count: u32) -> f32 {
+  var tokens = min(select(PERIOD, 1u, STEEP), max(count, token) - token);
+  if (REVERSE && token == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
   return decays[head * DECAYS + CHANGE + tokens];
 }
 
-// decayChange from the last period to the last token; with REVERSE one more, which gives Ŝ.
-fn lastChange(head: u32, count: u32) -> f32 {
-  let last = count - 1u;
-  let tokens = select(last - middle(last / PERIOD * PERIOD, count), 0u, STEEP) + select(0u, 1u, REVERSE);
-  return decays[head * DECAYS + CHANGE + tokens];
+// Tokens from `token` to the last one, `end` − 1, of its period; 0 outside.
+fn tokensLeft(token: u32, end: u32) -> u32 {
+  return select(0u, end - 1u - token, token < end && !STEEP);
 }
 
-// Tokens from the middle of its period to `token`, HALF added.
-fn placeOf(token: u32, count: u32) -> u32 {
-  let t = min(token, count - 1u);
-  return select(HALF + t - middle(t / PERIOD * PERIOD, count), HALF, STEEP);
-}
-
-// What k_j is multiplied by.
-fn keyDecay(head: u32, j: u32, count: u32) -> f32 {
-  let factor = decays[head * DECAYS + PERIOD - placeOf(j, count)];
+// What k_j is multiplied by, `left` tokens before the end of its period.
+fn keyDecay(head: u32, left: u32) -> f32 {
+  let factor = decays[head * DECAYS + left];
   return select(factor, shape.scale * factor, REVERSE);
 }
 
 // What q_i is multiplied by: undoes the decay of the keys.
-fn queryDecay(head: u32, i: u32, count: u32) -> f32 {
-  let factor = decays[head * DECAYS + placeOf(i, count)];
+fn queryDecay(head: u32, left: u32) -> f32 {
+  let factor = decays[head * DECAYS + INVERSE + left];
   return select(shape.scale * factor, factor, REVERSE);
 }
 
@@ -212,9 +194,9 @@ fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u3
   (*s).lower = outerRows((*s).lower, lower, left, right);
 }
 
-// k_j and v_j, j = token + i, to workgroup memory; zero from `count` on.
-fn storeKey(buffer: u32, i: u32, column: u32, x: vec4<S>, head: u32, token: u32, count: u32) {
-  keyRows[buffer][i][column] = kept(keyDecay(head, token + i, count) * vec4<f32>(x), token + i < count);
+// k_j and v_j, j = token + i, to workgroup memory; zero from `end` or `count` on.
+fn storeKey(buffer: u32, i: u32, column: u32, x: vec4<S>, head: u32, token: u32, end: u32) {
+  keyRows[buffer][i][column] = kept(keyDecay(head, tokensLeft(token + i, end)) * vec4<f32>(x), token + i < end);
 }
 
 fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u32) {
@@ -222,10 +204,17 @@ fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u
 }
 
 fn decaySums(s: ptr<function, Sums>, change: f32) {
-  (*s).upper.left = decayMatrix((*s).upper.left, change);
-  (*s).upper.right = decayMatrix((*s).upper.right, change);
-  (*s).lower.left = decayMatrix((*s).lower.left, change);
-  (*s).lower.right = decayMatrix((*s).lower.right, change);
+  if (change <= 0.0) {
+    (*s).upper.left = decayMatrix((*s).upper.left, change);
+    (*s).upper.right = decayMatrix((*s).upper.right, change);
+    (*s).lower.left = decayMatrix((*s).lower.left, change);
+    (*s).lower.right = decayMatrix((*s).lower.right, change);
+  } else {
+    (*s).upper.left = (*s).upper.left * change;
+    (*s).upper.right = (*s).upper.right * change;
+    (*s).lower.left = (*s).lower.left * change;
+    (*s).lower.right = (*s).lower.right * change;
+  }
 }
 
 fn writeSums(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
@@ -303,11 +292,11 @@ fn updateState(
     for (var token = start; token < end; token += UPDATE_TOKENS) {
       let buffer = token / UPDATE_TOKENS % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
-      storeKey(buffer, keyToken, keyColumn, k0, head, token, select(0u, count, keyInside));
-      storeKey(buffer, keyToken + 8u, keyColumn, k1, head, token, select(0u, count, keyInside));
+      storeKey(buffer, keyToken, keyColumn, k0, head, token, select(0u, end, keyInside));
+      storeKey(buffer, keyToken + 8u, keyColumn, k1, head, token, select(0u, end, keyInside));
       if (keyStep == 4u) {
-        storeKey(buffer, keyToken + 4u, keyColumn, k2, head, token, select(0u, count, keyInside));
-        storeKey(buffer, keyToken + 12u, keyColumn, k3, head, token, select(0u, count, keyInside));
+        storeKey(buffer, keyToken + 4u, keyColumn, k2, head, token, select(0u, end, keyInside));
+        storeKey(buffer, keyToken + 12u, keyColumn, k3, head, token, select(0u, end, keyInside));
       }
       storeValue(buffer, valueToken, valueColumn, v0, token, select(0u, count, valueInside));
       storeValue(buffer, valueToken + 8u, valueColumn, v1, token, select(0u, count, valueInside));
@@ -356,7 +345,7 @@ fn updateState(
       }
     }
   }
-  decaySums(&s, lastChange(head, count));
+  if (REVERSE && count > 0u) { decaySums(&s, decays[head * DECAYS + CHANGE + 1u]); }
 
   let start = scratchStart(segmentIndex, localHead);
   let lower = row + keyVectors / 2u;
@@ -440,15 +429,28 @@ fn writeRows(start: u32, row: u32, column: u32, x: mat4x4<f32>) {
 
 // S ← λ^m S
 fn decayState(s: ptr<function, State>, change: f32) {
-  (*s).s0 = decayMatrix((*s).s0, change);
-  (*s).s1 = decayMatrix((*s).s1, change);
-  (*s).s2 = decayMatrix((*s).s2, change);
-  (*s).s3 = decayMatrix((*s).s3, change);
-  if (WIDE_HEAD) {
-    (*s).s4 = decayMatrix((*s).s4, change);
-    (*s).s5 = decayMatrix((*s).s5, change);
-    (*s).s6 = decayMatrix((*s).s6, change);
-    (*s).s7 = decayMatrix((*s).s7, change);
+  if (change <= 0.0) {
+    (*s).s0 = decayMatrix((*s).s0, change);
+    (*s).s1 = decayMatrix((*s).s1, change);
+    (*s).s2 = decayMatrix((*s).s2, change);
+    (*s).s3 = decayMatrix((*s).s3, change);
+    if (WIDE_HEAD) {
+      (*s).s4 = decayMatrix((*s).s4, change);
+      (*s).s5 = decayMatrix((*s).s5, change);
+      (*s).s6 = decayMatrix((*s).s6, change);
+      (*s).s7 = decayMatrix((*s).s7, change);
+    }
+  } else {
+    (*s).s0 = (*s).s0 * change;
+    (*s).s1 = (*s).s1 * change;
+    (*s).s2 = (*s).s2 * change;
+    (*s).s3 = (*s).s3 * change;
+    if (WIDE_HEAD) {
+      (*s).s4 = (*s).s4 * change;
+      (*s).s5 = (*s).s5 * change;
+      (*s).s6 = (*s).s6 * change;
+      (*s).s7 = (*s).s7 * change;
+    }
   }
 }
 
@@ -465,7 +467,8 @@ fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
 var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
 var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // likewise
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]
-var<workgroup> partials: array<array<array<array<vec4<f32>, 16>, 4>, TOKENS>, HALVES>; // [half][token][row group][column / 4]
+// [half, round][token][row group][column / 4]
+var<workgroup> partials: array<array<array<array<vec4<f32>, 16>, 4>, TOKENS>, PARTIALS>;
 
 // S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
 fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) -> vec4<f32> {
@@ -495,18 +498,12 @@ fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column:
 }
 
 // The sum over the row groups, to the output.
-fn writeOutput(i: u32, column: u32, at: u32) {
-  let half = column / 16u;
+fn writeOutput(round: u32, i: u32, column: u32, at: u32) {
+  let place = column / 16u * select(1u, 2u, ALONE) + round;
   let x = column % 16u;
-  var sum = (partials[half][i][0][x] + partials[half][i][1][x]) + (partials[half][i][2][x] + partials[half][i][3][x]);
+  var sum = (partials[place][i][0][x] + partials[place][i][1][x]) + (partials[place][i][2][x] + partials[place][i][3][x]);
   if (LATER) { sum += vec4<f32>(output[at]); }
   output[at] = vec4<O>(sum);
-}
-
-// What q and k of a token are multiplied by: zero outside, of q without effect beyond the last token.
-fn decayFactors(head: u32, token: u32, count: u32, inside: bool) -> vec2<f32> {
-  let factors = vec2<f32>(queryDecay(head, token, count), keyDecay(head, token, count));
-  return select(vec2<f32>(), factors, vec2<bool>(inside, inside && token < count));
 }
 
 // attend: S ← S + k_i v_iᵀ, O[i] = q_iᵀ S
@@ -560,17 +557,13 @@ fn attend(
   var k0 = vec4<S>();
   var q1 = vec4<S>();
   var k1 = vec4<S>();
-  var factors0 = vec2<f32>();
-  var factors1 = vec2<f32>();
   if (loads) {
     q0 = q[queryAt + min(keyToken, last) * queryStride];
     k0 = k[keyAt + min(keyToken, last) * keyStride];
-    factors0 = decayFactors(head, keyToken, count, keyInside);
   }
   if (both) {
     q1 = q[queryAt + min(keyToken + 2u, last) * queryStride];
     k1 = k[keyAt + min(keyToken + 2u, last) * keyStride];
-    factors1 = decayFactors(head, keyToken + 2u, count, keyInside);
   }
   var v0 = v[valueAt + min(group, last) * valueStride];
   for (var start = 0u; start < count; start += PERIOD) {
@@ -579,12 +572,18 @@ fn attend(
     for (var token = start; token < end; token += TOKENS) {
       let buffer = token / TOKENS % 2u;
       if (loads) {
-        queries[buffer][keyToken][keyGroup][keyPlace] = factors0.x * vec4<f32>(q0);
-        keys[buffer][keyToken][keyGroup][keyPlace] = factors0.y * vec4<f32>(k0);
+        let j = token + keyToken;
+        let left = tokensLeft(j, end);
+        queries[buffer][keyToken][keyGroup][keyPlace] = select(0.0, queryDecay(head, left), keyInside) * vec4<f32>(q0);
+        keys[buffer][keyToken][keyGroup][keyPlace] =
+          select(0.0, keyDecay(head, left), keyInside && j < count) * vec4<f32>(k0);
       }
       if (both) {
-        queries[buffer][keyToken + 2u][keyGroup][keyPlace] = factors1.x * vec4<f32>(q1);
-        keys[buffer][keyToken + 2u][keyGroup][keyPlace] = factors1.y * vec4<f32>(k1);
+        let j = token + keyToken + 2u;
+        let left = tokensLeft(j, end);
+        queries[buffer][keyToken + 2u][keyGroup][keyPlace] = select(0.0, queryDecay(head, left), keyInside) * vec4<f32>(q1);
+        keys[buffer][keyToken + 2u][keyGroup][keyPlace] =
+          select(0.0, keyDecay(head, left), keyInside && j < count) * vec4<f32>(k1);
       }
       values[column / 16u][buffer][group][column % 16u] = vec4<f32>(v0);
       workgroupBarrier();
@@ -593,16 +592,18 @@ fn attend(
       if (loads) {
         q0 = q[queryAt + min(next + keyToken, last) * queryStride];
         k0 = k[keyAt + min(next + keyToken, last) * keyStride];
-        factors0 = decayFactors(head, next + keyToken, count, keyInside);
       }
       if (both) {
         q1 = q[queryAt + min(next + keyToken + 2u, last) * queryStride];
         k1 = k[keyAt + min(next + keyToken + 2u, last) * keyStride];
-        factors1 = decayFactors(head, next + keyToken + 2u, count, keyInside);
       }
       v0 = v[valueAt + min(next + group, last) * valueStride];
-      if (token > 0u && valueInside) { writeOutput(group, column, valueAt + (token + group - TOKENS) * valueStride); }
-      workgroupBarrier();
+      // The outputs of the step before; with ALONE later, as they have a buffer of their own.
+      let before = valueAt + (token + group - TOKENS) * valueStride;
+      if (!ALONE) {
+        if (token > 0u && valueInside) { writeOutput(0u, group, column, before); }
+        workgroupBarrier();
+      }
       if (STEEP) { decayState(&s, periodChange(head, token, count)); }
       let o0 = attendToken(&s, buffer, 0u, group, column);
       if (STEEP) { decayState(&s, periodChange(head, token + 1u, count)); }
@@ -611,19 +612,23 @@ fn attend(
       let o2 = attendToken(&s, buffer, 2u, group, column);
       if (STEEP) { decayState(&s, periodChange(head, token + 3u, count)); }
       let o3 = attendToken(&s, buffer, 3u, group, column);
-      partials[column / 16u][0][group][column % 16u] = o0;
-      partials[column / 16u][1][group][column % 16u] = o1;
-      partials[column / 16u][2][group][column % 16u] = o2;
-      partials[column / 16u][3][group][column % 16u] = o3;
+      if (ALONE && token > 0u && valueInside) { writeOutput(1u - buffer, group, column, before); }
+      let place = column / 16u * select(1u, 2u, ALONE) + select(0u, buffer, ALONE);
+      partials[place][0][group][column % 16u] = o0;
+      partials[place][1][group][column % 16u] = o1;
+      partials[place][2][group][column % 16u] = o2;
+      partials[place][3][group][column % 16u] = o3;
     }
   }
   workgroupBarrier();
   let rest = last / TOKENS * TOKENS + group;
-  if (valueInside && rest < count) { writeOutput(group, column, valueAt + rest * valueStride); }
+  if (valueInside && rest < count) {
+    writeOutput(select(0u, last / TOKENS % 2u, ALONE), group, column, valueAt + rest * valueStride);
+  }
 
   // The last segments of the sequences are the table's last.
   if (segmentIndex < shape.segments - shape.sequences) { return; }
-  if (count > 0u) { decayState(&s, lastChange(head, count)); }
+  if (REVERSE && count > 0u) { decayState(&s, decays[head * DECAYS + CHANGE + 1u]); }
   let start = stateStart(table[segmentIndex + shape.sequences].z, head);
   writeRows(start, firstRow, valueTile + column, turned(s.s0));
   writeRows(start, firstRow + 4u, valueTile + column, turned(s.s1));

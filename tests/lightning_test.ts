@@ -75,6 +75,8 @@ eachBackend("lightningAttention: any shape and any option", async (backend) => {
 eachBackend("lightningAttention: large heads, with and without decay", async (backend) => {
   await check(backend, { batch: 1, heads: 1, seqLen: 150, headDim: 128, valueDim: 128, slopes: [0.02] });
   await check(backend, { batch: 1, heads: 1, seqLen: 70, headDim: 200, valueDim: 67 });
+  // As many states as a large GPU has processors: each sequence is walked whole.
+  await check(backend, { batch: 4, heads: 27, seqLen: 59, headDim: 72, valueDim: 100, withState: true });
 });
 
 eachBackend("lightningAttention: the smallest slopes of TNL still decay", async (backend) => {
