@@ -242,7 +242,8 @@ function segmentation(device: Device, shape: LightningShape, span: Span): { toke
   const fill = TARGET_WORKGROUPS * 128 * 128 / (rows * columns);
   // Sequences count as far as they are as long as the longest.
   const workgroups = tokensOf(span) / Math.max(1, longest) * span.heads * columnTiles;
-  if (rows * columns === 128 * 128 && workgroups >= ALONE_WORKGROUPS && workgroups <= TARGET_WORKGROUPS / 2) {
+  const whole = !span.reverse && rows * columns === 128 * 128;
+  if (whole && workgroups >= ALONE_WORKGROUPS && workgroups <= TARGET_WORKGROUPS / 2) {
     return { tokens: Math.max(1, Math.ceil(longest / PERIOD)) * PERIOD, alone: true };
   }
   const states = Math.floor(device.limits.windowBytes / (span.heads * shape.headDim * shape.valueDim * 4));
