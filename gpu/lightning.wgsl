@@ -108,8 +108,8 @@ fn stateStart(row: u32, head: u32) -> u32 {
 
 // ---------------------------------------------------------------------------------- S in registers, and its decay
 
-// The registers of a GPU are read at two, not three, per cycle and lane: a product is as fast as can be if one of its
-// operands is also one of the product before. So rows are walked to and fro: 4 × 4 elements of S have the columns of
+// On an H100 a product is slower if it reads three registers than if one of them is also an operand of the product
+// before (docs/performance.md). So rows are walked to and fro: 4 × 4 elements of S have the columns of
 // their odd rows turned, and the last column of one row comes beside the first of the next.
 fn turned(x: mat4x4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(x[0], x[1].wzyx, x[2], x[3].wzyx);
