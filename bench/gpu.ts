@@ -212,6 +212,7 @@ if (software) {
   if (wanted("lightning")) {
     for (const seqLen of [512, 2048, 8192, 32768, 131072]) await attention(1, 16, seqLen, 128);
     await attention(4, 32, 8192, 128);
+    await attention(1, 32, 131072, 128); // 2 GiB per tensor: more than one binding holds
     for (const seqLen of [8192, 32768]) await attention(1, 8, seqLen, 64);
   }
   if (wanted("backward")) {
@@ -222,7 +223,7 @@ if (software) {
     await linear(4096, 4096, 4096);
     await linear(2048, 1024, 4096);
     await linear(512, 1024, 1024);
-    for (const rows of [1, 4, 16]) await linear(rows, 4096, 4096);
+    for (const rows of [1, 4, 16, 32, 64]) await linear(rows, 4096, 4096);
     await linear(1, 4096, 16384);
     await linear(1, 1024, 50272);
   }

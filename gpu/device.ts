@@ -54,8 +54,8 @@ export interface KernelOptions {
   entryPoint?: string;
   /** Storage bindings of group 0, in order, from 0. */
   bindings: readonly Access[];
-  /** Aliases that the source uses for its storage types. */
-  types?: Readonly<Record<string, DType>>;
+  /** Aliases that the source uses for what no override can say: storage types, lengths of arrays inside of arrays. */
+  types?: Readonly<Record<string, string>>;
   /** Values of pipeline-overridable constants. */
   constants?: Readonly<Record<string, number>>;
 }
@@ -142,6 +142,25 @@ const words = new Uint32Array(floats.buffer);
 export function float(value: number): number {
   floats[0] = value;
   return words[0];
+}
+
+/**
+ * The bytes of a staging buffer that was mapped before and unmapped since; they are there until it is unmapped again.
+ *
+ * Deno waits for the device inside of `mapAsync`, and then for 10 ms more before the promise settles (2.9.6), which is
+ * three times what a token of 100 M parameters takes. So the bytes are asked for at once: elsewhere that throws, as the
+ * specification has it. Deno ends the process where the buffer was never mapped before.
+ */
+async function mappedRange(buffer: GPUBuffer): Promise<ArrayBuffer> {
+  const mapped = buffer.mapAsync(MAP_READ);
+  try {
+    const range = buffer.getMappedRange();
+    mapped.catch(() => {}); // unmapping earlier may refuse it
+    return range;
+  } catch {
+    await mapped;
+    return buffer.getMappedRange();
+  }
 }
 
 /** Bytes of the parameters of one dispatch: dynamic uniform offsets are multiples of 256 at most. */
@@ -459,7 +478,10 @@ export class Device {
     return store;
   }
 
-  /** Elements of a piece: whole rows of the outermost dimension whose rows fit, an even number of them where it can be. */
+  /**
+   * Elements of a piece: whole rows of the outermost dimension whose rows fit, an even number of them where it can be.
+   * Pieces are halves, quarters, ..., so that operations which halve their work cut it where tensors are cut.
+   */
   #pieceLength(shape: readonly number[], length: number, elementBytes: number): number {
     const most = this.limits.windowBytes / elementBytes;
     if (length <= most) return Math.max(length, 1);
@@ -467,8 +489,10 @@ export class Device {
     for (const n of shape) {
       row /= n;
       if (row > most) continue;
-      const rows = Math.floor(most / row);
-      return (rows >= 128 ? rows - rows % 128 : rows > 1 ? rows - rows % 2 : 1) * row;
+      const fit = Math.floor(most / row), rows = length / row;
+      const step = fit >= 128 ? 128 : fit > 1 ? 2 : 1;
+      const part = rows / 2 ** Math.ceil(Math.log2(rows / fit));
+      return Math.min(roundUp(part, step), fit - fit % step) * row;
     }
     return most;
   }
@@ -550,41 +574,35 @@ export class Device {
     const { writtenAt } = store, readAt = this.#clock;
     this.#checkSound(writtenAt);
     const result = new Uint8Array(roundUp(store.bytes, 4));
-    const staged = store.pieces.map((block, index) => {
-      const length = Math.min(store.length - index * store.pieceLength, store.pieceLength);
-      const bytes = roundUp(length * store.elementBytes, 4);
-      const staging = this.#acquire(bytes, STAGING_USAGE);
-      this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, bytes);
-      block.usedAt = staging.usedAt = this.#clock;
-      return staging;
-    });
-    this.flush();
+    const staged: Block[] = [];
     try {
-      const mapped = Promise.allSettled(staged.map(({ buffer }) => buffer.mapAsync(MAP_READ)));
+      store.pieces.forEach((block, index) => {
+        const length = Math.min(store.length - index * store.pieceLength, store.pieceLength);
+        const bytes = roundUp(length * store.elementBytes, 4);
+        const staging = this.#acquire(bytes, STAGING_USAGE);
+        staged.push(staging);
+        staging.buffer.unmap();
+        this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, bytes);
+        block.usedAt = staging.usedAt = this.#clock;
+      });
+      this.flush();
+      const mapped = Promise.all(staged.map(({ buffer }) => mappedRange(buffer)));
+      mapped.catch(() => {}); // where the device ends first
       const checks = Promise.all(this.#checks);
-      const outcome = await Promise.race([mapped, this.#ended]);
+      await Promise.race([Promise.allSettled([mapped]), this.#ended]);
       await Promise.race([checks, this.#ended]);
       this.#checkAlive();
       this.#checkSound(writtenAt);
       this.#checkSound(readAt); // a refused batch does not copy either
-      for (const result of outcome ?? []) {
-        if (result.status === "rejected") {
-          throw new BackendError("validation", `Cannot read a tensor as the device refused to map it`, {
-            cause: result.reason,
-          });
-        }
-      }
-      staged.forEach(({ buffer }, index) => {
+      (await mapped).forEach((range, index) => {
         const offset = index * store.pieceLength * store.elementBytes;
-        const bytes = Math.min(buffer.size, result.length - offset);
-        if (bytes > 0) {
-          result.set(new Uint8Array(buffer.getMappedRange(0, roundUp(bytes, 4)), 0, bytes), offset);
-        }
-        buffer.unmap();
+        const bytes = Math.min(range.byteLength, result.length - offset);
+        result.set(new Uint8Array(range, 0, bytes), offset);
       });
-    } catch (error) {
+    } catch (cause) {
       for (const block of staged) this.#destroy(block);
-      throw error;
+      if (cause instanceof BackendError) throw cause;
+      throw new BackendError("validation", "Cannot read a tensor as the device refused to map it", { cause });
     }
     for (const block of staged) this.#recycle(block);
     return result.buffer;
@@ -623,7 +641,8 @@ export class Device {
       this.#idleBytes -= size;
       return idle.splice(index, 1)[0];
     }
-    const buffer = this.#device.createBuffer({ size, usage });
+    // Staging buffers stay mapped while they are idle.
+    const buffer = this.#device.createBuffer({ size, usage, mappedAtCreation: usage === STAGING_USAGE });
     const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt: this.#clock, usedAt: 0 };
     this.#blocks.add(block);
     return block;

@@ -8,7 +8,7 @@
  * @module
  */
 import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/backend.ts";
-import { decayChange, decayPowers } from "../core/decay.ts";
+import { decayChange } from "../core/decay.ts";
 import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
@@ -305,7 +305,7 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
   const tokens = tokensOf(span);
   if (tokens <= PERIOD) return undefined;
   const [first, second]: [Piece[], Piece[]] = [[], []];
-  let left = Math.ceil(tokens / 2 / PERIOD) * PERIOD; // tokens of the first half
+  let left = Math.ceil(tokens / 2 / 16) * 16; // of the first half; pieces of tensors are halves, too
   for (const piece of pieces) {
     const length = Math.min(piece.length, left);
     left -= length;
@@ -324,7 +324,7 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
 function lightningKernel(
   device: Device,
   entryPoint: keyof typeof BINDINGS,
-  types: { S: DType; O: DType },
+  dtypes: { S: DType; O: DType },
   shape: LightningShape,
   { reverse = false, steep = false, later = false, alone = false } = {},
 ) {
@@ -333,15 +333,14 @@ function lightningKernel(
     source,
     entryPoint,
     bindings: BINDINGS[entryPoint],
-    types,
+    types: { ...dtypes, PartialRow: `array<vec4<f32>, ${columns / 4}>` },
     constants: {
       WIDE_HEAD: Number(wideHead),
       WIDE_VALUE: Number(wideValue),
       THREADS: entryPoint === "updateState" ? rows * columns / 64 : columns,
       HALVES: columns / 64,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
-      PARTIALS: columns / 64 * (alone ? 2 : 1),
-      ALONE: Number(alone),
+      ROUNDS: alone ? 2 : 1,
       LATER: Number(later),
       STEEP: Number(steep),
       REVERSE: Number(reverse),
@@ -364,10 +363,19 @@ function schedule({ pieces, reverse }: Span, segmentTokens: number): Uint32Array
 }
 
 /** What `lightning.wgsl` knows of the decay of each head. */
-function decayTable(slopes: Float64Array, segmentTokens: number): Float32Array {
+function decayTable(
+  slopes: Float64Array,
+  segmentTokens: number,
+  keyScale: number,
+  queryScale: number,
+): Float32Array {
+  const powers = (slope: number, scale: number) => [
+    ...Array.from({ length: PERIOD }, (_, n) => n === 0 ? scale : scale * Math.exp(-slope * n)),
+    0,
+  ];
   return Float32Array.from([...slopes].flatMap((slope) => [
-    ...decayPowers(slope, PERIOD),
-    ...Array.from({ length: PERIOD }, (_, n) => n === 0 ? 1 : Math.exp(slope * n)),
+    ...powers(slope, keyScale),
+    ...powers(-slope, queryScale),
     ...Array.from({ length: PERIOD + 1 }, (_, n) => decayChange(slope, n)),
     decayChange(slope, segmentTokens),
   ]));
@@ -389,8 +397,8 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     () => schedule(span, segmentTokens),
   );
   const decays = device.constant(
-    `lightning decays ${segmentTokens},${slopes.join()}`,
-    () => decayTable(slopes, segmentTokens),
+    `lightning decays ${segmentTokens},${scale},${reverse},${slopes.join()}`,
+    () => decayTable(slopes, segmentTokens, reverse ? scale : 1, reverse ? 1 : scale),
   );
   const walk = (heads: number, dim: number) => {
     const [batch, head, token] = strides(shape, heads, dim);
@@ -416,7 +424,7 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
         ...walk(heads, valueDim),
         windows.v.start,
         ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
-        ...[workgroups, segments, pieces.length, firstRow, windows.state.start, 0, float(scale)],
+        ...[workgroups, segments, pieces.length, firstRow, windows.state.start],
       ],
       workgroups,
     );

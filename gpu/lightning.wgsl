@@ -26,9 +26,8 @@ override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
 override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
 override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: TOKENS per 4 columns of S
 override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
-override PARTIALS: u32;    // of attend: HALVES, and twice as many with ALONE
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
-override ALONE: bool;      // attend has a processor for itself: more memory, a barrier fewer
+override ROUNDS: u32;      // of partial sums in attend: 2 where it has a processor for itself take a barrier less, else 1
 override LATER: bool;      // attend adds to the outputs of tiles of other rows
 override STEEP: bool;      // period of one token: slopes too steep for the negative powers
 override REVERSE: bool;    // for gradients: see above
@@ -80,10 +79,12 @@ struct Shape {
 const ZERO = 0u;
 const INITIAL = 1u;
 
-// Of each head: λ^0 ... λ^(PERIOD−1), λ^0 ... λ^−(PERIOD−1), decayChange of core/decay.ts for 0 ... PERIOD tokens, and
-// for the tokens of a segment. Each is rounded once, none is a power of a rounded λ.
-const INVERSE = PERIOD;
-const CHANGE = 2u * PERIOD;
+// Of each head: what keys are multiplied by, λ^0 ... λ^(PERIOD−1) and 0; queries, scale · λ^0 ... scale · λ^−(PERIOD−1) and
+// 0 (with REVERSE the scale is that of keys); decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a segment.
+// Each is rounded once, none is a power of a rounded λ.
+const OUTSIDE = PERIOD;
+const QUERY = PERIOD + 1u;
+const CHANGE = 2u * QUERY;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
 const DECAYS = SEGMENT_CHANGE + 1u;
 
@@ -138,21 +139,9 @@ fn periodChange(head: u32, token: u32, count: u32) -> f32 {
   return decays[head * DECAYS + CHANGE + tokens];
 }
 
-// Tokens from `token` to the last one, `end` − 1, of its period; 0 outside.
-fn tokensLeft(token: u32, end: u32) -> u32 {
-  return select(0u, end - 1u - token, token < end && !STEEP);
-}
-
-// What k_j is multiplied by, `left` tokens before the end of its period.
-fn keyDecay(head: u32, left: u32) -> f32 {
-  let factor = decays[head * DECAYS + left];
-  return select(factor, shape.scale * factor, REVERSE);
-}
-
-// What q_i is multiplied by: undoes the decay of the keys.
-fn queryDecay(head: u32, left: u32) -> f32 {
-  let factor = decays[head * DECAYS + INVERSE + left];
-  return select(shape.scale * factor, factor, REVERSE);
+// Where the factors of a token are: tokens from it to the last one, `end` − 1, of its period, or OUTSIDE.
+fn tokensLeft(token: u32, end: u32, inside: bool) -> u32 {
+  return select(OUTSIDE, select(end - 1u - token, 0u, STEEP), inside && token < end);
 }
 
 // x, or zero outside.
@@ -196,7 +185,7 @@ fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u3
 
 // k_j and v_j, j = token + i, to workgroup memory; zero from `end` or `count` on.
 fn storeKey(buffer: u32, i: u32, column: u32, x: vec4<S>, head: u32, token: u32, end: u32) {
-  keyRows[buffer][i][column] = kept(keyDecay(head, tokensLeft(token + i, end)) * vec4<f32>(x), token + i < end);
+  keyRows[buffer][i][column] = kept(decays[head * DECAYS + tokensLeft(token + i, end, true)] * vec4<f32>(x), token + i < end);
 }
 
 fn storeValue(buffer: u32, i: u32, column: u32, x: vec4<S>, token: u32, count: u32) {
@@ -467,8 +456,7 @@ fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
 var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
 var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // likewise
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]
-// [half, round][token][row group][column / 4]
-var<workgroup> partials: array<array<array<array<vec4<f32>, 16>, 4>, TOKENS>, PARTIALS>;
+var<workgroup> partials: array<array<array<PartialRow, 4>, TOKENS>, ROUNDS>;           // [round][token][row group][column / 4]
 
 // S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
 fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) -> vec4<f32> {
@@ -499,9 +487,8 @@ fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column:
 
 // The sum over the row groups, to the output.
 fn writeOutput(round: u32, i: u32, column: u32, at: u32) {
-  let place = column / 16u * select(1u, 2u, ALONE) + round;
-  let x = column % 16u;
-  var sum = (partials[place][i][0][x] + partials[place][i][1][x]) + (partials[place][i][2][x] + partials[place][i][3][x]);
+  var sum = (partials[round][i][0][column] + partials[round][i][1][column])
+    + (partials[round][i][2][column] + partials[round][i][3][column]);
   if (LATER) { sum += vec4<f32>(output[at]); }
   output[at] = vec4<O>(sum);
 }
@@ -530,7 +517,7 @@ fn attend(
   // tensors it repeats the last vector; factors of zero keep that out of the sums.
   let keyToken = thread / keyVectors;
   let keyColumn = thread % keyVectors;
-  let loads = keyToken < TOKENS;
+  let loads = THREADS <= TOKENS * keyVectors || keyToken < TOKENS;
   let both = THREADS / keyVectors < TOKENS;
   let keyGroup = keyColumn / (keyVectors / 4u);
   let keyPlace = keyColumn % (keyVectors / 4u);
@@ -572,35 +559,33 @@ fn attend(
     for (var token = start; token < end; token += TOKENS) {
       let buffer = token / TOKENS % 2u;
       if (loads) {
-        let j = token + keyToken;
-        let left = tokensLeft(j, end);
-        queries[buffer][keyToken][keyGroup][keyPlace] = select(0.0, queryDecay(head, left), keyInside) * vec4<f32>(q0);
-        keys[buffer][keyToken][keyGroup][keyPlace] =
-          select(0.0, keyDecay(head, left), keyInside && j < count) * vec4<f32>(k0);
+        let factors = head * DECAYS + tokensLeft(token + keyToken, end, keyInside);
+        queries[buffer][keyToken][keyGroup][keyPlace] = decays[factors + QUERY] * vec4<f32>(q0);
+        keys[buffer][keyToken][keyGroup][keyPlace] = decays[factors] * vec4<f32>(k0);
       }
       if (both) {
-        let j = token + keyToken + 2u;
-        let left = tokensLeft(j, end);
-        queries[buffer][keyToken + 2u][keyGroup][keyPlace] = select(0.0, queryDecay(head, left), keyInside) * vec4<f32>(q1);
-        keys[buffer][keyToken + 2u][keyGroup][keyPlace] =
-          select(0.0, keyDecay(head, left), keyInside && j < count) * vec4<f32>(k1);
+        let factors = head * DECAYS + tokensLeft(token + keyToken + 2u, end, keyInside);
+        queries[buffer][keyToken + 2u][keyGroup][keyPlace] = decays[factors + QUERY] * vec4<f32>(q1);
+        keys[buffer][keyToken + 2u][keyGroup][keyPlace] = decays[factors] * vec4<f32>(k1);
       }
       values[column / 16u][buffer][group][column % 16u] = vec4<f32>(v0);
       workgroupBarrier();
       // The next step's, while the sums of this one are taken.
       let next = token + TOKENS;
       if (loads) {
-        q0 = q[queryAt + min(next + keyToken, last) * queryStride];
-        k0 = k[keyAt + min(next + keyToken, last) * keyStride];
+        let t = min(next + keyToken, last);
+        q0 = q[queryAt + t * queryStride];
+        k0 = k[keyAt + t * keyStride];
       }
       if (both) {
-        q1 = q[queryAt + min(next + keyToken + 2u, last) * queryStride];
-        k1 = k[keyAt + min(next + keyToken + 2u, last) * keyStride];
+        let t = min(next + keyToken + 2u, last);
+        q1 = q[queryAt + t * queryStride];
+        k1 = k[keyAt + t * keyStride];
       }
       v0 = v[valueAt + min(next + group, last) * valueStride];
-      // The outputs of the step before; with ALONE later, as they have a buffer of their own.
+      // The outputs of the step before; with two rounds later, as they are not written over.
       let before = valueAt + (token + group - TOKENS) * valueStride;
-      if (!ALONE) {
+      if (ROUNDS == 1u) {
         if (token > 0u && valueInside) { writeOutput(0u, group, column, before); }
         workgroupBarrier();
       }
@@ -612,18 +597,18 @@ fn attend(
       let o2 = attendToken(&s, buffer, 2u, group, column);
       if (STEEP) { decayState(&s, periodChange(head, token + 3u, count)); }
       let o3 = attendToken(&s, buffer, 3u, group, column);
-      if (ALONE && token > 0u && valueInside) { writeOutput(1u - buffer, group, column, before); }
-      let place = column / 16u * select(1u, 2u, ALONE) + select(0u, buffer, ALONE);
-      partials[place][0][group][column % 16u] = o0;
-      partials[place][1][group][column % 16u] = o1;
-      partials[place][2][group][column % 16u] = o2;
-      partials[place][3][group][column % 16u] = o3;
+      if (ROUNDS == 2u && token > 0u && valueInside) { writeOutput(1u - buffer, group, column, before); }
+      let round = buffer % ROUNDS;
+      partials[round][0][group][column] = o0;
+      partials[round][1][group][column] = o1;
+      partials[round][2][group][column] = o2;
+      partials[round][3][group][column] = o3;
     }
   }
   workgroupBarrier();
   let rest = last / TOKENS * TOKENS + group;
   if (valueInside && rest < count) {
-    writeOutput(select(0u, last / TOKENS % 2u, ALONE), group, column, valueAt + rest * valueStride);
+    writeOutput(last / TOKENS % ROUNDS, group, column, valueAt + rest * valueStride);
   }
 
   // The last segments of the sequences are the table's last.

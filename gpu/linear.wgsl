@@ -37,28 +37,49 @@ override THREADS: u32; // 256 of 8 × 8 results, or 128 of 8 × 4
 var<workgroup> left: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>;  // [in][row / 4]
 var<workgroup> right: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // [in][column / 4]
 
-// c + a bᵀ, row by row: the sums of 4 × 4 elements in registers.
+// On an H100 a product is slower if it reads three registers than if one of them is also an operand of the product
+// before (docs/performance.md). So rows are walked to and fro: sums have the columns of their odd rows turned.
+//
+// 4 rows, turned, and 4 columns of each half of the tile; without WIDE `left` has them all.
+struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
+
+// 8 × 8 results, or 8 × 4: 4 rows of each half of the tile.
+struct Tile { upper: Rows, lower: Rows }
+
+// c + a bᵀ, row by row; c is turned.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
-    fma(vec4<f32>(a.y), b, c[1]),
+    fma(vec4<f32>(a.y), b.wzyx, c[1]),
     fma(vec4<f32>(a.z), b, c[2]),
-    fma(vec4<f32>(a.w), b, c[3]),
+    fma(vec4<f32>(a.w), b.wzyx, c[3]),
   );
 }
 
-struct Tile { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+// c + a bᵀ, b = (left, right).
+fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
+  let left0 = fma(vec4<f32>(a.x), left, c.left[0]);
+  let right0 = fma(vec4<f32>(a.x), right, c.right[0]);
+  let right1 = fma(vec4<f32>(a.y), right.wzyx, c.right[1]);
+  let left1 = fma(vec4<f32>(a.y), left.wzyx, c.left[1]);
+  let left2 = fma(vec4<f32>(a.z), left, c.left[2]);
+  let right2 = fma(vec4<f32>(a.z), right, c.right[2]);
+  let right3 = fma(vec4<f32>(a.w), right.wzyx, c.right[3]);
+  let left3 = fma(vec4<f32>(a.w), left.wzyx, c.left[3]);
+  return Rows(mat4x4<f32>(left0, left1, left2, left3), mat4x4<f32>(right0, right1, right2, right3));
+}
 
 fn addElement(sums: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
   let b0 = right[buffer][i][column];
-  (*sums).c00 = outer((*sums).c00, a0, b0);
-  (*sums).c10 = outer((*sums).c10, a1, b0);
   if (WIDE) {
     let b1 = right[buffer][i][column + 16u];
-    (*sums).c01 = outer((*sums).c01, a0, b1);
-    (*sums).c11 = outer((*sums).c11, a1, b1);
+    (*sums).upper = outerRows((*sums).upper, a0, b0, b1);
+    (*sums).lower = outerRows((*sums).lower, a1, b0, b1);
+  } else {
+    (*sums).upper.left = outer((*sums).upper.left, a0, b0);
+    (*sums).lower.left = outer((*sums).lower.left, a1, b0);
   }
 }
 
@@ -74,9 +95,9 @@ fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
 
 fn writeTile(row: u32, column: u32, sums: mat4x4<f32>) {
   writeRow(row, column, sums[0]);
-  writeRow(row + 1u, column, sums[1]);
+  writeRow(row + 1u, column, sums[1].wzyx);
   writeRow(row + 2u, column, sums[2]);
-  writeRow(row + 3u, column, sums[3]);
+  writeRow(row + 3u, column, sums[3].wzyx);
 }
 
 @compute @workgroup_size(THREADS)
@@ -174,11 +195,11 @@ fn tiled(
 
   let outRow = firstRow + 4u * row;
   let outColumn = firstColumn / 4u + column;
-  writeTile(outRow, outColumn, sums.c00);
-  writeTile(outRow + edge / 2u, outColumn, sums.c10);
+  writeTile(outRow, outColumn, sums.upper.left);
+  writeTile(outRow + edge / 2u, outColumn, sums.lower.left);
   if (WIDE) {
-    writeTile(outRow, outColumn + 16u, sums.c01);
-    writeTile(outRow + edge / 2u, outColumn + 16u, sums.c11);
+    writeTile(outRow, outColumn + 16u, sums.upper.right);
+    writeTile(outRow + edge / 2u, outColumn + 16u, sums.lower.right);
   }
 }
 
