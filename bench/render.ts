@@ -215,7 +215,9 @@ function figures({ backend, results: { lengths, norms, generation, training } }:
     {
       file: `${backend}-generation.svg`,
       title: "Generation throughput against context",
-      note: "One sequence, token by token, after so many tokens of context.",
+      note:
+        "One sequence, token by token, after so many tokens of context. The model with softmax attention reads the keys and " +
+        "values of all of them at every token; its cache was filled with noise.",
       panels: [panel("Tokens per second", speed(generation), { labels: NUMBERS })],
     },
     {

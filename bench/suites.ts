@@ -4,10 +4,11 @@
  *
  * @module
  */
-import { type Backend, BackendError, createBackend } from "../mod.ts";
+import { type Backend, BackendError, createBackend, type Tensor } from "../mod.ts";
 import { lightningMixer, type Mixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
 import { attempt } from "./backends.ts";
+import { SoftmaxSession } from "./baselines/generation.ts";
 import { softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { Baselines } from "./baselines/mod.ts";
 import {
@@ -26,6 +27,7 @@ import {
 } from "./cases.ts";
 import { compare, secondsEach } from "./measure.ts";
 import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
+import { randomArray } from "../tests/harness.ts";
 import type { Absent, KernelRow, Results } from "./results.ts";
 import { trainingSpeed } from "./training.ts";
 
@@ -283,28 +285,69 @@ async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
 /** Tokens generated for one measurement. */
 const GENERATED = 64;
 
+/** A sequence that can be brought to a length, and goes on from there token by token. */
+interface Generator extends Disposable {
+  readonly method: string;
+  /** Brings it to a length. */
+  reach(length: number): void;
+  /** Reads a token: logits of the next. */
+  step(id: number): Tensor | Promise<Tensor>;
+}
+
 async function measureGeneration(extent: Extent, { generation }: Results): Promise<void> {
   using backend = await createBackend({ prefer: extent.backend });
-  using model = await randomModel(backend, FIVE_MILLION);
-  using session = model.session();
-  const method = `TransNormerLLM, ${Math.round(model.parameterCount / 1e6)} M parameters`;
-  const generate = {
-    async run() {
-      for (let i = 0; i < GENERATED; i++) {
-        using logits = session.step(i);
-        await logits.data();
+  const lengths = doubling(extent.quick ? 8192 : 131072);
+  for (const make of [lightningGenerator, softmaxGenerator]) {
+    using generator = await make(backend, lengths.at(-1)! + GENERATED);
+    for (const length of lengths) {
+      extent.progress(`generation after ${length} tokens, ${generator.method}`);
+      const generate = {
+        async run() {
+          generator.reach(length);
+          for (let i = 0; i < GENERATED; i++) {
+            using logits = await generator.step(i);
+            await logits.data();
+          }
+        },
+      };
+      generation.push({
+        method: generator.method,
+        length,
+        tokensPerSecond: GENERATED / await secondsEach(generate),
+      });
+    }
+  }
+}
+
+async function lightningGenerator(backend: Backend): Promise<Generator> {
+  const model = await randomModel(backend, FIVE_MILLION), session = model.session();
+  return {
+    method: `TransNormerLLM, ${Math.round(model.parameterCount / 1e6)} M parameters`,
+    // (Where it is beyond, a token costs the same.)
+    reach(length) {
+      while (session.position < length) {
+        const tokens = Math.min(1024, length - session.position);
+        session.prefill(Uint32Array.from({ length: tokens }, (_, i) => i % model.config.vocabSize)).dispose();
       }
     },
+    step: (id) => session.step(id),
+    [Symbol.dispose]: () => model.dispose(),
   };
-  for (const length of doubling(extent.quick ? 8192 : 131072)) {
-    extent.progress(`generation after ${length} tokens`);
-    while (session.position < length) {
-      const tokens = Math.min(1024, length - session.position);
-      session.prefill(Uint32Array.from({ length: tokens }, (_, i) => i % model.config.vocabSize)).dispose();
-    }
-    const seconds = await secondsEach(generate);
-    generation.push({ method, length, tokensPerSecond: GENERATED / seconds });
-  }
+}
+
+async function softmaxGenerator(backend: Backend, capacity: number): Promise<Generator> {
+  const model = await randomModel(backend, softmaxConfig(FIVE_MILLION));
+  const session = new SoftmaxSession(model, capacity);
+  session.fill(randomArray([2 ** 20 - 3], 1));
+  return {
+    method: "the same with softmax attention over a cache",
+    reach: (length) => session.position = length,
+    step: (id) => session.step(id),
+    [Symbol.dispose]() {
+      session[Symbol.dispose]();
+      model.dispose();
+    },
+  };
 }
 
 /** Sizes of training runs that end in a time that a person waits. */

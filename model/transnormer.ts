@@ -141,7 +141,7 @@ function attend(
 }
 
 /** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */
-function channelMixer(layer: LayerWeights<Tensor>, x: Tensor): Tensor {
+export function channelMixer(layer: LayerWeights<Tensor>, x: Tensor): Tensor {
   using h = norm(x, affine(layer.channelNorm));
   using a = linear(h, layer.l1.weight, { bias: layer.l1.bias });
   using b = linear(h, layer.l2.weight, { bias: layer.l2.bias });
@@ -162,6 +162,6 @@ export function lastLogits(network: Network, hidden: Tensor): Tensor {
   return allLogits(network, last);
 }
 
-function affine(weights: NormWeights<Tensor>): { weight?: Tensor; bias?: Tensor } {
+export function affine(weights: NormWeights<Tensor>): { weight?: Tensor; bias?: Tensor } {
   return weights ?? {};
 }

@@ -109,7 +109,7 @@ export const MIXERS: Readonly<Record<string, Mixer>> = {
  * whose place rotary positions take. Gate and norm of the token mixer, SGLU, sizes and first weights stay; θ of the
  * layers with LRPE are all the parameters that it lacks.
  */
-export function softmaxConfig(config: Record<string, unknown>): Record<string, unknown> {
+export function softmaxConfig<T extends object>(config: T): T {
   return { ...config, linear_act_fun: "identity", linear_use_lrpe_list: [] };
 }
 
@@ -175,7 +175,11 @@ function tilesOf({ batch, heads, seqLen }: Call): number {
   return batch * heads * Math.ceil(seqLen / EDGE);
 }
 
-function softmaxKernel({ device, headDim, valueDim }: Call, entryPoint: string, bindings: Access[]): Kernel {
+function softmaxKernel(
+  { device, headDim, valueDim }: Pick<Call, "device" | "headDim" | "valueDim">,
+  entryPoint: string,
+  bindings: Access[],
+): Kernel {
   return device.kernel({
     source: softmaxSource + tileSource,
     entryPoint,
@@ -192,27 +196,43 @@ function softmaxParameters(
   return [seqLen, heads, headDim / 4, valueDim / 4, workgroups, ...scales];
 }
 
+/**
+ * (cos, sin) of every pair of elements at `count` positions from `first` on, `[count, headDim]`; angles in float64: of
+ * large positions, f32 would keep few digits of the fraction of a turn.
+ */
+export function rotaryTable(headDim: number, first: number, count: number): Float32Array {
+  const table = new Float32Array(count * headDim);
+  for (let pair = 0; pair < headDim / 2; pair++) {
+    const frequency = 10000 ** (-2 * pair / headDim);
+    for (let i = 0; i < count; i++) {
+      table[i * headDim + 2 * pair] = Math.cos((first + i) * frequency);
+      table[i * headDim + 2 * pair + 1] = Math.sin((first + i) * frequency);
+    }
+  }
+  return table;
+}
+
 /** Turns queries or keys, or their gradients, by their positions, or back. */
 function rotate(call: Call, x: Tensor, direction: 1 | -1): Tensor {
-  const { backend, device, seqLen, headDim } = call;
-  // Angles in float64: of large positions, f32 would keep few digits of the fraction of a turn.
-  const angles = device.constant(`rotary ${seqLen},${headDim}`, () => {
-    const table = new Float32Array(seqLen * headDim);
-    for (let pair = 0; pair < headDim / 2; pair++) {
-      const frequency = 10000 ** (-2 * pair / headDim);
-      for (let position = 0; position < seqLen; position++) {
-        table[position * headDim + 2 * pair] = Math.cos(position * frequency);
-        table[position * headDim + 2 * pair + 1] = Math.sin(position * frequency);
-      }
-    }
-    return table;
-  });
+  const { device, seqLen, headDim } = call;
+  const table = device.constant(`rotary ${seqLen},${headDim}`, () => rotaryTable(headDim, 0, seqLen));
+  return rotateBy(call, x, table, direction);
+}
+
+/** The same by a table of the call's positions. */
+export function rotateBy(
+  call: Pick<Call, "backend" | "device" | "seqLen" | "heads" | "headDim" | "valueDim">,
+  x: Tensor,
+  table: Store,
+  direction: 1 | -1,
+): Tensor {
+  const { backend, device, seqLen, heads, headDim, valueDim } = call;
   const rotated = backend.empty(x.shape);
   const vectors = x.size / 4;
   device.dispatch(
     softmaxKernel(call, "rotate", ["read", "read", "write"]),
-    [...stores(x), angles, ...stores(rotated)],
-    [...softmaxParameters(call, vectors).slice(0, 6), float(direction)],
+    [...stores(x), table, ...stores(rotated)],
+    [seqLen, heads, headDim / 4, valueDim / 4, vectors, 0, float(direction)],
     Math.ceil(vectors / 256),
   );
   return rotated;

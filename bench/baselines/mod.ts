@@ -34,6 +34,18 @@ interface BaselineExports {
     scale: number,
     scratch: number,
   ): void;
+  softmaxStep(
+    q: number,
+    keys: number,
+    values: number,
+    o: number,
+    length: number,
+    headDim: number,
+    valueDim: number,
+    capacity: number,
+    scale: number,
+    scores: number,
+  ): void;
   quadraticScratch(headDim: number, valueDim: number): number;
   microKernel(a: number, b: number, c: number, depth: number, repeats: number): void;
   readAll(source: number, bytes: number): number;
@@ -57,6 +69,16 @@ export interface Prepared extends Disposable {
   readonly bytes: number;
 }
 
+/** Keys and values of the tokens that one layer of a model with conventional attention has read. */
+export interface KeyValueCache extends Disposable {
+  /** Puts a token's keys `[heads, headDim]` and values `[heads, valueDim]` at a position. */
+  put(position: number, k: Float32Array, v: Float32Array): void;
+  /** Attention of one query per head, `[heads, headDim]`, to the first `length` tokens: `[heads, valueDim]`. */
+  attend(q: Float32Array, length: number): Float32Array;
+  /** Fills the cache with these elements again and again, whatever position they come to. */
+  fill(noise: Float32Array): void;
+}
+
 /** The ceiling of everything that multiplies and adds. */
 export interface MicroKernel extends Disposable {
   /** Computes at least so many operations, and returns how many it was. */
@@ -73,6 +95,8 @@ export interface MemoryRead extends Disposable {
 
 /** Depth of the micro-kernel's operands: 6 KiB of A and 8 KiB of B. */
 const DEPTH = 256;
+/** Keys, and columns of values, of a panel of the cache; as in `assembly/attention.ts`. */
+const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
 /** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
 const KEYS = 48;
 
@@ -106,6 +130,74 @@ export class Baselines {
       const { seqLen, headDim, valueDim } = sizes;
       this.#exports.softmaxAttention(q, k, v, o, seqLen, headDim, valueDim, scale, scratch);
     });
+  }
+
+  /** The cache of one layer that generates with conventional attention. */
+  keyValueCache(
+    { heads, seqLen: capacity, headDim, valueDim }: AttentionSizes,
+    scale: number = 1 / Math.sqrt(headDim),
+  ): KeyValueCache {
+    const memory = this.#memory;
+    const panels = Math.ceil(capacity / CACHED_KEYS), columns = Math.ceil(valueDim / CACHED_COLUMNS);
+    const keysOfHead = panels * CACHED_KEYS * headDim, valuesOfHead = columns * capacity * CACHED_COLUMNS;
+    const sizes = {
+      keys: heads * keysOfHead,
+      values: heads * valuesOfHead,
+      scores: panels * CACHED_KEYS,
+      q: heads * headDim,
+      o: columns * CACHED_COLUMNS,
+    };
+    const offsets: number[] = [];
+    const [keys, values, scores, queries, o] = Object.values(sizes).map((size) => {
+      offsets.push(memory.allocate(4 * size));
+      return offsets.at(-1)!;
+    });
+    return {
+      put: (position, k, v) => {
+        const panel = Math.floor(position / CACHED_KEYS), lane = position % CACHED_KEYS;
+        const allKeys = memory.floats(keys, sizes.keys), allValues = memory.floats(values, sizes.values);
+        for (let head = 0; head < heads; head++) {
+          for (let c = 0; c < headDim; c++) {
+            allKeys[head * keysOfHead + (panel * headDim + c) * CACHED_KEYS + lane] = k[head * headDim + c];
+          }
+          for (let c = 0; c < valueDim; c += CACHED_COLUMNS) {
+            const row = v.subarray(
+              head * valueDim + c,
+              head * valueDim + Math.min(c + CACHED_COLUMNS, valueDim),
+            );
+            allValues.set(row, head * valuesOfHead + c * capacity + position * CACHED_COLUMNS);
+          }
+        }
+      },
+      attend: (q, length) => {
+        memory.floats(queries, sizes.q).set(q);
+        const output = new Float32Array(heads * valueDim);
+        for (let head = 0; head < heads; head++) {
+          this.#exports.softmaxStep(
+            queries + 4 * head * headDim,
+            keys + 4 * head * keysOfHead,
+            values + 4 * head * valuesOfHead,
+            o,
+            length,
+            headDim,
+            valueDim,
+            capacity,
+            scale,
+            scores,
+          );
+          output.set(memory.floats(o, valueDim), head * valueDim);
+        }
+        return output;
+      },
+      fill: (noise) => {
+        for (const cache of [memory.floats(keys, sizes.keys), memory.floats(values, sizes.values)]) {
+          for (let i = 0; i < cache.length; i += noise.length) {
+            cache.set(noise.subarray(0, Math.min(noise.length, cache.length - i)), i);
+          }
+        }
+      },
+      [Symbol.dispose]: () => offsets.splice(0).forEach((offset) => memory.free(offset)),
+    };
   }
 
   /** Linear attention as `(Q Kᵀ ⊙ M) V`: what `lightningAttention` computes, in quadratic time. */

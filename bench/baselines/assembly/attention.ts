@@ -3,8 +3,9 @@
 //   softmaxAttention  conventional causal attention as FlashAttention-2 does it: blocks, online softmax, no n×n matrix
 //   leftProduct       linear attention as (Q Kᵀ ⊙ M) V, the method of Lightning Attention-1: the same function as
 //                     lightning attention, in O(n²) time
+//   softmaxStep       one query over a cache of keys and values, as models of conventional attention generate
 //
-// Both walk blocks of queries and, for each, the blocks of keys up to the diagonal. Scratch of one call, in f32
+// The first two walk blocks of queries and, for each, the blocks of keys up to the diagonal. Scratch of one call, in f32
 // (d: headDim, e8: valueDim rounded up to 8):
 //
 //   queryP  [Q/8][d][8]    queries transposed, in panels: B of the scores
@@ -167,6 +168,101 @@ export function softmaxAttention(
       false,
     );
   }
+}
+
+/** Keys of a panel of the cache; as in `bench/baselines/mod.ts`. */
+// @ts-ignore: decorator
+@inline
+const CACHED_KEYS = 16;
+
+/** Columns of a panel of cached values; likewise. */
+// @ts-ignore: decorator
+@inline
+const CACHED_COLUMNS = 32;
+
+/**
+ * One query of one head, `o = softmax(scale · q Kᵀ) V`, over the first `length` tokens of a cache, which is read once and
+ * in order.
+ *
+ * keys `[⌈capacity/16⌉][headDim][16]` and values `[⌈valueDim/32⌉][capacity][32]` hold anything beyond; scores has room for
+ * `length` rounded up to 16, o for valueDim rounded up to 32.
+ */
+export function softmaxStep(
+  q: usize,
+  keys: usize,
+  values: usize,
+  o: usize,
+  length: i32,
+  headDim: i32,
+  valueDim: i32,
+  capacity: i32,
+  scale: f32,
+  scores: usize,
+): void {
+  const factor = f32x4.splat(scale * LOG2_E);
+  let top = f32x4.splat(-1e30);
+  for (let j = 0; j < length; j += CACHED_KEYS) {
+    let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0;
+    for (let c = 0; c < headDim; c++) {
+      const x = v128.load32_splat(q + (<usize> c << 2));
+      s0 = madd(x, v128.load(keys), s0);
+      s1 = madd(x, v128.load(keys, 16), s1);
+      s2 = madd(x, v128.load(keys, 32), s2);
+      s3 = madd(x, v128.load(keys, 48), s3);
+      keys += CACHED_KEYS * 4;
+    }
+    const at = scores + (<usize> j << 2);
+    v128.store(at, f32x4.mul(s0, factor));
+    v128.store(at, f32x4.mul(s1, factor), 16);
+    v128.store(at, f32x4.mul(s2, factor), 32);
+    v128.store(at, f32x4.mul(s3, factor), 48);
+    for (let i = length; i < j + CACHED_KEYS; i++) store<f32>(scores + (<usize> i << 2), -1e30);
+    top = f32x4.pmax(f32x4.pmax(top, v128.load(at)), v128.load(at, 16));
+    top = f32x4.pmax(f32x4.pmax(top, v128.load(at, 32)), v128.load(at, 48));
+  }
+  top = f32x4.pmax(top, v128.shuffle<f32>(top, top, 2, 3, 0, 1));
+  top = f32x4.pmax(top, v128.shuffle<f32>(top, top, 1, 0, 3, 2));
+  let sums = f32x4.splat(0);
+  for (let j = 0; j < length; j += 4) {
+    const at = scores + (<usize> j << 2), p = exp2(f32x4.sub(v128.load(at), top));
+    v128.store(at, p);
+    sums = f32x4.add(sums, p);
+  }
+  sums = f32x4.add(sums, v128.shuffle<f32>(sums, sums, 2, 3, 0, 1));
+  sums = f32x4.add(sums, v128.shuffle<f32>(sums, sums, 1, 0, 3, 2));
+  const share = f32x4.div(f32x4.splat(1), sums);
+  for (let column = 0; column < valueDim; column += CACHED_COLUMNS) {
+    weightedSum(scores, values, length, share, o + (<usize> column << 2));
+    values += <usize> capacity * CACHED_COLUMNS * 4;
+  }
+}
+
+/** `o = share · Σ_i weights[i] v_i` on one panel of values. */
+// @ts-ignore: decorator
+@inline
+function weightedSum(weights: usize, v: usize, length: i32, share: v128, o: usize): void {
+  let a0 = f32x4.splat(0), a1 = a0, a2 = a0, a3 = a0, a4 = a0, a5 = a0, a6 = a0, a7 = a0;
+  for (let i = 0; i < length; i++) {
+    const p = v128.load32_splat(weights);
+    a0 = madd(p, v128.load(v), a0);
+    a1 = madd(p, v128.load(v, 16), a1);
+    a2 = madd(p, v128.load(v, 32), a2);
+    a3 = madd(p, v128.load(v, 48), a3);
+    a4 = madd(p, v128.load(v, 64), a4);
+    a5 = madd(p, v128.load(v, 80), a5);
+    a6 = madd(p, v128.load(v, 96), a6);
+    a7 = madd(p, v128.load(v, 112), a7);
+    weights += 4;
+    v += CACHED_COLUMNS * 4;
+  }
+  v128.store(o, f32x4.mul(a0, share));
+  v128.store(o, f32x4.mul(a1, share), 16);
+  v128.store(o, f32x4.mul(a2, share), 32);
+  v128.store(o, f32x4.mul(a3, share), 48);
+  v128.store(o, f32x4.mul(a4, share), 64);
+  v128.store(o, f32x4.mul(a5, share), 80);
+  v128.store(o, f32x4.mul(a6, share), 96);
+  v128.store(o, f32x4.mul(a7, share), 112);
 }
 
 /** Keys of a block that a panel of queries meets, the first of them `ahead` tokens after the first key, in whole tiles. */

@@ -1,0 +1,177 @@
+/**
+ * What TransNormerLLM's generation is measured against: the same model with conventional softmax attention, which at
+ * every token reads the keys and values of all tokens before it.
+ *
+ * @module
+ */
+import type { Backend, Tensor } from "../../mod.ts";
+import { embedding, linear, norm, splitHeads } from "../../core/ops.ts";
+import type { WebgpuBackend } from "../../gpu/backend.ts";
+import { float, type Store, storeOf } from "../../gpu/device.ts";
+import type { TransNormerLLM } from "../../model/mod.ts";
+import { affine, channelMixer, lastLogits } from "../../model/transnormer.ts";
+import { rotaryTable, rotateBy } from "./mixers.ts";
+import { type AttentionSizes, Baselines } from "./mod.ts";
+import source from "./softmaxStep.wgsl" with { type: "text" };
+
+/** Keys of a chunk, one workgroup's; as in `softmaxStep.wgsl`. */
+const CHUNK = 256;
+
+/** Keys and values of all layers. */
+export interface Caches extends Disposable {
+  /** Puts a token into the cache of a layer and lets it attend: q, k, v and the result are `[1, 1, heads, dim]`. */
+  attend(layer: number, position: number, q: Tensor, k: Tensor, v: Tensor): Tensor | Promise<Tensor>;
+  /** Fills the caches with these elements again and again. */
+  fill(noise: Float32Array): void;
+  readonly bytes: number;
+}
+
+/**
+ * One sequence on its way through a model with conventional attention: rotary positions on query and key ("RoFormer",
+ * section 3.2.2), scores over the root of the head dimension, all else as in the TransNormerLLM whose weights it takes.
+ */
+export class SoftmaxSession implements Disposable {
+  /** Tokens read so far. May be set: the tokens before are then those that were read there before, or noise. */
+  position = 0;
+  readonly #model: TransNormerLLM;
+  readonly #caches: Caches;
+
+  /** @param capacity tokens that fit into the cache */
+  constructor(model: TransNormerLLM, capacity: number) {
+    const { backend, config } = model;
+    const dim = config.hiddenDim / config.heads;
+    const sizes = { heads: config.heads, seqLen: capacity, headDim: dim, valueDim: dim };
+    this.#model = model;
+    this.#caches = createCaches(backend, config.layers, sizes);
+  }
+
+  /** Bytes of the caches. */
+  get bytes(): number {
+    return this.#caches.bytes;
+  }
+
+  /** Fills the caches with noise: what a step costs does not depend on what it reads. */
+  fill(noise: Float32Array): void {
+    this.#caches.fill(noise);
+  }
+
+  /** Reads one token: logits of the next, `[1, 1, vocab]`. */
+  async step(id: number): Promise<Tensor> {
+    const { config, weights } = this.#model;
+    const position = this.position++;
+    const ids = Uint32Array.of(id);
+    let x = embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [1, 1] });
+    for (const [l, layer] of weights.layers.entries()) {
+      using before = x;
+      using h = norm(before, affine(layer.tokenNorm));
+      using qkvu = linear(h, layer.qkvuProj.weight, { bias: layer.qkvuProj.bias });
+      const split = splitHeads(qkvu, config.heads, "identity");
+      using q = split.q, k = split.k, v = split.v, u = split.u;
+      using attended = await this.#caches.attend(l, position, q, k, v);
+      using o = attended.reshape(u.shape);
+      using gated = norm(o, { ...affine(layer.mixerNorm), gate: u });
+      using mixed = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: before });
+      x = channelMixer(layer, mixed);
+    }
+    using hidden = x;
+    return lastLogits(this.#model, hidden);
+  }
+
+  [Symbol.dispose](): void {
+    this.#caches[Symbol.dispose]();
+  }
+}
+
+/** Caches of so many layers; dimensions are multiples of 4 up to 128. */
+export function createCaches(backend: Backend, layers: number, sizes: AttentionSizes): Caches {
+  return backend.name === "wasm"
+    ? wasmCaches(backend, layers, sizes)
+    : webgpuCaches(backend as WebgpuBackend, layers, sizes);
+}
+
+function wasmCaches(backend: Backend, layers: number, sizes: AttentionSizes): Caches {
+  const baselines = new Baselines();
+  const caches = Array.from({ length: layers }, () => baselines.keyValueCache(sizes));
+  return {
+    async attend(layer, position, q, k, v) {
+      const [query, key, value] = await Promise.all([q.data(), k.data(), v.data()]);
+      const table = rotaryTable(sizes.headDim, position, 1);
+      caches[layer].put(position, rotated(key, table), value);
+      return backend.tensor(caches[layer].attend(rotated(query, table), position + 1), v.shape);
+    },
+    fill: (noise) => caches.forEach((cache) => cache.fill(noise)),
+    bytes: baselines.bytesInUse,
+    [Symbol.dispose]: () => caches.forEach((cache) => cache[Symbol.dispose]()),
+  };
+}
+
+/** Rows `[heads, headDim]` turned by one position's row of a rotary table. */
+function rotated(x: Float32Array, table: Float32Array): Float32Array {
+  return x.map((_, i) => {
+    const c = i % table.length, even = c % 2 === 0;
+    const [cos, sin] = even ? [table[c], -table[c + 1]] : [table[c - 1], table[c]];
+    return x[i] * cos + x[even ? i + 1 : i - 1] * sin;
+  });
+}
+
+function webgpuCaches(backend: WebgpuBackend, layers: number, sizes: AttentionSizes): Caches {
+  const { device } = backend;
+  const { heads, seqLen: capacity, headDim, valueDim } = sizes;
+  const scale = Math.LOG2E / Math.sqrt(headDim);
+  const caches = Array.from({ length: layers }, () => ({
+    keys: backend.empty([heads, headDim / 4, capacity, 4]),
+    values: backend.empty([heads, capacity, valueDim]),
+  }));
+  const tensors = caches.flatMap(({ keys, values }) => [keys, values]);
+  const kernel = (entryPoint: string, ...bindings: ("read" | "write" | "update")[]) =>
+    device.kernel({ source, entryPoint, bindings });
+  let table: { position: number; store: Store } | undefined;
+  return {
+    attend(layer, position, q, k, v) {
+      if (table?.position !== position) {
+        if (table !== undefined) device.release(table.store);
+        table = { position, store: device.upload(rotaryTable(headDim, position, 1)) };
+      }
+      const call = { backend, device, seqLen: 1, heads, headDim, valueDim };
+      using query = rotateBy(call, q, table.store, 1), key = rotateBy(call, k, table.store, 1);
+      const [keys, values] = [storeOf(caches[layer].keys), storeOf(caches[layer].values)];
+      const length = position + 1, chunks = Math.ceil(length / CHUNK);
+      const parameters = [length, capacity, heads, headDim / 4, valueDim / 4, chunks, float(scale)];
+      device.dispatch(
+        kernel("append", "read", "read", "update", "update"),
+        [storeOf(key), storeOf(v), keys, values],
+        parameters,
+        Math.ceil(heads * (headDim + valueDim) / 4 / 64),
+      );
+      using partials = backend.empty([heads, chunks, valueDim + 4]);
+      device.dispatch(
+        kernel("partial", "read", "read", "read", "write"),
+        [storeOf(query), keys, values, storeOf(partials)],
+        parameters,
+        [chunks, heads, 1],
+      );
+      const output = backend.empty(v.shape);
+      device.dispatch(
+        kernel("combine", "read", "write"),
+        [storeOf(partials), storeOf(output)],
+        parameters,
+        heads,
+      );
+      return output;
+    },
+    fill(noise) {
+      for (const tensor of tensors) {
+        const data = new Float32Array(tensor.size);
+        for (let i = 0; i < data.length; i += noise.length) {
+          data.set(noise.subarray(0, Math.min(noise.length, data.length - i)), i);
+        }
+        backend.write(tensor, data);
+      }
+    },
+    bytes: tensors.reduce((sum, { size }) => sum + 4 * size, 0),
+    [Symbol.dispose]() {
+      for (const tensor of tensors) tensor.dispose();
+      if (table !== undefined) device.release(table.store);
+    },
+  };
+}
