@@ -27,7 +27,7 @@ override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
 override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: TOKENS per 4 columns of S
 override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
-override ROUNDS: u32;      // of partial sums in attend: 2 where it has a processor for itself take a barrier less, else 1
+override ROUNDS: u32;      // of partial sums in attend: 2 take more memory and a barrier less, where it has a processor alone
 override LATER: bool;      // attend adds to the outputs of tiles of other rows
 override STEEP: bool;      // period of one token: slopes too steep for the negative powers
 override REVERSE: bool;    // for gradients: see above
@@ -79,11 +79,11 @@ struct Shape {
 const ZERO = 0u;
 const INITIAL = 1u;
 
-// Of each head: what keys are multiplied by, λ^0 ... λ^(PERIOD−1) and 0; queries, scale · λ^0 ... scale · λ^−(PERIOD−1) and
-// 0 (with REVERSE the scale is that of keys); decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a segment.
-// Each is rounded once, none is a power of a rounded λ.
-const OUTSIDE = PERIOD;
-const QUERY = PERIOD + 1u;
+// Of each head: the factors of keys, λ^0 ... λ^(PERIOD−1), then 0; those of queries, λ^0 ... λ^−(PERIOD−1) times scale (with
+// REVERSE the scale is that of keys), then 0; decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a
+// segment. Each is rounded once, none is a power of a rounded λ.
+const OUTSIDE = PERIOD;    // the factor 0, for tokens and rows outside
+const QUERY = PERIOD + 1u; // where those of queries begin
 const CHANGE = 2u * QUERY;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
 const DECAYS = SEGMENT_CHANGE + 1u;
@@ -453,6 +453,7 @@ fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
 }
 
 // The tokens of two steps, filled in turns. With constants for the inner indices one address serves all reads of a step.
+// (The host has PartialRow hold as many vectors as a row of the tile: an override says how long an outer array is only.)
 var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
 var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // likewise
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]
