@@ -3,19 +3,18 @@
 //
 // Scratch of one call, in f32 (C: BLOCK, d: headDim, d6: d rounded up to 6 rows, e8: valueDim rounded up to 8):
 //
-//   queryP  [C/8][d][8]    the block's queries transposed, times scale, in panels: B of the scores
-//   queryD  [d][C]         the same, column i times λ^(i+1): A of interBlock
+//   queryT  [d][C]         the block's queries transposed, times scale: A of interBlock, B of the scores
 //   keyT    [d][C]         keys transposed: A of the scores
-//   keyD    [C][d12]       keys, row j scaled by λ^(m−1−j): A of updateState
-//   value   [e8/8][C][8]   values in panels: B of intraBlock and updateState
+//   valueD  [e8/8][C][8]   values in panels, row j times λ^(m−1−j): B of updateState
 //   scores  [C][C]         row j is key j, column i is query i: A of intraBlock
 //   output  [e8/8][C][8]   O of the block
 //   state   [e8/8][d6][8]  S between blocks: B of interBlock
 //
-// Rows and columns of padding never reach a row or column that belongs to the sequence.
+// Keys are the A of updateState, and values the B of intraBlock, as they lie in memory.
+// Rows and columns of padding, which hold whatever lies beside, never reach a row or column that belongs to the sequence.
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import { loadLanes, madd, storeLanes } from "./simd";
-import { packPanels, packScaled, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tileStrided, unpackPanels } from "./tile";
 
 /** Bytes between rows of the buffers that are C wide. */
 // @ts-ignore: decorator
@@ -45,8 +44,8 @@ export function keepOf(change: f32): f32 {
 
 /** Bytes of scratch that `lightning` needs. */
 export function lightningScratch(headDim: i32, valueDim: i32): i32 {
-  const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
-  return 4 * (BLOCK * (3 * headDim + d12 + 2 * e8 + BLOCK) + d6 * e8) + 64;
+  const d6 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
+  return 4 * (BLOCK * (2 * headDim + 2 * e8 + BLOCK) + d6 * e8) + 64;
 }
 
 /**
@@ -72,13 +71,11 @@ export function walk(
   decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, intra: bool,
   scratch: usize,
 ): void {
-  const d6 = roundUp(headDim, TILE_ROWS), d12 = roundUp(headDim, 12), e8 = roundUp(valueDim, TILE_COLUMNS);
-  const queryP = scratch;
-  const queryD = queryP + <usize> headDim * BLOCK_ROW;
-  const keyT = queryD + <usize> headDim * BLOCK_ROW;
-  const keyD = keyT + <usize> headDim * BLOCK_ROW;
-  const value = keyD + <usize> d12 * BLOCK_ROW;
-  const scores = value + <usize> e8 * BLOCK_ROW;
+  const d6 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
+  const queryT = scratch;
+  const keyT = queryT + <usize> headDim * BLOCK_ROW;
+  const valueD = keyT + <usize> headDim * BLOCK_ROW;
+  const scores = valueD + <usize> e8 * BLOCK_ROW;
   const output = scores + BLOCK * BLOCK_ROW;
   const state = output + <usize> e8 * BLOCK_ROW;
 
@@ -87,23 +84,19 @@ export function walk(
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start);
-    packTransposed(q, qStride, m, headDim, queryD, BLOCK_ROW, BLOCK, decay + RISING + 4, scale);
-    packScaled(k, kStride, m, headDim, keyD, <usize> d12 << 2, 
-      decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
-    packPanels(v, vStride, m, valueDim, value, BLOCK, 1);
+    packTransposed(q, qStride, m, headDim, queryT, BLOCK_ROW, BLOCK, 0, scale);
 
     // Whole tiles go to where they belong at once, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
     const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
-    interBlock(queryD, state, out, outRow, outPanel, direct && accumulate, m, headDim, d6, e8);
+    interBlock(queryT, decay + RISING + 4, state, out, outRow, outPanel, direct && accumulate, m, headDim, d6, e8);
     if (intra) {
-      packTransposedPanels(q, qStride, m, headDim, queryP, scale);
       packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
-      intraBlock(queryP, keyT, value, scores, out, outRow, outPanel, decay, m, headDim, e8);
+      intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
     if (finalState != 0 || start + BLOCK < length) {
-      const change = load<f32>(decay + CHANGE + (<usize> m << 2));
-      updateState(keyD, value, state, keepOf(change), change, m, d6, d12, e8);
+      packScaledPanels(v, vStride, m, valueDim, valueD, BLOCK, decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
+      updateState(k, kStride, valueD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, e8);
     }
 
     if (!direct) unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
@@ -115,16 +108,17 @@ export function walk(
   if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateStride, false);
 }
 
-/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product) —, or added to O. */
+/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product) —, or added to O; `rising`: λ^1 .. */
 function interBlock(
-  queryD: usize, state: usize, output: usize, outRow: usize, outPanel: usize, accumulate: bool,
+  queryT: usize, rising: usize, state: usize, output: usize, outRow: usize, outPanel: usize, accumulate: bool,
   m: i32, headDim: i32, d6: i32, e8: i32,
 ): void {
   const keep: f32 = accumulate ? 1 : 0;
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = state + <usize> (c * d6) * 4;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(queryD + (<usize> i << 2), BLOCK_ROW, panel, headDim, output + <usize> i * outRow, outRow, keep, 0);
+      const at = <usize> i << 2;
+      tileStrided(queryT + at, BLOCK_ROW, panel, PANEL_ROW, headDim, output + <usize> i * outRow, outRow, keep, 0, rising + at);
     }
     output += outPanel;
   }
@@ -132,22 +126,23 @@ function interBlock(
 
 /** `O[i] += Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
 function intraBlock(
-  queryP: usize, keyT: usize, value: usize, scores: usize, output: usize, outRow: usize, outPanel: usize,
+  queryT: usize, keyT: usize, v: usize, vStride: usize, scores: usize, output: usize, outRow: usize, outPanel: usize,
   decay: usize, m: i32, headDim: i32, e8: i32,
 ): void {
   for (let i = 0; i < m; i += TILE_COLUMNS) {
-    const panel = queryP + <usize> (i * headDim) * 4;
+    const queries = queryT + (<usize> i << 2);
     for (let j = 0; j < min(m, i + TILE_COLUMNS); j += TILE_ROWS) {
       const corner = scores + <usize> j * BLOCK_ROW + (<usize> i << 2);
-      tile(keyT + (<usize> j << 2), BLOCK_ROW, panel, headDim, corner, BLOCK_ROW, 0, 0);
+      tileStrided(keyT + (<usize> j << 2), BLOCK_ROW, queries, BLOCK_ROW, headDim, corner, BLOCK_ROW, 0, 0, 0);
       maskScores(corner, decay + RISING + (<usize> i << 2) - (<usize> j << 2));
     }
   }
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = value + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(scores + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS), output + <usize> i * outRow, outRow, 1, 0);
+      tileStrided(scores + (<usize> i << 2), BLOCK_ROW, v, vStride, min(m, i + TILE_ROWS),
+        output + <usize> i * outRow, outRow, 1, 0, 0);
     }
+    v += PANEL_ROW;
     output += outPanel;
   }
 }
@@ -164,14 +159,15 @@ export function maskScores(corner: usize, powers: usize): void {
   }
 }
 
-/** `S ← λ^m S + Σ_j λ^(m−1−j) k_j v_jᵀ`. */
-function updateState(
-  keyD: usize, value: usize, state: usize, keep: f32, change: f32, m: i32, d6: i32, d12: i32, e8: i32,
+/** `S ← λ^m S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, values in panels with their decay. */
+export function updateState(
+  k: usize, kStride: usize, valueD: usize, state: usize, change: f32, m: i32, d6: i32, e8: i32,
 ): void {
+  const keep = keepOf(change);
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = value + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
+    const panel = valueD + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
     for (let i = 0; i < d6; i += TILE_ROWS) {
-      tile(keyD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change);
+      tileStrided(k + (<usize> i << 2), kStride, panel, PANEL_ROW, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change, 0);
     }
   }
 }

@@ -11,20 +11,19 @@
 //
 // Scratch of the walk back, in f32 (names as in lightning.ts; P: panels, T: transposed, D: with decay):
 //
-//   queryT, keyD [d][C]   keyP [C/8][d][8]   queryD [C][d12]   query [d8/8][C][8]
-//   outputT, valueD [e][C]   valueP [C/8][e][8]   dOutput [e8/8][C][8]
-//   key [d8/8][C][8], times scale   scores [C][C]: row i is query i, column j is key j   scoresT [C][C]
+//   queryT, times scale, keyT [d][C]   outputT, times scale, valueT [e][C]   outputD [e8/8][C][8], times scale
+//   scores [C][C]: row i is query i, column j is key j   scoresT [C][C]
 //   result [max(d8, e8)/8][C][8]
 //   dState [e8/8][d6][8]   dStateT [d8/8][e8][8]
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { BLOCK_ROW, CHANGE, FALLING, keepOf, lightningScratch, maskScores, RISING, walk } from "./lightning";
-import { packPanels, packScaled, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+import { BLOCK_ROW, CHANGE, FALLING, lightningScratch, maskScores, RISING, updateState, walk } from "./lightning";
+import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tileStrided, unpackPanels } from "./tile";
 
 /** Bytes of scratch that `lightningBackward` needs. */
 export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
-  const d = headDim, d6 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS), d12 = roundUp(d, 12);
+  const d = headDim, d6 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS);
   const e = valueDim, e8 = roundUp(e, TILE_COLUMNS);
-  const back = BLOCK * (3 * d + d12 + 2 * d8 + 3 * e + e8 + 2 * BLOCK + max(d8, e8)) + (d6 + d8) * e8;
+  const back = BLOCK * (2 * d + 2 * e + e8 + 2 * BLOCK + max(d8, e8)) + (d6 + d8) * e8;
   return max(4 * back + 64, 4 * d * e + lightningScratch(e, d));
 }
 
@@ -57,20 +56,15 @@ function walkBack(
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
   dState: usize, dInitialState: usize, scratch: usize,
 ): void {
-  const d6 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS), d12 = roundUp(headDim, 12);
+  const d6 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS);
   const e8 = roundUp(valueDim, TILE_COLUMNS);
   const keyRows = <usize> headDim * BLOCK_ROW, valueRows = <usize> valueDim * BLOCK_ROW;
   const queryT = scratch;
-  const keyD = queryT + keyRows;
-  const keyP = keyD + keyRows;
-  const queryD = keyP + keyRows;
-  const query = queryD + <usize> d12 * BLOCK_ROW;
-  const outputT = query + <usize> d8 * BLOCK_ROW;
-  const valueD = outputT + valueRows;
-  const valueP = valueD + valueRows;
-  const dOutput = valueP + valueRows;
-  const key = dOutput + <usize> e8 * BLOCK_ROW;
-  const scores = key + <usize> d8 * BLOCK_ROW;
+  const keyT = queryT + keyRows;
+  const outputT = keyT + keyRows;
+  const valueT = outputT + valueRows;
+  const outputD = valueT + valueRows;
+  const scores = outputD + <usize> e8 * BLOCK_ROW;
   const scoresT = scores + BLOCK * BLOCK_ROW;
   const result = scoresT + BLOCK * BLOCK_ROW;
   const state = result + <usize> max(d8, e8) * BLOCK_ROW;
@@ -86,71 +80,74 @@ function walkBack(
     const qBlock = q + first * qStride, kBlock = k + first * kStride;
     const vBlock = v + first * vStride, dOBlock = dO + first * dOStride;
     packTransposed(qBlock, qStride, m, headDim, queryT, BLOCK_ROW, BLOCK, 0, scale);
-    packScaled(qBlock, qStride, m, headDim, queryD, <usize> d12 << 2, decay + RISING + 4, scale);
-    packPanels(qBlock, qStride, m, headDim, query, BLOCK, scale);
-    packTransposed(kBlock, kStride, m, headDim, keyD, BLOCK_ROW, BLOCK, falling, 1);
-    packTransposedPanels(kBlock, kStride, m, headDim, keyP, 1);
-    packPanels(kBlock, kStride, m, headDim, key, BLOCK, scale);
-    packTransposed(dOBlock, dOStride, m, valueDim, outputT, BLOCK_ROW, BLOCK, 0, 1);
-    packPanels(dOBlock, dOStride, m, valueDim, dOutput, BLOCK, 1);
-    packTransposed(vBlock, vStride, m, valueDim, valueD, BLOCK_ROW, BLOCK, falling, 1);
-    packTransposedPanels(vBlock, vStride, m, valueDim, valueP, 1);
+    packTransposed(kBlock, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
+    packTransposed(dOBlock, dOStride, m, valueDim, outputT, BLOCK_ROW, BLOCK, 0, scale);
+    packScaledPanels(dOBlock, dOStride, m, valueDim, outputD, BLOCK, decay + RISING + 4, scale);
+    packTransposed(vBlock, vStride, m, valueDim, valueT, BLOCK_ROW, BLOCK, 0, 1);
     transposePanels(state, stateT, d6, d8, e8);
 
     // dV = λ^(m−1−j) K dS + (Q Kᵀ ⊙ M)ᵀ dO
-    interBlock(keyD, state, d6, headDim, result, m, e8);
-    intraBlock(queryT, keyP, headDim, scores, decay, dOutput, result, m, e8);
+    interBlock(keyT, falling, state, d6, headDim, result, m, e8);
+    intraBlock(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, result, m, e8);
     unpackPanels(result, BLOCK, m, valueDim, dv + first * dvStride, dvStride, false);
     // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
-    interBlock(valueD, stateT, e8, valueDim, result, m, d8);
-    intraBlock(outputT, valueP, valueDim, scores, decay, query, result, m, d8);
+    interBlock(valueT, falling, stateT, e8, valueDim, result, m, d8);
+    intraBlock(outputT, valueT, valueDim, scores, decay, qBlock, qStride, result, m, d8);
     unpackPanels(result, BLOCK, m, headDim, dk + first * dkStride, dkStride, addToK);
     // dQ += (dO Vᵀ ⊙ M) K, the scores of dK
     transposeScores(scores, scoresT, m);
-    applyScores(scoresT, key, result, m, d8);
+    applyScores(scoresT, kBlock, kStride, result, m, d8);
     unpackPanels(result, BLOCK, m, headDim, dq + first * dqStride, dqStride, true);
-    updateState(queryD, dOutput, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, d12, e8);
+    // dS ← λ^m dS + Σ_i q_i (λ^(i+1) dO_i)ᵀ
+    updateState(qBlock, qStride, outputD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, e8);
   }
   unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
 }
 
-/** `G[j] = λ^(m−1−j) x_jᵀ dS`: x comes with its decay, dS in panels of `stateRows` rows, `depth` of them used. */
-function interBlock(x: usize, state: usize, stateRows: i32, depth: i32, result: usize, m: i32, columns: i32): void {
+/** `G[j] = λ^(m−1−j) x_jᵀ dS`; `falling` points at λ^(m−1), dS is in panels of `stateRows` rows, `depth` of them used. */
+function interBlock(
+  x: usize, falling: usize, state: usize, stateRows: i32, depth: i32, result: usize, m: i32, columns: i32,
+): void {
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
     const panel = state + <usize> (c * stateRows) * 4, out = result + <usize> c * BLOCK_ROW;
     for (let j = 0; j < m; j += TILE_ROWS) {
-      tile(x + (<usize> j << 2), BLOCK_ROW, panel, depth, out + <usize> j * PANEL_ROW, PANEL_ROW, 0, 0);
+      const at = <usize> j << 2;
+      tileStrided(x + at, BLOCK_ROW, panel, PANEL_ROW, depth, out + <usize> j * PANEL_ROW, PANEL_ROW, 0, 0, falling + at);
     }
   }
 }
 
 /** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`; tiles above the diagonal are left out. */
 function intraBlock(
-  x: usize, y: usize, depth: i32, scores: usize, decay: usize, z: usize, result: usize, m: i32, columns: i32,
+  x: usize, y: usize, depth: i32, scores: usize, decay: usize, z: usize, zStride: usize,
+  result: usize, m: i32, columns: i32,
 ): void {
   for (let i = 0; i < m; i += TILE_ROWS) {
     for (let j = 0; j < min(m, i + TILE_ROWS); j += TILE_COLUMNS) {
       const corner = scores + <usize> i * BLOCK_ROW + (<usize> j << 2);
-      tile(x + (<usize> i << 2), BLOCK_ROW, y + <usize> (j * depth) * 4, depth, corner, BLOCK_ROW, 0, 0);
+      tileStrided(x + (<usize> i << 2), BLOCK_ROW, y + (<usize> j << 2), BLOCK_ROW, depth, corner, BLOCK_ROW, 0, 0, 0);
       maskScores(corner, decay + FALLING + (<usize> (BLOCK - i + j) << 2));
     }
   }
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const panel = z + <usize> c * BLOCK_ROW, out = result + <usize> c * BLOCK_ROW;
+    const out = result + <usize> c * BLOCK_ROW;
     for (let j = 0; j < m; j += TILE_ROWS) {
       const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
-      tile(diagonal, BLOCK_ROW, panel + <usize> j * PANEL_ROW, m - j, out + <usize> j * PANEL_ROW, PANEL_ROW, 1, 0);
+      tileStrided(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, out + <usize> j * PANEL_ROW, PANEL_ROW, 1, 0, 0);
     }
+    z += PANEL_ROW;
   }
 }
 
 /** `G[i] = Σ_{j≤i} λ^(i−j) (y_i·x_j) z_j`; row j of the scores is that of x_j. Tiles above the diagonal are not read. */
-function applyScores(scoresT: usize, z: usize, result: usize, m: i32, columns: i32): void {
+function applyScores(scoresT: usize, z: usize, zStride: usize, result: usize, m: i32, columns: i32): void {
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const panel = z + <usize> c * BLOCK_ROW, out = result + <usize> c * BLOCK_ROW;
+    const out = result + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tile(scoresT + (<usize> i << 2), BLOCK_ROW, panel, min(m, i + TILE_ROWS), out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0);
+      tileStrided(scoresT + (<usize> i << 2), BLOCK_ROW, z, zStride, min(m, i + TILE_ROWS),
+        out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0, 0);
     }
+    z += PANEL_ROW;
   }
 }
 
@@ -162,27 +159,32 @@ function transposeScores(scores: usize, scoresT: usize, m: i32): void {
   }
 }
 
-/** `dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ`. */
-function updateState(
-  queryD: usize, dOutput: usize, state: usize, change: f32, m: i32, d6: i32, d12: i32, e8: i32,
-): void {
+/** Panels [e8/8][d6][8] of a matrix to panels [d8/8][e8][8] of its transpose; columns from d6 on hold anything. */
+function transposePanels(source: usize, target: usize, d6: i32, d8: i32, e8: i32): void {
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = dOutput + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
-    for (let i = 0; i < d6; i += TILE_ROWS) {
-      tile(queryD + (<usize> i << 2), <usize> d12 << 2, panel, m, into + <usize> i * PANEL_ROW, PANEL_ROW,
-        keepOf(change), change);
+    for (let i = 0; i < d8; i += TILE_COLUMNS) {
+      const from = source + <usize> (c * d6 + i * TILE_COLUMNS) * 4;
+      const to = target + <usize> (i * e8 + c * TILE_COLUMNS) * 4;
+      transpose4(from, to);
+      transpose4(from + 16, to + 4 * PANEL_ROW);
+      transpose4(from + 4 * PANEL_ROW, to + 16);
+      transpose4(from + 4 * PANEL_ROW + 16, to + 4 * PANEL_ROW + 16);
     }
   }
 }
 
-/** Panels [e8/8][d6][8] of a matrix to panels [d8/8][e8][8] of its transpose. */
-function transposePanels(source: usize, target: usize, d6: i32, d8: i32, e8: i32): void {
-  for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    for (let i = 0; i < d8; i += TILE_COLUMNS) {
-      packTransposed(source + <usize> (c * d6 + i * TILE_COLUMNS) * 4, PANEL_ROW, min(TILE_COLUMNS, d6 - i), TILE_COLUMNS,
-        target + <usize> (i * e8 + c * TILE_COLUMNS) * 4, PANEL_ROW, TILE_COLUMNS, 0, 1);
-    }
-  }
+/** 4 × 4 elements between rows of panels. */
+// @ts-ignore: decorator
+@inline
+function transpose4(from: usize, to: usize): void {
+  const x0 = v128.load(from), x1 = v128.load(from + PANEL_ROW);
+  const x2 = v128.load(from + 2 * PANEL_ROW), x3 = v128.load(from + 3 * PANEL_ROW);
+  const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
+  const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+  v128.store(to, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5));
+  v128.store(to + PANEL_ROW, v128.shuffle<f32>(lo01, lo23, 2, 3, 6, 7));
+  v128.store(to + 2 * PANEL_ROW, v128.shuffle<f32>(hi01, hi23, 0, 1, 4, 5));
+  v128.store(to + 3 * PANEL_ROW, v128.shuffle<f32>(hi01, hi23, 2, 3, 6, 7));
 }
 
 /** `target[c][r] = source[r][c]`, dense. */

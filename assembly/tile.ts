@@ -32,9 +32,45 @@ export function tile(
   keep: f32,
   change: f32,
 ): void {
+  anyTile(a, aStride, b, PANEL_ROW, depth, c, cStride, keep, change, 0);
+}
+
+/**
+ * The same for a B with `bStride` bytes between k, so that rows of memory, or what is the A of another product, can be B;
+ * and with row i of Aᵀ B times `factors[i]` where `factors` is not 0.
+ */
+export function tileStrided(
+  a: usize,
+  aStride: usize,
+  b: usize,
+  bStride: usize,
+  depth: i32,
+  c: usize,
+  cStride: usize,
+  keep: f32,
+  change: f32,
+  factors: usize,
+): void {
+  anyTile(a, aStride, b, bStride, depth, c, cStride, keep, change, factors);
+}
+
+// @ts-ignore: decorator
+@inline
+function anyTile(
+  a: usize,
+  aStride: usize,
+  b: usize,
+  bStride: usize,
+  depth: i32,
+  c: usize,
+  cStride: usize,
+  keep: f32,
+  change: f32,
+  factors: usize,
+): void {
   let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
   let c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
-  const end = b + <usize> depth * PANEL_ROW;
+  const end = b + <usize> depth * bStride;
   while (b < end) {
     const b0 = v128.load(b), b1 = v128.load(b, 16);
     let x = v128.load32_splat(a);
@@ -56,7 +92,27 @@ export function tile(
     c50 = madd(x, b0, c50);
     c51 = madd(x, b1, c51);
     a += aStride;
-    b += PANEL_ROW;
+    b += bStride;
+  }
+  if (factors != 0) {
+    let x = v128.load32_splat(factors);
+    c00 = f32x4.mul(x, c00);
+    c01 = f32x4.mul(x, c01);
+    x = v128.load32_splat(factors, 4);
+    c10 = f32x4.mul(x, c10);
+    c11 = f32x4.mul(x, c11);
+    x = v128.load32_splat(factors, 8);
+    c20 = f32x4.mul(x, c20);
+    c21 = f32x4.mul(x, c21);
+    x = v128.load32_splat(factors, 12);
+    c30 = f32x4.mul(x, c30);
+    c31 = f32x4.mul(x, c31);
+    x = v128.load32_splat(factors, 16);
+    c40 = f32x4.mul(x, c40);
+    c41 = f32x4.mul(x, c41);
+    x = v128.load32_splat(factors, 20);
+    c50 = f32x4.mul(x, c50);
+    c51 = f32x4.mul(x, c51);
   }
   if (keep == 0 && change == 0) {
     storeRow(c, c00, c01);
@@ -184,6 +240,24 @@ export function packPanels(
   }
 }
 
+/** The same with `scale · factors[r]` as the factor of row r. */
+export function packScaledPanels(
+  source: usize,
+  sourceStride: usize,
+  rows: i32,
+  columns: i32,
+  target: usize,
+  panelRows: i32,
+  factors: usize,
+  scale: f32,
+): void {
+  for (let r = 0; r < rows; r++) {
+    packPanels(source, sourceStride, 1, columns, target, panelRows, scale * load<f32>(factors + (<usize> r << 2)));
+    source += sourceStride;
+    target += PANEL_ROW;
+  }
+}
+
 /** The way back: rows of panels into rows of memory, or added to them; touches no byte beyond `columns`. */
 export function unpackPanels(
   source: usize,
@@ -218,32 +292,5 @@ export function unpackPanels(
       from += 16;
       to += 16;
     }
-  }
-}
-
-/** `target[r] = source[r] · scale · factors[r]`, rows of `columns`, the padding up to a multiple of 4 zero. */
-export function packScaled(
-  source: usize,
-  sourceStride: usize,
-  rows: i32,
-  columns: i32,
-  target: usize,
-  targetStride: usize,
-  factors: usize,
-  scale: f32,
-): void {
-  for (let r = 0; r < rows; r++) {
-    const factor = f32x4.splat(scale * load<f32>(factors + (<usize> r << 2)));
-    let c = 0;
-    for (; c + 4 <= columns; c += 4) {
-      const at = <usize> c << 2;
-      v128.store(target + at, f32x4.mul(factor, v128.load(source + at)));
-    }
-    if (c < columns) {
-      const at = <usize> c << 2;
-      v128.store(target + at, f32x4.mul(factor, loadLanes(source + at, columns - c)));
-    }
-    source += sourceStride;
-    target += targetStride;
   }
 }

@@ -54,8 +54,10 @@ export class Tensor implements Disposable {
     quantization?: Quantization,
   ) {
     this.backend = backend;
-    this.shape = Object.freeze([...shape]);
-    this.size = shape.reduce((product, n) => product * n, 1);
+    this.shape = Object.freeze(shape.slice());
+    let size = 1;
+    for (let axis = 0; axis < shape.length; axis++) size *= shape[axis];
+    this.size = size;
     this.dtype = dtype;
     this.quantization = quantization;
     this.#storage = storage;

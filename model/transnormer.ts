@@ -101,7 +101,7 @@ function tokenMixer(
   using q = encode(activeQ, layer.theta, input.positions);
   using k = encode(activeK, layer.theta, input.positions);
   // o = lightningAttention(q, k, v)
-  const slopes = layerSlopes(config.heads, l, config.layers);
+  const slopes = slopesOf(config)[l];
   const attended = attend(q, k, v, slopes, input.states?.[l], input.rows);
   try {
     // x + out_proj(u ⊙ norm(o)), the norm over all heads together
@@ -113,6 +113,19 @@ function tokenMixer(
     if (attended.state !== input.states?.[l]) attended.state.dispose();
     throw error;
   }
+}
+
+/** Slopes of the layers of a model, made once: a token would spend more time on them than on some of its operations. */
+const SLOPES = new WeakMap<TransNormerConfig, number[][]>();
+
+function slopesOf(config: TransNormerConfig): number[][] {
+  const { heads, layers } = config;
+  let slopes = SLOPES.get(config);
+  if (slopes === undefined) {
+    slopes = Array.from({ length: layers }, (_, l) => layerSlopes(heads, l, layers));
+    SLOPES.set(config, slopes);
+  }
+  return slopes;
 }
 
 /** LRPE where the layer has a θ; takes x over. */

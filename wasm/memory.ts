@@ -43,10 +43,10 @@ export class LinearMemory {
       this.#grow(size);
       index = this.#gaps.length - 1;
     }
-    const gap = this.#gaps[index];
-    const { offset } = gap;
+    const gap = this.#gaps[index], { offset } = gap;
     if (gap.bytes === size) this.#gaps.splice(index, 1);
-    else this.#gaps[index] = { offset: offset + size, bytes: gap.bytes - size };
+    gap.offset += size;
+    gap.bytes -= size;
     this.#blocks.set(offset, size);
     this.bytesInUse += size;
     return offset;
@@ -58,11 +58,15 @@ export class LinearMemory {
     if (bytes === undefined) throw new Error(`offset ${offset} is no live block`);
     this.#blocks.delete(offset);
     this.bytesInUse -= bytes;
-    let index = this.#gaps.findIndex((gap) => gap.offset > offset);
-    if (index < 0) index = this.#gaps.length;
-    this.#gaps.splice(index, 0, { offset, bytes });
-    this.#join(index);
-    this.#join(index - 1);
+    let index = 0;
+    while (index < this.#gaps.length && this.#gaps[index].offset < offset) index++;
+    const before = this.#gaps[index - 1], after = this.#gaps[index];
+    if (after?.offset === offset + bytes) {
+      after.offset = offset;
+      after.bytes += bytes;
+      this.#join(index - 1);
+    } else if (before !== undefined && before.offset + before.bytes === offset) before.bytes += bytes;
+    else this.#gaps.splice(index, 0, { offset, bytes });
   }
 
   /** Bytes of a live block, 0 where there is none. */
@@ -84,7 +88,8 @@ export class LinearMemory {
   #join(index: number): void {
     const gap = this.#gaps[index], next = this.#gaps[index + 1];
     if (gap !== undefined && next !== undefined && gap.offset + gap.bytes === next.offset) {
-      this.#gaps.splice(index, 2, { offset: gap.offset, bytes: gap.bytes + next.bytes });
+      gap.bytes += next.bytes;
+      this.#gaps.splice(index + 1, 1);
     }
   }
 
