@@ -121,14 +121,21 @@ function anyTile(
     storeRow(c + 3 * cStride, c30, c31);
     storeRow(c + 4 * cStride, c40, c41);
     storeRow(c + 5 * cStride, c50, c51);
+  } else if (change == 0) { // and keep is 1
+    addRow(c, c00, c01);
+    addRow(c + cStride, c10, c11);
+    addRow(c + 2 * cStride, c20, c21);
+    addRow(c + 3 * cStride, c30, c31);
+    addRow(c + 4 * cStride, c40, c41);
+    addRow(c + 5 * cStride, c50, c51);
   } else {
     const kept = f32x4.splat(keep), changed = f32x4.splat(change);
-    addRow(c, c00, c01, kept, changed);
-    addRow(c + cStride, c10, c11, kept, changed);
-    addRow(c + 2 * cStride, c20, c21, kept, changed);
-    addRow(c + 3 * cStride, c30, c31, kept, changed);
-    addRow(c + 4 * cStride, c40, c41, kept, changed);
-    addRow(c + 5 * cStride, c50, c51, kept, changed);
+    changeRow(c, c00, c01, kept, changed);
+    changeRow(c + cStride, c10, c11, kept, changed);
+    changeRow(c + 2 * cStride, c20, c21, kept, changed);
+    changeRow(c + 3 * cStride, c30, c31, kept, changed);
+    changeRow(c + 4 * cStride, c40, c41, kept, changed);
+    changeRow(c + 5 * cStride, c50, c51, kept, changed);
   }
 }
 
@@ -141,7 +148,14 @@ function storeRow(c: usize, sum0: v128, sum1: v128): void {
 
 // @ts-ignore: decorator
 @inline
-function addRow(c: usize, sum0: v128, sum1: v128, kept: v128, changed: v128): void {
+function addRow(c: usize, sum0: v128, sum1: v128): void {
+  v128.store(c, f32x4.add(v128.load(c), sum0));
+  v128.store(c, f32x4.add(v128.load(c, 16), sum1), 16);
+}
+
+// @ts-ignore: decorator
+@inline
+function changeRow(c: usize, sum0: v128, sum1: v128, kept: v128, changed: v128): void {
   const before0 = v128.load(c), before1 = v128.load(c, 16);
   v128.store(c, madd(before0, kept, madd(before0, changed, sum0)));
   v128.store(c, madd(before1, kept, madd(before1, changed, sum1)), 16);

@@ -1,7 +1,7 @@
 // Block sizes: plain consts, compiled by Deno and by AssemblyScript alike (no imports, no types beyond literals).
 
 /** Tokens of one block of the WASM kernels. A multiple of both tile edges, so that inner tiles are never ragged. */
-export const BLOCK = 48;
+export const BLOCK = 24;
 
 /** Rows of one register tile: 6 rows of 2 vectors keep 12 sums in the 16 vector registers of x86-64. */
 export const TILE_ROWS = 6;

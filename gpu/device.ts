@@ -212,6 +212,7 @@ export class Device {
   readonly nothing: Store;
 
   readonly #device: GPUDevice;
+  readonly #largestBuffer: number;
   readonly #parameters: GPUBuffer;
   readonly #parameterLayout: GPUBindGroupLayout;
   readonly #parameterGroup: GPUBindGroup;
@@ -245,6 +246,7 @@ export class Device {
     this.name = name;
     this.adapterLimits = device.limits;
     const largest = Math.min(device.limits.maxStorageBufferBindingSize, device.limits.maxBufferSize);
+    this.#largestBuffer = Math.floor(device.limits.maxBufferSize / 256) * 256;
     this.limits = {
       windowBytes: Math.floor(largest / 256) * 256,
       workgroups: device.limits.maxComputeWorkgroupsPerDimension,
@@ -319,7 +321,9 @@ export class Device {
   kernel({ source, entryPoint = "main", bindings, types = {}, constants = {} }: KernelOptions): Kernel {
     let variants = this.#kernels.get(source);
     if (variants === undefined) this.#kernels.set(source, variants = new Map());
-    const key = [entryPoint, ...Object.values(types), ...Object.values(constants)].join();
+    let key = entryPoint;
+    for (const alias in types) key += `,${types[alias]}`;
+    for (const name in constants) key += `,${constants[name]}`;
     const known = variants.get(key);
     if (known !== undefined) return known;
 
@@ -629,8 +633,7 @@ export class Device {
   #acquire(bytes: number, usage: number, fresh = false): Block {
     // Sizes in steps of an eighth: at most an eighth is wasted, and lengths that vary a little share buffers.
     const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3));
-    const largest = Math.floor(this.#device.limits.maxBufferSize / 256) * 256;
-    const size = Math.min(roundUp(Math.max(bytes, 4), step), largest);
+    const size = Math.min(roundUp(Math.max(bytes, 4), step), this.#largestBuffer);
     const idle = this.#idle.get(`${usage},${size}`);
     const index = idle === undefined
       ? -1
