@@ -6,8 +6,8 @@
 //   dV = (Q Kᵀ ⊙ M)ᵀ dO + λ^(m−1−j) K dS
 //   dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ
 //
-// The first line is the forward itself with (dO, V, K) for (q, k, v) and Sᵀ for S: `walk` computes what comes out of the
-// state. The walk back computes the rest; dQ shares dO Vᵀ ⊙ M with dK there, transposed.
+// The first line is the forward itself with (dO, V, K) for (q, k, v) and Sᵀ for S: `walk` adds what comes out of the
+// state. The walk back, which goes first, computes the rest; dQ shares dO Vᵀ ⊙ M with dK there, transposed.
 //
 // Scratch of the walk back, in f32 (names as in lightning.ts; P: panels, T: transposed, D: with decay):
 //
@@ -38,21 +38,21 @@ export function lightningBackward(
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
   initialState: usize, dState: usize, dInitialState: usize, scratch: usize,
 ): void {
+  walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dq, dqStride, dk, dkStride, dv, dvStride, addToQ, addToK,
+    length, headDim, valueDim, decay, scale, dState, dInitialState, scratch);
   let initialStateT: usize = 0;
   if (initialState != 0) {
     initialStateT = scratch;
     transpose(initialState, initialStateT, headDim, valueDim);
   }
   walk(dO, dOStride, v, vStride, k, kStride, dq, dqStride, length, valueDim, headDim, decay, scale,
-    initialStateT, 0, <usize> headDim << 2, addToQ, false, scratch + <usize> (headDim * valueDim) * 4);
-  walkBack(q, qStride, k, kStride, v, vStride, dO, dOStride, dq, dqStride, dk, dkStride, dv, dvStride, addToK,
-    length, headDim, valueDim, decay, scale, dState, dInitialState, scratch);
+    initialStateT, 0, <usize> headDim << 2, true, false, scratch + <usize> (headDim * valueDim) * 4);
 }
 
-/** Everything but the part of dQ that is in dq already: writes dk, or adds to it, and dv, and adds to dq. */
+/** Everything but what dQ takes from the state: writes dq and dk, or adds to them, and dv. */
 function walkBack(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, dO: usize, dOStride: usize,
-  dq: usize, dqStride: usize, dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToK: bool,
+  dq: usize, dqStride: usize, dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToQ: bool, addToK: bool,
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
   dState: usize, dInitialState: usize, scratch: usize,
 ): void {
@@ -86,41 +86,54 @@ function walkBack(
     packTransposed(vBlock, vStride, m, valueDim, valueT, BLOCK_ROW, BLOCK, 0, 1);
     transposePanels(state, stateT, d6, d8, e8);
 
+    // Whole tiles go to where they belong at once, others by way of panels.
+    const dqBlock = dq + first * dqStride, dkBlock = dk + first * dkStride, dvBlock = dv + first * dvStride;
     // dV = λ^(m−1−j) K dS + (Q Kᵀ ⊙ M)ᵀ dO
-    interBlock(keyT, falling, state, d6, headDim, result, m, e8);
-    intraBlock(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, result, m, e8);
-    unpackPanels(result, BLOCK, m, valueDim, dv + first * dvStride, dvStride, false);
+    let direct = m == BLOCK && valueDim == e8;
+    let out = direct ? dvBlock : result, outRow = direct ? dvStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    interBlock(keyT, falling, state, d6, headDim, out, outRow, outPanel, false, m, e8);
+    intraBlock(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, out, outRow, outPanel, m, e8);
+    if (!direct) unpackPanels(result, BLOCK, m, valueDim, dvBlock, dvStride, false);
     // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
-    interBlock(valueT, falling, stateT, e8, valueDim, result, m, d8);
-    intraBlock(outputT, valueT, valueDim, scores, decay, qBlock, qStride, result, m, d8);
-    unpackPanels(result, BLOCK, m, headDim, dk + first * dkStride, dkStride, addToK);
-    // dQ += (dO Vᵀ ⊙ M) K, the scores of dK
+    direct = m == BLOCK && headDim == d8;
+    out = direct ? dkBlock : result, outRow = direct ? dkStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    interBlock(valueT, falling, stateT, e8, valueDim, out, outRow, outPanel, direct && addToK, m, d8);
+    intraBlock(outputT, valueT, valueDim, scores, decay, qBlock, qStride, out, outRow, outPanel, m, d8);
+    if (!direct) unpackPanels(result, BLOCK, m, headDim, dkBlock, dkStride, addToK);
+    // dQ = (dO Vᵀ ⊙ M) K, the scores of dK
     transposeScores(scores, scoresT, m);
-    applyScores(scoresT, kBlock, kStride, result, m, d8);
-    unpackPanels(result, BLOCK, m, headDim, dq + first * dqStride, dqStride, true);
+    out = direct ? dqBlock : result, outRow = direct ? dqStride : PANEL_ROW;
+    applyScores(scoresT, kBlock, kStride, out, outRow, outPanel, direct && addToQ, m, d8);
+    if (!direct) unpackPanels(result, BLOCK, m, headDim, dqBlock, dqStride, addToQ);
     // dS ← λ^m dS + Σ_i q_i (λ^(i+1) dO_i)ᵀ
     updateState(qBlock, qStride, outputD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, e8);
   }
   unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
 }
 
-/** `G[j] = λ^(m−1−j) x_jᵀ dS`; `falling` points at λ^(m−1), dS is in panels of `stateRows` rows, `depth` of them used. */
+/**
+ * `G[j] = λ^(m−1−j) x_jᵀ dS`, or added to G; `falling` points at λ^(m−1), dS is in panels of `stateRows` rows, `depth` of
+ * them used.
+ */
 function interBlock(
-  x: usize, falling: usize, state: usize, stateRows: i32, depth: i32, result: usize, m: i32, columns: i32,
+  x: usize, falling: usize, state: usize, stateRows: i32, depth: i32, output: usize, outRow: usize, outPanel: usize,
+  accumulate: bool, m: i32, columns: i32,
 ): void {
+  const keep: f32 = accumulate ? 1 : 0;
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const panel = state + <usize> (c * stateRows) * 4, out = result + <usize> c * BLOCK_ROW;
+    const panel = state + <usize> (c * stateRows) * 4;
     for (let j = 0; j < m; j += TILE_ROWS) {
       const at = <usize> j << 2;
-      tileStrided(x + at, BLOCK_ROW, panel, PANEL_ROW, depth, out + <usize> j * PANEL_ROW, PANEL_ROW, 0, 0, falling + at);
+      tileStrided(x + at, BLOCK_ROW, panel, PANEL_ROW, depth, output + <usize> j * outRow, outRow, keep, 0, falling + at);
     }
+    output += outPanel;
   }
 }
 
 /** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`; tiles above the diagonal are left out. */
 function intraBlock(
   x: usize, y: usize, depth: i32, scores: usize, decay: usize, z: usize, zStride: usize,
-  result: usize, m: i32, columns: i32,
+  output: usize, outRow: usize, outPanel: usize, m: i32, columns: i32,
 ): void {
   for (let i = 0; i < m; i += TILE_ROWS) {
     for (let j = 0; j < min(m, i + TILE_ROWS); j += TILE_COLUMNS) {
@@ -130,24 +143,28 @@ function intraBlock(
     }
   }
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const out = result + <usize> c * BLOCK_ROW;
     for (let j = 0; j < m; j += TILE_ROWS) {
       const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
-      tileStrided(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, out + <usize> j * PANEL_ROW, PANEL_ROW, 1, 0, 0);
+      tileStrided(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, output + <usize> j * outRow, outRow, 1, 0, 0);
     }
     z += PANEL_ROW;
+    output += outPanel;
   }
 }
 
-/** `G[i] = Σ_{j≤i} λ^(i−j) (y_i·x_j) z_j`; row j of the scores is that of x_j. Tiles above the diagonal are not read. */
-function applyScores(scoresT: usize, z: usize, zStride: usize, result: usize, m: i32, columns: i32): void {
+/** `G[i] = Σ_{j≤i} λ^(i−j) (y_i·x_j) z_j`, or added to G; row j of the scores is that of x_j. Tiles above the diagonal are not read. */
+function applyScores(
+  scoresT: usize, z: usize, zStride: usize, output: usize, outRow: usize, outPanel: usize,
+  accumulate: bool, m: i32, columns: i32,
+): void {
+  const keep: f32 = accumulate ? 1 : 0;
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const out = result + <usize> c * BLOCK_ROW;
     for (let i = 0; i < m; i += TILE_ROWS) {
       tileStrided(scoresT + (<usize> i << 2), BLOCK_ROW, z, zStride, min(m, i + TILE_ROWS),
-        out + <usize> i * PANEL_ROW, PANEL_ROW, 0, 0, 0);
+        output + <usize> i * outRow, outRow, keep, 0, 0);
     }
     z += PANEL_ROW;
+    output += outPanel;
   }
 }
 
