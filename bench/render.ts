@@ -84,7 +84,12 @@ async function section(report: Report): Promise<string> {
       ...quick ? [["extent", "quick: shorter sequences, fewer repeats, a smaller model"] as const] : [],
     ]),
   ];
-  if (goals.length > 0) parts.push("### Goals", goalTable(goals));
+  if (goals.length > 0) parts.push("### Goals");
+  const again = report.goalsMeasured;
+  if (again !== undefined) {
+    parts.push(`Measured again, ${again.date}, commit ${again.commit}: \`deno task report --goals\`.`);
+  }
+  if (goals.length > 0) parts.push(goalTable(goals));
   parts.push("### Kernels", kernelTable(kernels));
   for (const { file, title, panels, note } of figures(report)) {
     if (panels.every(({ values }) => values.length === 0)) continue;

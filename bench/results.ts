@@ -85,6 +85,8 @@ export interface Report {
   readonly commit: string;
   readonly versions: Readonly<Record<string, string>>;
   readonly command: string;
+  /** When the goals were measured, where that was later than the rest. */
+  readonly goalsMeasured?: { readonly date: string; readonly commit: string };
   readonly results: Results;
 }
 
