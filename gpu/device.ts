@@ -145,22 +145,23 @@ export function float(value: number): number {
 }
 
 /**
- * The bytes of a staging buffer that was mapped before and unmapped since; they are there until it is unmapped again.
+ * Copies the bytes of a staging buffer that was mapped before and unmapped since, and leaves it mapped.
  *
  * Deno waits for the device inside of `mapAsync`, and then for 10 ms more before the promise settles (2.9.6), which is
  * three times what a token of 100 M parameters takes. So the bytes are asked for at once: elsewhere that throws, as the
  * specification has it. Deno ends the process where the buffer was never mapped before.
  */
-async function mappedRange(buffer: GPUBuffer): Promise<ArrayBuffer> {
+async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> {
   const mapped = buffer.mapAsync(MAP_READ);
+  let range: ArrayBuffer;
   try {
-    const range = buffer.getMappedRange();
+    range = buffer.getMappedRange();
     mapped.catch(() => {}); // unmapping earlier may refuse it
-    return range;
   } catch {
     await mapped;
-    return buffer.getMappedRange();
+    range = buffer.getMappedRange();
   }
+  target.set(new Uint8Array(range, 0, target.length));
 }
 
 /** Bytes of the parameters of one dispatch: dynamic uniform offsets are multiples of 256 at most. */
@@ -590,19 +591,18 @@ export class Device {
         block.usedAt = staging.usedAt = this.#clock;
       });
       this.flush();
-      const mapped = Promise.all(staged.map(({ buffer }) => mappedRange(buffer)));
-      mapped.catch(() => {}); // where the device ends first
+      const copied = Promise.all(staged.map(({ buffer }, index) => {
+        const bytes = store.pieceLength * store.elementBytes;
+        return readMapped(buffer, result.subarray(index * bytes, (index + 1) * bytes));
+      }));
+      copied.catch(() => {}); // where the device ends first
       const checks = Promise.all(this.#checks);
-      await Promise.race([Promise.allSettled([mapped]), this.#ended]);
+      await Promise.race([Promise.allSettled([copied]), this.#ended]);
       await Promise.race([checks, this.#ended]);
       this.#checkAlive();
       this.#checkSound(writtenAt);
       this.#checkSound(readAt); // a refused batch does not copy either
-      (await mapped).forEach((range, index) => {
-        const offset = index * store.pieceLength * store.elementBytes;
-        const bytes = Math.min(range.byteLength, result.length - offset);
-        result.set(new Uint8Array(range, 0, bytes), offset);
-      });
+      await copied;
     } catch (cause) {
       for (const block of staged) this.#destroy(block);
       if (cause instanceof BackendError) throw cause;
