@@ -14,7 +14,7 @@
 // Rows and columns of padding, which hold whatever lies beside, never reach a row or column that belongs to the sequence.
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import { loadLanes, madd, storeLanes } from "./simd";
-import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tileStrided, unpackPanels } from "./tile";
+import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
 /** Bytes between rows of the buffers that are C wide. */
 // @ts-ignore: decorator
@@ -89,7 +89,7 @@ export function walk(
     // Whole tiles go to where they belong at once, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
     const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
-    interBlock(queryT, decay + RISING + 4, state, out, outRow, outPanel, direct && accumulate, m, headDim, d6, e8);
+    interBlock(queryT, decay + RISING + 4, state, d6, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
     if (intra) {
       packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
       intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
@@ -108,17 +108,20 @@ export function walk(
   if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateStride, false);
 }
 
-/** `O[i] = λ^(i+1) q_iᵀ S` — the linear attention kernel trick (right product) —, or added to O; `rising`: λ^1 .. */
-function interBlock(
-  queryT: usize, rising: usize, state: usize, output: usize, outRow: usize, outPanel: usize, accumulate: bool,
-  m: i32, headDim: i32, d6: i32, e8: i32,
+/**
+ * `O[i] = factors[i] · x_iᵀ S`, or added to O; S is in panels of `stateRows` rows, `depth` of them used. In the forward
+ * `O[i] = λ^(i+1) q_iᵀ S`, the linear attention kernel trick (right product).
+ */
+export function interBlock(
+  xT: usize, factors: usize, state: usize, stateRows: i32, depth: i32, output: usize, outRow: usize, outPanel: usize,
+  accumulate: bool, m: i32, columns: i32,
 ): void {
   const keep: f32 = accumulate ? 1 : 0;
-  for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = state + <usize> (c * d6) * 4;
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
+    const panel = state + <usize> (c * stateRows) * 4;
     for (let i = 0; i < m; i += TILE_ROWS) {
       const at = <usize> i << 2;
-      tileStrided(queryT + at, BLOCK_ROW, panel, PANEL_ROW, headDim, output + <usize> i * outRow, outRow, keep, 0, rising + at);
+      tile(xT + at, BLOCK_ROW, panel, PANEL_ROW, depth, output + <usize> i * outRow, outRow, keep, 0, factors + at);
     }
     output += outPanel;
   }
@@ -133,16 +136,25 @@ function intraBlock(
     const queries = queryT + (<usize> i << 2);
     for (let j = 0; j < min(m, i + TILE_COLUMNS); j += TILE_ROWS) {
       const corner = scores + <usize> j * BLOCK_ROW + (<usize> i << 2);
-      tileStrided(keyT + (<usize> j << 2), BLOCK_ROW, queries, BLOCK_ROW, headDim, corner, BLOCK_ROW, 0, 0, 0);
+      tile(keyT + (<usize> j << 2), BLOCK_ROW, queries, BLOCK_ROW, headDim, corner, BLOCK_ROW, 0, 0, 0);
       maskScores(corner, decay + RISING + (<usize> i << 2) - (<usize> j << 2));
     }
   }
-  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+  applyScores(scores, v, vStride, output, outRow, outPanel, true, m, e8);
+}
+
+/** `O[i] = Σ_{j≤i} scores[j][i] z_j`, or added to O; tiles above the diagonal are not read. */
+export function applyScores(
+  scores: usize, z: usize, zStride: usize, output: usize, outRow: usize, outPanel: usize,
+  accumulate: bool, m: i32, columns: i32,
+): void {
+  const keep: f32 = accumulate ? 1 : 0;
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
     for (let i = 0; i < m; i += TILE_ROWS) {
-      tileStrided(scores + (<usize> i << 2), BLOCK_ROW, v, vStride, min(m, i + TILE_ROWS),
-        output + <usize> i * outRow, outRow, 1, 0, 0);
+      tile(scores + (<usize> i << 2), BLOCK_ROW, z, zStride, min(m, i + TILE_ROWS),
+        output + <usize> i * outRow, outRow, keep, 0, 0);
     }
-    v += PANEL_ROW;
+    z += PANEL_ROW;
     output += outPanel;
   }
 }
@@ -167,7 +179,7 @@ export function updateState(
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = valueD + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
     for (let i = 0; i < d6; i += TILE_ROWS) {
-      tileStrided(k + (<usize> i << 2), kStride, panel, PANEL_ROW, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change, 0);
+      tile(k + (<usize> i << 2), kStride, panel, PANEL_ROW, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change, 0);
     }
   }
 }

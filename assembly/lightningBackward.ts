@@ -16,8 +16,10 @@
 //   result [max(d8, e8)/8][C][8]
 //   dState [e8/8][d6][8]   dStateT [d8/8][e8][8]
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { BLOCK_ROW, CHANGE, FALLING, lightningScratch, maskScores, RISING, updateState, walk } from "./lightning";
-import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tileStrided, unpackPanels } from "./tile";
+import {
+  applyScores, BLOCK_ROW, CHANGE, FALLING, interBlock, lightningScratch, maskScores, RISING, updateState, walk,
+} from "./lightning";
+import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
 /** Bytes of scratch that `lightningBackward` needs. */
 export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
@@ -92,13 +94,13 @@ function walkBack(
     let direct = m == BLOCK && valueDim == e8;
     let out = direct ? dvBlock : result, outRow = direct ? dvStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
     interBlock(keyT, falling, state, d6, headDim, out, outRow, outPanel, false, m, e8);
-    intraBlock(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, out, outRow, outPanel, m, e8);
+    intraBlockT(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, out, outRow, outPanel, m, e8);
     if (!direct) unpackPanels(result, BLOCK, m, valueDim, dvBlock, dvStride, false);
     // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
     direct = m == BLOCK && headDim == d8;
     out = direct ? dkBlock : result, outRow = direct ? dkStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
     interBlock(valueT, falling, stateT, e8, valueDim, out, outRow, outPanel, direct && addToK, m, d8);
-    intraBlock(outputT, valueT, valueDim, scores, decay, qBlock, qStride, out, outRow, outPanel, m, d8);
+    intraBlockT(outputT, valueT, valueDim, scores, decay, qBlock, qStride, out, outRow, outPanel, m, d8);
     if (!direct) unpackPanels(result, BLOCK, m, headDim, dkBlock, dkStride, addToK);
     // dQ = (dO Vᵀ ⊙ M) K, the scores of dK
     transposeScores(scores, scoresT, m);
@@ -111,57 +113,22 @@ function walkBack(
   unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
 }
 
-/**
- * `G[j] = λ^(m−1−j) x_jᵀ dS`, or added to G; `falling` points at λ^(m−1), dS is in panels of `stateRows` rows, `depth` of
- * them used.
- */
-function interBlock(
-  x: usize, falling: usize, state: usize, stateRows: i32, depth: i32, output: usize, outRow: usize, outPanel: usize,
-  accumulate: bool, m: i32, columns: i32,
-): void {
-  const keep: f32 = accumulate ? 1 : 0;
-  for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    const panel = state + <usize> (c * stateRows) * 4;
-    for (let j = 0; j < m; j += TILE_ROWS) {
-      const at = <usize> j << 2;
-      tileStrided(x + at, BLOCK_ROW, panel, PANEL_ROW, depth, output + <usize> j * outRow, outRow, keep, 0, falling + at);
-    }
-    output += outPanel;
-  }
-}
-
-/** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`; tiles above the diagonal are left out. */
-function intraBlock(
+/** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`: intraBlock with scores turned; tiles above the diagonal are left out. */
+function intraBlockT(
   x: usize, y: usize, depth: i32, scores: usize, decay: usize, z: usize, zStride: usize,
   output: usize, outRow: usize, outPanel: usize, m: i32, columns: i32,
 ): void {
   for (let i = 0; i < m; i += TILE_ROWS) {
     for (let j = 0; j < min(m, i + TILE_ROWS); j += TILE_COLUMNS) {
       const corner = scores + <usize> i * BLOCK_ROW + (<usize> j << 2);
-      tileStrided(x + (<usize> i << 2), BLOCK_ROW, y + (<usize> j << 2), BLOCK_ROW, depth, corner, BLOCK_ROW, 0, 0, 0);
+      tile(x + (<usize> i << 2), BLOCK_ROW, y + (<usize> j << 2), BLOCK_ROW, depth, corner, BLOCK_ROW, 0, 0, 0);
       maskScores(corner, decay + FALLING + (<usize> (BLOCK - i + j) << 2));
     }
   }
   for (let c = 0; c < columns; c += TILE_COLUMNS) {
     for (let j = 0; j < m; j += TILE_ROWS) {
       const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
-      tileStrided(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, output + <usize> j * outRow, outRow, 1, 0, 0);
-    }
-    z += PANEL_ROW;
-    output += outPanel;
-  }
-}
-
-/** `G[i] = Σ_{j≤i} λ^(i−j) (y_i·x_j) z_j`, or added to G; row j of the scores is that of x_j. Tiles above the diagonal are not read. */
-function applyScores(
-  scoresT: usize, z: usize, zStride: usize, output: usize, outRow: usize, outPanel: usize,
-  accumulate: bool, m: i32, columns: i32,
-): void {
-  const keep: f32 = accumulate ? 1 : 0;
-  for (let c = 0; c < columns; c += TILE_COLUMNS) {
-    for (let i = 0; i < m; i += TILE_ROWS) {
-      tileStrided(scoresT + (<usize> i << 2), BLOCK_ROW, z, zStride, min(m, i + TILE_ROWS),
-        output + <usize> i * outRow, outRow, keep, 0, 0);
+      tile(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, output + <usize> j * outRow, outRow, 1, 0, 0);
     }
     z += PANEL_ROW;
     output += outPanel;

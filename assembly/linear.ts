@@ -99,9 +99,9 @@ function matmul(
           for (let i = 0; i < rowCount; i += TILE_ROWS) {
             const to = corner + <usize> i * cStride;
             if (width == TILE_COLUMNS && i + TILE_ROWS <= rowCount) {
-              tile(aT + (<usize> i << 2), ROWS * 4, panel, k, to, cStride, 1, 0);
+              tile(aT + (<usize> i << 2), ROWS * 4, panel, PANEL_ROW, k, to, cStride, 1, 0, 0);
             } else {
-              tile(aT + (<usize> i << 2), ROWS * 4, panel, k, edge, PANEL_ROW, 0, 0);
+              tile(aT + (<usize> i << 2), ROWS * 4, panel, PANEL_ROW, k, edge, PANEL_ROW, 0, 0, 0);
               addEdge(edge, to, cStride, min(TILE_ROWS, rowCount - i), width);
             }
           }

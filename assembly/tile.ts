@@ -15,48 +15,15 @@ export function roundUp(n: i32, multiple: i32): i32 {
 }
 
 /**
- * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
+ * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
  *
- * A is k-major with `aStride` bytes between k, B is a panel (8 columns, k-major, contiguous), C has `cStride` bytes
- * between rows. keep is 0 or 1; both 0 writes without reading C. The factor of C comes in two parts because a decay
- * close to 1 has no accurate f32, while 1 and `change` = decay − 1 have: see `decayChange` in core/decay.ts. Twelve sums, two B vectors and one broadcast fill 15 of 16 registers:
- * 12 multiply-adds for 8 loads.
+ * A is k-major with `aStride` bytes between k, and so is B with `bStride`: a panel (8 columns, contiguous), rows of memory,
+ * or what is the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; both 0 writes without reading C.
+ * The factor of C comes in two parts because a decay close to 1 has no accurate f32, while 1 and `change` = decay − 1 have:
+ * see `decayChange` in core/decay.ts. `factors` is 0 for none. Twelve sums, two B vectors and one broadcast fill 15 of 16
+ * registers: 12 multiply-adds for 8 loads.
  */
 export function tile(
-  a: usize,
-  aStride: usize,
-  b: usize,
-  depth: i32,
-  c: usize,
-  cStride: usize,
-  keep: f32,
-  change: f32,
-): void {
-  anyTile(a, aStride, b, PANEL_ROW, depth, c, cStride, keep, change, 0);
-}
-
-/**
- * The same for a B with `bStride` bytes between k, so that rows of memory, or what is the A of another product, can be B;
- * and with row i of Aᵀ B times `factors[i]` where `factors` is not 0.
- */
-export function tileStrided(
-  a: usize,
-  aStride: usize,
-  b: usize,
-  bStride: usize,
-  depth: i32,
-  c: usize,
-  cStride: usize,
-  keep: f32,
-  change: f32,
-  factors: usize,
-): void {
-  anyTile(a, aStride, b, bStride, depth, c, cStride, keep, change, factors);
-}
-
-// @ts-ignore: decorator
-@inline
-function anyTile(
   a: usize,
   aStride: usize,
   b: usize,

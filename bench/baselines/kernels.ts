@@ -1,7 +1,7 @@
 // Compiled from bench/baselines/assembly/ by `deno task build`: do not edit. Base64 of two WebAssembly modules.
 
 /** SHA-256 of the sources that these were compiled from. */
-export const SOURCE_HASH: string = "8f1fe6a6d8213d22d92ccaab8c781e86393ce3e1686d0c31a18a9c0255a5096b";
+export const SOURCE_HASH: string = "da65f6fe6cea5a8638118178d0b78a1ad6f1c6b6c07a8b19168490308f0dbb88";
 
 /** Kernels with relaxed SIMD. */
 export const RELAXED: string =

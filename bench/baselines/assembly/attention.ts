@@ -301,9 +301,11 @@ function score(queryP: usize, keyT: usize, scores: usize, i: i32, count: i32, he
       keyT + (<usize> j << 2),
       KEY_ROW,
       panel,
+      PANEL_ROW,
       headDim,
       scores + <usize> j * SCORE_ROW + (<usize> i << 2),
       SCORE_ROW,
+      0,
       0,
       0,
     );
@@ -411,10 +413,12 @@ function addValues(
         scores + (<usize> i << 2),
         SCORE_ROW,
         panel,
+        PANEL_ROW,
         min(keys, ahead + i + TILE_ROWS),
         out + <usize> i * PANEL_ROW,
         PANEL_ROW,
         1,
+        0,
         0,
       );
     }
