@@ -15,6 +15,7 @@ import { createWebgpuBackend } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
 import { randomArray, relativeError } from "../tests/harness.ts";
 import * as reference from "../tests/reference.ts";
+import { repeat } from "./baselines/mod.ts";
 import { median } from "./measure.ts";
 
 const RUNS = 15;
@@ -68,12 +69,8 @@ function tensors(count: number, shape: readonly number[]): Tensor[] {
   const size = shape.reduce((product, n) => product * n, 1);
   const noise = randomArray([Math.min(size, 2 ** 22) + 4096], size % 1000);
   return Array.from({ length: count }, (_, index) => {
-    const data = new Float32Array(size);
-    const from = noise.subarray(index * 128, index * 128 + noise.length - 4096);
-    for (let i = 0; i < size; i += from.length) {
-      data.set(from.subarray(0, Math.min(from.length, size - i)), i);
-    }
-    return backend.tensor(data, shape);
+    const elements = noise.subarray(index * 128, index * 128 + noise.length - 4096);
+    return backend.tensor(repeat(elements, new Float32Array(size)), shape);
   });
 }
 

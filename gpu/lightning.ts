@@ -13,6 +13,9 @@ import type { DType, Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./lightning.wgsl" with { type: "text" };
+import outer from "./outer.wgsl" with { type: "text" };
+
+const SOURCE = source + outer;
 
 /** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
 const PERIOD = 48;
@@ -330,7 +333,7 @@ function lightningKernel(
 ) {
   const { wideHead, wideValue, rows, columns } = tiling(device, shape);
   return device.kernel({
-    source,
+    source: SOURCE,
     entryPoint,
     bindings: BINDINGS[entryPoint],
     types: { ...dtypes, PartialRow: `array<vec4<f32>, ${columns / 4}>` },

@@ -109,21 +109,9 @@ fn stateStart(row: u32, head: u32) -> u32 {
 
 // ---------------------------------------------------------------------------------- S in registers, and its decay
 
-// On an H100 a product is slower if it reads three registers than if one of them is also an operand of the product
-// before (docs/performance.md). So rows are walked to and fro: 4 × 4 elements of S have the columns of
-// their odd rows turned, and the last column of one row comes beside the first of the next.
+// Turns 4 × 4 elements, or turns them back (see outer.wgsl).
 fn turned(x: mat4x4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(x[0], x[1].wzyx, x[2], x[3].wzyx);
-}
-
-// c + a bᵀ, row by row; c is turned.
-fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
-  return mat4x4<f32>(
-    fma(vec4<f32>(a.x), b, c[0]),
-    fma(vec4<f32>(a.y), b.wzyx, c[1]),
-    fma(vec4<f32>(a.z), b, c[2]),
-    fma(vec4<f32>(a.w), b.wzyx, c[3]),
-  );
 }
 
 // As `changed`, for 4 rows and change <= 0.
@@ -151,27 +139,11 @@ fn kept(x: vec4<f32>, inside: bool) -> vec4<f32> {
 
 // ------------------------------------------------------------------------------------------------- updateState
 
-// 4 rows of S, turned, and 4 columns of each half of the tile.
-struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
-
 // 8 × 8 elements of S: 4 rows of each half of the tile.
 struct Sums { upper: Rows, lower: Rows }
 
 var<workgroup> keyRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>;   // [token][row / 4], decayed
 var<workgroup> valueRows: array<array<array<vec4<f32>, 32>, UPDATE_TOKENS>, BUFFERS>; // [token][column / 4]
-
-// c + a bᵀ, b = (left, right).
-fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
-  let left0 = fma(vec4<f32>(a.x), left, c.left[0]);
-  let right0 = fma(vec4<f32>(a.x), right, c.right[0]);
-  let right1 = fma(vec4<f32>(a.y), right.wzyx, c.right[1]);
-  let left1 = fma(vec4<f32>(a.y), left.wzyx, c.left[1]);
-  let left2 = fma(vec4<f32>(a.z), left, c.left[2]);
-  let right2 = fma(vec4<f32>(a.z), right, c.right[2]);
-  let right3 = fma(vec4<f32>(a.w), right.wzyx, c.right[3]);
-  let left3 = fma(vec4<f32>(a.w), left.wzyx, c.left[3]);
-  return Rows(mat4x4<f32>(left0, left1, left2, left3), mat4x4<f32>(right0, right1, right2, right3));
-}
 
 // S ← S + k_j v_jᵀ
 fn updateToken(s: ptr<function, Sums>, buffer: u32, j: u32, row: u32, column: u32) {

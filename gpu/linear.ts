@@ -8,6 +8,9 @@ import { FEW_ROWS } from "../core/tile.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { multipleOf4, pad } from "./pad.ts";
 import source from "./linear.wgsl" with { type: "text" };
+import outer from "./outer.wgsl" with { type: "text" };
+
+const SOURCE = source + outer;
 
 /** Rows that `fewRows` takes in one pass over the weight. */
 const ROWS_AT_ONCE = 16;
@@ -79,7 +82,7 @@ function multiply(
   const edge = wide ? 128 : 64;
   const team = inner >= 2048 ? 128 : inner >= 1024 ? 64 : 32;
   const kernel = device.kernel({
-    source,
+    source: SOURCE,
     entryPoint: few ? "fewRows" : "tiled",
     bindings: ["read", "read", "read", "read", "update"],
     types: {

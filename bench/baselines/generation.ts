@@ -11,7 +11,7 @@ import { float, type Store, storeOf } from "../../gpu/device.ts";
 import type { TransNormerLLM } from "../../model/mod.ts";
 import { affine, channelMixer, lastLogits } from "../../model/transnormer.ts";
 import { rotaryTable, rotateBy } from "./mixers.ts";
-import { type AttentionSizes, Baselines } from "./mod.ts";
+import { type AttentionSizes, Baselines, repeat } from "./mod.ts";
 import source from "./softmaxStep.wgsl" with { type: "text" };
 
 /** Keys of a chunk, one workgroup's; as in `softmaxStep.wgsl`. */
@@ -23,7 +23,6 @@ export interface Caches extends Disposable {
   attend(layer: number, position: number, q: Tensor, k: Tensor, v: Tensor): Tensor | Promise<Tensor>;
   /** Fills the caches with these elements again and again. */
   fill(noise: Float32Array): void;
-  readonly bytes: number;
 }
 
 /**
@@ -43,11 +42,6 @@ export class SoftmaxSession implements Disposable {
     const sizes = { heads: config.heads, seqLen: capacity, headDim: dim, valueDim: dim };
     this.#model = model;
     this.#caches = createCaches(backend, config.layers, sizes);
-  }
-
-  /** Bytes of the caches. */
-  get bytes(): number {
-    return this.#caches.bytes;
   }
 
   /** Fills the caches with noise: what a step costs does not depend on what it reads. */
@@ -100,7 +94,6 @@ function wasmCaches(backend: Backend, layers: number, sizes: AttentionSizes): Ca
       return backend.tensor(caches[layer].attend(rotated(query, table), position + 1), v.shape);
     },
     fill: (noise) => caches.forEach((cache) => cache.fill(noise)),
-    bytes: baselines.bytesInUse,
     [Symbol.dispose]: () => caches.forEach((cache) => cache[Symbol.dispose]()),
   };
 }
@@ -161,14 +154,9 @@ function webgpuCaches(backend: WebgpuBackend, layers: number, sizes: AttentionSi
     },
     fill(noise) {
       for (const tensor of tensors) {
-        const data = new Float32Array(tensor.size);
-        for (let i = 0; i < data.length; i += noise.length) {
-          data.set(noise.subarray(0, Math.min(noise.length, data.length - i)), i);
-        }
-        backend.write(tensor, data);
+        backend.write(tensor, repeat(noise, new Float32Array(tensor.size)));
       }
     },
-    bytes: tensors.reduce((sum, { size }) => sum + 4 * size, 0),
     [Symbol.dispose]() {
       for (const tensor of tensors) tensor.dispose();
       if (table !== undefined) device.release(table.store);

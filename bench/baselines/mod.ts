@@ -100,6 +100,14 @@ const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
 /** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
 const KEYS = 48;
 
+/** Fills an array with some elements again and again; returns it. */
+export function repeat(elements: Float32Array, target: Float32Array): Float32Array {
+  for (let i = 0; i < target.length; i += elements.length) {
+    target.set(elements.subarray(0, Math.min(elements.length, target.length - i)), i);
+  }
+  return target;
+}
+
 /** The baselines on one instance with memory of its own. */
 export class Baselines {
   readonly #memory = new LinearMemory();
@@ -190,11 +198,8 @@ export class Baselines {
         return output;
       },
       fill: (noise) => {
-        for (const cache of [memory.floats(keys, sizes.keys), memory.floats(values, sizes.values)]) {
-          for (let i = 0; i < cache.length; i += noise.length) {
-            cache.set(noise.subarray(0, Math.min(noise.length, cache.length - i)), i);
-          }
-        }
+        repeat(noise, memory.floats(keys, sizes.keys));
+        repeat(noise, memory.floats(values, sizes.values));
       },
       [Symbol.dispose]: () => offsets.splice(0).forEach((offset) => memory.free(offset)),
     };
