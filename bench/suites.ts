@@ -27,7 +27,7 @@ import {
 } from "./cases.ts";
 import { compare, median, secondsEach } from "./measure.ts";
 import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
-import { randomArray } from "../tests/harness.ts";
+import { noise } from "./operands.ts";
 import type { Absent, KernelRow, Results } from "./results.ts";
 import { trainingSpeed } from "./training.ts";
 
@@ -351,7 +351,7 @@ async function lightningGenerator(backend: Backend): Promise<Generator> {
 async function softmaxGenerator(backend: Backend, capacity: number): Promise<Generator> {
   const model = await randomModel(backend, softmaxConfig(FIVE_MILLION));
   const session = new SoftmaxSession(model, capacity);
-  session.fill(randomArray([2 ** 20 - 3], 1));
+  session.fill(noise([2 ** 20 - 3], 1));
   return {
     method: "the same with softmax attention over a cache",
     reach: (length) => session.position = length,

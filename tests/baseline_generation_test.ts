@@ -2,7 +2,7 @@ import fc from "fast-check";
 import assert from "node:assert/strict";
 import { createCaches, SoftmaxSession } from "../bench/baselines/generation.ts";
 import { softmaxConfig } from "../bench/baselines/mixers.ts";
-import { softmaxAttention } from "../bench/baselines/reference.ts";
+import { rotate, softmaxAttention } from "../bench/baselines/reference.ts";
 import { FIVE_MILLION, randomModel } from "../bench/models.ts";
 import { type Backend, createBackend } from "../mod.ts";
 import { assertClose, eachBackend, randomArray, WITHOUT_WEBGPU } from "./harness.ts";
@@ -111,15 +111,4 @@ async function check(
       `position ${position} of ${seqLen}, ${headDim}`,
     );
   }
-}
-
-/** Turns pairs of neighbouring elements by `position · 10000^(−2i/headDim)`. */
-function rotate(x: Float32Array, { seqLen, headDim }: { seqLen: number; headDim: number }): Float64Array {
-  return Float64Array.from(x, (value, i) => {
-    const element = i % headDim, position = Math.floor(i / headDim) % seqLen, isSecond = element % 2 === 1;
-    const angle = position * 10000 ** (-2 * Math.floor(element / 2) / headDim);
-    return isSecond
-      ? x[i - 1] * Math.sin(angle) + value * Math.cos(angle)
-      : value * Math.cos(angle) - x[i + 1] * Math.sin(angle);
-  });
 }

@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
 import { leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "../bench/baselines/mixers.ts";
-import { softmaxAttention } from "../bench/baselines/reference.ts";
+import { rotate, softmaxAttention } from "../bench/baselines/reference.ts";
 import { type Backend, createBackend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import type { Mixer } from "../train/backward.ts";
@@ -71,17 +71,6 @@ const leftProductOracle: Oracle = (q, k, v, dOutput, c) => {
   const { dq, dk, dv } = reference.lightningAttentionBackward(q, k, v, dOutput, c, c);
   return { output, dq, dk, dv };
 };
-
-/** Turns pairs of neighbouring elements by `direction · position · 10000^(−2i/headDim)`. */
-function rotate(x: ArrayLike<number>, { seqLen, headDim }: Case, direction: number): Float64Array {
-  return Float64Array.from(x, (value, i) => {
-    const element = i % headDim, position = Math.floor(i / headDim) % seqLen, isSecond = element % 2 === 1;
-    const angle = direction * position * 10000 ** (-2 * Math.floor(element / 2) / headDim);
-    return isSecond
-      ? x[i - 1] * Math.sin(angle) + value * Math.cos(angle)
-      : value * Math.cos(angle) - x[i + 1] * Math.sin(angle);
-  });
-}
 
 /** The chain rule through scores, softmax and rotation, pair by pair. */
 const softmaxOracle: Oracle = (q, k, v, dOutput, c) => {

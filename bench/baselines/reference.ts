@@ -1,5 +1,5 @@
 /**
- * The oracle of conventional attention, in float64; `tests/reference.ts` holds all others.
+ * The oracle of conventional attention and its rotary positions, in float64; `tests/reference.ts` holds all others.
  *
  * @module
  */
@@ -38,4 +38,22 @@ export function softmaxAttention(
     }
   }
   return output;
+}
+
+/**
+ * Turns pairs of neighbouring elements of arrays `[.., seqLen, headDim]` by `direction · position · 10000^(−2i/headDim)`:
+ * rotary positions ("RoFormer", section 3.2.2).
+ */
+export function rotate(
+  x: ArrayLike<number>,
+  { seqLen, headDim }: { seqLen: number; headDim: number },
+  direction: 1 | -1 = 1,
+): Float64Array {
+  return Float64Array.from(x, (value, i) => {
+    const element = i % headDim, position = Math.floor(i / headDim) % seqLen, isSecond = element % 2 === 1;
+    const angle = direction * position * 10000 ** (-2 * Math.floor(element / 2) / headDim);
+    return isSecond
+      ? x[i - 1] * Math.sin(angle) + value * Math.cos(angle)
+      : value * Math.cos(angle) - x[i + 1] * Math.sin(angle);
+  });
 }
