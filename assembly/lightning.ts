@@ -1,25 +1,40 @@
 // Lightning Attention, forward and step: one (sequence, head) per call, block by block, in one fused loop that stays
 // in cache. The stages are those of core/lightning.ts; every product is a C = β C + Aᵀ B of tile.ts.
 //
-// Scratch of one call, in f32 (C: BLOCK, d: headDim, d6: d rounded up to 6 rows, e8: valueDim rounded up to 8):
+// Scratch of one call, in f32 (C: BLOCK, W: C rounded up to 8, d: headDim, d5: d rounded up to 5, e8: valueDim to 8):
 //
-//   queryT  [d][C]         the block's queries transposed, times scale: A of interBlock, B of the scores
-//   keyT    [d][C]         keys transposed: A of the scores
+//   queryT  [d][W]         the block's queries transposed, times scale: A of interBlock, B of the scores
+//   keyT    [d][W]         keys transposed: A of the scores
 //   valueD  [e8/8][C][8]   values in panels, row j times λ^(m−1−j): B of updateState
-//   scores  [C][C]         row j is key j, column i is query i: A of intraBlock
+//   scores  [C][W]         row j is key j, column i is query i: A of intraBlock
 //   output  [e8/8][C][8]   O of the block
-//   state   [e8/8][d6][8]  S between blocks: B of interBlock
+//   state   [e8/8][d5][8]  S between blocks: B of interBlock
 //
 // Keys are the A of updateState, and values the B of intraBlock, as they lie in memory.
 // Rows and columns of padding, which hold whatever lies beside, never reach a row or column that belongs to the sequence.
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { loadLanes, madd, storeLanes } from "./simd";
+import { loadLanes, madd, storeLanes, touch } from "./simd";
 import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
-/** Bytes between rows of the buffers that are C wide. */
+/** W: columns of the buffers that hold a block's tokens in a row, whole panels of B. */
 // @ts-ignore: decorator
 @inline
-export const BLOCK_ROW: usize = BLOCK * 4;
+export const WIDTH: i32 = (BLOCK + 7) & ~7;
+
+/** Bytes of such a row. */
+// @ts-ignore: decorator
+@inline
+export const BLOCK_ROW: usize = WIDTH * 4;
+
+/** How many of them are packed: whole vectors, tokens of the next block if need be. */
+// @ts-ignore: decorator
+@inline
+export const PACKED: i32 = (BLOCK + 3) & ~3;
+
+/** Tokens whose operands are brought into cache at once: few streams that go on for long. */
+// @ts-ignore: decorator
+@inline
+export const FETCHED: i32 = 4 * BLOCK;
 
 // The decay table of one head, made in float64 by wasm/backend.ts. Byte offsets of its parts:
 // C zeros (the mask above the diagonal), λ^0 .. λ^C;
@@ -44,8 +59,8 @@ export function keepOf(change: f32): f32 {
 
 /** Bytes of scratch that `lightning` needs. */
 export function lightningScratch(headDim: i32, valueDim: i32): i32 {
-  const d6 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
-  return 4 * (BLOCK * (2 * headDim + 2 * e8 + BLOCK) + d6 * e8) + 64;
+  const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
+  return 4 * (WIDTH * (2 * headDim + BLOCK) + 2 * BLOCK * e8 + d5 * e8) + 64;
 }
 
 /**
@@ -71,32 +86,36 @@ export function walk(
   decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, intra: bool,
   scratch: usize,
 ): void {
-  const d6 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
+  const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
   const queryT = scratch;
   const keyT = queryT + <usize> headDim * BLOCK_ROW;
   const valueD = keyT + <usize> headDim * BLOCK_ROW;
-  const scores = valueD + <usize> e8 * BLOCK_ROW;
+  const scores = valueD + <usize> (e8 * BLOCK) * 4;
   const output = scores + BLOCK * BLOCK_ROW;
-  const state = output + <usize> e8 * BLOCK_ROW;
+  const state = output + <usize> (e8 * BLOCK) * 4;
 
-  if (initialState != 0) packPanels(initialState, stateStride, headDim, valueDim, state, d6, 1);
-  else memory.fill(state, 0, <usize> (d6 * e8) << 2);
+  if (initialState != 0) packPanels(initialState, stateStride, headDim, valueDim, state, d5, 1);
+  else memory.fill(state, 0, <usize> (d5 * e8) << 2);
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start);
-    packTransposed(q, qStride, m, headDim, queryT, BLOCK_ROW, BLOCK, 0, scale);
+    if (start % FETCHED == 0) {
+      const count = min(FETCHED, length - start);
+      store<i32>(scores, touch(q, qStride, count, headDim) + touch(k, kStride, count, headDim) + touch(v, vStride, count, valueDim));
+    }
+    packTransposed(q, qStride, min(PACKED, length - start), headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
 
     // Whole tiles go to where they belong at once, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
     const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
-    interBlock(queryT, decay + RISING + 4, state, d6, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
+    interBlock(queryT, decay + RISING + 4, state, d5, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
     if (intra) {
-      packTransposed(k, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
+      packTransposed(k, kStride, min(PACKED, length - start), headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
       intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
     if (finalState != 0 || start + BLOCK < length) {
       packScaledPanels(v, vStride, m, valueDim, valueD, BLOCK, decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
-      updateState(k, kStride, valueD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, e8);
+      updateState(k, kStride, valueD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
     }
 
     if (!direct) unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
@@ -105,7 +124,7 @@ export function walk(
     v += BLOCK * vStride;
     o += BLOCK * oStride;
   }
-  if (finalState != 0) unpackPanels(state, d6, headDim, valueDim, finalState, stateStride, false);
+  if (finalState != 0) unpackPanels(state, d5, headDim, valueDim, finalState, stateStride, false);
 }
 
 /**
@@ -173,12 +192,12 @@ export function maskScores(corner: usize, powers: usize): void {
 
 /** `S ← λ^m S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, values in panels with their decay. */
 export function updateState(
-  k: usize, kStride: usize, valueD: usize, state: usize, change: f32, m: i32, d6: i32, e8: i32,
+  k: usize, kStride: usize, valueD: usize, state: usize, change: f32, m: i32, d5: i32, e8: i32,
 ): void {
   const keep = keepOf(change);
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
-    const panel = valueD + <usize> c * BLOCK_ROW, into = state + <usize> (c * d6) * 4;
-    for (let i = 0; i < d6; i += TILE_ROWS) {
+    const panel = valueD + <usize> (c * BLOCK) * 4, into = state + <usize> (c * d5) * 4;
+    for (let i = 0; i < d5; i += TILE_ROWS) {
       tile(k + (<usize> i << 2), kStride, panel, PANEL_ROW, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change, 0);
     }
   }

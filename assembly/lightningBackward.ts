@@ -11,21 +11,22 @@
 //
 // Scratch of the walk back, in f32 (names as in lightning.ts; P: panels, T: transposed, D: with decay):
 //
-//   queryT, times scale, keyT [d][C]   outputT, times scale, valueT [e][C]   outputD [e8/8][C][8], times scale
-//   scores [C][C]: row i is query i, column j is key j   scoresT [C][C]
+//   queryT, times scale, keyT [d][W]   outputT, times scale, valueT [e][W]   outputD [e8/8][C][8], times scale
+//   scores [W][W]: row i is query i, column j is key j   scoresT [W][W]
 //   result [max(d8, e8)/8][C][8]
-//   dState [e8/8][d6][8]   dStateT [d8/8][e8][8]
+//   dState [e8/8][d5][8]   dStateT [d8/8][e8][8]
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import {
-  applyScores, BLOCK_ROW, CHANGE, FALLING, interBlock, lightningScratch, maskScores, RISING, updateState, walk,
+  applyScores, BLOCK_ROW, CHANGE, FALLING, FETCHED, interBlock, lightningScratch, maskScores, PACKED, RISING, updateState, walk, WIDTH,
 } from "./lightning";
+import { touch } from "./simd";
 import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
 
 /** Bytes of scratch that `lightningBackward` needs. */
 export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
-  const d = headDim, d6 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS);
+  const d = headDim, d5 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS);
   const e = valueDim, e8 = roundUp(e, TILE_COLUMNS);
-  const back = BLOCK * (2 * d + 2 * e + e8 + 2 * BLOCK + max(d8, e8)) + (d6 + d8) * e8;
+  const back = WIDTH * 2 * (d + e + WIDTH) + BLOCK * (e8 + max(d8, e8)) + (d5 + d8) * e8;
   return max(4 * back + 64, 4 * d * e + lightningScratch(e, d));
 }
 
@@ -58,7 +59,7 @@ function walkBack(
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
   dState: usize, dInitialState: usize, scratch: usize,
 ): void {
-  const d6 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS);
+  const d5 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS);
   const e8 = roundUp(valueDim, TILE_COLUMNS);
   const keyRows = <usize> headDim * BLOCK_ROW, valueRows = <usize> valueDim * BLOCK_ROW;
   const queryT = scratch;
@@ -66,34 +67,41 @@ function walkBack(
   const outputT = keyT + keyRows;
   const valueT = outputT + valueRows;
   const outputD = valueT + valueRows;
-  const scores = outputD + <usize> e8 * BLOCK_ROW;
-  const scoresT = scores + BLOCK * BLOCK_ROW;
-  const result = scoresT + BLOCK * BLOCK_ROW;
-  const state = result + <usize> max(d8, e8) * BLOCK_ROW;
-  const stateT = state + <usize> (d6 * e8) * 4;
+  const scores = outputD + <usize> (e8 * BLOCK) * 4;
+  const scoresT = scores + WIDTH * BLOCK_ROW;
+  const result = scoresT + WIDTH * BLOCK_ROW;
+  const state = result + <usize> (max(d8, e8) * BLOCK) * 4;
+  const stateT = state + <usize> (d5 * e8) * 4;
   const stateRow = <usize> valueDim << 2;
 
-  if (dState != 0) packPanels(dState, stateRow, headDim, valueDim, state, d6, 1);
-  else memory.fill(state, 0, <usize> (d6 * e8) << 2);
+  if (dState != 0) packPanels(dState, stateRow, headDim, valueDim, state, d5, 1);
+  else memory.fill(state, 0, <usize> (d5 * e8) << 2);
 
   for (let start = (length - 1) / BLOCK * BLOCK; start >= 0 && length > 0; start -= BLOCK) {
-    const m = min(BLOCK, length - start), first = <usize> start;
+    const m = min(BLOCK, length - start), packed = min(PACKED, length - start), first = <usize> start;
     const falling = decay + FALLING + (<usize> (BLOCK - m + 1) << 2); // λ^(m−1) .. λ^0
     const qBlock = q + first * qStride, kBlock = k + first * kStride;
     const vBlock = v + first * vStride, dOBlock = dO + first * dOStride;
-    packTransposed(qBlock, qStride, m, headDim, queryT, BLOCK_ROW, BLOCK, 0, scale);
-    packTransposed(kBlock, kStride, m, headDim, keyT, BLOCK_ROW, BLOCK, 0, 1);
-    packTransposed(dOBlock, dOStride, m, valueDim, outputT, BLOCK_ROW, BLOCK, 0, scale);
+    if (start + m == length || (start + BLOCK) % FETCHED == 0) {
+      const from = <usize> (start / FETCHED * FETCHED), count = start + m - <i32> from;
+      store<i32>(scores, touch(q + from * qStride, qStride, count, headDim) + touch(k + from * kStride, kStride, count, headDim) +
+        touch(v + from * vStride, vStride, count, valueDim) + touch(dO + from * dOStride, dOStride, count, valueDim) +
+        touch(dq + from * dqStride, dqStride, count, headDim) + touch(dk + from * dkStride, dkStride, count, headDim) +
+        touch(dv + from * dvStride, dvStride, count, valueDim));
+    }
+    packTransposed(qBlock, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed(kBlock, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
+    packTransposed(dOBlock, dOStride, packed, valueDim, outputT, BLOCK_ROW, PACKED, 0, scale);
     packScaledPanels(dOBlock, dOStride, m, valueDim, outputD, BLOCK, decay + RISING + 4, scale);
-    packTransposed(vBlock, vStride, m, valueDim, valueT, BLOCK_ROW, BLOCK, 0, 1);
-    transposePanels(state, stateT, d6, d8, e8);
+    packTransposed(vBlock, vStride, packed, valueDim, valueT, BLOCK_ROW, PACKED, 0, 1);
+    transposePanels(state, stateT, d5, d8, e8);
 
     // Whole tiles go to where they belong at once, others by way of panels.
     const dqBlock = dq + first * dqStride, dkBlock = dk + first * dkStride, dvBlock = dv + first * dvStride;
     // dV = λ^(m−1−j) K dS + (Q Kᵀ ⊙ M)ᵀ dO
     let direct = m == BLOCK && valueDim == e8;
     let out = direct ? dvBlock : result, outRow = direct ? dvStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
-    interBlock(keyT, falling, state, d6, headDim, out, outRow, outPanel, false, m, e8);
+    interBlock(keyT, falling, state, d5, headDim, out, outRow, outPanel, false, m, e8);
     intraBlockT(queryT, keyT, headDim, scores, decay, dOBlock, dOStride, out, outRow, outPanel, m, e8);
     if (!direct) unpackPanels(result, BLOCK, m, valueDim, dvBlock, dvStride, false);
     // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
@@ -108,9 +116,9 @@ function walkBack(
     applyScores(scoresT, kBlock, kStride, out, outRow, outPanel, direct && addToQ, m, d8);
     if (!direct) unpackPanels(result, BLOCK, m, headDim, dqBlock, dqStride, addToQ);
     // dS ← λ^m dS + Σ_i q_i (λ^(i+1) dO_i)ᵀ
-    updateState(qBlock, qStride, outputD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d6, e8);
+    updateState(qBlock, qStride, outputD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
   }
-  unpackPanels(state, d6, headDim, valueDim, dInitialState, stateRow, false);
+  unpackPanels(state, d5, headDim, valueDim, dInitialState, stateRow, false);
 }
 
 /** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`: intraBlock with scores turned; tiles above the diagonal are left out. */
@@ -135,19 +143,19 @@ function intraBlockT(
   }
 }
 
-/** Transposes scores, four rows at a time, as far as `applyScores` reads them. */
+/** Transposes scores, four rows at a time, as far as `applyScores` reads them and on to whole vectors. */
 function transposeScores(scores: usize, scoresT: usize, m: i32): void {
-  for (let i = 0; i < roundUp(m, TILE_ROWS); i += 4) {
-    packTransposed(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, min(BLOCK, roundUp(i + 4, TILE_ROWS)),
+  for (let i = 0; i < m; i += 4) {
+    packTransposed(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, roundUp(roundUp(i + 4, TILE_ROWS), 4),
       scoresT + (<usize> i << 2), BLOCK_ROW, 4, 0, 1);
   }
 }
 
-/** Panels [e8/8][d6][8] of a matrix to panels [d8/8][e8][8] of its transpose; columns from d6 on hold anything. */
-function transposePanels(source: usize, target: usize, d6: i32, d8: i32, e8: i32): void {
+/** Panels [e8/8][d5][8] of a matrix to panels [d8/8][e8][8] of its transpose; columns from d5 on hold anything. */
+function transposePanels(source: usize, target: usize, d5: i32, d8: i32, e8: i32): void {
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     for (let i = 0; i < d8; i += TILE_COLUMNS) {
-      const from = source + <usize> (c * d6 + i * TILE_COLUMNS) * 4;
+      const from = source + <usize> (c * d5 + i * TILE_COLUMNS) * 4;
       const to = target + <usize> (i * e8 + c * TILE_COLUMNS) * 4;
       transpose4(from, to);
       transpose4(from + 16, to + 4 * PANEL_ROW);

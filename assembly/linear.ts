@@ -13,10 +13,10 @@ import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, t
 // @ts-ignore: decorator
 @inline
 const DEPTH = 256;
-/** Rows of A per block: with DEPTH 48 KiB, in L2. */
+/** Rows of A per block: with DEPTH 20 KiB, beside a panel in L1. */
 // @ts-ignore: decorator
 @inline
-const ROWS = 48;
+const ROWS = 20;
 /** Columns of B per block: with DEPTH 512 KiB, in L2. */
 // @ts-ignore: decorator
 @inline
@@ -88,7 +88,7 @@ function matmul(
         const rowCount = min(ROWS, rows - i0);
         if (aByRow) {
           packTransposed(a + <usize> i0 * aStride + (<usize> k0 << 2), aStride, rowCount, k, aT, ROWS * 4,
-            roundUp(rowCount, 12), 0, 1);
+            ROWS, 0, 1);
         } else {
           packRows(a + <usize> k0 * aStride + (<usize> i0 << 2), aStride, k, rowCount, aT);
         }

@@ -40,3 +40,15 @@ export function storeLanes(target: usize, a: v128, count: i32): void {
   if (count > 1) v128.store32_lane(target, a, 1, 4);
   if (count > 2) v128.store32_lane(target, a, 2, 8);
 }
+
+/**
+ * Brings rows into cache: reads each of their cache lines once, in the order in which they lie, as a stream. What meets
+ * them by columns would wait for memory line by line. To be stored: a read of which nothing becomes would be left out.
+ */
+export function touch(rows: usize, stride: usize, count: i32, columns: i32): i32 {
+  let sum = 0;
+  for (const end = rows + <usize> count * stride; rows < end; rows += stride) {
+    for (let c = 0; c < columns; c += 16) sum += load<i32>(rows + (<usize> c << 2));
+  }
+  return sum;
+}

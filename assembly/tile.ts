@@ -15,13 +15,16 @@ export function roundUp(n: i32, multiple: i32): i32 {
 }
 
 /**
- * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 6 rows i and 8 columns c.
+ * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i and 8 columns c.
  *
  * A is k-major with `aStride` bytes between k, and so is B with `bStride`: a panel (8 columns, contiguous), rows of memory,
  * or what is the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; both 0 writes without reading C.
  * The factor of C comes in two parts because a decay close to 1 has no accurate f32, while 1 and `change` = decay − 1 have:
- * see `decayChange` in core/decay.ts. `factors` is 0 for none. Twelve sums, two B vectors and one broadcast fill 15 of 16
- * registers: 12 multiply-adds for 8 loads.
+ * see `decayChange` in core/decay.ts. `factors` is 0 for none.
+ *
+ * Ten sums, two vectors of B, four elements of A and one of them spread fill 14 of 16 registers; V8 keeps one for itself.
+ * Four loads then feed ten multiply-adds. Where engines check bounds by comparisons a load costs four instructions, and a
+ * sixth row, which leaves no register to spread from, needs eight loads: see docs/performance.md.
  */
 export function tile(
   a: usize,
@@ -36,28 +39,25 @@ export function tile(
   factors: usize,
 ): void {
   let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
-  let c30 = c00, c31 = c00, c40 = c00, c41 = c00, c50 = c00, c51 = c00;
+  let c30 = c00, c31 = c00, c40 = c00, c41 = c00;
   const end = b + <usize> depth * bStride;
   while (b < end) {
-    const b0 = v128.load(b), b1 = v128.load(b, 16);
-    let x = v128.load32_splat(a);
+    const b0 = v128.load(b), b1 = v128.load(b, 16), a0123 = v128.load(a);
+    let x = v128.shuffle<f32>(a0123, a0123, 0, 0, 0, 0);
     c00 = madd(x, b0, c00);
     c01 = madd(x, b1, c01);
-    x = v128.load32_splat(a, 4);
+    x = v128.shuffle<f32>(a0123, a0123, 1, 1, 1, 1);
     c10 = madd(x, b0, c10);
     c11 = madd(x, b1, c11);
-    x = v128.load32_splat(a, 8);
+    x = v128.shuffle<f32>(a0123, a0123, 2, 2, 2, 2);
     c20 = madd(x, b0, c20);
     c21 = madd(x, b1, c21);
-    x = v128.load32_splat(a, 12);
+    x = v128.shuffle<f32>(a0123, a0123, 3, 3, 3, 3);
     c30 = madd(x, b0, c30);
     c31 = madd(x, b1, c31);
     x = v128.load32_splat(a, 16);
     c40 = madd(x, b0, c40);
     c41 = madd(x, b1, c41);
-    x = v128.load32_splat(a, 20);
-    c50 = madd(x, b0, c50);
-    c51 = madd(x, b1, c51);
     a += aStride;
     b += bStride;
   }
@@ -77,9 +77,6 @@ export function tile(
     x = v128.load32_splat(factors, 16);
     c40 = f32x4.mul(x, c40);
     c41 = f32x4.mul(x, c41);
-    x = v128.load32_splat(factors, 20);
-    c50 = f32x4.mul(x, c50);
-    c51 = f32x4.mul(x, c51);
   }
   if (keep == 0 && change == 0) {
     storeRow(c, c00, c01);
@@ -87,14 +84,12 @@ export function tile(
     storeRow(c + 2 * cStride, c20, c21);
     storeRow(c + 3 * cStride, c30, c31);
     storeRow(c + 4 * cStride, c40, c41);
-    storeRow(c + 5 * cStride, c50, c51);
   } else if (change == 0) { // and keep is 1
     addRow(c, c00, c01);
     addRow(c + cStride, c10, c11);
     addRow(c + 2 * cStride, c20, c21);
     addRow(c + 3 * cStride, c30, c31);
     addRow(c + 4 * cStride, c40, c41);
-    addRow(c + 5 * cStride, c50, c51);
   } else {
     const kept = f32x4.splat(keep), changed = f32x4.splat(change);
     changeRow(c, c00, c01, kept, changed);
@@ -102,7 +97,6 @@ export function tile(
     changeRow(c + 2 * cStride, c20, c21, kept, changed);
     changeRow(c + 3 * cStride, c30, c31, kept, changed);
     changeRow(c + 4 * cStride, c40, c41, kept, changed);
-    changeRow(c + 5 * cStride, c50, c51, kept, changed);
   }
 }
 

@@ -1,10 +1,10 @@
 // Block sizes: plain consts, compiled by Deno and by AssemblyScript alike (no imports, no types beyond literals).
 
-/** Tokens of one block of the WASM kernels. A multiple of both tile edges, so that inner tiles are never ragged. */
-export const BLOCK = 24;
+/** Tokens of one block of the WASM kernels: whole rows of register tiles. */
+export const BLOCK = 25;
 
-/** Rows of one register tile: 6 rows of 2 vectors keep 12 sums in the 16 vector registers of x86-64. */
-export const TILE_ROWS = 6;
+/** Rows of one register tile: 5 rows of 2 vectors keep 10 sums in the 16 vector registers of x86-64. */
+export const TILE_ROWS = 5;
 
 /** Columns of one register tile: 2 vectors of 4 lanes. */
 export const TILE_COLUMNS = 8;

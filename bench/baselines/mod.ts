@@ -6,6 +6,7 @@
  * @module
  */
 import { decayPowers } from "../../core/decay.ts";
+import { TILE_COLUMNS, TILE_ROWS } from "../../core/tile.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
@@ -93,12 +94,12 @@ export interface MemoryRead extends Disposable {
   run(): number;
 }
 
-/** Depth of the micro-kernel's operands: 6 KiB of A and 8 KiB of B. */
+/** Depth of the micro-kernel's operands: 5 KiB of A and 8 KiB of B. */
 const DEPTH = 256;
 /** Keys, and columns of values, of a panel of the cache; as in `assembly/attention.ts`. */
 const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
 /** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
-const KEYS = 48;
+const KEYS = 40;
 
 /** Fills an array with some elements again and again; returns it. */
 export function repeat(elements: Float32Array, target: Float32Array): Float32Array {
@@ -225,22 +226,22 @@ export class Baselines {
     });
   }
 
-  /** The 6×2-vector register tile on operands in L1. */
+  /** The register tile on operands in L1. */
   ceiling(): MicroKernel {
     const memory = this.#memory;
-    const a = memory.allocate(4 * 6 * DEPTH),
-      b = memory.allocate(4 * 8 * DEPTH),
-      c = memory.allocate(4 * 6 * 8);
-    memory.floats(a, 6 * DEPTH).fill(0.5);
-    memory.floats(b, 8 * DEPTH).fill(0.25);
-    const each = 2 * 6 * 8 * DEPTH;
+    const a = memory.allocate(4 * TILE_ROWS * DEPTH),
+      b = memory.allocate(4 * TILE_COLUMNS * DEPTH),
+      c = memory.allocate(4 * TILE_ROWS * TILE_COLUMNS);
+    memory.floats(a, TILE_ROWS * DEPTH).fill(0.5);
+    memory.floats(b, TILE_COLUMNS * DEPTH).fill(0.25);
+    const each = 2 * TILE_ROWS * TILE_COLUMNS * DEPTH;
     return {
       run: (operations) => {
         const repeats = Math.ceil(operations / each);
         this.#exports.microKernel(a, b, c, DEPTH, repeats);
         return repeats * each;
       },
-      result: () => memory.floats(c, 6 * 8).slice(),
+      result: () => memory.floats(c, TILE_ROWS * TILE_COLUMNS).slice(),
       [Symbol.dispose]: () => [a, b, c].forEach((offset) => memory.free(offset)),
     };
   }

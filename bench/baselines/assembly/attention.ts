@@ -28,15 +28,15 @@ import {
   unpackPanels,
 } from "../../../assembly/tile";
 
-/** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 6 and 8. */
+/** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 5 and 8. */
 // @ts-ignore: decorator
 @inline
-const QUERIES = 192;
+const QUERIES = 200;
 
-/** K, keys per block: keys and a panel of queries together stay in L1. A multiple of 6 and 8. */
+/** K, keys per block: keys and a panel of queries together stay in L1. A multiple of 5 and 8. */
 // @ts-ignore: decorator
 @inline
-const KEYS = 48;
+const KEYS = 40;
 
 /** Bytes between rows of scores. */
 // @ts-ignore: decorator
@@ -395,7 +395,7 @@ function scaleRow(row: usize, factor: v128): void {
   v128.store(row, f32x4.mul(v128.load(row, 16), factor), 16);
 }
 
-/** `O[i] += Σ_j scores[j][i] v_j`; a tile of 6 queries takes no key beyond its last one. */
+/** `O[i] += Σ_j scores[j][i] v_j`; a tile of 5 queries takes no key beyond its last one. */
 function addValues(
   scores: usize,
   value: usize,

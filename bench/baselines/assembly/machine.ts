@@ -2,7 +2,7 @@
 import { TILE_ROWS } from "../../../core/tile";
 import { PANEL_ROW, tile } from "../../../assembly/tile";
 
-/** The register tile alone, on operands that stay in L1: A [depth][6], B [depth][8], C [6][8]. */
+/** The register tile alone, on operands that stay in L1: A [depth][5], B [depth][8], C [5][8]. */
 export function microKernel(a: usize, b: usize, c: usize, depth: i32, repeats: i32): void {
   for (let i = 0; i < repeats; i++) tile(a, TILE_ROWS * 4, b, PANEL_ROW, depth, c, PANEL_ROW, 0, 0, 0);
 }
