@@ -5,7 +5,7 @@
  */
 import type { Backend } from "./backend.ts";
 import { rangeError, typeError } from "./errors.ts";
-import { Tensor } from "./tensor.ts";
+import { elementCount, Tensor } from "./tensor.ts";
 
 /**
  * Checks that a value is a live tensor of the backend of the first one, and returns its shape. Quantised weights pass
@@ -47,7 +47,12 @@ export function checkShape(
   expected: readonly (number | undefined)[],
   wording: string,
 ): void {
-  if (shape.length !== expected.length || expected.some((n, i) => n !== undefined && n !== shape[i])) {
+  let fits = shape.length === expected.length;
+  // A loop, as methods of frozen arrays are slow, and a token checks some hundred shapes.
+  for (let axis = 0; axis < expected.length; axis++) {
+    if (expected[axis] !== undefined && expected[axis] !== shape[axis]) fits = false;
+  }
+  if (!fits) {
     const sizes = expected.every((n) => n !== undefined) ? ` = [${expected.join(", ")}]` : "";
     rangeError(operation, `${name} must have shape ${wording}${sizes}`, shape);
   }
@@ -56,13 +61,12 @@ export function checkShape(
 /** Checks dimensions given by the caller, and the number of elements where data comes with them. */
 export function checkDimensions(operation: string, shape: readonly number[], size?: number): void {
   if (!Array.isArray(shape)) typeError(operation, "shape must be an array of integers >= 0", shape);
-  let product = 1;
   for (const n of shape) {
     if (!Number.isSafeInteger(n) || n < 0) {
       rangeError(operation, "every dimension of shape must be an integer >= 0", shape);
     }
-    product *= n;
   }
+  const product = elementCount(shape);
   if (!Number.isSafeInteger(product)) rangeError(operation, "shape must hold at most 2^53 elements", shape);
   if (size !== undefined && size !== product) {
     rangeError(
@@ -91,7 +95,12 @@ export function joinTo(operation: string, shape: readonly number[], width: numbe
   let joined = 1;
   for (let axis = shape.length - 1; axis >= 0; axis--) {
     joined *= shape[axis];
-    if (joined === width) return [...shape.slice(0, axis), width];
+    if (joined === width) {
+      const result = [...shape];
+      result.length = axis + 1;
+      result[axis] = width;
+      return result;
+    }
   }
   return rangeError(operation, "the last dimensions of x must multiply to width", shape, `width ${width}`);
 }

@@ -320,9 +320,8 @@ function checkAttentionShape(
 
 function checkHeads(operation: string, shape: LightningShape): void {
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  for (const [name, size] of Object.entries({ headDim, valueDim })) {
-    if (size < 1) rangeError(operation, `${name} must be >= 1`, size);
-  }
+  if (headDim < 1) rangeError(operation, "headDim must be >= 1", headDim);
+  if (valueDim < 1) rangeError(operation, "valueDim must be >= 1", valueDim);
   for (const [name, size] of [["q", queryHeads], ["k", keyHeads]] as const) {
     if (size < 1 || heads < 1 || heads % size !== 0) {
       rangeError(

@@ -20,7 +20,7 @@
 import type { Activation } from "./backend.ts";
 import { checkFinite, checkIndices, checkRows, checkShape, checkTensor, joinTo } from "./check.ts";
 import { rangeError, typeError } from "./errors.ts";
-import type { DType, Tensor } from "./tensor.ts";
+import { type DType, elementCount, type Tensor } from "./tensor.ts";
 
 export type { Activation } from "./backend.ts";
 
@@ -58,7 +58,7 @@ export function embedding(
   checkShape(operation, "table", table.shape, [undefined, undefined], "[vocab, dim]");
   const { scale = 1, shape = [ids.length] } = options;
   checkFinite(operation, "scale", scale);
-  if (shape.reduce((product, n) => product * n, 1) !== ids.length) {
+  if (elementCount(shape) !== ids.length) {
     rangeError(operation, "shape must hold as many elements as ids", shape, `${ids.length} ids`);
   }
   const [vocab, dim] = table.shape;
@@ -89,7 +89,8 @@ export function linear(
   const last = checkRows(operation, "x", x);
   checkShape(operation, "weight", weight.shape, [undefined, last], "[out, in]");
   const out = weight.shape[0];
-  const shape = [...x.shape.slice(0, -1), out];
+  const shape = [...x.shape];
+  shape[shape.length - 1] = out;
   const { bias, residual } = options;
   if (bias !== undefined) {
     checkTensor(operation, "bias", bias, backend);
@@ -138,8 +139,8 @@ export function norm(x: Tensor, options: NormOptions = {}): Tensor {
   if ((weight === undefined) !== (bias === undefined)) {
     typeError(operation, "weight and bias must come together", weight ?? bias);
   }
-  for (const [name, tensor] of Object.entries({ weight, bias })) {
-    if (tensor === undefined) continue;
+  const affine = weight !== undefined && bias !== undefined ? { weight, bias } : undefined;
+  for (const [name, tensor] of Object.entries(affine ?? {})) {
     checkTensor(operation, name, tensor, backend);
     checkShape(operation, name, tensor.shape, [width], "[width]");
   }
@@ -147,7 +148,6 @@ export function norm(x: Tensor, options: NormOptions = {}): Tensor {
     checkTensor(operation, "gate", gate, backend);
     checkShape(operation, "gate", gate.shape, shape, "of the result");
   }
-  const affine = weight !== undefined && bias !== undefined ? { weight, bias } : undefined;
   return result(x, shape, (output) => backend.kernels.norm(x, width, affine, eps, gate, output));
 }
 
@@ -284,7 +284,7 @@ export function scatterRows(x: Tensor, rows: ArrayLike<number>, target: Tensor):
   }
   checkShape(operation, "x", x.shape, [checked.length, ...row], "[rows.length, ...] of target");
   if (x.dtype !== target.dtype) typeError(operation, "x must be stored as target is", x.dtype, target.dtype);
-  const width = row.reduce((product, n) => product * n, 1);
+  const width = elementCount(row);
   x.backend.kernels.scatterRows(x, checked, width, target);
 }
 

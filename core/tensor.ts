@@ -10,6 +10,13 @@ import type { Quantization } from "./quantize.ts";
 /** How elements are stored. Arithmetic accumulates in f32 whatever the storage. */
 export type DType = "f32" | "f16";
 
+/** Number of elements of a shape. */
+export function elementCount(shape: readonly number[]): number {
+  let size = 1;
+  for (let axis = 0; axis < shape.length; axis++) size *= shape[axis];
+  return size;
+}
+
 /**
  * A dense row-major array of numbers on a backend: the last dimension is contiguous.
  *
@@ -54,10 +61,8 @@ export class Tensor implements Disposable {
     quantization?: Quantization,
   ) {
     this.backend = backend;
-    this.shape = Object.freeze(shape.slice());
-    let size = 1;
-    for (let axis = 0; axis < shape.length; axis++) size *= shape[axis];
-    this.size = size;
+    this.shape = Object.isFrozen(shape) ? shape : Object.freeze([...shape]); // most are another tensor's
+    this.size = elementCount(shape);
     this.dtype = dtype;
     this.quantization = quantization;
     this.#storage = storage;
@@ -99,9 +104,13 @@ export class Tensor implements Disposable {
     if (this.quantization !== undefined) {
       typeError("reshape", "a quantised weight keeps its shape", shape, `[${this.shape}]`);
     }
-    const size = shape.reduce((product, n) => product * n, 1);
-    if (size !== this.size) {
-      rangeError("reshape", `shape must hold ${this.size} elements`, shape, `${size} elements`);
+    if (elementCount(shape) !== this.size) {
+      rangeError(
+        "reshape",
+        `shape must hold ${this.size} elements`,
+        shape,
+        `${elementCount(shape)} elements`,
+      );
     }
     const tensor = new Tensor(this.backend, shape, this.dtype, this.storage);
     this.#storage = undefined;

@@ -38,7 +38,7 @@
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import type { DType, Tensor } from "../core/tensor.ts";
+import { type DType, elementCount, type Tensor } from "../core/tensor.ts";
 
 /**
  * How a kernel uses a binding: `"read"` is `var<storage, read>`; `"write"` and `"update"` are
@@ -472,7 +472,7 @@ export class Device {
         `Cannot store f16 as the adapter has no shader-f16: ${this.name}`,
       );
     }
-    const length = shape.reduce((product, n) => product * n, 1);
+    const length = elementCount(shape);
     const pieceLength = this.#pieceLength(shape, length, dtype === "f16" ? 2 : 4);
     const store = new Store(dtype, length, pieceLength, []);
     for (let start = 0; start === 0 || start < length; start += pieceLength) {

@@ -8,6 +8,7 @@ import { alibiSlopes } from "../core/decay.ts";
 import { BackendError } from "../core/errors.ts";
 import { lightningAttention } from "../core/lightning.ts";
 import { linear } from "../core/ops.ts";
+import { elementCount } from "../core/tensor.ts";
 
 /** Both backends accumulate in f32; sums of some hundred terms differ by far less. */
 const LIMIT = 1e-4;
@@ -39,7 +40,7 @@ export async function selfTest(backend: Backend, reference: Backend): Promise<vo
 async function compute(backend: Backend): Promise<Record<"output" | "state" | "linear", Float32Array>> {
   const [heads, seqLen, headDim, valueDim, out] = [2, 300, 32, 24, 40];
   const wave = (shape: number[], pitch: number) => {
-    const size = shape.reduce((product, n) => product * n, 1);
+    const size = elementCount(shape);
     return backend.tensor(Float32Array.from({ length: size }, (_, i) => Math.sin(pitch * i)), shape);
   };
   using q = wave([1, heads, seqLen, headDim], 0.7);

@@ -6,7 +6,7 @@
 import type { Backend } from "../core/backend.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { gatherRows, scatterRows } from "../core/ops.ts";
-import type { Tensor } from "../core/tensor.ts";
+import { elementCount, type Tensor } from "../core/tensor.ts";
 import { FEW_ROWS } from "../core/tile.ts";
 import { checkIds, Session, type SessionModel } from "./session.ts";
 import { decode, lastLogits, stateShapes } from "./transnormer.ts";
@@ -94,7 +94,7 @@ export class Batch implements Disposable {
     try {
       for (const state of states) {
         const shape = state.shape.slice(1);
-        const width = shape.reduce((product, n) => product * n, 1);
+        const width = elementCount(shape);
         own.push(gatherRows(state, [slot], { width }).reshape([1, ...shape]));
       }
       const session = new Session(this.#model, own, position);

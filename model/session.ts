@@ -4,15 +4,16 @@
  * @module
  */
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
+import { BLOCK } from "../core/tile.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { encodeSnapshot } from "./snapshot.ts";
 import { allLogits, decode, lastLogits, type Network } from "./transnormer.ts";
 
 /**
- * Tokens of one pass of a prefill: memory stays the same however long the prompt. A multiple of the WASM kernels' block,
- * so that blocks fall as in a single pass.
+ * Tokens of one pass of a prefill: memory stays the same however long the prompt. Whole blocks of the WASM kernels, so
+ * that they fall as in a single pass.
  */
-export const PREFILL_TOKENS = 768;
+export const PREFILL_TOKENS: number = 32 * BLOCK;
 
 /** A model as a session sees it. */
 export interface SessionModel extends Network {

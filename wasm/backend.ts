@@ -18,7 +18,7 @@ import { decayChange } from "../core/decay.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
 import { checkQuantized, type Quantization, type QuantizedWeight } from "../core/quantize.ts";
-import { type DType, Tensor } from "../core/tensor.ts";
+import { type DType, elementCount, Tensor } from "../core/tensor.ts";
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/tile.ts";
 import { Crew, ranges } from "./crew.ts";
 import { WasmGradients } from "./gradients.ts";
@@ -126,7 +126,7 @@ class WasmBackend implements Backend, Kernels {
   empty(shape: readonly number[], dtype: DType = "f32"): Tensor {
     checkDimensions("tensor", shape);
     if (dtype !== "f32") rangeError("tensor", `dtype must be "f32" on the WASM backend`, dtype);
-    const size = shape.reduce((product, n) => product * n, 1);
+    const size = elementCount(shape);
     return new Tensor(this, shape, dtype, this.#live().allocate(4 * size));
   }
 

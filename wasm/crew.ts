@@ -162,8 +162,10 @@ export class Crew {
   ): void {
     if (this.#workers.length === 0 || calls.length <= chain || work < SMALL_WORK) {
       const call = this.#exports[kernel] as (...args: number[]) => void;
-      const own = scratch === undefined ? [] : [scratch];
-      for (const args of calls) call(...args, ...own);
+      for (const args of calls) {
+        if (scratch === undefined) call(...args);
+        else call(...args, scratch);
+      }
       return;
     }
     const { memory } = this.#memory;

@@ -38,8 +38,9 @@ export class LinearMemory {
   /** Takes a block of at least `bytes` bytes; its content is arbitrary. Throws `BackendError` "out-of-memory". */
   allocate(bytes: number): number {
     const size = Math.ceil((bytes + SLACK) / ALIGNMENT) * ALIGNMENT;
-    let index = this.#gaps.findIndex((gap) => gap.bytes >= size);
-    if (index < 0) {
+    let index = 0;
+    while (index < this.#gaps.length && this.#gaps[index].bytes < size) index++;
+    if (index === this.#gaps.length) {
       this.#grow(size);
       index = this.#gaps.length - 1;
     }
