@@ -123,7 +123,7 @@ export const GOALS: readonly Goal[] = [
     },
   },
   ...([[8, 3, 1.5], [4, 4.5, 2]] as const).map(([bits, goal, alarm]): Goal => ({
-    what: `decode of one token, the same model: int${bits} weights beside f32`,
+    what: `decode of one token, the same model: int${bits} weights in groups of 64 beside f32`,
     unit: "×",
     goal,
     alarm,

@@ -40,7 +40,7 @@ const CHECKED = 4;
 const LIMITS = { 32: 2e-5, 8: 2e-3, 4: 0.1 };
 
 /**
- * A model with random weights, all matrices of `bits` bits; its answers were held to the float64 reference on the same
+ * A model with random weights, all matrices of `bits` bits in groups of 64; its answers were held to the float64 reference on the same
  * weights.
  */
 export async function randomModel(
@@ -57,7 +57,7 @@ export async function randomModel(
     const spread = 1.7 / Math.sqrt(shape[shape.length - 1]);
     for (let i = 0; i < data.length; i++) data[i] = spread * (2 * random() - 1);
     const integers = bits !== 32 && shape.length === 2
-      ? quantize(data, shape, { bits, group: 32 })
+      ? quantize(data, shape, { bits, group: 64 })
       : undefined;
     tensors.set(name, { shape: [...shape], data: integers === undefined ? data : dequantize(integers) });
     const tensor = integers === undefined
