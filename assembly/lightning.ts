@@ -101,7 +101,8 @@ export function walk(
     const m = min(BLOCK, length - start);
     if (start % FETCHED == 0) {
       const count = min(FETCHED, length - start);
-      store<i32>(scores, touch(q, qStride, count, headDim) + touch(k, kStride, count, headDim) + touch(v, vStride, count, valueDim));
+      store<i32>(scores, touch(q, qStride, count, headDim) + touch(k, kStride, count, headDim) +
+        touch(v, vStride, count, valueDim));
     }
     packTransposed(q, qStride, min(PACKED, length - start), headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
 

@@ -17,7 +17,8 @@
 //   dState [e8/8][d5][8]   dStateT [d8/8][e8][8]
 import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
 import {
-  applyScores, BLOCK_ROW, CHANGE, FALLING, FETCHED, interBlock, lightningScratch, maskScores, PACKED, RISING, updateState, walk, WIDTH,
+  applyScores, BLOCK_ROW, CHANGE, FALLING, FETCHED, interBlock, lightningScratch, maskScores, PACKED, RISING,
+  updateState, walk, WIDTH,
 } from "./lightning";
 import { touch } from "./simd";
 import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
@@ -84,7 +85,8 @@ function walkBack(
     const vBlock = v + first * vStride, dOBlock = dO + first * dOStride;
     if (start + m == length || (start + BLOCK) % FETCHED == 0) {
       const from = <usize> (start / FETCHED * FETCHED), count = start + m - <i32> from;
-      store<i32>(scores, touch(q + from * qStride, qStride, count, headDim) + touch(k + from * kStride, kStride, count, headDim) +
+      store<i32>(scores,
+        touch(q + from * qStride, qStride, count, headDim) + touch(k + from * kStride, kStride, count, headDim) +
         touch(v + from * vStride, vStride, count, valueDim) + touch(dO + from * dOStride, dOStride, count, valueDim) +
         touch(dq + from * dqStride, dqStride, count, headDim) + touch(dk + from * dkStride, dkStride, count, headDim) +
         touch(dv + from * dvStride, dvStride, count, valueDim));

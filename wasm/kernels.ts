@@ -1,7 +1,7 @@
 // Compiled from assembly/ by `deno task build`: do not edit. Base64 of two WebAssembly modules.
 
 /** SHA-256 of the sources that these were compiled from. */
-export const SOURCE_HASH: string = "bf3731cb383cdd509ff21587e0e99bab5664b2e55624760ac331f7253dc93c0a";
+export const SOURCE_HASH: string = "233d8f553987434b53d4dc29f2a9975552408e1f6baef8ba91c0a990bf82d0cb";
 
 /** Kernels with relaxed SIMD. */
 export const RELAXED: string =
