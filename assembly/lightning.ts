@@ -34,7 +34,7 @@ export const PACKED: i32 = (BLOCK + 3) & ~3;
 /** Tokens whose operands are brought into cache at once: few streams that go on for long. */
 // @ts-ignore: decorator
 @inline
-export const FETCHED: i32 = 4 * BLOCK;
+export const FETCHED: i32 = 12 * BLOCK;
 
 // The decay table of one head, made in float64 by wasm/backend.ts. Byte offsets of its parts:
 // C zeros (the mask above the diagonal), λ^0 .. λ^C;

@@ -15,7 +15,7 @@ export function roundUp(n: i32, multiple: i32): i32 {
 }
 
 /**
- * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i and 8 columns c.
+ * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i, 8 columns c, depth ≥ 1.
  *
  * A is k-major with `aStride` bytes between k, and so is B with `bStride`: a panel (8 columns, contiguous), rows of memory,
  * or what is the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; both 0 writes without reading C.
@@ -41,7 +41,7 @@ export function tile(
   let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
   let c30 = c00, c31 = c00, c40 = c00, c41 = c00;
   const end = b + <usize> depth * bStride;
-  while (b < end) {
+  do {
     const b0 = v128.load(b), b1 = v128.load(b, 16), a0123 = v128.load(a);
     let x = v128.shuffle<f32>(a0123, a0123, 0, 0, 0, 0);
     c00 = madd(x, b0, c00);
@@ -60,7 +60,7 @@ export function tile(
     c41 = madd(x, b1, c41);
     a += aStride;
     b += bStride;
-  }
+  } while (b < end); // V8 unrolls this, also over shared memory, where it does not unroll a loop that asks first
   if (factors != 0) {
     let x = v128.load32_splat(factors);
     c00 = f32x4.mul(x, c00);
