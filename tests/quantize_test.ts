@@ -107,8 +107,9 @@ async function checkLinear(
   if (backend.name === "webgpu") return assertClose(actual, exact, LIMIT, what);
   const rounded = reference.roundedRows(x, inner, format);
   assertClose(actual, reference.linear(rounded, plain, [rows, inner, outs], bias, residual), LIMIT, what);
-  // And beside what rounding the weight costs, 0.4 and 8 %, rounding x costs little.
-  if (inner >= 32) assertClose(actual, exact, format.bits === 8 ? 4e-5 : 8e-3, what);
+  // And beside what rounding the weight costs, 0.4 and 8 %, rounding x costs little; of few outputs, whose terms may
+  // cancel, the mean says nothing.
+  if (inner >= 32 && rows * outs >= 16) assertClose(actual, exact, format.bits === 8 ? 4e-5 : 8e-3, what);
 }
 
 eachBackend("quantised linear: any shape, bias and residual", async (backend) => {
