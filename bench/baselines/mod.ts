@@ -84,7 +84,7 @@ export interface KeyValueCache extends Disposable {
 export interface MicroKernel extends Disposable {
   /** Computes at least so many operations, and returns how many it was. */
   run(operations: number): number;
-  /** The tile of 6 × 8 sums. */
+  /** The tile of 5 × 8 sums. */
   result(): Float32Array;
 }
 
