@@ -19,7 +19,7 @@ import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile,
 /** W: columns of the buffers that hold a block's tokens in a row, whole panels of B. */
 // @ts-ignore: decorator
 @inline
-export const WIDTH: i32 = (BLOCK + 7) & ~7;
+export const WIDTH: i32 = (BLOCK + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
 
 /** Bytes of such a row. */
 // @ts-ignore: decorator
@@ -98,20 +98,20 @@ export function walk(
   else memory.fill(state, 0, <usize> (d5 * e8) << 2);
 
   for (let start = 0; start < length; start += BLOCK) {
-    const m = min(BLOCK, length - start);
+    const m = min(BLOCK, length - start), packed = min(PACKED, length - start);
     if (start % FETCHED == 0) {
       const count = min(FETCHED, length - start);
       store<i32>(scores, touch(q, qStride, count, headDim) + touch(k, kStride, count, headDim) +
         touch(v, vStride, count, valueDim));
     }
-    packTransposed(q, qStride, min(PACKED, length - start), headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed(q, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
 
     // Whole tiles go to where they belong at once, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
     const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
     interBlock(queryT, decay + RISING + 4, state, d5, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
     if (intra) {
-      packTransposed(k, kStride, min(PACKED, length - start), headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
+      packTransposed(k, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
       intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
     if (finalState != 0 || start + BLOCK < length) {
@@ -221,9 +221,8 @@ export function lightningStep(
   const keep = f32x4.splat(keepOf(change)), changed = f32x4.splat(change), factor = f32x4.splat(scale);
   const row = <usize> valueDim << 2;
   let c = 0;
-  // A state that is not in cache comes as a stream if its lines are met in the order in which they lie. What is loaded
-  // is stored, as a load of which nothing becomes would be left out.
-  for (let line = state, end = state + <usize> headDim * row; line < end; line += 64) store<i32>(line, load<i32>(line));
+  // A state that is not in cache comes as a stream if its lines are met in the order in which they lie.
+  store<i32>(o, touch(state, row, headDim, valueDim));
   // Sixteen columns at a time: one cache line of every row.
   for (; c + 16 <= valueDim; c += 16) {
     const at = <usize> c << 2;

@@ -138,15 +138,13 @@ export function linearQuantized(
 function oneRow8(
   x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
 ): void {
-  if (group == 32) oneRow(8, x, w, bias, residual, y, groups, 32, outs, mask);
-  else oneRow(8, x, w, bias, residual, y, groups, group, outs, mask);
+  oneRow(8, x, w, bias, residual, y, groups, group, outs, mask);
 }
 
 function oneRow4(
   x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
 ): void {
-  if (group == 32) oneRow(4, x, w, bias, residual, y, groups, 32, outs, mask);
-  else oneRow(4, x, w, bias, residual, y, groups, group, outs, mask);
+  oneRow(4, x, w, bias, residual, y, groups, group, outs, mask);
 }
 
 function fourRows8(
@@ -175,7 +173,7 @@ function oneRow(
     const head = v128.load(x), scale = v128.shuffle<f32>(head, head, 0, 0, 0, 0);
     let s0 = v128.shuffle<i32>(head, head, 1, 1, 1, 1), s1 = s0;
     x += HEAD;
-    let left = inputBytes(bits, group) - HEAD;
+    const end = x + <usize> (inputBytes(bits, group) - HEAD);
     do {
       let a = v128.load(x);
       let a0 = v128.shuffle<i32>(a, a, 0, 0, 0, 0), a1 = v128.shuffle<i32>(a, a, 1, 1, 1, 1);
@@ -189,8 +187,7 @@ function oneRow(
       s1 = widen(bits, s1, sum(bits, h1, products(bits, a0, a1, a2, a3, v128.load(w, 80), v128.load(w, 112), low)));
       w += 128;
       x += 32;
-      left -= 32;
-    } while (left > 0);
+    } while (x < end);
     const scales = v128.load(w);
     w += 2 * OUTS;
     y0 = madd(f32x4.convert_i32x4_s(s0), f32x4.mul(scale, scales0(scales)), y0);

@@ -15,7 +15,8 @@ export function roundUp(n: i32, multiple: i32): i32 {
 }
 
 /**
- * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i, 8 columns c, depth ≥ 1.
+ * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i and 8 columns c, over
+ * `depth` ≥ 1 values of k.
  *
  * A is k-major with `aStride` bytes between k, and so is B with `bStride`: a panel (8 columns, contiguous), rows of memory,
  * or what is the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; both 0 writes without reading C.

@@ -9,6 +9,7 @@
  */
 import { parseArgs } from "node:util";
 import { createBackend, quantize, type Tensor } from "../mod.ts";
+import { elementCount } from "../core/tensor.ts";
 import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
@@ -38,7 +39,7 @@ function randomModel(bits: 8 | 4 | undefined): TransNormerLLM {
   const weights = mapWeights(config, false, (_name, shape) => {
     let make = made.get(`${shape}`);
     if (make === undefined) {
-      const size = shape.reduce((product, n) => product * n, 1), scale = 1 / Math.sqrt(shape[1] ?? 1);
+      const size = elementCount(shape), scale = 1 / Math.sqrt(shape[1] ?? 1);
       const data = Float32Array.from({ length: size }, () => scale * (2 * Math.random() - 1));
       const weight = bits && quantize(data, shape, { bits, group });
       make = () => weight ? backend.quantized(weight) : backend.tensor(data, shape);

@@ -11,6 +11,7 @@
  */
 import assert from "node:assert/strict";
 import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts";
+import { elementCount } from "../core/tensor.ts";
 import { createWebgpuBackend } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
 import { randomArray, relativeError } from "../tests/harness.ts";
@@ -66,7 +67,7 @@ async function time(run: (index: number) => void, calls = 1): Promise<number> {
 
 /** Tensors of one shape with different elements: views of one array of noise, at different offsets. */
 function tensors(count: number, shape: readonly number[]): Tensor[] {
-  const size = shape.reduce((product, n) => product * n, 1);
+  const size = elementCount(shape);
   const noise = randomArray([Math.min(size, 2 ** 22) + 4096], size % 1000);
   return Array.from({ length: count }, (_, index) => {
     const elements = noise.subarray(index * 128, index * 128 + noise.length - 4096);

@@ -7,6 +7,7 @@ import type { Backend, Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { parseConfig } from "../model/config.ts";
 import { dequantize, quantize } from "../core/quantize.ts";
+import { elementCount } from "../core/tensor.ts";
 import { mapWeights } from "../model/weights.ts";
 import { assertClose, seeded } from "../tests/harness.ts";
 import { type ConfigJson, referenceLogits, type Tensors } from "../tests/reference_model.ts";
@@ -40,8 +41,8 @@ const CHECKED = 4;
 const LIMITS = { 32: 2e-5, 8: 2e-3, 4: 0.1 };
 
 /**
- * A model with random weights, all matrices of `bits` bits in groups of 64; its answers were held to the float64 reference on the same
- * weights.
+ * A model with random weights, all matrices of `bits` bits in groups of 64; its answers were held to the float64
+ * reference on the same weights.
  */
 export async function randomModel(
   backend: Backend,
@@ -53,7 +54,7 @@ export async function randomModel(
   const tensors: Tensors = new Map();
   const parameters: Tensor[] = [];
   const weights = mapWeights(config, false, (name, shape) => {
-    const data = new Float32Array(shape.reduce((product, n) => product * n, 1));
+    const data = new Float32Array(elementCount(shape));
     const spread = 1.7 / Math.sqrt(shape[shape.length - 1]);
     for (let i = 0; i < data.length; i++) data[i] = spread * (2 * random() - 1);
     const integers = bits !== 32 && shape.length === 2

@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { elementCount } from "../core/tensor.ts";
 import { assertClose, seeded } from "../tests/harness.ts";
 import * as reference from "../tests/reference.ts";
 import type { AttentionSizes } from "./baselines/mod.ts";
@@ -19,7 +20,7 @@ const QUERIES = 16;
 /** Seeded numbers in [−1, 1). */
 export function noise(shape: readonly number[], seed: number): Float32Array {
   const random = seeded(seed);
-  const data = new Float32Array(shape.reduce((product, n) => product * n, 1));
+  const data = new Float32Array(elementCount(shape));
   for (let i = 0; i < data.length; i++) data[i] = 2 * random() - 1;
   return data;
 }

@@ -97,8 +97,7 @@ export function joinTo(operation: string, shape: readonly number[], width: numbe
     joined *= shape[axis];
     if (joined === width) {
       const result = [...shape];
-      result.length = axis + 1;
-      result[axis] = width;
+      result.splice(axis, shape.length, width);
       return result;
     }
   }

@@ -104,13 +104,9 @@ export class Tensor implements Disposable {
     if (this.quantization !== undefined) {
       typeError("reshape", "a quantised weight keeps its shape", shape, `[${this.shape}]`);
     }
-    if (elementCount(shape) !== this.size) {
-      rangeError(
-        "reshape",
-        `shape must hold ${this.size} elements`,
-        shape,
-        `${elementCount(shape)} elements`,
-      );
+    const size = elementCount(shape);
+    if (size !== this.size) {
+      rangeError("reshape", `shape must hold ${this.size} elements`, shape, `${size} elements`);
     }
     const tensor = new Tensor(this.backend, shape, this.dtype, this.storage);
     this.#storage = undefined;

@@ -7,6 +7,7 @@
  */
 import { rangeError, typeError } from "../core/errors.ts";
 import { fromHalf } from "../core/half.ts";
+import { elementCount } from "../core/tensor.ts";
 
 /** Bytes per element of the format's element types. */
 const ITEM_BYTES: Readonly<Record<string, number>> = {
@@ -132,7 +133,7 @@ function checkEntry(operation: string, name: string, value: unknown, file: strin
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
     rangeError(operation, "data_offsets must be two integers >= 0 that do not fall", offsets, where);
   }
-  const bytes = shape.reduce((product, n) => product * n, ITEM_BYTES[dtype]);
+  const bytes = ITEM_BYTES[dtype] * elementCount(shape);
   if (bytes !== offsets[1] - offsets[0]) {
     rangeError(
       operation,
@@ -249,7 +250,7 @@ export function encodeSafetensorsHeader(
   let end = 0;
   const entries = tensors.map(({ name, dtype, shape }) => {
     const begin = end;
-    end += shape.reduce((product, n) => product * n, ITEM_BYTES[dtype]);
+    end += ITEM_BYTES[dtype] * elementCount(shape);
     return [name, { dtype, shape, data_offsets: [begin, end] }];
   });
   const json = new TextEncoder().encode(

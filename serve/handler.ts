@@ -9,6 +9,7 @@ import { type Context, Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import { cors } from "hono/cors";
 import { typeError } from "../core/errors.ts";
+import { elementCount } from "../core/tensor.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { stateShapes } from "../model/transnormer.ts";
 import type { Part } from "./answer.ts";
@@ -123,7 +124,7 @@ export function createHandler(options: HandlerOptions): Handler {
   let failed = false;
   const engine: Promise<Engine> = Promise.resolve(options.model).then((model) => {
     const stateBytes = stateShapes(model.config, 1)
-      .reduce((sum, shape) => sum + 4 * shape.reduce((product, n) => product * n, 1), 0);
+      .reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
     return ready = { model, scheduler: new Scheduler(model, limits, metrics), limits, metrics, stateBytes };
   }).catch((error) => {
     failed = true;

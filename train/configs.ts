@@ -4,6 +4,7 @@
  * @module
  */
 import { rangeError } from "../core/errors.ts";
+import { elementCount } from "../core/tensor.ts";
 import type { TransNormerConfig } from "../model/config.ts";
 import { randomNumbers } from "../model/sampling.ts";
 import { BYTE_OF_CHARACTER } from "../model/tokenizer.ts";
@@ -63,7 +64,7 @@ export function initialWeights(
 ): (name: string, shape: readonly number[]) => { value: Float32Array } {
   const random = randomNumbers(seed);
   return (name, shape) => {
-    const value = new Float32Array(shape.reduce((product, n) => product * n, 1));
+    const value = new Float32Array(elementCount(shape));
     if (name.endsWith("theta")) {
       // 10000^(−2i/n) over all heads together.
       return { value: value.map((_, i) => 10000 ** (-2 * i / value.length)) };

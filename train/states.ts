@@ -5,7 +5,7 @@
  */
 import type { Backend } from "../core/backend.ts";
 import { gatherRows } from "../core/ops.ts";
-import type { Tensor } from "../core/tensor.ts";
+import { elementCount, type Tensor } from "../core/tensor.ts";
 import type { Segment } from "./backward.ts";
 import type { NamedTensor } from "./checkpoint.ts";
 
@@ -26,7 +26,7 @@ export class CarriedStates implements Disposable {
     using initial = new DisposableStack();
     const states = carried === undefined || carried.length === 0 ? undefined : this.#states.map((state) => {
       const [sequences, ...size] = state.shape;
-      const rows = initial.use(state.reshape([sequences, size.reduce((product, n) => product * n, 1)]));
+      const rows = initial.use(state.reshape([sequences, elementCount(size)]));
       return initial.use(gatherRows(rows, carried).reshape([carried.length, ...size]));
     });
     const left = run({ ...segment, states });
