@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { checkDimensions } from "./check.ts";
+import { checkDimensions } from "./shape.ts";
 import { rangeError, typeError } from "./errors.ts";
 
 /** How a weight is quantised. */
