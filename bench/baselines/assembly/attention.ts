@@ -16,8 +16,8 @@
 //   and for the softmax: maximum [Q], sum [Q], mask [2K + 8]
 //
 // Keys beyond the last token are zeros that come after every query, so the mask covers them; their values are not read.
-import { TILE_COLUMNS, TILE_ROWS } from "../../../core/tile";
-import { madd } from "../../../assembly/simd";
+import { TILE_COLUMNS, TILE_ROWS } from "../../../core/sizes";
+import { madd } from "../../../assembly/parts/simd";
 import {
   packPanels,
   packTransposed,
@@ -26,7 +26,7 @@ import {
   roundUp,
   tile,
   unpackPanels,
-} from "../../../assembly/tile";
+} from "../../../assembly/parts/tile";
 
 /** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 5 and 8. */
 // @ts-ignore: decorator

@@ -1,6 +1,6 @@
 // What the machine can do at best: the two ceilings that every measurement is held to.
-import { TILE_ROWS } from "../../../core/tile";
-import { PANEL_ROW, tile } from "../../../assembly/tile";
+import { TILE_ROWS } from "../../../core/sizes";
+import { PANEL_ROW, tile } from "../../../assembly/parts/tile";
 
 /** The register tile alone, on operands that stay in L1: A [depth][5], B [depth][8], C [5][8]. */
 export function microKernel(a: usize, b: usize, c: usize, depth: i32, repeats: i32): void {

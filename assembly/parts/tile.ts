@@ -1,5 +1,5 @@
-// The register tile: the one inner loop under attention and linear. All that multiplies matrices is C = β C + Aᵀ B.
-import { TILE_COLUMNS, TILE_ROWS } from "../core/tile";
+// The register tile: the one inner loop under attention and linear. Every matrix product is C = β C + Aᵀ B.
+import { TILE_COLUMNS } from "../../core/sizes";
 import { loadLanes, madd, storeLanes } from "./simd";
 
 /** Bytes of one row of a B panel. */
@@ -16,23 +16,23 @@ export function roundUp(n: i32, multiple: i32): i32 {
 
 /**
  * One tile: C[i][c] = keep·C[i][c] + change·C[i][c] + factors[i] · Σ_k A[k][i] B[k][c] for 5 rows i and 8 columns c, over
- * `depth` ≥ 1 values of k.
+ * `inner` ≥ 1 values of k.
  *
- * A is k-major with `aStride` bytes between k, and so is B with `bStride`: a panel (8 columns, contiguous), rows of memory,
- * or what is the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; both 0 writes without reading C.
- * The factor of C comes in two parts because a decay close to 1 has no accurate f32, while 1 and `change` = decay − 1 have:
- * see `decayChange` in core/decay.ts. `factors` is 0 for none.
+ * A is k-major with `aStride` bytes between k, and so is B with `bStride`. B is a panel (8 columns, contiguous), rows of
+ * memory, or the A of another product. C has `cStride` bytes between rows. keep is 0 or 1; if change is 0 too, C is
+ * written without being read. The factor of C comes in two parts: a decay close to 1 has no accurate f32, but 1 and
+ * `change` = decay − 1 have (`decayChange` in core/decay.ts). `factors` is 0 for none.
  *
- * Ten sums, two vectors of B, four elements of A and one of them spread fill 14 of 16 registers; V8 keeps one for itself.
- * Four loads then feed ten multiply-adds. Where engines check bounds by comparisons a load costs four instructions, and a
- * sixth row, which leaves no register to spread from, needs eight loads: see docs/performance.md.
+ * Ten accumulators, two vectors of B, four elements of A and one broadcast element fill 14 of 16 registers; V8 keeps one
+ * for itself. Four loads then feed ten multiply-adds. Where engines check bounds by comparison, a load costs four
+ * instructions. A sixth row leaves no register to broadcast from, and needs eight loads: see docs/performance.md.
  */
 export function tile(
   a: usize,
   aStride: usize,
   b: usize,
   bStride: usize,
-  depth: i32,
+  inner: i32,
   c: usize,
   cStride: usize,
   keep: f32,
@@ -41,7 +41,7 @@ export function tile(
 ): void {
   let c00 = f32x4.splat(0), c01 = c00, c10 = c00, c11 = c00, c20 = c00, c21 = c00;
   let c30 = c00, c31 = c00, c40 = c00, c41 = c00;
-  const end = b + <usize> depth * bStride;
+  const end = b + <usize> inner * bStride;
   do {
     const b0 = v128.load(b), b1 = v128.load(b, 16), a0123 = v128.load(a);
     let x = v128.shuffle<f32>(a0123, a0123, 0, 0, 0, 0);
@@ -61,7 +61,7 @@ export function tile(
     c41 = madd(x, b1, c41);
     a += aStride;
     b += bStride;
-  } while (b < end); // V8 unrolls this, also over shared memory, where it does not unroll a loop that asks first
+  } while (b < end); // over shared memory V8 unrolls this loop, but not one that tests first
   if (factors != 0) {
     let x = v128.load32_splat(factors);
     c00 = f32x4.mul(x, c00);
@@ -103,29 +103,29 @@ export function tile(
 
 // @ts-ignore: decorator
 @inline
-function storeRow(c: usize, sum0: v128, sum1: v128): void {
-  v128.store(c, sum0);
-  v128.store(c, sum1, 16);
+function storeRow(c: usize, c0: v128, c1: v128): void {
+  v128.store(c, c0);
+  v128.store(c, c1, 16);
 }
 
 // @ts-ignore: decorator
 @inline
-function addRow(c: usize, sum0: v128, sum1: v128): void {
-  v128.store(c, f32x4.add(v128.load(c), sum0));
-  v128.store(c, f32x4.add(v128.load(c, 16), sum1), 16);
+function addRow(c: usize, c0: v128, c1: v128): void {
+  v128.store(c, f32x4.add(v128.load(c), c0));
+  v128.store(c, f32x4.add(v128.load(c, 16), c1), 16);
 }
 
 // @ts-ignore: decorator
 @inline
-function changeRow(c: usize, sum0: v128, sum1: v128, kept: v128, changed: v128): void {
+function changeRow(c: usize, c0: v128, c1: v128, kept: v128, changed: v128): void {
   const before0 = v128.load(c), before1 = v128.load(c, 16);
-  v128.store(c, madd(before0, kept, madd(before0, changed, sum0)));
-  v128.store(c, madd(before1, kept, madd(before1, changed, sum1)), 16);
+  v128.store(c, madd(before0, kept, madd(before0, changed, c0)));
+  v128.store(c, madd(before1, kept, madd(before1, changed, c1)), 16);
 }
 
 /**
  * Transposes rows into k-major order: target[k][r] = source[r][k] · scale · (factors ? factors[r] : 1) for r < rows,
- * k < columns; zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes.
+ * k < columns, and zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes.
  */
 export function packTransposed(
   source: usize,
@@ -159,7 +159,7 @@ export function packTransposed(
         to += 4 * targetStride;
       }
     }
-    // At the edges column by column: what lies beyond the rows is zero.
+    // At the edges column by column: lanes beyond the rows are zero.
     for (; k < columns; k++) {
       const at = <usize> k << 2;
       let x = f32x4.splat(0);
@@ -234,7 +234,7 @@ export function packScaledPanels(
   }
 }
 
-/** The way back: rows of panels into rows of memory, or added to them; touches no byte beyond `columns`. */
+/** Copies rows of panels to rows of memory, or adds them there. Writes no byte beyond `columns`. */
 export function unpackPanels(
   source: usize,
   panelRows: i32,

@@ -1,4 +1,4 @@
-// exp for four lanes, and what is made of it.
+// exp for four lanes, and functions built on it.
 import { madd } from "./simd";
 
 /**

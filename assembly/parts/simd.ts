@@ -1,4 +1,4 @@
-// Vector helpers that every kernel shares. Pointers are byte offsets into linear memory, lanes are f32.
+// Vector helpers that all kernels share. Pointers are byte offsets into linear memory, lanes are f32.
 
 /** a·b + c: one instruction with relaxed SIMD, two without. */
 // @ts-ignore: decorator
@@ -16,7 +16,14 @@ export function horizontalSum(a: v128): f32 {
     (f32x4.extract_lane(a, 2) + f32x4.extract_lane(a, 3));
 }
 
-/** Lanes 0 .. count−1 of the vector at `source`, the others zero; reads no byte beyond them. 0 ≤ count ≤ 4. */
+/** Lanes 2 and 3, for promotion to float64. */
+// @ts-ignore: decorator
+@inline
+export function highHalf(a: v128): v128 {
+  return i8x16.shuffle(a, a, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+/** Lanes 0 .. count−1 of the vector at `source`, the others zero. Reads no byte beyond them. At most 4 lanes count. */
 // @ts-ignore: decorator
 @inline
 export function loadLanes(source: usize, count: i32): v128 {
@@ -41,14 +48,19 @@ export function storeLanes(target: usize, a: v128, count: i32): void {
   if (count > 2) v128.store32_lane(target, a, 2, 8);
 }
 
+/** What `prefetch` reads is stored here, or the compiler removes the reads. No tensor lies at offset 0. */
+// @ts-ignore: decorator
+@inline
+const SINK: usize = 0;
+
 /**
- * Brings rows into cache: reads each of their cache lines once, in the order in which they lie, as a stream. What meets
- * them by columns would wait for memory line by line. To be stored: a read of which nothing becomes would be left out.
+ * Brings rows into cache: reads each of their cache lines once, in memory order, as a stream. A loop that walks them by
+ * columns would wait for memory line by line.
  */
-export function touch(rows: usize, stride: usize, count: i32, columns: i32): i32 {
+export function prefetch(rows: usize, stride: usize, count: i32, columns: i32): void {
   let sum = 0;
   for (const end = rows + <usize> count * stride; rows < end; rows += stride) {
     for (let c = 0; c < columns; c += 16) sum += load<i32>(rows + (<usize> c << 2));
   }
-  return sum;
+  store<i32>(SINK, sum);
 }
