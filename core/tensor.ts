@@ -231,9 +231,7 @@ export class Backend implements Disposable {
   tensor(data: Float32Array, shape: readonly number[], options: { dtype?: FloatType } = {}): Tensor {
     if (!(data instanceof Float32Array)) typeError("tensor", "data must be a Float32Array", data);
     checkDimensions("tensor", shape, data.length);
-    const tensor = this.empty(shape, options.dtype);
-    this.machine.write(tensor, data);
-    return tensor;
+    return filled(this.empty(shape, options.dtype), (tensor) => this.machine.write(tensor, data));
   }
 
   /**
@@ -265,9 +263,7 @@ export class Backend implements Disposable {
 
   /** A tensor of zeros. */
   zeros(shape: readonly number[], dtype?: FloatType): Tensor {
-    const tensor = this.empty(shape, dtype);
-    this.machine.clear(tensor);
-    return tensor;
+    return filled(this.empty(shape, dtype), (tensor) => this.machine.clear(tensor));
   }
 
   /**
@@ -304,5 +300,16 @@ export class Backend implements Disposable {
   /** {@linkcode Backend.dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+}
+
+/** Has a new tensor written, and gives it back if that fails. */
+function filled(tensor: Tensor, write: (tensor: Tensor) => void): Tensor {
+  try {
+    write(tensor);
+    return tensor;
+  } catch (error) {
+    tensor.dispose();
+    throw error;
   }
 }

@@ -5,8 +5,8 @@
  * `S_t = λ S_{t−1} + k_t v_tᵀ`, `o_t = scale · q_tᵀ S_t`.
  *
  * It is computed in blocks of tokens ("Various Lengths, Constant Speed", algorithm 3; "Lightning Attention-2",
- * algorithm 1), in three stages that carry the same names everywhere; where a GPU holds S in registers, blocks are of
- * one token, and the first two stages one product (`gpu/lightning.wgsl`):
+ * algorithm 1), in three stages that carry the same names everywhere. A GPU that holds S in registers takes blocks of
+ * one token; the first two stages are then one product (`gpu/lightning.wgsl`):
  *
  * | stage | for a block of m tokens, S the state before it |
  * |---|---|
@@ -16,10 +16,21 @@
  *
  * @module
  */
-import type { Backend, LightningCall, LightningShape, Sequence } from "./backend.ts";
-import { checkFinite, checkIndices, checkShape, checkTensor } from "./check.ts";
-import { rangeError, typeError } from "./errors.ts";
-import type { Tensor } from "./tensor.ts";
+import {
+  checkArray,
+  checkDistinct,
+  checkFinite,
+  checkIndices,
+  checkOperand,
+  checkOptions,
+  result,
+  results,
+} from "../check.ts";
+import { type DType, F32, FLOATS, type FloatType } from "../dtype.ts";
+import { rangeError, typeError } from "../errors.ts";
+import type { LightningCall, LightningShape, Sequence } from "../machine.ts";
+import { checkShape } from "../shape.ts";
+import { type Backend, checkTensor, type Tensor } from "../tensor.ts";
 
 /** Options of {@linkcode lightningAttentionStep}, shared with {@linkcode lightningAttention}. */
 export interface LightningStepOptions {
@@ -28,7 +39,7 @@ export interface LightningStepOptions {
   /** Factor of every score q·k. Default 1, as in the papers. */
   scale?: number;
   /**
-   * Row of the state of each batch element, no two the same. The state then may have any number of rows, of which only
+   * Row of the state of each batch element, all different. The state then may have any number of rows, of which only
    * these are read and changed: sessions that come and go share one tensor. Default: batch element b has row b.
    */
   rows?: ArrayLike<number>;
@@ -39,7 +50,7 @@ export interface LightningOptions extends Omit<LightningStepOptions, "rows"> {
   /** State before the first token, `[batch, heads, headDim, valueDim]`; it is not changed. Default: zero. */
   initialState?: Tensor;
   /**
-   * Packed sequences of different lengths: batch 1, offsets `[0, ..., seqLen]` that do not fall. States then are
+   * Packed sequences of different lengths: batch 1, non-decreasing offsets `[0, ..., seqLen]`. States then are
    * `[sequences, heads, headDim, valueDim]`.
    */
   cuSeqlens?: ArrayLike<number>;
@@ -64,6 +75,7 @@ export interface LightningResult {
  * @example Two segments with a carried state are one sequence
  * ```ts
  * import { alibiSlopes, createBackend, lightningAttention } from "@levin/attention";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * const [batch, heads, seqLen, dim] = [1, 4, 1000, 64];
@@ -75,7 +87,8 @@ export interface LightningResult {
  * const slopes = alibiSlopes(heads);
  * const first = lightningAttention(q, k, v, { slopes });
  * const second = lightningAttention(q, k, v, { slopes, initialState: first.state });
- * console.log((await second.output.data()).length); // 256000
+ * assert.deepEqual(second.output.shape, v.shape);
+ * assert.deepEqual(second.state.shape, [1, 4, 64, 64]); // however long the sequence
  * for (const tensor of [first.output, first.state, second.output, second.state]) tensor.dispose();
  * ```
  *
@@ -83,9 +96,9 @@ export interface LightningResult {
  * @param k key, like q
  * @param v value, `[batch, heads, seqLen, valueDim]`; its heads a multiple of those of q and k
  * @param options see {@linkcode LightningOptions}
- * @returns output and final state, at once; their data follows
+ * @returns output and final state, without a wait for their data
  * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
- * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
+ * @throws {RangeError} when shapes do not match, a slope is negative or NaN, or `cuSeqlens` decreases
  * @throws {BackendError} when a tensor was disposed, or memory is short
  */
 export function lightningAttention(
@@ -95,21 +108,12 @@ export function lightningAttention(
   options: LightningOptions = {},
 ): LightningResult {
   const operation = "lightningAttention";
-  const backend = checkOperands(operation, q, k, v);
+  const backend = checkOperands(operation, q, k, v, FLOATS);
   const call = checkCall(operation, q, k, v, options);
-  const { sequences, shape: { heads, headDim, valueDim } } = call;
-
-  const output = backend.empty(v.shape, v.dtype);
-  let state: Tensor | undefined;
-  try {
-    state = backend.empty([sequences.length, heads, headDim, valueDim]);
-    backend.kernels.lightning({ ...call, output, state });
-    return { output, state };
-  } catch (error) {
-    output.dispose();
-    state?.dispose();
-    throw error;
-  }
+  const shapes = { output: v.shape, state: stateShape(call) };
+  return results(backend, shapes, { output: v.dtype as FloatType }, ({ output, state }) => {
+    backend.machine.operations.lightning({ ...call, output, state });
+  });
 }
 
 /**
@@ -119,12 +123,14 @@ export function lightningAttention(
  * @example
  * ```ts
  * import { createBackend, lightningAttentionStep } from "@levin/attention";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using state = backend.zeros([1, 2, 16, 16]);
  * using x = backend.tensor(new Float32Array(2 * 16).fill(0.5), [1, 2, 16]);
  * using output = lightningAttentionStep(x, x, x, state, { slopes: [0.1, 0.2] });
- * console.log(output.shape); // [1, 2, 16]
+ * assert.deepEqual(output.shape, [1, 2, 16]);
+ * assert.equal((await output.data())[0], 2); // q·k v = 16 · 0.5 · 0.5 · 0.5
  * ```
  *
  * @param q query, `[batch, heads, headDim]`
@@ -134,7 +140,7 @@ export function lightningAttention(
  * @param options see {@linkcode LightningStepOptions}
  * @returns output, `[batch, heads, valueDim]`
  * @throws {TypeError} when an argument is no tensor, or the tensors belong to different backends
- * @throws {RangeError} when shapes do not fit together, or a slope is negative or NaN
+ * @throws {RangeError} when shapes do not match, or a slope is negative or NaN
  * @throws {BackendError} when a tensor was disposed, or memory is short
  */
 export function lightningAttentionStep(
@@ -145,7 +151,8 @@ export function lightningAttentionStep(
   options: LightningStepOptions = {},
 ): Tensor {
   const operation = "lightningAttentionStep";
-  const backend = checkOperands(operation, q, k, v);
+  const backend = checkOperands(operation, q, k, v, FLOATS);
+  checkOptions(operation, options);
   const [batch, queryHeads, headDim] = q.shape;
   const [, keyHeads] = k.shape;
   const [, heads, valueDim] = v.shape;
@@ -156,18 +163,12 @@ export function lightningAttentionStep(
   checkHeads(operation, shape);
   const slopes = checkSlopes(operation, options.slopes, heads);
   const scale = checkScale(operation, options.scale);
-  const rows = checkStateRows(operation, options.rows, batch, state);
-  const states = rows === undefined ? batch : state.shape[0];
+  const stateRows = checkStateRows(operation, options.rows, batch, state);
+  const states = stateRows === undefined ? batch : state.shape[0];
   checkState(operation, "state", state, backend, [states, heads, headDim, valueDim]);
-
-  const output = backend.empty(v.shape, v.dtype);
-  try {
-    backend.kernels.lightningStep({ shape, q, k, v, slopes, scale, state, rows, output });
-    return output;
-  } catch (error) {
-    output.dispose();
-    throw error;
-  }
+  return result(backend, v.shape, v.dtype as FloatType, (output) => {
+    backend.machine.operations.lightningStep({ shape, q, k, v, slopes, scale, state, stateRows, output });
+  });
 }
 
 /** Options of {@linkcode lightningAttentionBackward}: those of the forward call, and the gradient of its state. */
@@ -196,11 +197,13 @@ export interface LightningGradients {
  * @example
  * ```ts
  * import { createBackend, lightningAttentionBackward } from "@levin/attention";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using x = backend.tensor(new Float32Array(2 * 10 * 8).fill(0.1), [1, 2, 10, 8]);
  * const { dq, dk, dv, dInitialState } = lightningAttentionBackward(x, x, x, x, { slopes: [0.5, 0.25] });
- * console.log(dq.shape, dInitialState.shape); // [1, 2, 10, 8] [1, 2, 8, 8]
+ * assert.deepEqual(dq.shape, x.shape);
+ * assert.deepEqual(dInitialState.shape, [1, 2, 8, 8]);
  * for (const tensor of [dq, dk, dv, dInitialState]) tensor.dispose();
  * ```
  *
@@ -210,7 +213,7 @@ export interface LightningGradients {
  * @param dOutput gradient of the output, its shape
  * @param options the options of the forward call, and `dState`
  * @throws {TypeError} when an argument is no tensor, the tensors belong to different backends, or one is stored as f16
- * @throws {RangeError} when shapes do not fit together, a slope is negative or NaN, or `cuSeqlens` falls
+ * @throws {RangeError} when shapes do not match, a slope is negative or NaN, or `cuSeqlens` decreases
  * @throws {BackendError} when a tensor was disposed, or memory is short
  */
 export function lightningAttentionBackward(
@@ -221,35 +224,27 @@ export function lightningAttentionBackward(
   options: LightningBackwardOptions = {},
 ): LightningGradients {
   const operation = "lightningAttentionBackward";
-  const backend = checkOperands(operation, q, k, v);
+  const backend = checkOperands(operation, q, k, v, F32);
   const call = checkCall(operation, q, k, v, options);
-  checkTensor(operation, "dOutput", dOutput, backend);
-  checkShape(operation, "dOutput", dOutput.shape, v.shape, "of the output");
-  const stateShape = [call.sequences.length, call.shape.heads, call.shape.headDim, call.shape.valueDim];
+  checkOperand(operation, "dOutput", dOutput, F32, backend, v.shape, "of the output");
   const { dState } = options;
-  if (dState !== undefined) checkState(operation, "dState", dState, backend, stateShape);
-
-  const made: Tensor[] = [];
-  const make = (shape: readonly number[]) => (made.push(backend.empty(shape)), made[made.length - 1]);
-  try {
-    const result = {
-      dq: make(q.shape),
-      dk: make(k.shape),
-      dv: make(v.shape),
-      dInitialState: make(stateShape),
-    };
-    backend.gradients.lightning({ ...call, dOutput, dState, ...result });
-    return result;
-  } catch (error) {
-    for (const tensor of made) tensor.dispose();
-    throw error;
-  }
+  if (dState !== undefined) checkState(operation, "dState", dState, backend, stateShape(call));
+  const shapes = { dq: q.shape, dk: k.shape, dv: v.shape, dInitialState: stateShape(call) };
+  return results(backend, shapes, {}, (gradients) => {
+    backend.machine.operations.lightningBackward({ ...call, dOutput, dState, ...gradients });
+  });
 }
 
-function checkOperands(operation: string, q: Tensor, k: Tensor, v: Tensor): Backend {
-  checkTensor(operation, "q", q);
-  checkTensor(operation, "k", k, q.backend);
-  checkTensor(operation, "v", v, q.backend);
+function checkOperands(
+  operation: string,
+  q: Tensor,
+  k: Tensor,
+  v: Tensor,
+  dtypes: readonly DType[],
+): Backend {
+  checkTensor(operation, "q", q, dtypes);
+  checkTensor(operation, "k", k, dtypes, q.backend);
+  checkTensor(operation, "v", v, dtypes, q.backend);
   if (k.dtype !== q.dtype || v.dtype !== q.dtype) {
     typeError(operation, "q, k and v must have the same dtype", [q.dtype, k.dtype, v.dtype]);
   }
@@ -262,24 +257,24 @@ function checkCall(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  { layout = "bhnd", slopes, scale, cuSeqlens, initialState }: LightningOptions,
+  options: LightningOptions,
 ): Omit<LightningCall, "output" | "state"> {
+  checkOptions(operation, options);
+  const { layout = "bhnd", initialState } = options;
   const shape = checkAttentionShape(operation, q, k, v, layout);
-  const sequences = checkSequences(operation, cuSeqlens, shape);
+  const sequences = checkSequences(operation, options.cuSeqlens, shape);
+  const slopes = checkSlopes(operation, options.slopes, shape.heads);
+  const scale = checkScale(operation, options.scale);
+  const call = { shape, q, k, v, slopes, scale, sequences, initialState };
   if (initialState !== undefined) {
-    const stateShape = [sequences.length, shape.heads, shape.headDim, shape.valueDim];
-    checkState(operation, "initialState", initialState, q.backend, stateShape);
+    checkState(operation, "initialState", initialState, q.backend, stateShape(call));
   }
-  return {
-    shape,
-    q,
-    k,
-    v,
-    slopes: checkSlopes(operation, slopes, shape.heads),
-    scale: checkScale(operation, scale),
-    sequences,
-    initialState,
-  };
+  return call;
+}
+
+/** Shape of the states of all sequences of a call. */
+function stateShape({ sequences, shape }: Pick<LightningCall, "sequences" | "shape">): number[] {
+  return [sequences.length, shape.heads, shape.headDim, shape.valueDim];
 }
 
 function checkAttentionShape(
@@ -336,9 +331,7 @@ function checkHeads(operation: string, shape: LightningShape): void {
 
 function checkSlopes(operation: string, slopes: ArrayLike<number> | undefined, heads: number): Float64Array {
   if (slopes === undefined) return new Float64Array(heads);
-  if (slopes === null || typeof slopes !== "object" || typeof slopes.length !== "number") {
-    typeError(operation, "slopes must be an array of numbers, one per head of v", slopes);
-  }
+  checkArray(operation, "slopes", slopes, "numbers, one per head of v");
   if (slopes.length !== heads) {
     rangeError(operation, `slopes must have one value per head of v, ${heads}`, slopes.length);
   }
@@ -363,9 +356,7 @@ function checkSequences(
   if (cuSeqlens === undefined) {
     return Array.from({ length: batch }, (_, index) => ({ batch: index, start: 0, length: seqLen }));
   }
-  if (cuSeqlens === null || typeof cuSeqlens !== "object" || typeof cuSeqlens.length !== "number") {
-    typeError(operation, "cuSeqlens must be an array of offsets", cuSeqlens);
-  }
+  checkArray(operation, "cuSeqlens", cuSeqlens, "offsets");
   if (batch !== 1) rangeError(operation, "batch must be 1 with cuSeqlens", batch);
   const offsets = Array.from(cuSeqlens);
   if (offsets.length < 1 || offsets[0] !== 0) rangeError(operation, "cuSeqlens must begin with 0", offsets);
@@ -373,7 +364,7 @@ function checkSequences(
   return offsets.slice(1).map((end, index) => {
     const start = offsets[index];
     if (!Number.isInteger(end) || end < start) {
-      rangeError(operation, "cuSeqlens must be integers that do not fall", end, `after ${start}`);
+      rangeError(operation, "cuSeqlens must be non-decreasing integers", end, `after ${start}`);
     }
     return { batch: 0, start, length: end - start };
   });
@@ -386,12 +377,12 @@ function checkStateRows(
   state: Tensor,
 ): Uint32Array | undefined {
   if (rows === undefined) return undefined;
-  const [count = 0] = checkTensor(operation, "state", state);
+  const [count = 0] = checkTensor(operation, "state", state, F32);
   const checked = checkIndices(operation, "rows", rows, count);
   if (checked.length !== batch) {
     rangeError(operation, `rows must have one value per batch element, ${batch}`, checked.length);
   }
-  if (new Set(checked).size !== batch) rangeError(operation, "rows must differ from one another", checked);
+  checkDistinct(operation, "rows", checked);
   return checked;
 }
 
@@ -402,7 +393,6 @@ function checkState(
   backend: Backend,
   shape: readonly number[],
 ): void {
-  checkTensor(operation, name, state, backend);
-  checkShape(operation, name, state.shape, shape, "[batch or sequences, heads, headDim, valueDim]");
-  if (state.dtype !== "f32") typeError(operation, `${name} must be stored as f32`, state.dtype);
+  const wording = "[batch or sequences, heads, headDim, valueDim]";
+  checkOperand(operation, name, state, F32, backend, shape, wording);
 }
