@@ -6,11 +6,11 @@
  * @module
  */
 import { decayPowers } from "../../core/decay.ts";
-import { TILE_COLUMNS, TILE_ROWS } from "../../core/tile.ts";
+import { TILE_COLUMNS, TILE_ROWS } from "../../core/sizes.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
-/** The functions of `assembly/index.ts`. */
+/** The functions of `bench/baselines/assembly/`. */
 interface BaselineExports {
   leftProduct(
     q: number,
