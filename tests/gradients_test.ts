@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import type { Backend, Tensor } from "../mod.ts";
+import type { Backend } from "../mod.ts";
 import {
   adamw,
   crossEntropy,
@@ -14,18 +14,13 @@ import {
   sumSquares,
 } from "../core/gradients.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope, upload } from "./harness.ts";
 import * as forward from "./reference.ts";
 import * as reference from "./reference_gradients.ts";
 
 const LIMIT = 3e-6;
 /** What differences of float64 leave. */
 const DIFFERENCE = 1e-7;
-
-function upload(scope: Scope, backend: Backend, shape: number[], seed: number): [Float32Array, Tensor] {
-  const data = randomArray(shape, seed);
-  return [data, scope.keep(backend.tensor(data, shape))];
-}
 
 /** What was in a gradient before, plus what was expected: parameters' gradients are added to. */
 function plus(before: Float32Array, expected: ArrayLike<number>): Float64Array {

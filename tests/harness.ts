@@ -131,6 +131,28 @@ export function randomArray(shape: readonly number[], seed: number): Float32Arra
   return Float32Array.from({ length: shape.reduce((product, n) => product * n, 1) }, () => 2 * random() - 1);
 }
 
+/** Lengths around multiples of a block size: one below, the multiple itself, one above. */
+export function edges(block: number, ...multiples: number[]): number[] {
+  return multiples.flatMap((multiple) => [block * multiple - 1, block * multiple, block * multiple + 1]);
+}
+
+/** Lengths in ascending order, each once. */
+export function ascending(...lengths: number[]): number[] {
+  return [...new Set(lengths)].sort((a, b) => a - b);
+}
+
+/** A tensor of seeded numbers in [−factor, factor), and the numbers themselves. */
+export function upload(
+  scope: Scope,
+  backend: Backend,
+  shape: readonly number[],
+  seed: number,
+  factor = 1,
+): [Float32Array, Tensor] {
+  const data = randomArray(shape, seed).map((value) => factor * value);
+  return [data, scope.keep(backend.tensor(data, shape))];
+}
+
 /** Tensors that are disposed together, at the end of a `using` scope. */
 export class Scope implements Disposable {
   #held: Tensor[] = [];

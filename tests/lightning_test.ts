@@ -16,10 +16,10 @@ import {
   inLayout,
   LENGTHS,
   LIMIT,
+  operand,
   operandsOf,
   optionsOf,
   shapesOf,
-  upload,
 } from "./attention.ts";
 import {
   assertClose,
@@ -39,9 +39,9 @@ async function check(backend: Backend, c: Case): Promise<void> {
   const { q, k, v, initialState } = operandsOf(c);
   const expected = reference.lightningAttention(q, k, v, c, { ...c, initialState });
   const tensors = [
-    upload(scope, backend, c, q, shapes.q),
-    upload(scope, backend, c, k, shapes.k),
-    upload(scope, backend, c, v, shapes.v),
+    operand(scope, backend, c, q, shapes.q),
+    operand(scope, backend, c, k, shapes.k),
+    operand(scope, backend, c, v, shapes.v),
   ] as const;
   const options = optionsOf(scope, backend, c, initialState);
   poison(backend, shapes.v, shapes.state);

@@ -1,16 +1,22 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import type { Backend, Tensor } from "../mod.ts";
+import type { Backend } from "../mod.ts";
 import { ACTIVATIONS, embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import {
+  ascending,
+  assertClose,
+  assertSameBits,
+  eachBackend,
+  edges,
+  poison,
+  randomArray,
+  Scope,
+  upload,
+} from "./harness.ts";
+import { FEW_ROWS, TILE_ROWS } from "../core/tile.ts";
 import * as reference from "./reference.ts";
 
 const LIMIT = 2e-6;
-
-function upload(scope: Scope, backend: Backend, shape: number[], seed: number): [Float32Array, Tensor] {
-  const data = randomArray(shape, seed);
-  return [data, scope.keep(backend.tensor(data, shape))];
-}
 
 async function checkLinear(
   backend: Backend,
@@ -45,7 +51,7 @@ async function checkLinear(
 }
 
 eachBackend("linear: any shape, bias and residual", async (backend) => {
-  for (const rows of [0, 1, 2, 5, 6, 7, 49]) {
+  for (const rows of ascending(0, 1, 2, ...edges(TILE_ROWS, 1, 10), ...edges(FEW_ROWS, 1))) {
     await checkLinear(backend, rows, 37, 21, { bias: true, residual: true });
   }
   for (

@@ -18,7 +18,7 @@ import softmaxSource from "./softmax.wgsl" with { type: "text" };
 import tileSource from "./tile.wgsl" with { type: "text" };
 
 /** Rows of a tile; as in `tile.wgsl`. */
-const EDGE = 64;
+export const EDGE = 64;
 
 /**
  * Causal softmax attention with rotary positions on query and key ("RoFormer", section 3.2.2) and scores over the root

@@ -8,6 +8,7 @@
 import { decayPowers } from "../../core/decay.ts";
 import { TILE_COLUMNS, TILE_ROWS } from "../../core/tile.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
+import { KEYS } from "./assembly/sizes.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
 /** The functions of `assembly/index.ts`. */
@@ -98,8 +99,6 @@ export interface MemoryRead extends Disposable {
 const DEPTH = 256;
 /** Keys, and columns of values, of a panel of the cache; as in `assembly/attention.ts`. */
 const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
-/** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
-const KEYS = 40;
 
 /** Fills an array with some elements again and again; returns it. */
 export function repeat(elements: Float32Array, target: Float32Array): Float32Array {
@@ -217,6 +216,7 @@ export class Baselines {
   ): Prepared {
     const { seqLen, headDim, valueDim } = sizes;
     const tables = slopes.map((slope) => {
+      // KEYS leading zeros: the powers of keys that come after their query.
       const table = new Float32Array(KEYS + seqLen + 8);
       table.set(decayPowers(slope, seqLen + 8), KEYS);
       return table;

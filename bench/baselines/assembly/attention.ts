@@ -27,16 +27,7 @@ import {
   tile,
   unpackPanels,
 } from "../../../assembly/tile";
-
-/** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const QUERIES = 200;
-
-/** K, keys per block: keys and a panel of queries together stay in L1. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const KEYS = 40;
+import { KEYS, QUERIES } from "./sizes";
 
 /** Bytes between rows of scores. */
 // @ts-ignore: decorator
