@@ -20,8 +20,8 @@ import {
   recurrenceCase,
   softmaxCase,
   stepCase,
-} from "./cases.ts";
-import { beside, warmUp } from "./measure.ts";
+} from "./measure/cases.ts";
+import { beside, warmUp } from "./measure/timing.ts";
 
 const { values: options } = parseArgs({
   options: {

@@ -14,7 +14,7 @@ import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { median, seconds, warmUp } from "./measure.ts";
+import { median, seconds, warmUp } from "./measure/timing.ts";
 
 const { values: options, positionals: folders } = parseArgs({
   allowPositionals: true,

@@ -14,10 +14,10 @@ import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts"
 import { elementCount } from "../core/tensor.ts";
 import { createWebgpuBackend } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
-import { randomArray, relativeError } from "../tests/harness.ts";
+import { randomArray, relativeError } from "../tests/numbers.ts";
 import * as reference from "../tests/reference.ts";
 import { repeat } from "./baselines/mod.ts";
-import { median } from "./measure.ts";
+import { median } from "./measure/timing.ts";
 
 const RUNS = 15;
 const SETS = 3;

@@ -1,7 +1,7 @@
 /** `linear` on each backend beside its ceiling and its peers: the register tile for many rows, memory for one. */
-import { presentBackends } from "./backends.ts";
+import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { ceilingCase, linearCase, register } from "./cases.ts";
+import { ceilingCase, linearCase, register } from "./measure/cases.ts";
 import { jaxLinearCase } from "./peers/jax.ts";
 import { onnxLinearCase } from "./peers/onnxruntime.ts";
 import { tfjsLinearCase } from "./peers/tfjs.ts";

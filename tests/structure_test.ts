@@ -26,7 +26,7 @@ const ALLOWED: Record<string, readonly string[]> = {
 };
 
 /** What `bench` may import of `tests`: the oracle, measures of errors, and how to wait for a server. */
-const SHARED_BY_TESTS = /^tests\/(harness|reference\w*|listening|edge_function)\.ts$/;
+const SHARED_BY_TESTS = /^tests\/(numbers|reference\w*|listening|edge_function)\.ts$/;
 
 /** One import, of a file by its path or of a package by its specifier. */
 interface Import {

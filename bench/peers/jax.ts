@@ -4,11 +4,11 @@
  * @module
  */
 import { defaultDevice, init, jit, nn, numpy as np } from "@jax-js/jax";
-import { assertClose } from "../../tests/harness.ts";
+import { assertClose } from "../../tests/numbers.ts";
 import * as reference from "../../tests/reference.ts";
 import type { AttentionSizes } from "../baselines/mod.ts";
-import { type Case, describe } from "../cases.ts";
-import { checkSoftmax, noise, operands } from "../operands.ts";
+import { type Case, describe } from "../measure/cases.ts";
+import { checkSoftmax, noise, operands } from "../measure/operands.ts";
 
 type Array = ReturnType<typeof np.zeros>;
 

@@ -5,11 +5,11 @@
  * @module
  */
 import { env, InferenceSession, Tensor } from "onnxruntime-web";
-import { assertClose } from "../../tests/harness.ts";
+import { assertClose } from "../../tests/numbers.ts";
 import * as reference from "../../tests/reference.ts";
 import type { AttentionSizes } from "../baselines/mod.ts";
-import { type Case, describe } from "../cases.ts";
-import { checkSoftmax, noise, operands } from "../operands.ts";
+import { type Case, describe } from "../measure/cases.ts";
+import { checkSoftmax, noise, operands } from "../measure/operands.ts";
 import { type Node, onnxModel, type Operand } from "./onnx.ts";
 
 env.wasm.numThreads = 1;

@@ -5,10 +5,10 @@
  */
 import { matMul, ready, setBackend, tensor2d, transpose } from "@tensorflow/tfjs-core";
 import { setThreadsCount } from "@tensorflow/tfjs-backend-wasm";
-import { assertClose } from "../../tests/harness.ts";
+import { assertClose } from "../../tests/numbers.ts";
 import * as reference from "../../tests/reference.ts";
-import type { Case } from "../cases.ts";
-import { noise } from "../operands.ts";
+import type { Case } from "../measure/cases.ts";
+import { noise } from "../measure/operands.ts";
 
 setThreadsCount(1);
 await setBackend("wasm");

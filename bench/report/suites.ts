@@ -4,13 +4,13 @@
  *
  * @module
  */
-import { type Backend, BackendError, createBackend, type Tensor } from "../mod.ts";
-import { lightningMixer, type Mixer } from "../train/backward.ts";
-import { configByName } from "../train/configs.ts";
-import { attempt } from "./backends.ts";
-import { SoftmaxSession } from "./baselines/generation.ts";
-import { softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
-import { Baselines } from "./baselines/mod.ts";
+import { type Backend, BackendError, createBackend, type Tensor } from "../../mod.ts";
+import { lightningMixer, type Mixer } from "../../train/backward.ts";
+import { configByName } from "../../train/configs.ts";
+import { attempt } from "../measure/backends.ts";
+import { SoftmaxSession } from "../baselines/generation.ts";
+import { softmaxConfig, softmaxMixer } from "../baselines/mixers.ts";
+import { Baselines } from "../baselines/mod.ts";
 import {
   ATTENTION_SIZES,
   type Case,
@@ -24,12 +24,12 @@ import {
   recurrenceCase,
   softmaxCase,
   stepCase,
-} from "./cases.ts";
-import { compare, median, secondsEach } from "./measure.ts";
-import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
-import { noise } from "./operands.ts";
+} from "../measure/cases.ts";
+import { compare, median, secondsEach } from "../measure/timing.ts";
+import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "../measure/models.ts";
+import { noise } from "../measure/operands.ts";
 import type { Absent, KernelRow, Results } from "./results.ts";
-import { trainingSpeed } from "./training.ts";
+import { trainingSpeed } from "../measure/training.ts";
 
 /** How much to measure. */
 export interface Extent {
@@ -136,9 +136,9 @@ async function measureKernels(extent: Extent, { kernels, absent }: Results): Pro
     using _ = one;
     kernels.push(await kernelRow(one, [...ceiling(one), ...others], extent, absent));
   };
-  const onnx = () => import("./peers/onnxruntime.ts");
-  const tfjs = () => import("./peers/tfjs.ts");
-  const jax = () => import("./peers/jax.ts");
+  const onnx = () => import("../peers/onnxruntime.ts");
+  const tfjs = () => import("../peers/tfjs.ts");
+  const jax = () => import("../peers/jax.ts");
 
   for (const sizes of ATTENTION_SIZES.slice(0, extent.quick ? 1 : undefined)) {
     const peers: (() => Case | Promise<Case>)[] = [];
@@ -284,7 +284,7 @@ async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
       ["LayerNorm", () => normCase(backend, rows, width, { affine: true })],
     ];
     if (extent.backend === "wasm") {
-      const onnx = async () => (await import("./peers/onnxruntime.ts")).onnxNormCase(rows, width);
+      const onnx = async () => (await import("../peers/onnxruntime.ts")).onnxNormCase(rows, width);
       cases.push(["onnxruntime-web RMSNorm", onnx]);
     }
     for (const [method, make] of cases) {

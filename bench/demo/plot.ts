@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { BYTES, CONVENTIONAL, decades, LIGHTNING, NEUTRAL, NUMBERS, renderPanels } from "../bench/plot.ts";
+import { BYTES, CONVENTIONAL, decades, LIGHTNING, NEUTRAL, NUMBERS, renderPanels } from "../report/plot.ts";
 
 /** One measurement. */
 export interface Point {

@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { createBackend } from "../mod.ts";
-import { BASELINE, RELAXED } from "../wasm/kernels.ts";
-import { Baselines } from "./baselines/mod.ts";
+import { createBackend } from "../../mod.ts";
+import { BASELINE, RELAXED } from "../../wasm/kernels.ts";
+import { Baselines } from "../baselines/mod.ts";
 import {
   ATTENTION_SIZES,
   type Case,
@@ -15,11 +15,11 @@ import {
   lightningBackwardCase,
   lightningCase,
   linearCase,
-} from "./cases.ts";
-import { coldStart } from "./cold_start.ts";
-import { compare } from "./measure.ts";
-import { decodeCase, HUNDRED_MILLION, randomModel } from "./models.ts";
-import { onnxAttentionCase, onnxLinearCase } from "./peers/onnxruntime.ts";
+} from "../measure/cases.ts";
+import { coldStart } from "../measure/coldStart.ts";
+import { compare } from "../measure/timing.ts";
+import { decodeCase, HUNDRED_MILLION, randomModel } from "../measure/models.ts";
+import { onnxAttentionCase, onnxLinearCase } from "../peers/onnxruntime.ts";
 
 /** One promise. */
 export interface Goal {

@@ -3,14 +3,14 @@
  *
  * @module
  */
-import type { Backend, Tensor } from "../mod.ts";
-import { TransNormerLLM } from "../model/mod.ts";
-import { parseConfig } from "../model/config.ts";
-import { dequantize, quantize } from "../core/quantize.ts";
-import { elementCount } from "../core/tensor.ts";
-import { mapWeights } from "../model/weights.ts";
-import { assertClose, seeded } from "../tests/harness.ts";
-import { type ConfigJson, referenceLogits, type Tensors } from "../tests/reference_model.ts";
+import type { Backend, Tensor } from "../../mod.ts";
+import { TransNormerLLM } from "../../model/mod.ts";
+import { parseConfig } from "../../model/config.ts";
+import { dequantize, quantize } from "../../core/quantize.ts";
+import { elementCount } from "../../core/tensor.ts";
+import { mapWeights } from "../../model/weights.ts";
+import { assertClose, seeded } from "../../tests/numbers.ts";
+import { type ConfigJson, referenceLogits, type Tensors } from "../../tests/reference_model.ts";
 import { type Case, on } from "./cases.ts";
 
 /** About 100 M parameters. */

@@ -10,11 +10,11 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   lightningAttentionStep,
-} from "../mod.ts";
-import { linear, norm } from "../core/ops.ts";
-import { assertClose, Scope } from "../tests/harness.ts";
-import * as reference from "../tests/reference.ts";
-import type { AttentionSizes, Baselines } from "./baselines/mod.ts";
+} from "../../mod.ts";
+import { linear, norm } from "../../core/ops.ts";
+import { assertClose, Scope } from "../../tests/numbers.ts";
+import * as reference from "../../tests/reference.ts";
+import type { AttentionSizes, Baselines } from "../baselines/mod.ts";
 import {
   checkLightning,
   checkLightningBackward,

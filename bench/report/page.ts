@@ -14,7 +14,7 @@ import {
   type PlotPoint,
   renderPanels,
 } from "./plot.ts";
-import { median } from "./measure.ts";
+import { median } from "../measure/timing.ts";
 import {
   type EdgeReport,
   FOLDER,

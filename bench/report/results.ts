@@ -130,7 +130,7 @@ export async function commit(): Promise<string> {
 }
 
 /** Where the results lie. */
-export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
+export const FOLDER = new URL("../../docs/benchmarks/", import.meta.url);
 
 /** A file of results, where there is one. */
 export async function kept<T>(file: string): Promise<T | undefined> {
