@@ -307,7 +307,9 @@ async function openPage(): Promise<OpenPage> {
     await server.shutdown();
   };
   try {
+    // A busy machine may take any time: what is waited for is the page itself, or its error.
     browser = await chromium.launch({
+      timeout: 0,
       executablePath: findBrowser(),
       args: [
         "--no-sandbox",
@@ -325,8 +327,10 @@ async function openPage(): Promise<OpenPage> {
       const absent = message.text().includes("404");
       if (["error", "warning"].includes(message.type()) && !absent) errors.push(message.text());
     });
-    await tab.goto(`http://127.0.0.1:${server.addr.port}/`);
-    await tab.waitForFunction(() => "levin" in globalThis);
+    const failed = new Promise<never>((_, reject) => tab.on("pageerror", reject));
+    failed.catch(() => {}); // later errors are in `errors`
+    await tab.goto(`http://127.0.0.1:${server.addr.port}/`, { timeout: 0 });
+    await Promise.race([tab.waitForFunction(() => "levin" in globalThis, undefined, { timeout: 0 }), failed]);
     return {
       errors,
       // deno-lint-ignore no-explicit-any -- types of this process do not reach into the page

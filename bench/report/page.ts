@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import {
   BYTES,
   CONVENTIONAL,
@@ -44,10 +45,10 @@ export async function render(): Promise<void> {
   if (edge !== undefined) sections.push(edgeSection(edge));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
   const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["fmt", "--quiet", PAGE.pathname, FOLDER.pathname],
+    args: ["fmt", "--quiet", fileURLToPath(PAGE), fileURLToPath(FOLDER)],
   })
     .output();
-  if (!success) throw new Error(`Cannot format ${PAGE.pathname}`);
+  if (!success) throw new Error(`Cannot format ${fileURLToPath(PAGE)}`);
 }
 
 const INTRODUCTION = `# Benchmarks
