@@ -236,3 +236,44 @@ Deno.test("a constant of the library's TypeScript has one value, wherever it is 
     assert(new Set(all.map(({ value }) => value)).size === 1, `${name} has several values: ${found}`);
   }
 });
+
+/** The anchors of a Markdown page, as GitHub makes them of its headings. */
+function anchorsOf(markdown: string): Set<string> {
+  const headings = markdown.replaceAll(/^```[^]*?^```/gm, "").matchAll(/^#+ +(.+)$/gm);
+  return new Set(
+    [...headings].map(([, title]) =>
+      title.toLowerCase().replaceAll(/[^\p{L}\p{N} _-]/gu, "").trim().replaceAll(" ", "-")
+    ),
+  );
+}
+
+Deno.test("links to pages of the project and to their sections resolve", () => {
+  const pages = [...Deno.readDirSync(ROOT)].map(({ name }) => name).filter((name) => name.endsWith(".md"))
+    .concat([...sourcesIn("docs/", [".md"])]);
+  const broken: string[] = [];
+  const check = (file: string, page: URL, anchor: string | undefined) => {
+    let text: string;
+    try {
+      text = Deno.readTextFileSync(page);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      broken.push(`${file}: no page ${page.pathname}`);
+      return;
+    }
+    if (anchor !== undefined && !anchorsOf(text).has(anchor)) broken.push(`${file}: no section #${anchor}`);
+  };
+  for (const file of pages) {
+    const text = Deno.readTextFileSync(new URL(file, ROOT));
+    for (const [, path, anchor] of text.matchAll(/\]\((?!\w+:)([^)#\s]*)(?:#([^)\s]+))?\)/g)) {
+      const target = path === "" ? new URL(file, ROOT) : new URL(path, new URL(file, ROOT));
+      if (target.pathname.endsWith(".md")) check(file, target, anchor);
+      else assert(Deno.statSync(target), `${file}: ${path}`);
+    }
+  }
+  for (const { file, lines } of texts) {
+    for (const [, page, anchor] of lines.join("\n").matchAll(/\b(docs\/\w+\.md)(?:#([\w-]+))?/g)) {
+      check(file, new URL(page, ROOT), anchor);
+    }
+  }
+  assert.deepEqual(broken, []);
+});
