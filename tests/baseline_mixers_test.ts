@@ -215,7 +215,7 @@ for (const [mixer, oracle] of ORACLES) {
 
 onWebgpu("softmax: scores of thousands, rising and falling to the end", async (backend) => {
   using scope = new Scope();
-  // Only the last element is used, whose pair turns slowest: by 0.03 over all of the length.
+  // Only the last element is used, whose pair rotates slowest: by 0.03 over all of the length.
   const seqLen = 200, headDim = 128, sizes = { heads: 1, seqLen, headDim, valueDim: 4 };
   const column = (value: (j: number) => number) =>
     Float32Array.from(

@@ -87,30 +87,30 @@ Deno.test("the reference gradients are differences of the reference operations",
   );
 });
 
-async function checkLinear(backend: Backend, rows: number, inner: number, outs: number): Promise<void> {
+async function checkLinear(backend: Backend, rows: number, inDim: number, outDim: number): Promise<void> {
   using scope = new Scope();
-  const [x, tx] = upload(scope, backend, [rows, inner], 1);
-  const [weight, tw] = upload(scope, backend, [outs, inner], 2);
-  const [dy, tdy] = upload(scope, backend, [rows, outs], 3);
-  const [before, dWeight] = upload(scope, backend, [outs, inner], 4);
-  const [biasBefore, dBias] = upload(scope, backend, [outs], 5);
-  const [residual, tr] = upload(scope, backend, [rows, inner], 6);
-  poison(backend, [rows, inner]);
+  const [x, tx] = upload(scope, backend, [rows, inDim], 1);
+  const [weight, tw] = upload(scope, backend, [outDim, inDim], 2);
+  const [dy, tdy] = upload(scope, backend, [rows, outDim], 3);
+  const [before, dWeight] = upload(scope, backend, [outDim, inDim], 4);
+  const [biasBefore, dBias] = upload(scope, backend, [outDim], 5);
+  const [residual, tr] = upload(scope, backend, [rows, inDim], 6);
+  poison(backend, [rows, inDim]);
   const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
-  const expected = reference.linear(x, weight, dy, [rows, inner, outs]);
-  const what = `linear ${rows} × ${inner} → ${outs}`;
-  assert.deepEqual(dx.shape, [rows, inner]);
+  const expected = reference.linear(x, weight, dy, [rows, inDim, outDim]);
+  const what = `linear ${rows} × ${inDim} → ${outDim}`;
+  assert.deepEqual(dx.shape, [rows, inDim]);
   assertClose(await dx.data(), plus(residual, expected.dx), LIMIT, `${what} dx`);
   assertClose(await dWeight.data(), plus(before, expected.dWeight), LIMIT, `${what} dWeight`);
   assertClose(await dBias.data(), plus(biasBefore, expected.dBias), LIMIT, `${what} dBias`);
-  poison(backend, [rows, inner]);
+  poison(backend, [rows, inDim]);
   const plain = scope.keep(linearBackward(tx, tw, tdy));
   assertClose(await plain.data(), expected.dx, LIMIT, `${what} dx without residual`);
 }
 
 eachBackend("linearBackward: any shape", async (backend) => {
   for (
-    const [rows, inner, outs] of [
+    const [rows, inDim, outDim] of [
       [0, 5, 3],
       [1, 1, 1],
       [1, 37, 21],
@@ -123,11 +123,11 @@ eachBackend("linearBackward: any shape", async (backend) => {
       [4, 8, 0],
     ]
   ) {
-    await checkLinear(backend, rows, inner, outs);
+    await checkLinear(backend, rows, inDim, outDim);
   }
   const size = fc.integer({ min: 1, max: 70 });
   await fc.assert(
-    fc.asyncProperty(size, size, size, (rows, inner, outs) => checkLinear(backend, rows, inner, outs)),
+    fc.asyncProperty(size, size, size, (rows, inDim, outDim) => checkLinear(backend, rows, inDim, outDim)),
     { numRuns: 20 },
   );
   using x = backend.zeros([2, 3]);

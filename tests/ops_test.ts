@@ -21,24 +21,24 @@ const LIMIT = 2e-6;
 async function checkLinear(
   backend: Backend,
   rows: number,
-  inner: number,
-  outs: number,
+  inDim: number,
+  outDim: number,
   extras: { bias?: boolean; residual?: boolean } = {},
 ): Promise<void> {
   using scope = new Scope();
-  const [x, tx] = upload(scope, backend, [rows, inner], 1);
-  const [weight, tw] = upload(scope, backend, [outs, inner], 2);
-  const [bias, tb] = upload(scope, backend, [outs], 3);
-  const [residual, tr] = upload(scope, backend, [rows, outs], 4);
-  poison(backend, [rows, outs]);
+  const [x, tx] = upload(scope, backend, [rows, inDim], 1);
+  const [weight, tw] = upload(scope, backend, [outDim, inDim], 2);
+  const [bias, tb] = upload(scope, backend, [outDim], 3);
+  const [residual, tr] = upload(scope, backend, [rows, outDim], 4);
+  poison(backend, [rows, outDim]);
   const y = scope.keep(
     linear(tx, tw, { bias: extras.bias ? tb : undefined, residual: extras.residual ? tr : undefined }),
   );
-  assert.deepEqual(y.shape, [rows, outs]);
+  assert.deepEqual(y.shape, [rows, outDim]);
   const expected = reference.linear(
     x,
     weight,
-    [rows, inner, outs],
+    [rows, inDim, outDim],
     extras.bias ? bias : undefined,
     extras.residual ? residual : undefined,
   );
@@ -46,7 +46,7 @@ async function checkLinear(
     await y.data(),
     expected,
     LIMIT,
-    `linear ${rows} × ${inner} → ${outs} ${JSON.stringify(extras)}`,
+    `linear ${rows} × ${inDim} → ${outDim} ${JSON.stringify(extras)}`,
   );
 }
 
@@ -55,9 +55,13 @@ eachBackend("linear: any shape, bias and residual", async (backend) => {
     await checkLinear(backend, rows, 37, 21, { bias: true, residual: true });
   }
   for (
-    const [rows, inner, outs] of [[1, 300, 5], [3, 1, 1], [20, 0, 4], [4, 8, 0], [13, 260, 9], [70, 513, 530]]
+    const [rows, inDim, outDim] of [[1, 300, 5], [3, 1, 1], [20, 0, 4], [4, 8, 0], [13, 260, 9], [
+      70,
+      513,
+      530,
+    ]]
   ) {
-    await checkLinear(backend, rows, inner, outs);
+    await checkLinear(backend, rows, inDim, outDim);
   }
   const size = fc.integer({ min: 1, max: 70 });
   await fc.assert(
@@ -67,7 +71,7 @@ eachBackend("linear: any shape, bias and residual", async (backend) => {
       size,
       fc.boolean(),
       fc.boolean(),
-      (rows, inner, outs, bias, residual) => checkLinear(backend, rows, inner, outs, { bias, residual }),
+      (rows, inDim, outDim, bias, residual) => checkLinear(backend, rows, inDim, outDim, { bias, residual }),
     ),
     { numRuns: 25 },
   );

@@ -12,17 +12,17 @@ export function linear(
   x: ArrayLike<number>,
   weight: ArrayLike<number>,
   dy: ArrayLike<number>,
-  [rows, inner, out]: readonly [number, number, number],
+  [rows, inDim, outDim]: readonly [number, number, number],
 ): Record<"dx" | "dWeight" | "dBias", Float64Array> {
-  const dx = new Float64Array(rows * inner), dWeight = new Float64Array(out * inner);
-  const dBias = new Float64Array(out);
+  const dx = new Float64Array(rows * inDim), dWeight = new Float64Array(outDim * inDim);
+  const dBias = new Float64Array(outDim);
   for (let r = 0; r < rows; r++) {
-    for (let o = 0; o < out; o++) {
-      const d = dy[r * out + o];
+    for (let o = 0; o < outDim; o++) {
+      const d = dy[r * outDim + o];
       dBias[o] += d;
-      for (let i = 0; i < inner; i++) {
-        dx[r * inner + i] += d * weight[o * inner + i];
-        dWeight[o * inner + i] += d * x[r * inner + i];
+      for (let i = 0; i < inDim; i++) {
+        dx[r * inDim + i] += d * weight[o * inDim + i];
+        dWeight[o * inDim + i] += d * x[r * inDim + i];
       }
     }
   }

@@ -203,7 +203,7 @@ const FORBIDDEN: readonly { word: RegExp; say: string; in: RegExp }[] = [
   },
   { word: /\bZ_t\b|Ŝ/, say: "dS", in: /./ },
   { word: /\bouts\b/, say: "out or outDim", in: /./ },
-  { word: /\bdepth\s*[:,)=]/i, say: "inner", in: /^(core|gpu|wasm|assembly)\// },
+  { word: /\bdepth\s*[:,)=]/i, say: "inner", in: /^(core|gpu|wasm|assembly|bench)\// },
 ];
 
 const texts = folders.flatMap((folder) => [...sourcesIn(`${folder}/`, [".ts", ".wgsl"])]).concat(rootFiles)

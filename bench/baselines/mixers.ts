@@ -198,7 +198,7 @@ function softmaxParameters(
 
 /**
  * (cos, sin) of every pair of elements at `count` positions from `first` on, `[count, headDim]`; angles in float64: of
- * large positions, f32 would keep few digits of the fraction of a turn.
+ * large positions, f32 would keep few digits of the fraction of a full circle.
  */
 export function rotaryTable(headDim: number, first: number, count: number): Float32Array {
   const table = new Float32Array(count * headDim);
@@ -212,7 +212,7 @@ export function rotaryTable(headDim: number, first: number, count: number): Floa
   return table;
 }
 
-/** Turns queries or keys, or their gradients, by their positions, or back. */
+/** Rotates queries or keys, or their gradients, by their positions, or back. */
 function rotate(call: Call, x: Tensor, direction: 1 | -1): Tensor {
   const { device, seqLen, headDim } = call;
   const table = device.constant(`rotary ${seqLen},${headDim}`, () => rotaryTable(headDim, 0, seqLen));

@@ -49,7 +49,7 @@ interface BaselineExports {
     scores: number,
   ): void;
   quadraticScratch(headDim: number, valueDim: number): number;
-  microKernel(a: number, b: number, c: number, depth: number, repeats: number): void;
+  microKernel(a: number, b: number, c: number, inner: number, repeats: number): void;
   readAll(source: number, bytes: number): number;
 }
 
@@ -95,8 +95,8 @@ export interface MemoryRead extends Disposable {
   run(): number;
 }
 
-/** Depth of the micro-kernel's operands: 5 KiB of A and 8 KiB of B. */
-const DEPTH = 256;
+/** Inner size of the micro-kernel: 5 KiB of A and 8 KiB of B. */
+const INNER = 256;
 /** Keys, and columns of values, of a panel of the cache; as in `assembly/attention.ts`. */
 const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
 
@@ -229,16 +229,16 @@ export class Baselines {
   /** The register tile on operands in L1. */
   ceiling(): MicroKernel {
     const memory = this.#memory;
-    const a = memory.allocate(4 * TILE_ROWS * DEPTH),
-      b = memory.allocate(4 * TILE_COLUMNS * DEPTH),
+    const a = memory.allocate(4 * TILE_ROWS * INNER),
+      b = memory.allocate(4 * TILE_COLUMNS * INNER),
       c = memory.allocate(4 * TILE_ROWS * TILE_COLUMNS);
-    memory.floats(a, TILE_ROWS * DEPTH).fill(0.5);
-    memory.floats(b, TILE_COLUMNS * DEPTH).fill(0.25);
-    const each = 2 * TILE_ROWS * TILE_COLUMNS * DEPTH;
+    memory.floats(a, TILE_ROWS * INNER).fill(0.5);
+    memory.floats(b, TILE_COLUMNS * INNER).fill(0.25);
+    const each = 2 * TILE_ROWS * TILE_COLUMNS * INNER;
     return {
       run: (operations) => {
         const repeats = Math.ceil(operations / each);
-        this.#exports.microKernel(a, b, c, DEPTH, repeats);
+        this.#exports.microKernel(a, b, c, INNER, repeats);
         return repeats * each;
       },
       result: () => memory.floats(c, TILE_ROWS * TILE_COLUMNS).slice(),

@@ -44,8 +44,8 @@ export async function stream(
       progress.show(`${count(start)} of ${count(stream)} tokens streamed ...`);
       await breathe(signal);
       // Every segment is another view of the noise.
-      const turn = (start / segment * 7919) % shift;
-      const views = [0, 1, 2].map((i) => data.subarray(turn + i * shift, turn + i * shift + size));
+      const offset = (start / segment * 7919) % shift;
+      const views = [0, 1, 2].map((i) => data.subarray(offset + i * shift, offset + i * shift + size));
       [q, k, v].forEach((tensor, i) => backend.write(tensor, views[i]));
       computing += await seconds(async () => {
         const next = lightningAttention(q, k, v, { slopes, initialState: state });

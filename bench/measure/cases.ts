@@ -249,30 +249,30 @@ export function softmaxCase(baselines: Baselines, sizes: AttentionSizes): Case {
 export async function linearCase(
   backend: Backend,
   rows: number,
-  inner: number,
-  out: number,
+  inDim: number,
+  outDim: number,
 ): Promise<Case> {
   const scope = new Scope();
-  const xData = noise([rows, inner], 1), weightData = noise([out, inner], 2);
-  const x = scope.keep(backend.tensor(xData, [rows, inner]));
-  const weight = scope.keep(backend.tensor(weightData, [out, inner]));
+  const xData = noise([rows, inDim], 1), weightData = noise([outDim, inDim], 2);
+  const x = scope.keep(backend.tensor(xData, [rows, inDim]));
+  const weight = scope.keep(backend.tensor(weightData, [outDim, inDim]));
   {
     using y = linear(x, weight);
     const actual = await y.data();
     for (const row of new Set([0, rows >> 1, rows - 1])) {
-      const xRow = xData.subarray(row * inner, (row + 1) * inner);
+      const xRow = xData.subarray(row * inDim, (row + 1) * inDim);
       assertClose(
-        actual.subarray(row * out, (row + 1) * out),
-        reference.linear(xRow, weightData, [1, inner, out]),
+        actual.subarray(row * outDim, (row + 1) * outDim),
+        reference.linear(xRow, weightData, [1, inDim, outDim]),
         2e-6,
         `row ${row} of ${rows}`,
       );
     }
   }
   return {
-    name: `linear ${rows} × ${inner} → ${out}${on(backend)}`,
-    operations: rows === 1 ? 0 : 2 * rows * inner * out,
-    bytes: rows === 1 ? 4 * inner * out : 0,
+    name: `linear ${rows} × ${inDim} → ${outDim}${on(backend)}`,
+    operations: rows === 1 ? 0 : 2 * rows * inDim * outDim,
+    bytes: rows === 1 ? 4 * inDim * outDim : 0,
     tokens: rows,
     run: () => linear(x, weight).dispose(),
     ...finishing(backend, scope),

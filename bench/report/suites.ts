@@ -155,16 +155,16 @@ async function measureKernels(extent: Extent, { kernels, absent }: Results): Pro
     await add(await lightningBackwardCase(backend, sizes), [forward, ...left]);
   }
   await add(await stepCase(backend, 64, 16, 128), []);
-  for (const [rows, inner, out] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
-    const jaxLinear = async () => (await jax()).jaxLinearCase(extent.backend, rows, inner, out);
+  for (const [rows, inDim, outDim] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
+    const jaxLinear = async () => (await jax()).jaxLinearCase(extent.backend, rows, inDim, outDim);
     const peers = isWasm
       ? [
-        async () => (await onnx()).onnxLinearCase(rows, inner, out),
-        async () => (await tfjs()).tfjsLinearCase(rows, inner, out),
+        async () => (await onnx()).onnxLinearCase(rows, inDim, outDim),
+        async () => (await tfjs()).tfjsLinearCase(rows, inDim, outDim),
         jaxLinear,
       ]
       : [jaxLinear];
-    await add(await linearCase(backend, rows, inner, out), peers);
+    await add(await linearCase(backend, rows, inDim, outDim), peers);
   }
   const onnxNorm = isWasm ? [async () => (await onnx()).onnxNormCase(16384, 1024)] : [];
   await add(await normCase(backend, 16384, 1024), onnxNorm);
