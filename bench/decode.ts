@@ -1,7 +1,7 @@
 /**
- * Decoding one token after another with a model of about 100 M parameters and random weights, f32, int8 and int4, or
- * with models of your own, in turns, beside a loop that reads as many bytes. Medians, and the fastest of all turns: on
- * a busy machine the nearest to what it does alone.
+ * Decoding one token after another, in turns with a loop that reads the same number of bytes. The models have about 100 M
+ * parameters and random weights, f32, int8 and int4; or name models of your own. Prints medians, and the fastest of all
+ * turns: on a busy machine the nearest to what it does alone.
  *
  *     deno task bench:decode [--repeats 41] [--group 32|64] [<model> ...]
  *

@@ -117,7 +117,7 @@ async function comparison(backend: Backend, options: Options, signal: AbortSigna
   return findings;
 }
 
-/** Streams on a backend of its own: WebAssembly memory that has grown would hide growth. */
+/** Streams on a separate backend: WebAssembly memory that has grown would hide growth. */
 async function streaming(
   prefer: "webgpu" | "wasm",
   options: Options,

@@ -1,4 +1,4 @@
-/** Attention forward, backward and step on each backend, beside its ceiling, its baselines and its peers. */
+/** Attention forward, backward and step on each backend, compared with its ceiling, its baselines and its peers. */
 import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
 import {

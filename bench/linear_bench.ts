@@ -1,4 +1,4 @@
-/** `linear` on each backend beside its ceiling and its peers: the register tile for many rows, memory for one. */
+/** `linear` on each backend, compared with its ceiling and its peers: the register tile for many rows, memory for one. */
 import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
 import { ceilingCase, linearCase, register } from "./measure/cases.ts";

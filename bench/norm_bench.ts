@@ -1,4 +1,4 @@
-/** SRMSNorm and LayerNorm on each backend, beside a loop that reads as many bytes, and a peer. */
+/** SRMSNorm and LayerNorm on each backend, compared with a loop that reads the same bytes, and with a peer. */
 import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
 import { ceilingCase, normCase, register } from "./measure/cases.ts";

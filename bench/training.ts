@@ -6,7 +6,7 @@
  *                              [--mixer lightning|softmax|left-product] [--keep]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
- * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, beside those of other mixers there,
+ * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, with those of other mixers there,
  * for the next `deno task report --render-only`.
  *
  * @module
@@ -49,7 +49,7 @@ console.log(
   `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
 );
 if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
-console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
+console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
 for (const { length, tokensPerSecond } of speeds) {
   const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
   console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);

@@ -151,7 +151,7 @@ async function check(backend: Backend, mixer: Mixer, oracle: Oracle, c: Case): P
       // P ⊙ (dP − D) is a difference of numbers of order one, and of weights near 0 and 1 little but rounding is left.
       const worst = Math.max(...data.map((x, i) => Math.abs(x - wanted[i])));
       const largest = Math.max(...wanted.map(Math.abs));
-      assert(worst <= limit * Math.max(largest, 1), `${what}: error ${worst} beside ${largest}`);
+      assert(worst <= limit * Math.max(largest, 1), `${what}: error ${worst}, largest ${largest}`);
     } else assertClose(data, wanted, limit, what);
   }
 }

@@ -39,7 +39,7 @@ Deno.test("the demo prints a table, draws a plot, streams, and ends with a verdi
     assert.match(output, /\n {2}The state of the Union is [\w ,.;]{100}/);
     assert.match(output, /Verdict\n( {2}(✓|·) .*\n){8}$/);
     assert.equal(output.match(/✓/g)?.length, 6, output);
-    assert.ok(!output.includes("\r") && !errors.includes("\r"), "progress where there is no terminal");
+    assert.ok(!output.includes("\r") && !errors.includes("\r"), "progress without a terminal");
 
     const svg = await Deno.readTextFile(plot);
     assert.match(svg, /^<svg[^>]*>/);

@@ -17,7 +17,7 @@ export function bucket(
   });
 }
 
-/** A file of a folder, where there is one. */
+/** A file of a folder; undefined if it does not exist. */
 export async function fileOf(folder: URL, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
   try {
     return await Deno.readFile(new URL(name, folder));
@@ -27,7 +27,7 @@ export async function fileOf(folder: URL, name: string): Promise<Uint8Array<Arra
   }
 }
 
-/** Starts the function; `flags` beside its network and its memory. */
+/** Starts the function; `flags` in addition to its network and its memory. */
 export async function isolate(port: number, flags: string[] = []) {
   const start = performance.now();
   const process = new Deno.Command(Deno.execPath(), {

@@ -55,7 +55,7 @@ Deno.test("the reference gradients are differences of the reference operations",
   }
   for (const activation of ACTIVATIONS) {
     const x = randomArray([30], 5).map((value) => 4 * value);
-    // The maximum of "exp" is a constant: one more element keeps it, in a row of its own size.
+    // The maximum of "exp" is a constant: one more element keeps it, in a row of its size.
     const run = activation === "exp"
       ? (y: Float64Array) =>
         y.map((value, i) => Math.exp(value - Math.max(...x.slice(i - i % 5, i - i % 5 + 5))))

@@ -23,7 +23,7 @@ const BACKENDS: Record<string, BackendOptions> = {
 
 const adapter = await navigator.gpu?.requestAdapter();
 
-/** Whether tests on WebGPU are left out, as there is no adapter; `setup.ts` says so aloud, and fails with `CI=true`. */
+/** Whether tests on WebGPU are skipped, as there is no adapter; `setup.ts` says so aloud, and fails with `CI=true`. */
 export const WITHOUT_WEBGPU: boolean = MAY_LEAVE_OUT && !adapter;
 
 /**

@@ -69,7 +69,7 @@ export function seeded(seed: number): () => number {
   };
 }
 
-/** Seeded numbers in [−1, 1), as many as the shape holds. */
+/** Seeded numbers in [−1, 1), one for each element of the shape. */
 export function randomArray(shape: readonly number[], seed: number): Float32Array {
   const random = seeded(seed);
   return Float32Array.from({ length: shape.reduce((product, n) => product * n, 1) }, () => 2 * random() - 1);

@@ -107,8 +107,8 @@ async function checkLinear(
   if (backend.name === "webgpu") return assertClose(actual, exact, LIMIT, what);
   const rounded = reference.roundedRows(x, inDim, format);
   assertClose(actual, reference.linear(rounded, plain, [rows, inDim, outDim], bias, residual), LIMIT, what);
-  // And beside what rounding the weight costs, 0.4 and 8 %, rounding x costs little; of few outputs, whose terms may
-  // cancel, the mean says nothing.
+  // And compared with what rounding the weight costs, 0.4 and 8 %, rounding x costs little. The mean of few outputs says
+  // nothing, as their terms may cancel.
   if (inDim >= 32 && rows * outDim >= 16) assertClose(actual, exact, format.bits === 8 ? 4e-5 : 8e-3, what);
 }
 
@@ -275,7 +275,7 @@ eachBackend("quantised weights go nowhere else; damaged ones are refused", (back
 
 const GOLDEN = "tests/golden/tnl";
 
-/** Runs a test in a folder of its own. */
+/** Runs a test in a temporary folder. */
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {

@@ -178,7 +178,7 @@ export function linear(
   return y;
 }
 
-/** SRMSNorm, or LayerNorm where there is a weight; then the gate. */
+/** SRMSNorm, or LayerNorm if there is a weight; then the gate. */
 export function norm(
   x: ArrayLike<number>,
   width: number,
@@ -312,7 +312,7 @@ export function quantizedWeight(
   return data;
 }
 
-/** What rows of x become beside a quantised weight on WASM: integers up to `largest`, with an f32 scale per group. */
+/** What rows of x become with a quantised weight on WASM: integers up to `largest`, with an f32 scale per group. */
 export function roundedRows(
   x: Float32Array,
   inDim: number,

@@ -29,7 +29,7 @@ export function linear(
   return { dx, dWeight, dBias };
 }
 
-/** SRMSNorm, or LayerNorm where there is a weight, with and without gate: through the chain rule, step by step. */
+/** SRMSNorm, or LayerNorm if there is a weight, with and without gate: through the chain rule, step by step. */
 export function norm(
   x: ArrayLike<number>,
   dy: ArrayLike<number>,

@@ -1,7 +1,7 @@
 // Compiled from bench/baselines/assembly/ by `deno task build`: do not edit. Base64 of two WebAssembly modules.
 
 /** SHA-256 of the sources that these were compiled from. */
-export const SOURCE_HASH: string = "bc5c2f7119c9b36b2666cf0107fcceabeb5303d3b2870a8a9bbdb63784a1e848";
+export const SOURCE_HASH: string = "bb128902c90ea0bbd513bc8ed84675f87759cdfd1b818666009fe5e2409ef198";
 
 /** Kernels with relaxed SIMD. */
 export const RELAXED: string =

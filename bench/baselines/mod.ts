@@ -1,5 +1,5 @@
 /**
- * What the library is measured against, in WASM SIMD of its own: conventional causal softmax attention, linear
+ * What the library is measured against, in separate WASM SIMD: conventional causal softmax attention, linear
  * attention by the left product, and the machine's two ceilings. One thread, f32, one batch element, layout
  * `[heads, seqLen, dim]`.
  *
@@ -108,7 +108,7 @@ export function repeat(elements: Float32Array, target: Float32Array): Float32Arr
   return target;
 }
 
-/** The baselines on one instance with memory of its own. */
+/** The baselines on one instance with separate memory. */
 export class Baselines {
   readonly #memory = new LinearMemory();
   readonly #exports: BaselineExports;

@@ -185,7 +185,7 @@ async function fillTable(
   const points: Point[] = [];
   let disagreement = 0;
   progress.clear();
-  console.log(line("", methods.map((method) => method.name), "kept to go on"));
+  console.log(line("", methods.map((method) => method.name), "kept to continue"));
   console.log(line("tokens", methods.map(() => "tokens/s · memory"), "state · keys and values"));
   for (const length of lengths) {
     const data = operands(length);

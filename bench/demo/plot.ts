@@ -23,7 +23,7 @@ export interface Point {
  * Draws measurements.
  *
  * @param points the measurements; the methods' order is that of the legend, the two conventional ones last
- * @param stateBytes what lightning attention keeps to go on
+ * @param stateBytes what lightning attention keeps to continue
  * @param cacheBytes what softmax attention keeps of so many tokens
  * @returns an SVG document
  */

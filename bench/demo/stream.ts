@@ -14,7 +14,7 @@ export interface Streamed {
   tokensPerSecond: number;
   /** Bytes in tensors after the first segment and at most afterwards. */
   held: [first: number, most: number];
-  /** Bytes of the whole process, likewise. */
+  /** Bytes of the whole process after the first segment and at most afterwards. */
   process: [first: number, most: number];
   /** Relative error of the state's first rows and of the last token's output. */
   error: number;

@@ -4,7 +4,7 @@
  * @module
  */
 
-/** One line that changes while work goes on; nothing where the output is no terminal. */
+/** One line that changes while work continues; nothing if the output is no terminal. */
 export const progress = {
   show(text: string): void {
     if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));

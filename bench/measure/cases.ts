@@ -36,7 +36,7 @@ export interface Case extends Disposable {
   readonly tokens: number;
   /** Computes once; what a GPU computes is only enqueued. */
   run(): void | Promise<void>;
-  /** Waits for all that was enqueued; left out where `run` itself does. */
+  /** Waits for all that was enqueued; absent where `run` itself waits. */
   finish?(): Promise<unknown>;
 }
 
@@ -199,7 +199,7 @@ export function leftProductCase(baselines: Baselines, sizes: AttentionSizes): Ca
 
 /**
  * Gradients of linear attention by the left product. Each is the left product itself on other operands (see
- * {@linkcode checkLightningBackward}), and is computed as such: six products where a kernel of its own needs five.
+ * {@linkcode checkLightningBackward}), and is computed as such: six products where a dedicated kernel needs five.
  */
 export function leftProductBackwardCase(baselines: Baselines, sizes: AttentionSizes): Case {
   const { heads, seqLen, headDim: d, valueDim: e } = sizes;

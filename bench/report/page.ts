@@ -54,9 +54,9 @@ export async function render(): Promise<void> {
 const INTRODUCTION = `# Benchmarks
 
 Written by \`deno task report\` (\`--help\` lists its options) from the results in [benchmarks/](benchmarks/); edit
-neither. Each result was held to a float64 reference before it was timed. "Beside" says how many times as fast a
-kernel is as another, measured in turns within one run, the median of all turns: such ratios hold where a machine
-is shared with other work, absolute figures do not.
+neither. Each result was held to a float64 reference before it was timed. "Compared with" says how many times as fast a
+kernel is as another, measured in turns within one run, the median of all turns. Such ratios hold where a machine is
+shared with other work; absolute figures do not.
 
 * **ceiling**: on WASM the register tile on operands in L1 for what multiplies, a loop that reads the same number of
   bytes for what streams;
@@ -250,16 +250,16 @@ function goalTable(goals: readonly GoalRow[]): string {
 function kernelTable(kernels: readonly KernelRow[]): string {
   const isCeiling = ({ name }: { name: string }) => name.startsWith("ceiling");
   return table(
-    ["what", ":time", ":rate", ":tokens/s", ":of the ceiling", "beside"],
-    kernels.map(({ what, seconds, tokensPerSecond, rate, beside }) => {
-      const ceiling = beside.find(isCeiling);
+    ["what", ":time", ":rate", ":tokens/s", ":of the ceiling", "compared with"],
+    kernels.map(({ what, seconds, tokensPerSecond, rate, comparisons }) => {
+      const ceiling = comparisons.find(isCeiling);
       return [
         what,
         duration(seconds),
         rate === undefined ? "" : `${significant(rate.value)} ${rate.unit}`,
         Math.round(tokensPerSecond).toLocaleString("en"),
         ceiling === undefined ? "" : `${(100 * ceiling.ratio).toFixed(0)} %`,
-        beside.filter((one) => !isCeiling(one))
+        comparisons.filter((one) => !isCeiling(one))
           .map(({ name, ratio }) => `${name.split(",")[0]} ${significant(ratio)}×`).join("; "),
       ];
     }),
@@ -285,7 +285,7 @@ function lengthTable(lengths: readonly LengthPoint[]): string {
 
 function speedTable(points: readonly SpeedPoint[], what: string): string {
   return table(
-    ["method", `:${what}`, ":tokens/s", ":beside the shortest"],
+    ["method", `:${what}`, ":tokens/s", ":over the shortest"],
     points.map(({ method, length, tokensPerSecond }) => {
       const first = points.find((point) => point.method === method)!;
       const share = (100 * tokensPerSecond / first.tokensPerSecond).toFixed(0);

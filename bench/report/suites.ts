@@ -1,6 +1,6 @@
 /**
- * What the report measures on one backend, as data: kernels beside their ceilings, baselines and peers; time and memory
- * against length; norms against width; generation against context; training against length.
+ * What the report measures on one backend, as data: kernels compared with their ceilings, baselines and peers; time and
+ * memory against length; norms against width; generation against context; training against length.
  *
  * @module
  */
@@ -43,7 +43,7 @@ export interface Extent {
 }
 
 const HEADS = { heads: 8, headDim: 64, valueDim: 64 };
-/** A single run that would take longer than so many seconds is left out. */
+/** A single run that would take longer than this many seconds is skipped. */
 const PATIENCE = { quick: 1, full: 12 };
 
 /** Runs all suites. */
@@ -95,7 +95,7 @@ export async function measureGoals(
   )));
 }
 
-/** A kernel's row: the case beside each of the others, which are made one after another. */
+/** A kernel's row: the case compared with each of the others, which are made one after another. */
 async function kernelRow(
   one: Case,
   others: (() => Case | Promise<Case>)[],
@@ -104,15 +104,15 @@ async function kernelRow(
 ): Promise<KernelRow> {
   progress(one.name);
   const repeats = quick ? 2 : 7;
-  const beside: { name: string; ratio: number }[] = [];
+  const comparisons: { name: string; ratio: number }[] = [];
   for (const make of others) {
     const made = await attempt(async () => await make());
     if (made instanceof Error) {
-      absent.push({ what: `beside ${one.name}`, reason: firstLine(made) });
+      absent.push({ what: `comparison with ${one.name}`, reason: firstLine(made) });
       continue;
     }
     using other = made;
-    beside.push({ name: other.name, ratio: (await compare(one, other, { repeats })).ratio });
+    comparisons.push({ name: other.name, ratio: (await compare(one, other, { repeats })).ratio });
   }
   const seconds = await secondsEach(one, { repeats });
   const amount = one.operations > 0 ? one.operations : one.bytes;
@@ -122,7 +122,7 @@ async function kernelRow(
     tokensPerSecond: one.tokens / seconds,
     ...amount > 0 &&
       { rate: { value: amount / seconds / 1e9, unit: one.operations > 0 ? "GFLOP/s" : "GB/s" } },
-    beside,
+    comparisons,
   };
 }
 
@@ -180,7 +180,7 @@ interface Method {
   readonly pass: "forward" | "backward";
   /** How time grows with length. */
   readonly order: 1 | 2;
-  /** A case with memory of its own, and how much that is after a run. */
+  /** A case with separate memory, and how much that is after a run. */
   make(length: number): Promise<{ one: Case; bytes: () => number; dispose: () => void }>;
 }
 
@@ -246,7 +246,7 @@ async function measureLengths(extent: Extent, { lengths, absent }: Results): Pro
       if (expected > patience) {
         absent.push({
           what: `${what}, ${length} tokens`,
-          reason: `left out: would take ${expected.toFixed(0)} s`,
+          reason: `skipped: would take ${expected.toFixed(0)} s`,
         });
         break;
       }
@@ -298,7 +298,7 @@ async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
 /** Tokens generated for one measurement. */
 const GENERATED = 64;
 
-/** A sequence that can be brought to a length, and goes on from there token by token. */
+/** A sequence that can be brought to a length, and continues from there token by token. */
 interface Generator extends Disposable {
   readonly method: string;
   /** Brings it to a length. */
@@ -399,6 +399,7 @@ async function measureTraining(extent: Extent, { training, absent }: Results): P
   }
 }
 
+/** The first line of an error's message, without the folders of the machine that a peer was built on. */
 function firstLine(error: Error): string {
-  return error.message.split("\n")[0];
+  return error.message.split("\n")[0].replaceAll(/(?<=^|\s)\/(?:[^\s/]+\/)+/g, "");
 }
