@@ -5,7 +5,7 @@
  */
 import { BackendError, rangeError } from "../core/errors.ts";
 import { gatherRows } from "../core/ops.ts";
-import { BLOCK } from "../core/tile.ts";
+import { BLOCK } from "../core/sizes.ts";
 import { elementCount, type Tensor } from "../core/tensor.ts";
 import {
   decode,

@@ -99,7 +99,7 @@ function wasmCaches(backend: Backend, layers: number, sizes: AttentionSizes): Ca
   };
 }
 
-/** Rows `[heads, headDim]` turned by one position's row of a rotary table. */
+/** Rows `[heads, headDim]` rotated by one position's row of a rotary table. */
 function rotated(x: Float32Array, table: Float32Array): Float32Array {
   return x.map((_, i) => {
     const c = i % table.length, even = c % 2 === 0;
