@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { gatherRows } from "../core/ops.ts";
 import { elementCount, type Tensor } from "../core/tensor.ts";
 import type { Segment } from "./backward.ts";
