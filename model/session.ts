@@ -6,7 +6,8 @@
 import { BackendError, rangeError } from "../core/errors.ts";
 import { gatherRows } from "../core/ops.ts";
 import { BLOCK } from "../core/sizes.ts";
-import { elementCount, type Tensor } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
+import type { Tensor } from "../core/tensor.ts";
 import {
   decode,
   Decoding,
