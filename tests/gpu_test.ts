@@ -160,26 +160,29 @@ gpuTest(
   },
 );
 
-gpuTest("a snapshot taken before a loss continues on a new backend, WebGPU or WASM", async (backend, device) => {
-  const ids = [5, 17, 9, 200, 31];
-  using model = await TransNormerLLM.load(GOLDEN, { backend });
-  using session = model.session();
-  session.prefill(ids).dispose();
-  const bytes = await session.snapshot();
-  using uninterrupted = session.step(77);
-  const expected = await uninterrupted.data();
-  await device.lose();
-  assert.throws(() => session.step(78), rejectsWith("lost"));
+gpuTest(
+  "a snapshot taken before a loss continues on a new backend, WebGPU or WASM",
+  async (backend, device) => {
+    const ids = [5, 17, 9, 200, 31];
+    using model = await TransNormerLLM.load(GOLDEN, { backend });
+    using session = model.session();
+    session.prefill(ids).dispose();
+    const bytes = await session.snapshot();
+    using uninterrupted = session.step(77);
+    const expected = await uninterrupted.data();
+    await device.lose();
+    assert.throws(() => session.step(78), rejectsWith("lost"));
 
-  for (const prefer of ["webgpu", "wasm"] as const) {
-    using next = await createBackend({ prefer });
-    using sameModel = await TransNormerLLM.load(GOLDEN, { backend: next });
-    using continued = sameModel.restore(bytes);
-    using logits = continued.step(77);
-    if (prefer === "webgpu") assertSameBits(await logits.data(), expected);
-    else assertClose(await logits.data(), expected, 1e-5);
-  }
-});
+    for (const prefer of ["webgpu", "wasm"] as const) {
+      using next = await createBackend({ prefer });
+      using sameModel = await TransNormerLLM.load(GOLDEN, { backend: next });
+      using continued = sameModel.restore(bytes);
+      using logits = continued.step(77);
+      if (prefer === "webgpu") assertSameBits(await logits.data(), expected);
+      else assertClose(await logits.data(), expected, 1e-5);
+    }
+  },
+);
 
 gpuTest("a session started on WASM continues on WebGPU", async (backend) => {
   using wasm = await createBackend({ prefer: "wasm" });
