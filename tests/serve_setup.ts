@@ -34,12 +34,38 @@ export const TEMPLATE =
   "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}" +
   "{% if add_generation_prompt %}<assistant>{% endif %}";
 
-/** The files of a random model with a byte-level tokenizer. */
-export function textFiles(config: ConfigJson = TEXT, seed = 1): Files {
+/** The files of a random model with a byte-level tokenizer; `others` take the place of some. */
+export function textFiles(config: ConfigJson = TEXT, seed = 1, others: Files = {}): Files {
   return {
     ...checkpoint(config, randomTensors(config, seed)),
     "tokenizer.json": textFile(byteLevelJson()),
     "tokenizer_config.json": textFile({ eos_token: "<|end|>", chat_template: TEMPLATE }),
+    ...others,
+  };
+}
+
+/** The file of a tokenizer of words: `▁` stands for the space before one, and decoding drops the first. */
+export function wordsFile(): Files {
+  const letters = Array.from("abcdefghijklmnopqrstuvwxyz");
+  const pieces = [...letters, "▁", ...letters.map((letter) => `▁${letter}`)];
+  for (let i = 0; pieces.length < TEXT.vocab_size; i++) pieces.push(i % 3 === 0 ? `w${i}` : `▁w${i}`);
+  const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true };
+  return {
+    "tokenizer.json": textFile({
+      version: "1.0",
+      added_tokens: [],
+      normalizer: null,
+      pre_tokenizer: metaspace,
+      post_processor: null,
+      decoder: metaspace,
+      model: {
+        type: "BPE",
+        vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
+        merges: letters.map((letter) => ["▁", letter]),
+        unk_token: null,
+        byte_fallback: false,
+      },
+    }),
   };
 }
 
@@ -56,14 +82,18 @@ export interface Server extends AsyncDisposable {
   metric(name: string): Promise<number>;
 }
 
-/** Starts a handler. After its end nothing of it is left on the backend. */
+/** Starts a handler over {@linkcode textFiles}. After its end nothing of it is left on the backend. */
 export async function serve(
   options: Partial<HandlerOptions> = {},
   config: ConfigJson = TEXT,
   seed = 1,
+  others: Files = {},
 ): Promise<Server> {
   const backend = await createBackend({ prefer: "wasm" });
-  const model = await TransNormerLLM.load(SERVED, { backend, fetch: serving(textFiles(config, seed)) });
+  const model = await TransNormerLLM.load(SERVED, {
+    backend,
+    fetch: serving(textFiles(config, seed, others)),
+  });
   const weights = backend.bytesInUse;
   const handler = createHandler({ model, ...options });
   const key = options.apiKeys?.[0];
