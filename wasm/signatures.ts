@@ -66,7 +66,9 @@ function signature(
     const type = node instanceof asc.NamedTypeNode && !node.isNullable
       ? node.name.identifier.text
       : "another";
-    return known.includes(type) ? type : refuse(`${name}'s ${of} must be of ${known.join(", ")}: it is of ${type} type`);
+    return known.includes(type)
+      ? type
+      : refuse(`${name}'s ${of} must be of ${known.join(", ")}: it is of ${type} type`);
   };
   if (typeParameters !== null) refuse(`${name} must not be generic`);
   const names: string[] = [];

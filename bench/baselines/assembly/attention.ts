@@ -175,7 +175,7 @@ export function softmaxAttention(
 @inline
 const CACHED_KEYS = 16;
 
-/** Columns of a panel of cached values; likewise. */
+/** Columns of a panel of cached values. */
 // @ts-ignore: decorator
 @inline
 const CACHED_COLUMNS = 32;
@@ -353,7 +353,7 @@ function softmax4(column: usize, count: i32, maximum: usize, sum: usize): v128 {
   return factor;
 }
 
-/** 2^x for x ≤ 0 within 2 ulp; below 2^−126 it stays there, which is nothing beside a sum ≥ 1. */
+/** 2^x for x ≤ 0 within 2 ulp; below 2^−126 it stays there, which is nothing compared with a sum ≥ 1. */
 // @ts-ignore: decorator
 @inline
 function exp2(x: v128): v128 {
