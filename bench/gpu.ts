@@ -11,13 +11,13 @@
  */
 import assert from "node:assert/strict";
 import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts";
-import { elementCount } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
 import { createWebgpuBackend } from "../gpu/backend.ts";
 import { storeOf } from "../gpu/device.ts";
-import { randomArray, relativeError } from "../tests/harness.ts";
+import { randomArray, relativeError } from "../tests/numbers.ts";
 import * as reference from "../tests/reference.ts";
 import { repeat } from "./baselines/mod.ts";
-import { median } from "./measure.ts";
+import { median } from "./measure/timing.ts";
 
 const RUNS = 15;
 const SETS = 3;
@@ -169,9 +169,9 @@ async function attentionBackward(batch: number, heads: number, seqLen: number, d
   for (const tensor of pool) tensor.dispose();
 }
 
-async function linear(rows: number, inner: number, out: number): Promise<void> {
-  const [x, weight] = [tensors(SETS, [rows, inner]), tensors(SETS, [out, inner])];
-  const output = Array.from({ length: SETS }, () => backend.empty([rows, out]));
+async function linear(rows: number, inDim: number, outDim: number): Promise<void> {
+  const [x, weight] = [tensors(SETS, [rows, inDim]), tensors(SETS, [outDim, inDim])];
+  const output = Array.from({ length: SETS }, () => backend.empty([rows, outDim]));
   const run = (index: number) => {
     const set = index % SETS;
     backend.kernels.linear(x[set], weight[set], undefined, undefined, output[set]);
@@ -181,18 +181,18 @@ async function linear(rows: number, inner: number, out: number): Promise<void> {
   const [a, w, y] = await Promise.all([x[0].data(), weight[0].data(), output[0].data()]);
   const found: number[] = [], expected: number[] = [];
   for (let sample = 0; sample < 256; sample++) {
-    const row = sample * 7919 % rows, column = sample * 104729 % out;
+    const row = sample * 7919 % rows, column = sample * 104729 % outDim;
     let sum = 0;
-    for (let i = 0; i < inner; i++) sum += a[row * inner + i] * w[column * inner + i];
+    for (let i = 0; i < inDim; i++) sum += a[row * inDim + i] * w[column * inDim + i];
     expected.push(sum);
-    found.push(y[row * out + column]);
+    found.push(y[row * outDim + column]);
   }
   const ms = await time(run, rows < 256 ? 16 : 2);
-  const bytes = 4 * (rows * inner + out * inner + rows * out);
+  const bytes = 4 * (rows * inDim + outDim * inDim + rows * outDim);
   report(
-    `linear ${rows} × ${inner} → ${out}`,
+    `linear ${rows} × ${inDim} → ${outDim}`,
     ms,
-    2 * rows * inner * out,
+    2 * rows * inDim * outDim,
     bytes,
     relativeError(found, expected),
   );

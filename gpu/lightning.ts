@@ -18,7 +18,7 @@ import outer from "./outer.wgsl" with { type: "text" };
 const SOURCE = source + outer;
 
 /** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
-const PERIOD = 48;
+export const PERIOD = 48;
 /** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
 const STEEP = 1;
 /** Workgroups that fill a large GPU, two on each of 132 processors. */
@@ -26,7 +26,7 @@ const TARGET_WORKGROUPS = 264;
 /** From as many on, one for each processor and no segments takes less time: the sums of segments need not be taken. */
 const ALONE_WORKGROUPS = 100;
 /** Tokens of one segment at least. */
-const SEGMENT_TOKENS = 96;
+export const SEGMENT_TOKENS = 96;
 
 /** Where a sequence's state comes from; as in `lightning.wgsl`. */
 const ZERO = 0, INITIAL = 1, STATE = 2;

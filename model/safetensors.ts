@@ -7,7 +7,7 @@
  */
 import { rangeError, typeError } from "../core/errors.ts";
 import { fromHalf } from "../core/half.ts";
-import { elementCount } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
 
 /** Bytes per element of the format's element types. */
 const ITEM_BYTES: Readonly<Record<string, number>> = {

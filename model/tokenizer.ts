@@ -120,20 +120,45 @@ export class Tokenizer {
     return this.#hub.token_to_id(token);
   }
 
+  /** The id of a special token by its name, where there is one. */
+  specialIdOf(name: string): number | undefined {
+    const id = this.idOf(name);
+    return id !== undefined && this.#added.get(id)?.special ? id : undefined;
+  }
+
+  /** Whether an id has a token that is part of a text: it has one, and that is no special token. */
+  hasText(id: number): boolean {
+    return this.#hub.id_to_token(id) !== undefined && !this.#added.get(id)?.special;
+  }
+
   /** The token of an id as the vocabulary spells it, where there is one. */
   tokenOf(id: number): string | undefined {
     return this.#hub.id_to_token(id);
   }
 
-  /** The bytes that an id stands for, alone: of a split character its part; of a special token its name. */
+  /** The bytes that an id stands for within a text: of a split character its part; of a special token its name. */
   bytesOf(id: number): Uint8Array {
     const token = this.#hub.id_to_token(id);
     const bytes = token === undefined || this.#added.has(id) ? undefined : this.#bytesOf(token);
-    return bytes ?? new TextEncoder().encode(this.decode([id], { specialTokens: true }));
+    // Within a text: of the first token decoders drop the space.
+    return bytes ?? new TextEncoder().encode(this.stream({ specialTokens: true, before: [id] }).push(id));
   }
 
-  /** Decoding token by token; options as for {@linkcode Tokenizer.decode}. */
-  stream({ specialTokens = false }: { specialTokens?: boolean } = {}): TokenStream {
+  /**
+   * Decoding token by token.
+   *
+   * @param options `specialTokens` as for {@linkcode Tokenizer.decode}; `before`: token ids that the text continues,
+   * whose own text does not come again. How a text begins depends on them: a word keeps its space, and half a character
+   * is completed
+   */
+  stream(options: { specialTokens?: boolean; before?: ArrayLike<number> } = {}): TokenStream {
+    const stream = this.#stream(options.specialTokens ?? false);
+    const { before = [] } = options;
+    for (let i = 0; i < before.length; i++) stream.push(before[i]);
+    return stream;
+  }
+
+  #stream(specialTokens: boolean): TokenStream {
     // A character's bytes may be spread over tokens: the decoder keeps them until the character is whole.
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     let previous: number | undefined;

@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import { createStorage } from "unstorage";
 import folder from "unstorage/drivers/fs-lite";
-import { createBackend } from "../core/backend.ts";
+import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler } from "./mod.ts";
 

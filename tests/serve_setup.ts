@@ -4,6 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { setImmediate } from "node:timers/promises";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, type Handler, type HandlerOptions } from "../serve/mod.ts";
@@ -94,6 +95,49 @@ export async function serve(
       assert.equal(model.sessions.size, 0, "the handler left sessions undisposed");
       model.dispose();
       backend.dispose();
+    },
+  };
+}
+
+/** Resolves when a condition holds, which is asked in every turn of the event loop. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!await condition()) await setImmediate();
+}
+
+/** How far a model may decode: until a test says so, no answer comes to its end. */
+export interface Steps {
+  /** Lets a number of decode steps pass; default: all of them from now on. */
+  allow(count?: number): void;
+}
+
+/**
+ * Holds the decode steps of all batches that a model makes from now on. An answer's first token comes from its prompt,
+ * each further one needs a step.
+ */
+export function holdSteps(model: TransNormerLLM): Steps {
+  let allowed = 0;
+  let wake = Promise.withResolvers<void>();
+  const pass = async () => {
+    while (allowed === 0) await wake.promise;
+    allowed--;
+  };
+  const newBatch = model.batch.bind(model);
+  model.batch = (size) => {
+    const batch = newBatch(size);
+    const step = batch.step.bind(batch);
+    batch.step = (...args) => {
+      const logits = step(...args);
+      const data = logits.data.bind(logits);
+      logits.data = () => pass().then(data);
+      return logits;
+    };
+    return batch;
+  };
+  return {
+    allow(count = Infinity) {
+      allowed += count;
+      wake.resolve();
+      wake = Promise.withResolvers();
     },
   };
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { parseArgs } from "node:util";
-import { createBackend } from "../core/backend.ts";
+import { createBackend } from "../backend.ts";
 import { BackendError, rangeError } from "../core/errors.ts";
 import type { Mixer } from "./backward.ts";
 import { Progress } from "./progress.ts";

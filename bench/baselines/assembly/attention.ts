@@ -27,16 +27,7 @@ import {
   tile,
   unpackPanels,
 } from "../../../assembly/parts/tile";
-
-/** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const QUERIES = 200;
-
-/** K, keys per block: keys and a panel of queries together stay in L1. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const KEYS = 40;
+import { KEYS, QUERIES } from "../sizes";
 
 /** Bytes between rows of scores. */
 // @ts-ignore: decorator
@@ -175,7 +166,7 @@ export function softmaxAttention(
 @inline
 const CACHED_KEYS = 16;
 
-/** Columns of a panel of cached values. */
+/** Columns of a panel of cached values; as in `bench/baselines/mod.ts`. */
 // @ts-ignore: decorator
 @inline
 const CACHED_COLUMNS = 32;

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { BYTES, CONVENTIONAL, decades, LIGHTNING, NEUTRAL, NUMBERS, renderPanels } from "../bench/plot.ts";
+import { BYTES, CONVENTIONAL, decades, LIGHTNING, NEUTRAL, NUMBERS, renderPanels } from "../report/plot.ts";
 
 /** One measurement. */
 export interface Point {
@@ -23,7 +23,7 @@ export interface Point {
  * Draws measurements.
  *
  * @param points the measurements; the methods' order is that of the legend, the two conventional ones last
- * @param stateBytes what lightning attention keeps to go on
+ * @param stateBytes what lightning attention keeps to continue
  * @param cacheBytes what softmax attention keeps of so many tokens
  * @returns an SVG document
  */

@@ -1,16 +1,16 @@
 /**
- * What the report measures on one backend, as data: kernels beside their ceilings, baselines and peers; time and memory
- * against length; norms against width; generation against context; training against length.
+ * What the report measures on one backend, as data: kernels compared with their ceilings, baselines and peers; time and
+ * memory against length; norms against width; generation against context; training against length.
  *
  * @module
  */
-import { type Backend, BackendError, createBackend, type Tensor } from "../mod.ts";
-import { lightningMixer, type Mixer } from "../train/backward.ts";
-import { configByName } from "../train/configs.ts";
-import { attempt } from "./backends.ts";
-import { SoftmaxSession } from "./baselines/generation.ts";
-import { softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
-import { Baselines } from "./baselines/mod.ts";
+import { type Backend, BackendError, createBackend, type Tensor } from "../../mod.ts";
+import { lightningMixer, type Mixer } from "../../train/backward.ts";
+import { configByName } from "../../train/configs.ts";
+import { attempt } from "../measure/backends.ts";
+import { SoftmaxSession } from "../baselines/generation.ts";
+import { softmaxConfig, softmaxMixer } from "../baselines/mixers.ts";
+import { Baselines } from "../baselines/mod.ts";
 import {
   ATTENTION_SIZES,
   type Case,
@@ -24,12 +24,12 @@ import {
   recurrenceCase,
   softmaxCase,
   stepCase,
-} from "./cases.ts";
-import { compare, median, secondsEach } from "./measure.ts";
-import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "./models.ts";
-import { noise } from "./operands.ts";
+} from "../measure/cases.ts";
+import { compare, median, secondsEach } from "../measure/timing.ts";
+import { decodeCase, FIVE_MILLION, HUNDRED_MILLION, prefillCase, randomModel } from "../measure/models.ts";
+import { noise } from "../measure/operands.ts";
 import type { Absent, KernelRow, Results } from "./results.ts";
-import { trainingSpeed } from "./training.ts";
+import { trainingSpeed } from "../measure/training.ts";
 
 /** How much to measure. */
 export interface Extent {
@@ -43,7 +43,7 @@ export interface Extent {
 }
 
 const HEADS = { heads: 8, headDim: 64, valueDim: 64 };
-/** A single run that would take longer than so many seconds is left out. */
+/** A single run that would take longer than this many seconds is skipped. */
 const PATIENCE = { quick: 1, full: 12 };
 
 /** Runs all suites. */
@@ -95,7 +95,7 @@ export async function measureGoals(
   )));
 }
 
-/** A kernel's row: the case beside each of the others, which are made one after another. */
+/** A kernel's row: the case compared with each of the others, which are made one after another. */
 async function kernelRow(
   one: Case,
   others: (() => Case | Promise<Case>)[],
@@ -104,15 +104,15 @@ async function kernelRow(
 ): Promise<KernelRow> {
   progress(one.name);
   const repeats = quick ? 2 : 7;
-  const beside: { name: string; ratio: number }[] = [];
+  const comparisons: { name: string; ratio: number }[] = [];
   for (const make of others) {
     const made = await attempt(async () => await make());
     if (made instanceof Error) {
-      absent.push({ what: `beside ${one.name}`, reason: firstLine(made) });
+      absent.push({ what: `comparison with ${one.name}`, reason: firstLine(made) });
       continue;
     }
     using other = made;
-    beside.push({ name: other.name, ratio: (await compare(one, other, { repeats })).ratio });
+    comparisons.push({ name: other.name, ratio: (await compare(one, other, { repeats })).ratio });
   }
   const seconds = await secondsEach(one, { repeats });
   const amount = one.operations > 0 ? one.operations : one.bytes;
@@ -122,7 +122,7 @@ async function kernelRow(
     tokensPerSecond: one.tokens / seconds,
     ...amount > 0 &&
       { rate: { value: amount / seconds / 1e9, unit: one.operations > 0 ? "GFLOP/s" : "GB/s" } },
-    beside,
+    comparisons,
   };
 }
 
@@ -136,9 +136,9 @@ async function measureKernels(extent: Extent, { kernels, absent }: Results): Pro
     using _ = one;
     kernels.push(await kernelRow(one, [...ceiling(one), ...others], extent, absent));
   };
-  const onnx = () => import("./peers/onnxruntime.ts");
-  const tfjs = () => import("./peers/tfjs.ts");
-  const jax = () => import("./peers/jax.ts");
+  const onnx = () => import("../peers/onnxruntime.ts");
+  const tfjs = () => import("../peers/tfjs.ts");
+  const jax = () => import("../peers/jax.ts");
 
   for (const sizes of ATTENTION_SIZES.slice(0, extent.quick ? 1 : undefined)) {
     const peers: (() => Case | Promise<Case>)[] = [];
@@ -155,16 +155,16 @@ async function measureKernels(extent: Extent, { kernels, absent }: Results): Pro
     await add(await lightningBackwardCase(backend, sizes), [forward, ...left]);
   }
   await add(await stepCase(backend, 64, 16, 128), []);
-  for (const [rows, inner, out] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
-    const jaxLinear = async () => (await jax()).jaxLinearCase(extent.backend, rows, inner, out);
+  for (const [rows, inDim, outDim] of [[512, 512, 512], [1024, 1024, 1024], [1, 4096, 4096]]) {
+    const jaxLinear = async () => (await jax()).jaxLinearCase(extent.backend, rows, inDim, outDim);
     const peers = isWasm
       ? [
-        async () => (await onnx()).onnxLinearCase(rows, inner, out),
-        async () => (await tfjs()).tfjsLinearCase(rows, inner, out),
+        async () => (await onnx()).onnxLinearCase(rows, inDim, outDim),
+        async () => (await tfjs()).tfjsLinearCase(rows, inDim, outDim),
         jaxLinear,
       ]
       : [jaxLinear];
-    await add(await linearCase(backend, rows, inner, out), peers);
+    await add(await linearCase(backend, rows, inDim, outDim), peers);
   }
   const onnxNorm = isWasm ? [async () => (await onnx()).onnxNormCase(16384, 1024)] : [];
   await add(await normCase(backend, 16384, 1024), onnxNorm);
@@ -180,7 +180,7 @@ interface Method {
   readonly pass: "forward" | "backward";
   /** How time grows with length. */
   readonly order: 1 | 2;
-  /** A case with memory of its own, and how much that is after a run. */
+  /** A case with separate memory, and how much that is after a run. */
   make(length: number): Promise<{ one: Case; bytes: () => number; dispose: () => void }>;
 }
 
@@ -246,7 +246,7 @@ async function measureLengths(extent: Extent, { lengths, absent }: Results): Pro
       if (expected > patience) {
         absent.push({
           what: `${what}, ${length} tokens`,
-          reason: `left out: would take ${expected.toFixed(0)} s`,
+          reason: `skipped: would take ${expected.toFixed(0)} s`,
         });
         break;
       }
@@ -284,7 +284,7 @@ async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
       ["LayerNorm", () => normCase(backend, rows, width, { affine: true })],
     ];
     if (extent.backend === "wasm") {
-      const onnx = async () => (await import("./peers/onnxruntime.ts")).onnxNormCase(rows, width);
+      const onnx = async () => (await import("../peers/onnxruntime.ts")).onnxNormCase(rows, width);
       cases.push(["onnxruntime-web RMSNorm", onnx]);
     }
     for (const [method, make] of cases) {
@@ -298,7 +298,7 @@ async function measureNorms(extent: Extent, { norms }: Results): Promise<void> {
 /** Tokens generated for one measurement. */
 const GENERATED = 64;
 
-/** A sequence that can be brought to a length, and goes on from there token by token. */
+/** A sequence that can be brought to a length, and continues from there token by token. */
 interface Generator extends Disposable {
   readonly method: string;
   /** Brings it to a length. */
@@ -399,6 +399,7 @@ async function measureTraining(extent: Extent, { training, absent }: Results): P
   }
 }
 
+/** The first line of an error's message, without the folders of the machine that a peer was built on. */
 function firstLine(error: Error): string {
-  return error.message.split("\n")[0];
+  return error.message.split("\n")[0].replaceAll(/(?<=^|\s)\/(?:[^\s/]+\/)+/g, "");
 }

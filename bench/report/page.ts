@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import {
   BYTES,
   CONVENTIONAL,
@@ -14,7 +15,7 @@ import {
   type PlotPoint,
   renderPanels,
 } from "./plot.ts";
-import { median } from "./measure.ts";
+import { median } from "../measure/timing.ts";
 import {
   type EdgeReport,
   FOLDER,
@@ -44,18 +45,18 @@ export async function render(): Promise<void> {
   if (edge !== undefined) sections.push(edgeSection(edge));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
   const { success } = await new Deno.Command(Deno.execPath(), {
-    args: ["fmt", "--quiet", PAGE.pathname, FOLDER.pathname],
+    args: ["fmt", "--quiet", fileURLToPath(PAGE), fileURLToPath(FOLDER)],
   })
     .output();
-  if (!success) throw new Error(`Cannot format ${PAGE.pathname}`);
+  if (!success) throw new Error(`Cannot format ${fileURLToPath(PAGE)}`);
 }
 
 const INTRODUCTION = `# Benchmarks
 
 Written by \`deno task report\` (\`--help\` lists its options) from the results in [benchmarks/](benchmarks/); edit
-neither. Each result was held to a float64 reference before it was timed. "Beside" says how many times as fast a
-kernel is as another, measured in turns within one run, the median of all turns: such ratios hold where a machine
-is shared with other work, absolute figures do not.
+neither. Each result was held to a float64 reference before it was timed. "Compared with" says how many times as fast a
+kernel is as another, measured in turns within one run, the median of all turns. Such ratios hold where a machine is
+shared with other work; absolute figures do not.
 
 * **ceiling**: on WASM the register tile on operands in L1 for what multiplies, a loop that reads the same number of
   bytes for what streams;
@@ -249,16 +250,16 @@ function goalTable(goals: readonly GoalRow[]): string {
 function kernelTable(kernels: readonly KernelRow[]): string {
   const isCeiling = ({ name }: { name: string }) => name.startsWith("ceiling");
   return table(
-    ["what", ":time", ":rate", ":tokens/s", ":of the ceiling", "beside"],
-    kernels.map(({ what, seconds, tokensPerSecond, rate, beside }) => {
-      const ceiling = beside.find(isCeiling);
+    ["what", ":time", ":rate", ":tokens/s", ":of the ceiling", "compared with"],
+    kernels.map(({ what, seconds, tokensPerSecond, rate, comparisons }) => {
+      const ceiling = comparisons.find(isCeiling);
       return [
         what,
         duration(seconds),
         rate === undefined ? "" : `${significant(rate.value)} ${rate.unit}`,
         Math.round(tokensPerSecond).toLocaleString("en"),
         ceiling === undefined ? "" : `${(100 * ceiling.ratio).toFixed(0)} %`,
-        beside.filter((one) => !isCeiling(one))
+        comparisons.filter((one) => !isCeiling(one))
           .map(({ name, ratio }) => `${name.split(",")[0]} ${significant(ratio)}×`).join("; "),
       ];
     }),
@@ -284,7 +285,7 @@ function lengthTable(lengths: readonly LengthPoint[]): string {
 
 function speedTable(points: readonly SpeedPoint[], what: string): string {
   return table(
-    ["method", `:${what}`, ":tokens/s", ":beside the shortest"],
+    ["method", `:${what}`, ":tokens/s", ":over the shortest"],
     points.map(({ method, length, tokensPerSecond }) => {
       const first = points.find((point) => point.method === method)!;
       const share = (100 * tokensPerSecond / first.tokensPerSecond).toFixed(0);

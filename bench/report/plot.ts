@@ -23,7 +23,7 @@ export interface Panel {
   readonly colors: readonly string[];
   /** Default: tokens. */
   readonly xTitle?: string;
-  /** Ticks of a logarithmic y axis, by their number; left out: the axis is linear and begins at 0. */
+  /** Ticks of a logarithmic y axis, by their number; default: the axis is linear and begins at 0. */
   readonly steps?: (power: number) => number;
   /** Vega expression of a tick's label. */
   readonly labels: string;

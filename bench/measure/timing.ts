@@ -28,10 +28,10 @@ export async function warmUp(run: () => unknown, duration = 0.3): Promise<void> 
 }
 
 /**
- * What `run` takes beside `yardstick`, measured in turns so that a slow moment of the machine meets both: medians of
- * the seconds of `run` and of the yardstick's seconds for each of its own.
+ * What `run` takes compared with `yardstick`, measured in turns so that a slow moment of the machine meets both: medians of
+ * the seconds of each, and of the yardstick's seconds for one of `run`.
  */
-export async function beside(
+export async function inTurns(
   run: () => unknown,
   yardstick: () => unknown,
   { repeats = 9 }: { repeats?: number } = {}, // at least
@@ -98,6 +98,6 @@ export async function compare(
   { repeats = 9 }: { repeats?: number } = {},
 ): Promise<{ seconds: number; ratio: number }> {
   const [first, second] = [await measurable(one), await measurable(yardstick)];
-  const { run, ratio } = await beside(first.run, second.run, { repeats });
+  const { run, ratio } = await inTurns(first.run, second.run, { repeats });
   return { seconds: run / first.times, ratio: ratio * first.times / second.times };
 }

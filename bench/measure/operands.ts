@@ -4,11 +4,11 @@
  *
  * @module
  */
-import { elementCount } from "../core/tensor.ts";
-import { assertClose, seeded } from "../tests/harness.ts";
-import * as reference from "../tests/reference.ts";
-import type { AttentionSizes } from "./baselines/mod.ts";
-import { softmaxAttention } from "./baselines/reference.ts";
+import { elementCount } from "../../core/shape.ts";
+import { assertClose, seeded } from "../../tests/numbers.ts";
+import * as reference from "../../tests/reference.ts";
+import type { AttentionSizes } from "../baselines/mod.ts";
+import { softmaxAttention } from "../baselines/reference.ts";
 
 /** f32 sums of thousands of terms, relative to float64. */
 const LIMIT = 1e-5;

@@ -3,14 +3,14 @@
  *
  * @module
  */
-import type { Backend, Tensor } from "../mod.ts";
-import { TransNormerLLM } from "../model/mod.ts";
-import { parseConfig } from "../model/config.ts";
-import { dequantize, quantize } from "../core/quantize.ts";
-import { elementCount } from "../core/tensor.ts";
-import { mapWeights } from "../model/weights.ts";
-import { assertClose, seeded } from "../tests/harness.ts";
-import { type ConfigJson, referenceLogits, type Tensors } from "../tests/reference_model.ts";
+import type { Backend, Tensor } from "../../mod.ts";
+import { TransNormerLLM } from "../../model/mod.ts";
+import { parseConfig } from "../../model/config.ts";
+import { dequantize, quantize } from "../../core/quantize.ts";
+import { elementCount } from "../../core/shape.ts";
+import { mapWeights } from "../../model/weights.ts";
+import { assertClose, seeded } from "../../tests/numbers.ts";
+import { type ConfigJson, referenceLogits, type Tensors } from "../../tests/reference_model.ts";
 import { type Case, on } from "./cases.ts";
 
 /** About 100 M parameters. */
@@ -37,17 +37,18 @@ export const FIVE_MILLION: ConfigJson = {
 
 /** Tokens whose logits are held to the float64 reference: prefill of all but the last, and a step. */
 const CHECKED = 4;
-/** Through all layers: f32, or rows of x in 16 bits beside weights of 8, and in 8 bits beside weights of 4. */
+/** Through all layers: f32; rows of x in 16 bits with weights of 8; rows in 8 bits with weights of 4. */
 const LIMITS = { 32: 2e-5, 8: 2e-3, 4: 0.1 };
 
 /**
- * A model with random weights, all matrices of `bits` bits in groups of 64; its answers were held to the float64
+ * A model with random weights, its matrices of `bits` bits in groups of `group`. Its answers were held to the float64
  * reference on the same weights.
  */
 export async function randomModel(
   backend: Backend,
   json: ConfigJson,
   bits: 32 | 8 | 4 = 32,
+  group: 32 | 64 = 64,
 ): Promise<TransNormerLLM> {
   const config = parseConfig({ ...json, model_type: "transnormer" });
   const random = seeded(7);
@@ -55,11 +56,9 @@ export async function randomModel(
   const parameters: Tensor[] = [];
   const weights = mapWeights(config, false, (name, shape) => {
     const data = new Float32Array(elementCount(shape));
-    const spread = 1.7 / Math.sqrt(shape[shape.length - 1]);
-    for (let i = 0; i < data.length; i++) data[i] = spread * (2 * random() - 1);
-    const integers = bits !== 32 && shape.length === 2
-      ? quantize(data, shape, { bits, group: 64 })
-      : undefined;
+    const magnitude = 1.7 / Math.sqrt(shape[shape.length - 1]);
+    for (let i = 0; i < data.length; i++) data[i] = magnitude * (2 * random() - 1);
+    const integers = bits !== 32 && shape.length === 2 ? quantize(data, shape, { bits, group }) : undefined;
     tensors.set(name, { shape: [...shape], data: integers === undefined ? data : dequantize(integers) });
     const tensor = integers === undefined
       ? backend.tensor(data, shape.length === 3 ? [shape[0], shape[2]] : shape)
@@ -89,7 +88,7 @@ export async function randomModel(
   return model;
 }
 
-/** Bytes of weights that one token cannot but read: all but the embedding, of which it takes a row. */
+/** Bytes of weights that one token must read: all but the embedding, of which it takes a row. */
 function weightBytes(model: TransNormerLLM): number {
   return 4 * (model.parameterCount - model.weights.embedTokens.size);
 }

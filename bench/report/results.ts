@@ -19,7 +19,7 @@ export interface KernelRow {
   /** Operations or bytes per second, where they are counted, in 10⁹. */
   readonly rate?: { readonly value: number; readonly unit: "GFLOP/s" | "GB/s" };
   /** How many times as fast as each of these, measured in turns. */
-  readonly beside: readonly { readonly name: string; readonly ratio: number }[];
+  readonly comparisons: readonly { readonly name: string; readonly ratio: number }[];
 }
 
 /** A goal and what came of it. */
@@ -130,9 +130,9 @@ export async function commit(): Promise<string> {
 }
 
 /** Where the results lie. */
-export const FOLDER = new URL("../docs/benchmarks/", import.meta.url);
+export const FOLDER = new URL("../../docs/benchmarks/", import.meta.url);
 
-/** A file of results, where there is one. */
+/** A file of results; undefined if it does not exist. */
 export async function kept<T>(file: string): Promise<T | undefined> {
   try {
     return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));

@@ -1,13 +1,11 @@
 /**
  * Cold start: what importing the library and making a WASM backend adds to a Deno process that does nothing.
  *
- *     deno run -A bench/cold_start.ts
- *
  * @module
  */
-import { median, seconds } from "./measure.ts";
+import { median, seconds } from "./timing.ts";
 
-const LIBRARY = new URL("../mod.ts", import.meta.url).href;
+const LIBRARY = new URL("../../mod.ts", import.meta.url).href;
 
 /**
  * Milliseconds over an empty process: the median of differences between processes that start in turns. Deno's own cache
@@ -46,5 +44,3 @@ async function start(file: string): Promise<void> {
   }).output();
   if (!success) throw new Error(`Cannot measure the cold start: ${new TextDecoder().decode(stderr)}`);
 }
-
-if (import.meta.main) console.log(`${(await coldStart()).toFixed(1)} ms over an empty process`);

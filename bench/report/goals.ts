@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { createBackend } from "../mod.ts";
-import { BASELINE, RELAXED } from "../wasm/kernels.ts";
-import { Baselines } from "./baselines/mod.ts";
+import { createBackend } from "../../mod.ts";
+import { BASELINE, RELAXED } from "../../wasm/kernels.ts";
+import { Baselines } from "../baselines/mod.ts";
 import {
   ATTENTION_SIZES,
   type Case,
@@ -15,11 +15,11 @@ import {
   lightningBackwardCase,
   lightningCase,
   linearCase,
-} from "./cases.ts";
-import { coldStart } from "./cold_start.ts";
-import { compare } from "./measure.ts";
-import { decodeCase, HUNDRED_MILLION, randomModel } from "./models.ts";
-import { onnxAttentionCase, onnxLinearCase } from "./peers/onnxruntime.ts";
+} from "../measure/cases.ts";
+import { coldStart } from "../measure/coldStart.ts";
+import { compare } from "../measure/timing.ts";
+import { decodeCase, HUNDRED_MILLION, randomModel } from "../measure/models.ts";
+import { onnxAttentionCase, onnxLinearCase } from "../peers/onnxruntime.ts";
 
 /** One promise. */
 export interface Goal {
@@ -29,7 +29,7 @@ export interface Goal {
   /** The value must be at least this much, or, with `most`, at most. */
   readonly goal: number;
   readonly most?: boolean;
-  /** Where the guard gives alarm: far behind the goal. Left out: it needs a quiet machine. */
+  /** Where the guard gives alarm: far behind the goal. Default: none, as the goal needs a quiet machine. */
   readonly alarm?: number;
   /** Measures, `repeats` times in turns. */
   measure(repeats: number): Promise<number>;
@@ -64,7 +64,7 @@ export const GOALS: readonly Goal[] = [
     },
   })),
   {
-    what: "attention forward, 8 × 64, 2048 tokens, beside onnxruntime-web causal attention",
+    what: "attention forward, 8 × 64, 2048 tokens, over onnxruntime-web causal attention",
     unit: "×",
     goal: 25,
     alarm: 12,
@@ -89,7 +89,7 @@ export const GOALS: readonly Goal[] = [
     },
   },
   {
-    what: "attention forward, 8 × 64, 8192 tokens: two threads beside one",
+    what: "attention forward, 8 × 64, 8192 tokens: two threads over one",
     unit: "×",
     goal: 1.7,
     async measure(repeats) {
@@ -100,7 +100,7 @@ export const GOALS: readonly Goal[] = [
     },
   },
   ...[512, 1024].map((size): Goal => ({
-    what: `linear ${size}³ beside onnxruntime-web MatMul`,
+    what: `linear ${size}³ over onnxruntime-web MatMul`,
     unit: "×",
     goal: 1.4,
     alarm: 1,
@@ -123,7 +123,7 @@ export const GOALS: readonly Goal[] = [
     },
   },
   ...([[8, 3, 1.5], [4, 4.5, 2]] as const).map(([bits, goal, alarm]): Goal => ({
-    what: `decode of one token, the same model: int${bits} weights in groups of 64 beside f32`,
+    what: `decode of one token, the same model: int${bits} weights in groups of 64 over f32`,
     unit: "×",
     goal,
     alarm,

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Backend, BackendError, createBackend } from "../mod.ts";
+import { type Backend, BackendError, createBackend } from "../../mod.ts";
 
 /**
  * WASM on one thread and, where a hardware GPU is present, WebGPU; `LEVIN_BACKENDS=wasm` or `=webgpu` takes one of them,

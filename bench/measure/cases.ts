@@ -10,11 +10,11 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   lightningAttentionStep,
-} from "../mod.ts";
-import { linear, norm } from "../core/ops.ts";
-import { assertClose, Scope } from "../tests/harness.ts";
-import * as reference from "../tests/reference.ts";
-import type { AttentionSizes, Baselines } from "./baselines/mod.ts";
+} from "../../mod.ts";
+import { linear, norm } from "../../core/ops.ts";
+import { assertClose, Scope } from "../../tests/numbers.ts";
+import * as reference from "../../tests/reference.ts";
+import type { AttentionSizes, Baselines } from "../baselines/mod.ts";
 import {
   checkLightning,
   checkLightningBackward,
@@ -36,7 +36,7 @@ export interface Case extends Disposable {
   readonly tokens: number;
   /** Computes once; what a GPU computes is only enqueued. */
   run(): void | Promise<void>;
-  /** Waits for all that was enqueued; left out where `run` itself does. */
+  /** Waits for all that was enqueued; absent where `run` itself waits. */
   finish?(): Promise<unknown>;
 }
 
@@ -199,7 +199,7 @@ export function leftProductCase(baselines: Baselines, sizes: AttentionSizes): Ca
 
 /**
  * Gradients of linear attention by the left product. Each is the left product itself on other operands (see
- * {@linkcode checkLightningBackward}), and is computed as such: six products where a kernel of its own needs five.
+ * {@linkcode checkLightningBackward}), and is computed as such: six products where a dedicated kernel needs five.
  */
 export function leftProductBackwardCase(baselines: Baselines, sizes: AttentionSizes): Case {
   const { heads, seqLen, headDim: d, valueDim: e } = sizes;
@@ -249,30 +249,30 @@ export function softmaxCase(baselines: Baselines, sizes: AttentionSizes): Case {
 export async function linearCase(
   backend: Backend,
   rows: number,
-  inner: number,
-  out: number,
+  inDim: number,
+  outDim: number,
 ): Promise<Case> {
   const scope = new Scope();
-  const xData = noise([rows, inner], 1), weightData = noise([out, inner], 2);
-  const x = scope.keep(backend.tensor(xData, [rows, inner]));
-  const weight = scope.keep(backend.tensor(weightData, [out, inner]));
+  const xData = noise([rows, inDim], 1), weightData = noise([outDim, inDim], 2);
+  const x = scope.keep(backend.tensor(xData, [rows, inDim]));
+  const weight = scope.keep(backend.tensor(weightData, [outDim, inDim]));
   {
     using y = linear(x, weight);
     const actual = await y.data();
     for (const row of new Set([0, rows >> 1, rows - 1])) {
-      const xRow = xData.subarray(row * inner, (row + 1) * inner);
+      const xRow = xData.subarray(row * inDim, (row + 1) * inDim);
       assertClose(
-        actual.subarray(row * out, (row + 1) * out),
-        reference.linear(xRow, weightData, [1, inner, out]),
+        actual.subarray(row * outDim, (row + 1) * outDim),
+        reference.linear(xRow, weightData, [1, inDim, outDim]),
         2e-6,
         `row ${row} of ${rows}`,
       );
     }
   }
   return {
-    name: `linear ${rows} × ${inner} → ${out}${on(backend)}`,
-    operations: rows === 1 ? 0 : 2 * rows * inner * out,
-    bytes: rows === 1 ? 4 * inner * out : 0,
+    name: `linear ${rows} × ${inDim} → ${outDim}${on(backend)}`,
+    operations: rows === 1 ? 0 : 2 * rows * inDim * outDim,
+    bytes: rows === 1 ? 4 * inDim * outDim : 0,
     tokens: rows,
     run: () => linear(x, weight).dispose(),
     ...finishing(backend, scope),
