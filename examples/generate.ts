@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -25,7 +26,7 @@ const { values, positionals } = parseArgs({
   args: Deno.args,
   allowPositionals: true,
   options: {
-    "model": { type: "string", default: new URL("../models/sotu", import.meta.url).pathname },
+    "model": { type: "string", default: fileURLToPath(new URL("../models/sotu", import.meta.url)) },
     "ids": { type: "string" },
     "max-tokens": { type: "string", default: "256" },
     "temperature": { type: "string", default: "0.8" },

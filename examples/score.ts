@@ -9,6 +9,7 @@
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { localPath } from "../train/path.ts";
 
 const USAGE = `Usage: deno task score --model <folder or URL> "context" "continuation"
        deno task score --model <folder or URL> --file <text>
@@ -35,7 +36,7 @@ if (values.help || values.model === undefined || positionals.length !== (values.
 using backend = await createBackend({ prefer: values.backend as "auto" });
 using model = await TransNormerLLM.load(values.model, { backend });
 if (values.file !== undefined) {
-  const text = await Deno.readTextFile(values.file);
+  const text = await Deno.readTextFile(localPath(values.file));
   const start = performance.now();
   const perplexity = await model.perplexity(text);
   const seconds = (performance.now() - start) / 1000;

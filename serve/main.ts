@@ -15,15 +15,15 @@ const HELP = `Usage: deno task serve --model <folder or URL> [options]
   --model <location>     checkpoint: config.json, model.safetensors, tokenizer.json
   --name <name>          what clients call it                        levin
   --hostname <name>      where to listen                             127.0.0.1
-  --port <n>             0: any that is free                         8000
+  --port <n>             0: any free port                            8000
   --sessions <folder>    where sessions are kept                     memory
   --backend <name>       auto, webgpu or wasm                        auto
   --threads <n>          of WASM; "auto": one per core               1
-  --batch <n>            answers at once                             64
-  --max-tokens <n>       tokens of an answer at most                 4096
-  --cors <origin>        pages that may use it; several by repeating it
+  --batch <n>            answers decoded together                    64
+  --max-tokens <n>       maximum number of tokens of an answer       4096
+  --cors <origin>        whose pages may use it; may be repeated
 
-Keys that clients must have one of come from the environment: LEVIN_API_KEYS, separated by commas.
+LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
 `;
 
 const { values } = parseArgs({

@@ -6,7 +6,18 @@ import memory from "unstorage/drivers/memory";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler } from "../serve/mod.ts";
-import { assertError, events, holdSteps, hostileBodies, serve, TEXT, until } from "./serve_setup.ts";
+import { byteLevelJson, textFile } from "./reference_model.ts";
+import {
+  assertError,
+  events,
+  holdSteps,
+  hostileBodies,
+  interceptSteps,
+  serve,
+  TEXT,
+  until,
+  wordsFile,
+} from "./serve_setup.ts";
 
 const COMPLETIONS = "/v1/completions";
 const GREEDY = { temperature: 0, max_tokens: 12 };
@@ -179,6 +190,71 @@ Deno.test("offsets are places in the text, also where the tokenizer adds a token
   await handler.close();
 });
 
+Deno.test("an answer keeps the space of its first word, after a prompt and after each turn of a session", async () => {
+  await using server = await serve({}, TEXT, 2, wordsFile());
+  const { model, ask } = server;
+  const tokenizer = model.tokenizer!;
+  const prompt = "the state of the", ids = tokenizer.encode(prompt);
+  const tokens = (await Array.fromAsync(model.generate(ids, { temperature: 0, maxTokens: 12 })))
+    .map(({ token }) => token);
+  const whole = tokenizer.decode([...ids, ...tokens]), answer = whole.slice(prompt.length);
+  assert.match(answer, /^ w\d+.* w\d+/, "the first word of the answer, and others, begin with a space");
+
+  for (const given of [prompt, ids]) {
+    const [alone, echoed] = [
+      (await ask(COMPLETIONS, { prompt: given, ...GREEDY })).choices[0],
+      (await ask(COMPLETIONS, { prompt: given, ...GREEDY, echo: true, logprobs: 3 })).choices[0],
+    ];
+    assert.equal(alone.text, answer);
+    assert.equal(echoed.text, whole);
+    const { text_offset, tokens: names, top_logprobs } = echoed.logprobs;
+    assert.equal(names.join("").trimStart(), whole);
+    for (let t = 1; t < names.length; t++) {
+      assert.equal(whole.slice(text_offset[t], text_offset[t] + names[t].length), names[t]);
+      assert(Object.keys(top_logprobs[t]).length >= 3, "no two tokens have one name");
+    }
+  }
+
+  const turns = [];
+  for (let turn = 0; turn < tokens.length; turn++) {
+    const body = { prompt: turn === 0 ? prompt : "", max_tokens: 1, temperature: 0, session: "s" };
+    turns.push((await ask(COMPLETIONS, body)).choices[0].text);
+  }
+  assert.equal(turns.join(""), answer);
+});
+
+Deno.test("offsets are places in a text that begins with spaces", async () => {
+  await using server = await serve({}, TEXT, 2, wordsFile());
+  const prompt = " the cat", body = { prompt, max_tokens: 0, echo: true, logprobs: 0 };
+  const { text, logprobs } = (await server.ask(COMPLETIONS, body)).choices[0];
+  assert.equal(text, prompt);
+  logprobs.tokens.forEach((name: string, t: number) => {
+    const place = prompt.slice(logprobs.text_offset[t]).trimStart();
+    assert(place.startsWith(name.trimStart()), `${name} is not at ${logprobs.text_offset[t]}`);
+  });
+});
+
+Deno.test("a stop string that is the name of a special token stops by its id", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  const json = byteLevelJson();
+  const [special] = json.added_tokens as { id: number; content: string; special: boolean }[];
+  json.added_tokens = [{ ...special, id: greedy[3], content: "<|turn|>" }];
+  await using server = await serve({}, TEXT, 1, { "tokenizer.json": textFile(json) });
+  const end = greedy.indexOf(greedy[3]);
+  for (const stop of ["<|turn|>", ["never", "<|turn|>"]]) {
+    const answer = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop, session: `${stop}` });
+    assert.equal(answer.choices[0].finish_reason, "stop");
+    assert.equal(answer.choices[0].text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+    assert.equal(answer.usage.completion_tokens, end + 1);
+    assert.equal(answer.session.tokens, server.model.tokenizer!.encode("hello").length + end);
+  }
+  const { usage } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY });
+  assert.equal(usage.completion_tokens, 12, "nothing else stops there");
+});
+
 Deno.test("a stream is the whole answer in pieces", async () => {
   await using server = await serve();
   for (
@@ -205,6 +281,7 @@ Deno.test("a stream is the whole answer in pieces", async () => {
     const { choices: none, usage } = chunks.pop();
     assert.deepEqual(none, []);
     assert.deepEqual(usage, whole.usage);
+    for (const chunk of chunks) assert.equal(chunk.usage, null);
     for (const choice of whole.choices) {
       // deno-lint-ignore no-explicit-any -- see Server.ask
       const own: any[] = chunks.map(({ choices }) => choices[0]).filter(({ index }) =>
@@ -352,19 +429,17 @@ Deno.test("a request that takes too long is ended, whole and streamed", async ()
   assert.equal(await server.metric("levin_writing"), 0);
 });
 
-Deno.test("a failure ends the requests of its step, and the server goes on", async () => {
+Deno.test("a failure ends the requests of its step, and the server continues", async () => {
   await using server = await serve();
-  const { kernels } = server.model.backend;
-  const multiply = kernels.multiply;
-  let calls = 0;
+  let steps = 0;
+  interceptSteps(server.model, (read) => {
+    if (++steps === 20) return Promise.reject(new Error("secret of the inside"));
+    return read();
+  });
   const logged: unknown[] = [];
   const log = console.error;
   console.error = (...args) => logged.push(...args);
   try {
-    kernels.multiply = (...args) => {
-      if (++calls === 20) throw new Error("secret of the inside");
-      return multiply.apply(kernels, args);
-    };
     const responses = await Promise.all(
       [1, 2].map(() => server.send(COMPLETIONS, { prompt: "a", max_tokens: 30 })),
     );
@@ -373,7 +448,6 @@ Deno.test("a failure ends the requests of its step, and the server goes on", asy
     }
   } finally {
     console.error = log;
-    kernels.multiply = multiply;
   }
   assert(
     logged.some((error) => String(error).includes("secret of the inside")),
@@ -384,7 +458,7 @@ Deno.test("a failure ends the requests of its step, and the server goes on", asy
 
 // ---------------------------------------------------------------------------------------------------------- sessions
 
-Deno.test("a session goes on as if all of it were one prompt, and reads nothing twice", async () => {
+Deno.test("a session continues as if all of it were one prompt, and reads nothing twice", async () => {
   await using server = await serve();
   const { model, ask } = server;
   const session = "my session";
@@ -700,11 +774,28 @@ Deno.test("keys open the door, and nothing else does", async () => {
   }
 });
 
+Deno.test("a model whose name has slashes is found, escaped or not", async () => {
+  const name = "owner/a model 100%";
+  await using server = await serve({ name });
+  for (const path of [encodeURIComponent(name), "owner/a%20model%20100%25", encodeURI(name)]) {
+    assert.equal((await server.ask(`/v1/models/${path}`)).id, name);
+  }
+  assert.equal((await server.ask("/v1/models")).data[0].id, name);
+  for (const other of ["owner", "owner/", "a%20model", "owner%2Fother", "owner/a%20model%20100%25/more"]) {
+    await assertError(await server.send(`/v1/models/${other}`), 404, "model_not_found");
+  }
+  assert.equal((await server.ask(COMPLETIONS, { model: name, prompt: "a", max_tokens: 1 })).model, name);
+});
+
 Deno.test("pages of other origins are let in only where configured", async () => {
   const headers = { origin: "https://a.example" };
   const preflight = new Request(`http://localhost${COMPLETIONS}`, {
     method: "OPTIONS",
-    headers: { ...headers, "access-control-request-method": "POST" },
+    headers: {
+      ...headers,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": "authorization,content-type,x-stainless-os,x-of-tomorrow",
+    },
   });
   await using closed = await serve();
   assert.equal(
@@ -720,6 +811,18 @@ Deno.test("pages of other origins are let in only where configured", async () =>
   const response = await open.handler(preflight);
   assert.equal(response.status, 204);
   assert.equal(response.headers.get("access-control-allow-origin"), "https://a.example");
+  const asked = preflight.headers.get("access-control-request-headers");
+  assert.equal(response.headers.get("access-control-allow-headers"), asked);
+  // Pages may read errors too, and when to come back.
+  const refused = await open.send("/v1/models", undefined, { ...headers, authorization: "Bearer wrong" });
+  assert.equal(refused.status, 401);
+  assert.equal(refused.headers.get("access-control-allow-origin"), "https://a.example");
+  assert.equal(refused.headers.get("access-control-expose-headers"), "Retry-After");
+  await using all = await serve({ cors: ["*"], apiKeys: ["k"] });
+  assert.equal(
+    (await all.send("/v1/models", undefined, headers)).headers.get("access-control-allow-origin"),
+    "*",
+  );
   const other = await open.send("/v1/models", undefined, { origin: "https://b.example" });
   assert.equal(other.headers.get("access-control-allow-origin"), null);
 });
@@ -794,7 +897,7 @@ Deno.test("ready when the model is, and not before", async () => {
   }
 });
 
-Deno.test("options that are wrong are refused at once", async () => {
+Deno.test("options that are wrong are refused immediately", async () => {
   await using server = await serve();
   const { model } = server;
   assert.throws(() => createHandler({ model: undefined as never }), /model must be a TransNormerLLM/);

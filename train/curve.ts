@@ -7,6 +7,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { parse, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
 import { rangeError } from "../core/errors.ts";
+import { localPath } from "./path.ts";
 
 /** A training run. */
 export interface Run {
@@ -94,9 +95,11 @@ if (import.meta.main) {
   }
   const runs: Run[] = [];
   for (const argument of named) {
-    const [name, folder] = argument.split("=", 2);
-    const lines = (await readFile(`${folder}/log.jsonl`, "utf8")).trim().split("\n");
+    const border = argument.indexOf("="); // a path may hold more of them
+    if (border < 1) rangeError("curve", "a run must be given as <name>=<folder>", argument);
+    const [name, folder] = [argument.slice(0, border), argument.slice(border + 1)];
+    const lines = (await readFile(`${localPath(folder)}/log.jsonl`, "utf8")).trim().split("\n");
     runs.push({ name, log: lines.map((line) => JSON.parse(line)) });
   }
-  await writeFile(target, `${await renderCurve(runs)}\n`);
+  await writeFile(localPath(target), `${await renderCurve(runs)}\n`);
 }

@@ -8,6 +8,7 @@ import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
 import { rangeError } from "../core/errors.ts";
 import { toHalf } from "../core/half.ts";
 import { decodeSafetensors, encodeSafetensors, toFloat32 } from "../model/safetensors.ts";
+import { localPath } from "./path.ts";
 
 /**
  * Writes the model beside its place, then renames it.
@@ -55,7 +56,7 @@ if (import.meta.main) {
     Deno.exit(1);
   }
   try {
-    await exportModel(checkpoint, folder);
+    await exportModel(localPath(checkpoint), localPath(folder));
   } catch (error) {
     console.error((error as Error).message);
     Deno.exit(1);

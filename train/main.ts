@@ -7,6 +7,7 @@ import { parseArgs } from "node:util";
 import { createBackend } from "../backend.ts";
 import { BackendError, rangeError } from "../core/errors.ts";
 import type { Mixer } from "./backward.ts";
+import { localPath } from "./path.ts";
 import { Progress } from "./progress.ts";
 import { DEFAULT_RECIPE, type Recipe } from "./recipe.ts";
 import { train, type TrainingOptions, type TrainingResult } from "./train.ts";
@@ -102,10 +103,10 @@ export async function main(args: string[], mixer?: Mixer): Promise<TrainingResul
   });
   const options: TrainingOptions = {
     ...numbers as Partial<Recipe>,
-    data: data as unknown as string[],
-    out,
+    data: (data as unknown as string[]).map(localPath),
+    out: localPath(out),
     backend,
-    config,
+    config: config && localPath(config),
     packed: values.packed as boolean | undefined,
     recompute: values.recompute as boolean | undefined,
     resume: values.resume as boolean | undefined,

@@ -23,10 +23,14 @@ import {
   type TensorEntry,
   toFloat32,
 } from "../model/safetensors.ts";
-import { openSource, type Source } from "../model/source.ts";
+import { openSource, readAll, reading, type Source } from "../model/source.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
+import { localPath } from "./path.ts";
 
 const OPERATION = "quantizeModel";
+
+/** Files that go along as they are, if they are there. */
+const COPIED = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /** Options of {@linkcode quantizeModel}. */
 export interface QuantizeOptions {
@@ -54,10 +58,18 @@ export async function quantizeModel(
     rangeError(OPERATION, "the folder to write to must not exist", folder);
   }
   const source = openSource(model, {});
+  await reading(source, () => quantizeFiles(source, folder, { bits, group, onProgress }));
+}
+
+async function quantizeFiles(
+  source: Source,
+  folder: string,
+  { bits, group, onProgress }: QuantizeOptions & { group: 32 | 64 },
+): Promise<void> {
   const fields = await readJson(source, "config.json") as Record<string, unknown>;
   const config = parseConfig(fields);
   if (config.quantization !== undefined) {
-    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`, model);
+    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`);
   }
   const files = await weightFiles(source);
   const { shapes, tied } = expectedWeights(
@@ -70,9 +82,9 @@ export async function quantizeModel(
   const bitsOf = (name: string) => name.startsWith("model.embed_tokens.") && !tied ? 8 : bits;
   const kept = files.flatMap(({ entries }) => entries.filter(({ name }) => shapes.has(name)));
   const header = kept.flatMap((entry): { name: string; dtype: string; shape: readonly number[] }[] => {
-    const [out, inner] = entry.shape;
+    const [out, inDim] = entry.shape;
     if (entry.shape.length !== 2) return [entry];
-    const { bytes, groups } = quantizedRow(inner, { bits: bitsOf(entry.name), group });
+    const { bytes, groups } = quantizedRow(inDim, { bits: bitsOf(entry.name), group });
     const dtype = bitsOf(entry.name) === 8 ? "I8" : "U8";
     return [
       { name: entry.name, dtype, shape: [out, bytes] },
@@ -109,9 +121,9 @@ export async function quantizeModel(
       `${partial}/config.json`,
       JSON.stringify({ ...fields, quantization_config }, undefined, 2) + "\n",
     );
-    for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
-      const bytes = await readFile(`${model}/${name}`).catch(() => undefined);
-      if (bytes !== undefined) await writeFile(`${partial}/${name}`, bytes);
+    for (const name of COPIED) {
+      const reader = await source.open(name);
+      if (reader !== undefined) await writeFile(`${partial}/${name}`, await readAll(reader));
     }
     await rename(partial, folder);
   } catch (error) {
@@ -154,7 +166,7 @@ const WINDOW = 4096;
 
 /** What a model is evaluated on: a text as a whole, or the tokens held out of `"sotu"` in windows, as in training. */
 async function evaluationTexts(name: string): Promise<string | Uint16Array[]> {
-  if (name !== SOTU) return await readFile(name, "utf8");
+  if (name !== SOTU) return await readFile(localPath(name), "utf8");
   const { heldOut } = await Corpus.create(await readDocuments([SOTU]));
   return Array.from(
     { length: Math.ceil((heldOut.length - 1) / WINDOW) },
@@ -198,7 +210,8 @@ async function main(): Promise<void> {
   const bits = Number(values.bits), group = Number(values.group);
   if (bits !== 8 && bits !== 4) rangeError("quantize", "--bits must be 8 or 4", values.bits);
   if (group !== 32 && group !== 64) rangeError("quantize", "--group must be 32 or 64", values.group);
-  const source = model.replace(/\/+$/, ""), out = values.out ?? `${source}-int${bits}`;
+  const source = localPath(model).replace(/\/+$/, "");
+  const out = localPath(values.out ?? `${source}-int${bits}`);
   const texts = values.evaluate === undefined ? undefined : await evaluationTexts(values.evaluate);
   await quantizeModel(source, out, {
     bits,

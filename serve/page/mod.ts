@@ -7,7 +7,7 @@ import { type Context, Hono } from "hono";
 import { openSource } from "../../model/source.ts";
 import { ApiError } from "../errors.ts";
 
-/** Scripts and requests from here alone: nothing is loaded from other hosts. */
+/** The page loads scripts from this server and asks this server, and no other host. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self' 'wasm-unsafe-eval'",
@@ -23,7 +23,7 @@ const POLICY = [
 export function page(): Hono {
   const app = new Hono();
   const send = async (c: Context, name: string) => {
-    const { ASSETS } = await import("./assets.ts"); // when somebody asks: an isolate that only answers starts without
+    const { ASSETS } = await import("./assets.ts"); // on demand: an isolate that only answers starts without it
     const asset = Object.hasOwn(ASSETS, name) ? ASSETS[name] : undefined;
     if (asset === undefined) return c.notFound();
     return c.body(asset.body, 200, {
@@ -40,7 +40,7 @@ export function page(): Hono {
   return app;
 }
 
-/** The files of the checkpoint, as they are: those that a model is loaded from, and no others. */
+/** The files that a model is loaded from, as they are, and no others of the checkpoint. */
 export function modelFiles(checkpoint: string | URL): Hono {
   const app = new Hono();
   const source = openSource(checkpoint, {});
