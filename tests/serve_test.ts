@@ -255,6 +255,30 @@ Deno.test("a stop string that is the name of a special token stops by its id", a
   assert.equal(usage.completion_tokens, 12, "nothing else stops there");
 });
 
+Deno.test("generation_config.json says how to sample and where to end, unless the request does", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  const json = { eos_token_id: [greedy[5], 262], temperature: 1.5, top_k: 1 };
+  await using server = await serve({}, TEXT, 1, { "generation_config.json": textFile(json) });
+  const end = greedy.indexOf(greedy[5]);
+  for (const body of [{}, { top_k: null, temperature: null }]) { // with one candidate the likeliest is drawn
+    const { choices: [choice], usage } = await server.ask(COMPLETIONS, {
+      prompt: "hello",
+      ...body,
+      max_tokens: 12,
+    });
+    assert.equal(choice.text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+    assert.equal(choice.finish_reason, "stop");
+    assert.equal(usage.completion_tokens, end + 1);
+  }
+  const drawn = { prompt: "hello", max_tokens: 1, n: 40, seed: 3, top_k: -1, logprobs: 0 };
+  const { choices } = await server.ask(COMPLETIONS, drawn);
+  // deno-lint-ignore no-explicit-any -- see Server.ask
+  assert(new Set(choices.map((choice: any) => choice.logprobs.tokens[0])).size > 5, "-1 asks for all tokens");
+});
+
 Deno.test("a stream is the whole answer in pieces", async () => {
   await using server = await serve();
   for (

@@ -19,6 +19,14 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join("; ");
 
+/** Names of files that a model is loaded from. */
+const MODEL_FILE = [
+  "(?:config|generation_config|tokenizer|tokenizer_config)\\.json",
+  "chat_template\\.jinja",
+  "model(?:-\\d+-of-\\d+)?\\.safetensors",
+  "model\\.safetensors\\.index\\.json",
+].join("|");
+
 /** The page and its files. */
 export function page(): Hono {
   const app = new Hono();
@@ -45,7 +53,7 @@ export function modelFiles(checkpoint: string | URL): Hono {
   const app = new Hono();
   const source = openSource(checkpoint, {});
   app.get(
-    "/:name{(config|tokenizer|tokenizer_config)\\.json|[\\w-]+\\.safetensors(\\.index\\.json)?}",
+    `/:name{${MODEL_FILE}}`,
     async (c) => {
       const file = await source.open(c.req.param("name"));
       if (file === undefined) {
