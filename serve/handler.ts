@@ -12,7 +12,8 @@ import { authentication } from "./auth.ts";
 import { boundedBody } from "./body.ts";
 import { ApiError, respondError } from "./errors.ts";
 import { checkLimits, type Limits } from "./limits.ts";
-import { modelFiles, page } from "./page/mod.ts";
+import { modelFiles } from "./page/files.ts";
+import { page } from "./page/mod.ts";
 import { completions } from "./routes/completions.ts";
 import { models } from "./routes/models.ts";
 import { sessions } from "./routes/sessions.ts";
@@ -129,7 +130,13 @@ export function createHandler(options: HandlerOptions): Handler {
   app.route("/", tokenizer(service));
   if (checkpoint !== undefined) app.route("/model", modelFiles(checkpoint));
 
-  const fetch = async (request: Request) => await app.fetch(request);
+  const fetch = async (request: Request) => {
+    if (request.method !== "HEAD") return await app.fetch(request);
+    // Hono would answer as to GET and forget the body: what it reads from would stay open.
+    const response = await app.fetch(new Request(request, { method: "GET" }));
+    await response.body?.cancel();
+    return new Response(null, response);
+  };
   return Object.assign((request: Request) => fetch(request), {
     fetch,
     close: () => service.close(),
