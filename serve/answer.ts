@@ -57,8 +57,8 @@ export interface AnswerOptions extends SamplingOptions {
   readonly keepEnd: boolean;
   /** Characters before the answer, for offsets. */
   readonly offset: number;
-  /** When aborted, the next token is the last. */
-  readonly end: AbortSignal;
+  /** When aborted, the next token is the last, and counts like any other. */
+  readonly end: AbortSignal | undefined;
 }
 
 /** An answer on its way. */
@@ -102,10 +102,10 @@ export class Answer implements Branch {
     const characters = isEnd ? "" : this.#characters?.push(token) ?? "";
     this.#offset += characters.length;
     let text = this.#text.push(characters);
-    const isLast = isEnd || ++this.#count === maxTokens || end.aborted;
+    const isLast = isEnd || ++this.#count === maxTokens || end?.aborted;
     if (isLast && !this.#text.stopped) text += this.#text.push(this.#characters?.end() ?? "");
     if (isLast && !this.#text.stopped) text += this.#text.end();
-    const finish = isEnd || this.#text.stopped || end.aborted ? "stop" : isLast ? "length" : undefined;
+    const finish = isEnd || this.#text.stopped || end?.aborted ? "stop" : isLast ? "length" : undefined;
     if (finish !== undefined && (!isEnd || keepEnd)) this.pending = [token];
     this.#emit({ index, text, entries, tokens: 1, finish });
     return finish === undefined ? token : undefined;

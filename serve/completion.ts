@@ -7,32 +7,11 @@ import type { Session, TransNormerLLM } from "../model/mod.ts";
 import { Answer, type Part, PromptEntries } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
-import type { Metrics } from "./metrics.ts";
-import type { Job, Scheduler } from "./scheduler.ts";
+import type { Prompt } from "./prompts.ts";
+import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
+import type { Engine } from "./service.ts";
 import type { Lease } from "./sessions.ts";
-
-/** A model that answers. */
-export interface Engine {
-  /** The model. */
-  readonly model: TransNormerLLM;
-  /** Shares it. */
-  readonly scheduler: Scheduler;
-  /** What it may be used for. */
-  readonly limits: Limits;
-  /** What is counted. */
-  readonly metrics: Metrics;
-  /** Bytes of the state of one session. */
-  readonly stateBytes: number;
-}
-
-/** A prompt in both its forms. */
-export interface Prompt {
-  /** Token ids; may be none where a session goes on. */
-  readonly ids: Uint32Array;
-  /** Text, for `echo`. */
-  readonly text: string;
-}
 
 /** What is asked for, checked. */
 export interface Completion {
@@ -50,8 +29,6 @@ export interface Completion {
   readonly keepEnd: boolean;
   /** The session to go on with. */
   readonly lease: Lease | undefined;
-  /** Asks for the end: the next token of each answer is its last, and counts like any other. */
-  readonly finish: AbortSignal;
 }
 
 /** How a request ended. */
@@ -107,7 +84,7 @@ export function begin(
       stop: options.stop,
       logprobs,
       keepEnd: completion.keepEnd,
-      end: completion.finish,
+      end: lease?.finish,
       offset: echo ? prompt.text.length : 0,
     }, (part) => {
       const now = performance.now();

@@ -55,3 +55,22 @@ export function publicError(error: unknown): ApiError {
     ? error
     : new ApiError(500, "The server had an error", { code: "internal_error" });
 }
+
+/** What an error looks like outside; what it is goes to the log of the host. */
+export function respondError(error: unknown): Response {
+  const visible = publicError(error);
+  const { status, retryAfter } = visible;
+  report(error);
+  return Response.json(visible, {
+    status,
+    headers: {
+      ...(retryAfter === undefined ? {} : { "retry-after": String(retryAfter) }),
+      ...(status === 401 ? { "www-authenticate": "Bearer" } : {}),
+    },
+  });
+}
+
+/** The host's log gets what clients must not see: errors that nobody expected. */
+export function report(error: unknown): void {
+  if (!(error instanceof ApiError)) console.error(error);
+}

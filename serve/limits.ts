@@ -7,28 +7,31 @@ import { rangeError } from "../core/errors.ts";
 
 /** Limits of a server. All are integers ≥ 1. */
 export interface Limits {
-  /** Answers that are decoded at once, in one pass; each holds a state. Default 64. */
+  /** Maximum number of answers that are decoded together, in one pass; each holds a state. Default 64. */
   batch: number;
-  /** Prompts that may wait; beyond it 429. Default 256. */
+  /** Maximum number of prompts that wait; above it, 429. Default 256. */
   queue: number;
-  /** Tokens of a prompt that are read between two decode steps. A multiple of 48 is fastest. Default 96. */
+  /**
+   * Tokens of a prompt that are read between two decode steps: fewer let the others wait less, more read a prompt
+   * faster. Default 96.
+   */
   prefill: number;
-  /** Prompts times `n` of one request. Default 128. */
+  /** Maximum of prompts times `n` of one request. Default 128. */
   choices: number;
-  /** `max_tokens` at most. Default 4096. */
+  /** Maximum of `max_tokens`. Default 4096. */
   maxTokens: number;
   /**
-   * Characters of a request's texts at most, all together. Tokenizing does not pause: this bounds how long the others
-   * wait for it. Longer texts come as token ids, or in several requests of a session. Default 2^17.
+   * Maximum number of characters of a request's texts together. Tokenizing does not pause: this bounds how long the
+   * others wait for it. Send longer texts as token ids, or in several requests of a session. Default 2^17.
    */
   characters: number;
-  /** Tokens of one request at most, all prompts and answers together. Default 2^20. */
+  /** Maximum number of tokens of one request, all prompts and answers together. Default 2^20. */
   requestTokens: number;
-  /** Tokens of all requests under way at most, likewise; beyond it 429. Default 2^22. */
+  /** Maximum number of tokens of all requests in flight; above it, 429. Default 2^22. */
   totalTokens: number;
-  /** `logprobs` and `top_logprobs` at most. Default 20. */
+  /** Maximum of `logprobs` and `top_logprobs`. Default 20. */
   logprobs: number;
-  /** Bytes of a request's body. Default 2^22. */
+  /** Maximum number of bytes of a request's body. Default 2^22. */
   bodyBytes: number;
   /** Seconds that a request may take, from its arrival. Default 300. */
   seconds: number;
@@ -54,7 +57,7 @@ const DEFAULTS: Limits = {
   valueBytes: 45000, // Deno KV takes 65536
 };
 
-/** Fills in the defaults. Throws a `RangeError` for a limit that is no integer ≥ 1, or that does not exist. */
+/** Fills in the defaults. Throws a `RangeError` for a limit that is not an integer ≥ 1, or that does not exist. */
 export function checkLimits(limits: Partial<Limits> = {}): Limits {
   for (const [name, value] of Object.entries(limits)) {
     if (!Object.hasOwn(DEFAULTS, name)) {

@@ -19,7 +19,19 @@ export interface Shape {
   /** A part as a chunk. */
   chunk(part: Part): Json;
   /** The last chunk, for `stream_options.include_usage` and for sessions. */
-  closing(outcome: Outcome, withUsage: boolean): Json[];
+  closing(outcome: Outcome): Json[];
+}
+
+/** What a shape is made for. */
+export interface ShapeOptions {
+  /** What clients call the model. */
+  readonly model: string;
+  /** Names tokens. */
+  readonly tokenizer: Tokenizer | undefined;
+  /** Whether log-probabilities are asked for. */
+  readonly withLogprobs: boolean;
+  /** Whether a stream ends with the usage: every other chunk then says `usage: null`. */
+  readonly withUsage: boolean;
 }
 
 interface Header {
@@ -29,9 +41,9 @@ interface Header {
 }
 
 /** `POST /v1/completions`. */
-export function textShape(model: string, tokenizer: Tokenizer | undefined, withLogprobs: boolean): Shape {
-  const header = newHeader("cmpl", model);
-  const frame = { ...header, object: "text_completion" };
+export function textShape({ model, tokenizer, withLogprobs, withUsage }: ShapeOptions): Shape {
+  const header = { ...newHeader("cmpl", model), object: "text_completion" };
+  const frame = { ...header, ...(withUsage ? { usage: null } : {}) };
   const choice = (index: number, parts: readonly Part[]) => ({
     index,
     text: parts.map(({ text }) => text).join(""),
@@ -40,25 +52,25 @@ export function textShape(model: string, tokenizer: Tokenizer | undefined, withL
   });
   return {
     whole: (choices, outcome) => ({
-      ...frame,
+      ...header,
       choices: choices.map((parts, index) => choice(index, parts)),
       usage: usage(outcome),
       ...session(outcome),
     }),
     opening: () => [],
     chunk: (part) => ({ ...frame, choices: [choice(part.index, [part])] }),
-    closing: (outcome, withUsage) => closing(frame, outcome, withUsage),
+    closing: (outcome) => closing(frame, outcome, withUsage),
   };
 }
 
 /** `POST /v1/chat/completions`. */
-export function chatShape(model: string, tokenizer: Tokenizer | undefined, withLogprobs: boolean): Shape {
+export function chatShape({ model, tokenizer, withLogprobs, withUsage }: ShapeOptions): Shape {
   const header = newHeader("chatcmpl", model);
   const logprobs = (parts: readonly Part[]) =>
     withLogprobs
       ? { content: parts.flatMap(({ entries }) => entries).map((entry) => chatLogprob(tokenizer, entry)) }
       : null;
-  const frame = { ...header, object: "chat.completion.chunk" };
+  const frame = { ...header, object: "chat.completion.chunk", ...(withUsage ? { usage: null } : {}) };
   return {
     whole: (choices, outcome) => ({
       ...header,
@@ -85,7 +97,7 @@ export function chatShape(model: string, tokenizer: Tokenizer | undefined, withL
         finish_reason: finishOf([part]),
       }],
     }),
-    closing: (outcome, withUsage) => closing(frame, outcome, withUsage),
+    closing: (outcome) => closing(frame, outcome, withUsage),
   };
 }
 

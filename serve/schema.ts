@@ -43,21 +43,60 @@ export const completionSchema = (limits: Limits) =>
     logprobs: optional(z.int().min(0).max(limits.logprobs)),
   });
 
-const message = z.object({
-  role: z.string().min(1).max(64),
-  content: z.union([
-    z.string(),
-    z.array(z.object({ type: z.literal("text"), text: z.string() }))
-      .transform((parts) => parts.map(({ text }) => text).join("")),
-  ]),
-  name: optional(z.string()),
+/** A call as a message of the assistant has it. */
+const toolCall = z.looseObject({
+  id: optional(z.string()),
+  type: optional(z.string()),
+  function: z.looseObject({
+    name: z.string(),
+    // OpenAI's clients send JSON as text; templates are written for what it stands for.
+    arguments: optional(z.union([z.string().transform(parsedArguments), z.record(z.string(), z.unknown())])),
+  }),
 });
+
+/** Only the assistant may say nothing: when it calls tools. Templates get an empty text then. */
+const content = z.union([
+  z.string(),
+  z.array(z.object({ type: z.literal("text"), text: z.string() }))
+    .transform((parts) => parts.map(({ text }) => text).join("")),
+]);
+
+/** Fields that are not named here reach the template as they are. */
+const message = z.union([
+  z.looseObject({
+    role: z.literal("assistant"),
+    content: z.union([content, z.null(), z.undefined()]).transform((text) => text ?? ""),
+    tool_calls: z.array(toolCall).min(1),
+  }),
+  z.looseObject({
+    role: z.string().min(1).max(64),
+    content,
+    name: optional(z.string()),
+    tool_call_id: optional(z.string()),
+    tool_calls: optional(z.array(toolCall)),
+  }),
+]);
+
+/** What a model may call, as its template describes it to the model. */
+const tools = optional(z.array(z.looseObject({}))).transform((tools) =>
+  tools?.length === 0 ? undefined : tools
+);
+
+function parsedArguments(text: string): unknown {
+  try {
+    const value: unknown = JSON.parse(text);
+    return typeof value === "object" && value !== null ? value : text;
+  } catch {
+    return text; // models write what is not JSON, and clients send it back
+  }
+}
 
 /** `POST /v1/chat/completions`. */
 export const chatSchema = (limits: Limits) =>
   z.object({
     ...generation(limits),
     messages: z.array(message).min(1),
+    tools,
     max_tokens: optional(z.int().min(1).max(limits.maxTokens)),
     max_completion_tokens: optional(z.int().min(1).max(limits.maxTokens)),
     logprobs: optional(z.boolean()),
@@ -67,7 +106,7 @@ export const chatSchema = (limits: Limits) =>
 /** `POST /tokenize`: text, or messages of a chat. */
 export const tokenizeSchema = z.union([
   z.object({ prompt: z.string(), add_special_tokens: optional(z.boolean()) }),
-  z.object({ messages: z.array(message).min(1), add_generation_prompt: optional(z.boolean()) }),
+  z.object({ messages: z.array(message).min(1), tools, add_generation_prompt: optional(z.boolean()) }),
 ]);
 
 /** `POST /detokenize`. */
@@ -78,8 +117,8 @@ export type Generation = Omit<
   z.output<ReturnType<typeof completionSchema>>,
   "prompt" | "echo" | "logprobs" | "max_tokens"
 >;
-/** A checked body of `POST /v1/chat/completions`. */
-export type Message = z.output<typeof message>;
+/** What a template makes a text of. */
+export type Chat = Pick<z.output<ReturnType<typeof chatSchema>>, "messages" | "tools">;
 
 /**
  * Parses and checks a body.

@@ -63,8 +63,10 @@ const BROKEN_OFF = 3600_000;
 export interface Lease extends Disposable {
   /** What was stored, where something was. */
   readonly stored: StoredSession | undefined;
-  /** Milliseconds since 1970; 0 where nothing was stored. */
+  /** Milliseconds since 1970; 0 if nothing was stored. */
   readonly expires: number;
+  /** Aborted by {@linkcode SessionStore.stop}: asks for the end of the answer that is being written. */
+  readonly finish: AbortSignal;
   /**
    * Stores the session anew. When it resolves, the store has it.
    *
@@ -80,7 +82,8 @@ export class SessionStore {
   readonly #storage: SessionStorage;
   readonly #chunkBytes: number;
   readonly #seconds: number;
-  readonly #busy = new Set<string>();
+  /** Sessions in use. Each has what ends its answer, if there is one. */
+  readonly #busy = new Map<string, AbortController | undefined>();
   /** When what this process wrote expires, the earliest first, for stores that keep everything. */
   readonly #expiries = new Map<string, number>();
 
@@ -101,20 +104,28 @@ export class SessionStore {
    * @throws {ApiError} 409 when another request has it, 503 when the store gives it back damaged
    */
   async open(owner: string, id: string): Promise<Lease> {
-    const key = `${PREFIX}:${await digest(`${owner}\0${id}`)}`;
+    const key = await keyOf(owner, id);
     if (this.#busy.has(key)) {
       throw new ApiError(409, "Another request of this session is under way", {
         param: "session",
         code: "session_busy",
       });
     }
-    this.#busy.add(key);
+    this.#busy.set(key, undefined);
+    const finish = () => {
+      const controller = this.#busy.get(key) ?? new AbortController();
+      this.#busy.set(key, controller);
+      return controller.signal;
+    };
     try {
       const { newest } = await this.#heads(key);
       const isLive = newest !== undefined && newest.expires > Date.now();
       return {
         stored: isLive ? await this.#read(key, newest) : undefined,
         expires: isLive ? newest.expires : 0,
+        get finish() {
+          return finish();
+        },
         save: (session) => this.#write(key, newest?.version ?? 0, session),
         remove: () => this.#remove(key),
         [Symbol.dispose]: () => void this.#busy.delete(key),
@@ -123,6 +134,13 @@ export class SessionStore {
       this.#busy.delete(key);
       throw error;
     }
+  }
+
+  /** Asks for the end of the answer that is being written in a session; returns whether there is one. */
+  async stop(owner: string, id: string): Promise<boolean> {
+    const controller = this.#busy.get(await keyOf(owner, id));
+    controller?.abort();
+    return controller !== undefined;
   }
 
   /** Removes all sessions that have expired, also those of earlier processes, and what broken writes left. */
@@ -247,6 +265,11 @@ export class SessionStore {
 
 function chunkNames(key: string, { write, bytes, chunkBytes }: Head): string[] {
   return Array.from({ length: Math.ceil(bytes / chunkBytes) }, (_, n) => `${key}:${write}:${n}`);
+}
+
+/** Under which the store has a session. */
+async function keyOf(owner: string, id: string): Promise<string> {
+  return `${PREFIX}:${await digest(`${owner}\0${id}`)}`;
 }
 
 /** SHA-256, in 64 hexadecimal digits: no id leads out of its key. */

@@ -1,0 +1,131 @@
+/**
+ * Answers: text completions and chat completions, whole or streamed.
+ *
+ * @module
+ */
+import { type Context, Hono } from "hono";
+import type { Part } from "../answer.ts";
+import { readJson } from "../body.ts";
+import { begin, type Completion, type Outcome } from "../completion.ts";
+import { Deadline } from "../deadline.ts";
+import { report } from "../errors.ts";
+import { chatShape, type Shape, textShape } from "../openai.ts";
+import { checkTexts, encode, renderChat, textPrompts, tokenizerOf } from "../prompts.ts";
+import { chatSchema, completionSchema, type Generation } from "../schema.ts";
+import type { Engine, Env, Service } from "../service.ts";
+import type { Lease } from "../sessions.ts";
+import { eventStream, PartQueue } from "../stream.ts";
+import { startSpan } from "../tracing.ts";
+import { checkName } from "./models.ts";
+
+/** `POST /v1/completions` and `POST /v1/chat/completions`. */
+export function completions(service: Service): Hono<Env> {
+  const { limits, name } = service;
+  const completionBody = completionSchema(limits), chatBody = chatSchema(limits); // costly to make: once
+  const app = new Hono<Env>();
+
+  app.post("/v1/completions", async (c) => {
+    const body = await readJson(c, completionBody);
+    checkName(body.model, service);
+    const engine = await service.engine;
+    const { model } = engine;
+    if (body.stop.length > 0) tokenizerOf(model);
+    const { logprobs, echo } = body;
+    const shape = textShape({
+      model: name,
+      tokenizer: model.tokenizer,
+      withLogprobs: logprobs !== undefined,
+      withUsage: body.stream_options?.include_usage ?? false,
+    });
+    return await answer(c, service, engine, shape, body, (isContinued) => ({
+      prompts: textPrompts(model, body.prompt, !isContinued, limits),
+      maxTokens: body.max_tokens,
+      echo,
+      logprobs,
+      keepEnd: false,
+    }));
+  });
+
+  app.post("/v1/chat/completions", async (c) => {
+    const body = await readJson(c, chatBody);
+    checkName(body.model, service);
+    const engine = await service.engine;
+    const { model } = engine;
+    const text = renderChat(model, body, true);
+    checkTexts([text], limits);
+    const ids = Uint32Array.from(encode(model, text, false));
+    const logprobs = body.logprobs ? body.top_logprobs ?? 0 : undefined;
+    const shape = chatShape({
+      model: name,
+      tokenizer: model.tokenizer,
+      withLogprobs: logprobs !== undefined,
+      withUsage: body.stream_options?.include_usage ?? false,
+    });
+    return await answer(c, service, engine, shape, body, () => ({
+      prompts: [{ ids, text }],
+      maxTokens: body.max_completion_tokens ?? body.max_tokens ?? Math.min(1024, limits.maxTokens),
+      echo: false,
+      logprobs,
+      keepEnd: true,
+    }));
+  });
+
+  return app;
+}
+
+/** What the two kinds of request differ in. */
+type Asked = Pick<Completion, "prompts" | "maxTokens" | "echo" | "logprobs" | "keepEnd">;
+
+/**
+ * Answers a checked request: opens its session and a tracing span, streams if asked to, ends on timeout or disconnect.
+ *
+ * @param asked what is asked for, if the session is a new one or continues
+ */
+async function answer(
+  c: Context<Env>,
+  { sessions, name, limits }: Service,
+  engine: Engine,
+  shape: Shape,
+  options: Generation,
+  asked: (isContinued: boolean) => Asked,
+): Promise<Response> {
+  const span = startSpan(c.req.path, name);
+  const deadline = new Deadline(c.req.raw.signal, limits.seconds);
+  let lease: Lease | undefined;
+  const release = () => {
+    deadline[Symbol.dispose]();
+    lease?.[Symbol.dispose]();
+  };
+  const fail = (error: unknown): never => {
+    release();
+    span.fail(error);
+    report(error);
+    throw error;
+  };
+  const succeed = (outcome: Outcome) => {
+    release();
+    span.end(outcome);
+    return outcome;
+  };
+
+  let completion: Completion;
+  let begun: Promise<Outcome>;
+  const queue = new PartQueue();
+  const collected: Part[][] = [];
+  try {
+    if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
+    completion = { ...asked(lease?.stored !== undefined), options, lease };
+    begun = begin(engine, completion, (part) => {
+      span.token();
+      if (options.stream) queue.push(part);
+      else (collected[part.index] ??= []).push(part);
+    }, deadline.signal);
+  } catch (error) {
+    return fail(error);
+  }
+  const outcome = begun.then(succeed, fail);
+  if (!options.stream) return c.json(shape.whole(collected, await outcome));
+  outcome.then(() => queue.end(), () => queue.end());
+  const choices = completion.prompts.length * options.n;
+  return eventStream(c, shape, queue, outcome, { choices, gone: deadline.clientGone });
+}

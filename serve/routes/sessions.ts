@@ -1,0 +1,39 @@
+/**
+ * Sessions as clients see them.
+ *
+ * @module
+ */
+import { Hono } from "hono";
+import { ApiError } from "../errors.ts";
+import type { Env, Service } from "../service.ts";
+import type { Lease, StoredSession } from "../sessions.ts";
+
+/** `GET`, `DELETE /v1/sessions/<id>` and `POST /v1/sessions/<id>/stop`. */
+export function sessions({ sessions, engine }: Service): Hono<Env> {
+  return new Hono<Env>()
+    .get("/v1/sessions/:id", async (c) => {
+      const { stateBytes } = await engine;
+      const id = c.req.param("id");
+      using lease = await sessions.open(c.get("owner"), id);
+      const { tokens } = storedIn(lease);
+      return c.json({ id, tokens, state_bytes: stateBytes, expires: new Date(lease.expires).toISOString() });
+    })
+    .delete("/v1/sessions/:id", async (c) => {
+      const id = c.req.param("id");
+      using lease = await sessions.open(c.get("owner"), id);
+      storedIn(lease);
+      await lease.remove();
+      return c.json({ id, deleted: true });
+    })
+    .post("/v1/sessions/:id/stop", async (c) => {
+      const id = c.req.param("id");
+      return c.json({ id, stopped: await sessions.stop(c.get("owner"), id) });
+    });
+}
+
+function storedIn({ stored }: Lease): StoredSession {
+  if (stored === undefined) {
+    throw new ApiError(404, "There is no such session", { code: "session_not_found" });
+  }
+  return stored;
+}

@@ -1,0 +1,118 @@
+/**
+ * What the routes of one handler share: the model once it is loaded, limits, metrics and sessions.
+ *
+ * @module
+ */
+import { elementCount } from "../core/tensor.ts";
+import type { TransNormerLLM } from "../model/mod.ts";
+import { stateShapes } from "../model/transnormer.ts";
+import { ApiError, report } from "./errors.ts";
+import type { Limits } from "./limits.ts";
+import { Metrics } from "./metrics.ts";
+import { Scheduler } from "./scheduler.ts";
+import { type SessionStorage, SessionStore } from "./sessions.ts";
+
+/** What middleware tells the routes about a request. */
+export interface Env {
+  Variables: {
+    /** Whose sessions the request may use. */
+    owner: string;
+  };
+}
+
+/** A model that answers. */
+export interface Engine {
+  /** The model. */
+  readonly model: TransNormerLLM;
+  /** Shares it. */
+  readonly scheduler: Scheduler;
+  /** What it may be used for. */
+  readonly limits: Limits;
+  /** What is counted. */
+  readonly metrics: Metrics;
+  /** Bytes of the state of one session. */
+  readonly stateBytes: number;
+}
+
+/** What the routes share. */
+export class Service {
+  /** What clients call the model. */
+  readonly name: string;
+  /** Where the model was loaded from, if clients may load it too. */
+  readonly checkpoint: string | URL | undefined;
+  /** See {@linkcode Limits}. */
+  readonly limits: Limits;
+  /** What is counted. */
+  readonly metrics: Metrics = new Metrics();
+  /** All sessions of all owners. */
+  readonly sessions: SessionStore;
+  /** Seconds from 1970 to the start of the service. */
+  readonly created: number = Math.floor(Date.now() / 1000);
+  /** The engine once the model is loaded; rejected with an {@linkcode ApiError} when it cannot be. */
+  readonly engine: Promise<Engine>;
+  #ready: Engine | undefined;
+  #failed = false;
+
+  /** A service whose model may still be loading. */
+  constructor(options: {
+    name: string;
+    model: TransNormerLLM | Promise<TransNormerLLM>;
+    checkpoint: string | URL | undefined;
+    limits: Limits;
+    storage: SessionStorage | undefined;
+  }) {
+    this.name = options.name;
+    this.checkpoint = options.checkpoint;
+    this.limits = options.limits;
+    this.sessions = new SessionStore(options.storage, options.limits);
+    this.engine = this.#start(options.model);
+    this.engine.catch(() => {}); // those who wait for it get the error
+    this.#addGauges();
+  }
+
+  /** Whether the service can answer now, and if not, why. */
+  get status(): "ready" | "loading" | "failed" | "full" {
+    if (this.#failed) return "failed";
+    if (this.#ready === undefined) return "loading";
+    return this.#ready.scheduler.load.waiting >= this.limits.queue ? "full" : "ready";
+  }
+
+  /** Ends all work. */
+  async close(): Promise<void> {
+    await this.#ready?.scheduler.dispose();
+  }
+
+  async #start(loading: TransNormerLLM | Promise<TransNormerLLM>): Promise<Engine> {
+    const { limits, metrics } = this;
+    try {
+      const model = await loading;
+      const stateBytes = stateShapes(model.config, 1)
+        .reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
+      return this.#ready = {
+        model,
+        scheduler: new Scheduler(model, limits, metrics),
+        limits,
+        metrics,
+        stateBytes,
+      };
+    } catch (error) {
+      this.#failed = true;
+      report(error);
+      throw new ApiError(503, "The model could not be loaded", { code: "model_not_loaded" });
+    }
+  }
+
+  #addGauges(): void {
+    const gauge = (name: string, help: string, read: (engine: Engine) => number) =>
+      this.metrics.gauge(name, help, () => this.#ready === undefined ? 0 : read(this.#ready));
+    gauge("levin_waiting", "Prompts that wait.", ({ scheduler }) => scheduler.load.waiting);
+    gauge("levin_reading", "Prompts that are being read.", ({ scheduler }) => scheduler.load.reading);
+    gauge("levin_writing", "Answers that are being written.", ({ scheduler }) => scheduler.load.writing);
+    gauge("levin_state_bytes", "Bytes of the state of one session.", ({ stateBytes }) => stateBytes);
+    gauge(
+      "levin_backend_bytes",
+      "Bytes that model and states hold.",
+      ({ model }) => model.backend.bytesInUse,
+    );
+  }
+}
