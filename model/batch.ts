@@ -8,8 +8,17 @@ import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { gatherRows, scatterRows } from "../core/ops.ts";
 import { elementCount, type Tensor } from "../core/tensor.ts";
 import { FEW_ROWS } from "../core/tile.ts";
-import { checkIds, Session, type SessionModel } from "./session.ts";
+import { checkIds } from "./ids.ts";
+import { recentTokens, Session, type SessionModel } from "./session.ts";
 import { decode, lastLogits, stateShapes } from "./transnormer.ts";
+
+/** What a session in a batch has read; its states are rows of the batch's. */
+interface Slot {
+  /** See {@linkcode Session.position}. */
+  readonly position: number;
+  /** See {@linkcode Session.recent}. */
+  readonly recent: readonly number[];
+}
 
 /**
  * Slots for sessions that come and go: per layer one tensor of states, `[size, heads, headDim, valueDim]`. A step takes
@@ -38,15 +47,15 @@ export class Batch implements Disposable {
   readonly #model: SessionModel & { readonly backend: Backend };
   /** One tensor per layer; `undefined` after the end. */
   #states: readonly Tensor[] | undefined;
-  /** Tokens that the session in each slot has read; `undefined` where the slot is free. */
-  readonly #positions: (number | undefined)[];
+  /** What the session in each slot has read; `undefined` where the slot is free. */
+  readonly #slots: (Slot | undefined)[];
 
   /** Batches are made by `model.batch()`; the caller disposes them. */
   constructor(model: SessionModel & { readonly backend: Backend }, size: number) {
     if (!Number.isInteger(size) || size < 1) rangeError("Batch", "size must be an integer >= 1", size);
     this.#model = model;
     this.size = size;
-    this.#positions = new Array<undefined>(size).fill(undefined);
+    this.#slots = new Array<undefined>(size).fill(undefined);
     const states: Tensor[] = [];
     try {
       for (const shape of stateShapes(model.config, size)) states.push(model.backend.zeros(shape));
@@ -59,7 +68,7 @@ export class Batch implements Disposable {
 
   /** Number of free slots. */
   get free(): number {
-    return this.#positions.filter((position) => position === undefined).length;
+    return this.#slots.filter((slot) => slot === undefined).length;
   }
 
   /**
@@ -74,10 +83,10 @@ export class Batch implements Disposable {
     if (!(session instanceof Session) || !this.#model.sessions.has(session)) {
       typeError(operation, "session must be a living session of the batch's model", session);
     }
-    const slot = this.#positions.indexOf(undefined);
+    const slot = this.#slots.indexOf(undefined);
     if (slot < 0) rangeError(operation, "a slot must be free", `${this.size} sessions`);
     states.forEach((state, l) => scatterRows(session.states[l], [slot], state));
-    this.#positions[slot] = session.position;
+    this.#slots[slot] = { position: session.position, recent: session.recent };
     return slot;
   }
 
@@ -89,7 +98,7 @@ export class Batch implements Disposable {
   leave(slot: number): Session {
     const operation = "Batch.leave";
     const states = this.#live(operation);
-    const position = this.#position(operation, slot);
+    const { position, recent } = this.#slot(operation, slot);
     const own: Tensor[] = [];
     try {
       for (const state of states) {
@@ -97,7 +106,7 @@ export class Batch implements Disposable {
         const width = elementCount(shape);
         own.push(gatherRows(state, [slot], { width }).reshape([1, ...shape]));
       }
-      const session = new Session(this.#model, own, position);
+      const session = new Session(this.#model, own, position, recent);
       this.drop(slot);
       return session;
     } catch (error) {
@@ -108,8 +117,8 @@ export class Batch implements Disposable {
 
   /** Frees a slot and forgets its session. */
   drop(slot: number): void {
-    this.#position("Batch.drop", slot);
-    this.#positions[slot] = undefined;
+    this.#slot("Batch.drop", slot);
+    this.#slots[slot] = undefined;
   }
 
   /**
@@ -129,13 +138,20 @@ export class Batch implements Disposable {
     if (slots.length !== checked.length) {
       rangeError(operation, `ids must have one value per slot, ${slots.length}`, checked.length);
     }
-    const positions = slots.map((slot) => this.#position(operation, slot));
+    const before = slots.map((slot) => this.#slot(operation, slot));
     if (new Set(slots).size !== slots.length) {
       rangeError(operation, "slots must differ from one another", slots);
     }
     try {
-      const logits = this.#pass(states, checked, slots, positions);
-      slots.forEach((slot, i) => this.#positions[slot] = positions[i] + 1);
+      const logits = this.#pass(states, checked, slots, before.map(({ position }) => position));
+      slots.forEach((slot, i) => {
+        const { position, recent } = before[i];
+        const read = checked.subarray(i, i + 1);
+        this.#slots[slot] = {
+          position: position + 1,
+          recent: recentTokens(this.#model.tokenizer, recent, read),
+        };
+      });
       return logits;
     } catch (error) {
       this.dispose();
@@ -187,12 +203,12 @@ export class Batch implements Disposable {
 
   #live(operation: string): readonly Tensor[] {
     if (this.#states === undefined) {
-      throw new BackendError("disposed", `Cannot run ${operation} as the batch must not be disposed`);
+      throw new BackendError("disposed", `Cannot run ${operation} as the batch was disposed`);
     }
     return this.#states;
   }
 
-  #position(operation: string, slot: number): number {
-    return this.#positions[slot] ?? rangeError(operation, "slot must hold a session", slot);
+  #slot(operation: string, slot: number): Slot {
+    return this.#slots[slot] ?? rangeError(operation, "slot must hold a session", slot);
   }
 }

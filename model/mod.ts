@@ -16,7 +16,8 @@
  */
 export { Batch } from "./batch.ts";
 export type { TransNormerConfig } from "./config.ts";
-export type { GeneratedToken, GenerateOptions } from "./generation.ts";
+export { Decoding } from "./decoding.ts";
+export type { DecodingModel, DecodingOptions, GeneratedToken, GenerateOptions } from "./decoding.ts";
 export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
 export { TransNormerLLM } from "./model.ts";
 export { type Choice, Sampler, type SamplingOptions } from "./sampling.ts";

@@ -8,13 +8,14 @@ import { rangeError, typeError } from "../core/errors.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
 import { Batch } from "./batch.ts";
-import { generate, type GeneratedToken, type GenerateOptions } from "./generation.ts";
+import { decode, Decoding, type GeneratedToken, type GenerateOptions } from "./decoding.ts";
+import { checkIds, promptIds } from "./ids.ts";
 import { type Checkpoint, loadCheckpoint, type LoadOptions } from "./load.ts";
 import { type Likelihood, loglikelihood, perplexity } from "./score.ts";
-import { checkIds, Session } from "./session.ts";
+import { checkPrefillTokens, Session } from "./session.ts";
 import { decodeSnapshot } from "./snapshot.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { allLogits, decode, stateShapes } from "./transnormer.ts";
+import { allLogits, decode as forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
 
 /**
@@ -94,7 +95,7 @@ export class TransNormerLLM implements Disposable {
     const operation = "TransNormerLLM.forward";
     if (!Array.isArray(ids)) typeError(operation, "ids must be an array of rows of token ids", ids);
     if (ids.length === 0) rangeError(operation, "ids must hold at least one row", ids);
-    const rows = ids.map((row, b) => checkIds(operation, row, this.config.vocabSize, `ids[${b}]`));
+    const rows = ids.map((row, b) => checkIds(operation, row, this.config.vocabSize, { name: `ids[${b}]` }));
     const batch = rows.length, seqLen = rows[0].length;
     const flat = new Uint32Array(batch * seqLen);
     rows.forEach((row, b) => {
@@ -103,7 +104,7 @@ export class TransNormerLLM implements Disposable {
       }
       flat.set(row, b * seqLen);
     });
-    const output = decode(this, { ids: flat, batch, seqLen, positions: rows.map(() => 0) });
+    const output = forward(this, { ids: flat, batch, seqLen, positions: rows.map(() => 0) });
     for (const state of output.states) state.dispose();
     using hidden = output.hidden;
     return allLogits(this, hidden);
@@ -120,16 +121,23 @@ export class TransNormerLLM implements Disposable {
    * logit is NaN
    * @throws the reason of `signal`. All of these at the first `next()`, as generators do
    */
-  generate(
+  async *generate(
     prompt: string | ArrayLike<number>,
     options: GenerateOptions = {},
   ): AsyncGenerator<GeneratedToken, void, void> {
-    return generate(this, prompt, options);
+    const operation = "TransNormerLLM.generate";
+    const prefillTokens = checkPrefillTokens(operation, options);
+    const ids = promptIds(operation, this, prompt);
+    const decoding = new Decoding(this, ids, options, operation);
+    options.signal?.throwIfAborted();
+    if (decoding.maxTokens === 0) return;
+    using session = this.session();
+    yield* decode(session, ids, decoding, { signal: options.signal, prefillTokens, readsAll: false });
   }
 
   /** A new session, which has read nothing. The caller disposes it; it ends with the model at the latest. */
   session(): Session {
-    return this.#session(0, (shape) => this.backend.zeros(shape));
+    return this.#session(0, [], (shape) => this.backend.zeros(shape));
   }
 
   /**
@@ -139,8 +147,10 @@ export class TransNormerLLM implements Disposable {
    * @throws {RangeError} when the bytes are no snapshot, damaged, of another version, or of another model
    */
   restore(bytes: Uint8Array): Session {
-    const { position, states } = decodeSnapshot(bytes, this.fingerprint, stateShapes(this.config, 1));
-    return this.#session(position, (shape, l) => this.backend.tensor(states[l], shape));
+    const { fingerprint, config } = this;
+    const shapes = stateShapes(config, 1);
+    const { position, recent, states } = decodeSnapshot(bytes, fingerprint, shapes, config.vocabSize);
+    return this.#session(position, recent, (shape, l) => this.backend.tensor(states[l], shape));
   }
 
   /**
@@ -189,11 +199,15 @@ export class TransNormerLLM implements Disposable {
     this.dispose();
   }
 
-  #session(position: number, make: (shape: number[], layer: number) => Tensor): Session {
+  #session(
+    position: number,
+    recent: readonly number[],
+    make: (shape: number[], layer: number) => Tensor,
+  ): Session {
     const states: Tensor[] = [];
     try {
       stateShapes(this.config, 1).forEach((shape, l) => states.push(make(shape, l)));
-      return new Session(this, states, position);
+      return new Session(this, states, position, recent);
     } catch (error) {
       for (const state of states) state.dispose();
       throw error;

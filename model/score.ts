@@ -4,7 +4,7 @@
  * @module
  */
 import { rangeError, typeError } from "../core/errors.ts";
-import { promptIds } from "./generation.ts";
+import { promptIds } from "./ids.ts";
 import type { TransNormerLLM } from "./model.ts";
 import { argmax, logSumExp } from "./sampling.ts";
 import { PREFILL_TOKENS } from "./session.ts";
@@ -30,14 +30,14 @@ export async function loglikelihood(
     typeError(operation, "context and continuation must both be strings or both be token ids", continuation);
   }
   if (typeof context !== "string") {
-    const before = promptIds(operation, model, context, "context");
-    const after = promptIds(operation, model, continuation, "continuation");
+    const before = promptIds(operation, model, context, { name: "context" });
+    const after = promptIds(operation, model, continuation, { name: "continuation" });
     return await score(operation, model, join(before, after), before.length);
   }
   // Spaces at the border belong to the continuation's first token, as vocabularies write them.
   const border = context.trimEnd().length;
-  const whole = promptIds(operation, model, context + continuation, "context and continuation");
-  const before = promptIds(operation, model, context.slice(0, border), "context");
+  const whole = promptIds(operation, model, context + continuation, { name: "context and continuation" });
+  const before = promptIds(operation, model, context.slice(0, border), { name: "context" });
   if (before.length >= whole.length) {
     rangeError(operation, "continuation must hold at least one token", continuation);
   }
@@ -47,7 +47,7 @@ export async function loglikelihood(
 /** See `TransNormerLLM.perplexity`. */
 export async function perplexity(model: TransNormerLLM, text: string | ArrayLike<number>): Promise<number> {
   const operation = "TransNormerLLM.perplexity";
-  const ids = promptIds(operation, model, text, "text");
+  const ids = promptIds(operation, model, text, { name: "text" });
   if (ids.length < 2) rangeError(operation, "text must hold at least two tokens", ids.length);
   const { logprob, tokens } = await score(operation, model, ids, 1);
   return Math.exp(-logprob / tokens);

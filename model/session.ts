@@ -3,11 +3,21 @@
  *
  * @module
  */
-import { BackendError, rangeError, typeError } from "../core/errors.ts";
+import { BackendError, rangeError } from "../core/errors.ts";
+import { gatherRows } from "../core/ops.ts";
 import { BLOCK } from "../core/tile.ts";
-import type { Tensor } from "../core/tensor.ts";
+import { elementCount, type Tensor } from "../core/tensor.ts";
+import {
+  decode,
+  Decoding,
+  type DecodingModel,
+  type GeneratedToken,
+  type GenerateOptions,
+} from "./decoding.ts";
+import { checkIds, promptIds } from "./ids.ts";
 import { encodeSnapshot } from "./snapshot.ts";
-import { allLogits, decode, lastLogits, type Network } from "./transnormer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { allLogits, decode as forward, lastLogits, type Network } from "./transnormer.ts";
 
 /**
  * Tokens of one pass of a prefill: memory stays the same however long the prompt. Whole blocks of the WASM kernels, so
@@ -15,8 +25,13 @@ import { allLogits, decode, lastLogits, type Network } from "./transnormer.ts";
  */
 export const PREFILL_TOKENS: number = 32 * BLOCK;
 
+/** Tokens that {@linkcode Session.recent} holds: no character and no rule about spaces reaches further back. */
+export const RECENT_TOKENS = 8;
+
 /** A model as a session sees it. */
-export interface SessionModel extends Network {
+export interface SessionModel extends Network, DecodingModel {
+  /** Checked configuration. */
+  readonly config: Network["config"];
   /** Tells models apart. */
   readonly fingerprint: string;
   /** Living sessions, which the model disposes with itself. */
@@ -28,21 +43,38 @@ export interface SessionModel extends Network {
  *
  * The caller disposes the logits that come back; those still alive end with the session.
  *
- * @example
+ * @example A conversation: each turn reads on where the one before ended
  * ```ts
  * import { createBackend } from "@levin/attention";
  * import { TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * using session = model.session();
+ * for (const question of [[205, 7, 19], [3, 8]]) {
+ *   const answer = await Array.fromAsync(session.generate(question, { maxTokens: 4 }));
+ *   assert.equal(answer.length, 4);
+ * }
+ * assert.equal(session.position, 3 + 4 + 2 + 4);
+ * ```
+ *
+ * @example Token by token, and as bytes
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import { TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
  * using session = model.session();
  * using prompt = session.prefill([205, 7, 19]);
  * using next = session.step(176);
- * console.log(session.position, prompt.shape, next.shape); // 4 [ 256 ] [ 256 ]
+ * assert.deepEqual([prompt.shape, next.shape], [[256], [256]]);
  *
  * const bytes = await session.snapshot();
- * using copy = model.restore(bytes); // goes on where the session stood
- * console.log(copy.position, bytes.length);
+ * using copy = model.restore(bytes); // continues where the session stood
+ * assert.equal(copy.position, 4);
  * ```
  */
 export class Session implements Disposable {
@@ -52,19 +84,42 @@ export class Session implements Disposable {
   #states: readonly Tensor[] | undefined;
   /** Logits that were handed out and may still live. */
   #logits: Tensor[] = [];
+  #recent: readonly number[];
+  /** Logits after the last token that `generate` read, for a turn without a prompt. */
+  #next: Tensor | undefined;
 
   /**
-   * Sessions are made by `model.session()` and `model.restore()`.
+   * Sessions are made by `model.session()`, `model.restore()` and `session.fork()`.
    *
    * @param model the model
    * @param states state of each layer, taken over
    * @param position tokens read so far
+   * @param recent see {@linkcode Session.recent}
    */
-  constructor(model: SessionModel, states: readonly Tensor[], position: number) {
+  constructor(
+    model: SessionModel,
+    states: readonly Tensor[],
+    position: number,
+    recent: readonly number[] = [],
+  ) {
     this.#model = model;
     this.#states = states;
     this.#position = position;
+    this.#recent = recent;
     model.sessions.add(this);
+  }
+
+  /** Whether the session has ended. */
+  get disposed(): boolean {
+    return this.#states === undefined;
+  }
+
+  /**
+   * The last tokens that have text, at most eight: how the text that follows begins depends on what stands before it,
+   * such as the space of its first word or half a character. Empty for a model without a tokenizer.
+   */
+  get recent(): readonly number[] {
+    return this.#recent;
   }
 
   /** Number of tokens read so far, which is the position of the next one. */
@@ -112,7 +167,7 @@ export class Session implements Disposable {
       const piece = logits === "all" ? checked.length : PREFILL_TOKENS;
       for (let start = 0;; start += piece) {
         const part = checked.subarray(start, start + piece);
-        const output = decode(this.#model, {
+        const output = forward(this.#model, {
           ids: part,
           batch: 1,
           seqLen: part.length,
@@ -128,7 +183,7 @@ export class Session implements Disposable {
           : allLogits(this.#model, hidden).reshape([checked.length, this.#model.config.vocabSize]);
         dispose(before);
         this.#states = states;
-        this.#position += checked.length;
+        this.#advance(checked);
         return this.#hand(result);
       }
     } catch (error) {
@@ -152,9 +207,9 @@ export class Session implements Disposable {
     const ids = checkIds(operation, [id], this.#model.config.vocabSize);
     try {
       const input = { ids, batch: 1, seqLen: 1, positions: [this.#position], states };
-      using hidden = decode(this.#model, input).hidden;
+      using hidden = forward(this.#model, input).hidden;
       const logits = lastLogits(this.#model, hidden).reshape([this.#model.config.vocabSize]);
-      this.#position++;
+      this.#advance(ids);
       return this.#hand(logits);
     } catch (error) {
       this.dispose();
@@ -170,15 +225,72 @@ export class Session implements Disposable {
    */
   async snapshot(): Promise<Uint8Array<ArrayBuffer>> {
     const { fingerprint } = this.#model;
-    const position = this.#position;
+    const position = this.#position, recent = this.#recent;
     const states = this.#live("Session.snapshot");
     const data = await Promise.all(states.map((state) => state.data())); // all reads are under way before the wait
     return encodeSnapshot({
       fingerprint,
       position,
+      recent,
       states: data,
       shapes: states.map((state) => state.shape),
     });
+  }
+
+  /**
+   * Reads a prompt and generates an answer: one turn of a conversation. The session has then read the prompt and every
+   * token that was yielded, an end-of-sequence token too, also when the loop is left early or aborted: the next call
+   * continues from there. Nothing else may read with this session until the loop is over.
+   *
+   * @param prompt a string, for models with a tokenizer, or token ids. What the tokenizer adds at the beginning of a
+   * text stands before the first turn alone. After an earlier `generate` it may be empty: the answer continues
+   * @param options see {@linkcode GenerateOptions}
+   * @throws {TypeError} when an option is of the wrong kind, or the model has no tokenizer for a string
+   * @throws {RangeError} when an option is out of range, the prompt has no token or one outside the vocabulary, a logit
+   * is NaN, or something else has read with this session
+   * @throws {BackendError} when the session was disposed
+   * @throws the reason of `signal`. All of these at the first `next()`, as generators do
+   */
+  async *generate(
+    prompt: string | ArrayLike<number>,
+    options: GenerateOptions = {},
+  ): AsyncGenerator<GeneratedToken, void, void> {
+    const operation = "Session.generate";
+    this.#live(operation);
+    const ids = promptIds(operation, this.#model, prompt, {
+      addSpecialTokens: this.#position === 0,
+      mayBeEmpty: this.#next !== undefined,
+    });
+    const decoding = new Decoding(this.#model, ids, { ...options, before: this.#recent }, operation);
+    const prefillTokens = checkPrefillTokens(operation, options);
+    const logits = this.#next;
+    this.#next = undefined;
+    yield* decode(this, ids, decoding, { signal: options.signal, prefillTokens, readsAll: true }, logits);
+  }
+
+  /** Reads the last token of an answer; a turn without a prompt continues from its logits. For {@linkcode decode}. */
+  readLast(id: number): void {
+    this.#next = this.step(id);
+  }
+
+  /**
+   * Another session from the same state, which the caller disposes: both continue on their own.
+   *
+   * @throws {BackendError} when the session was disposed, or memory is short
+   */
+  fork(): Session {
+    const states = this.#live("Session.fork");
+    const own: Tensor[] = [];
+    try {
+      for (const { shape } of states) {
+        const state = states[own.length];
+        own.push(gatherRows(state, [0], { width: elementCount(shape) }).reshape(shape));
+      }
+      return new Session(this.#model, own, this.#position, this.#recent);
+    } catch (error) {
+      dispose(own);
+      throw error;
+    }
   }
 
   /** Ends the session and frees its state. Twice does nothing. */
@@ -187,6 +299,7 @@ export class Session implements Disposable {
     dispose(this.#logits);
     this.#states = undefined;
     this.#logits = [];
+    this.#next = undefined;
     this.#model.sessions.delete(this);
   }
 
@@ -197,9 +310,17 @@ export class Session implements Disposable {
 
   #live(operation: string): readonly Tensor[] {
     if (this.#states === undefined) {
-      throw new BackendError("disposed", `Cannot run ${operation} as the session must not be disposed`);
+      throw new BackendError("disposed", `Cannot run ${operation} as the session was disposed`);
     }
     return this.#states;
+  }
+
+  /** Tokens were read. */
+  #advance(ids: Uint32Array): void {
+    this.#position += ids.length;
+    this.#recent = recentTokens(this.#model.tokenizer, this.#recent, ids);
+    this.#next?.dispose();
+    this.#next = undefined;
   }
 
   #hand(logits: Tensor): Tensor {
@@ -209,27 +330,30 @@ export class Session implements Disposable {
   }
 }
 
-/**
- * Checks token ids.
- *
- * @throws {TypeError} when `ids` is no array @throws {RangeError} when it is empty or an id is outside the vocabulary
- */
-export function checkIds(
+/** The last tokens that have text, of those before and those read now; see {@linkcode Session.recent}. */
+export function recentTokens(
+  tokenizer: Tokenizer | undefined,
+  before: readonly number[],
+  ids: Uint32Array,
+): readonly number[] {
+  if (tokenizer === undefined) return before;
+  const recent: number[] = [];
+  for (let i = ids.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) {
+    if (tokenizer.hasText(ids[i])) recent.push(ids[i]);
+  }
+  for (let i = before.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) recent.push(before[i]);
+  return recent.reverse();
+}
+
+/** Tokens of a prompt between two turns of the event loop. */
+export function checkPrefillTokens(
   operation: string,
-  ids: ArrayLike<number>,
-  vocabSize: number,
-  name = "ids",
-): Uint32Array {
-  if (typeof ids !== "object" || ids === null || !Number.isInteger(ids.length)) {
-    typeError(operation, `${name} must be an array of token ids`, ids);
+  { prefillTokens = PREFILL_TOKENS }: GenerateOptions,
+): number {
+  if (!Number.isInteger(prefillTokens) || prefillTokens < 1) {
+    rangeError(operation, "prefillTokens must be an integer >= 1", prefillTokens);
   }
-  if (ids.length === 0) rangeError(operation, `${name} must hold at least one token`, ids);
-  for (let i = 0; i < ids.length; i++) {
-    if (!Number.isInteger(ids[i]) || ids[i] < 0 || ids[i] >= vocabSize) {
-      rangeError(operation, `${name} must be integers from 0 to ${vocabSize - 1}`, ids[i], `index ${i}`);
-    }
-  }
-  return Uint32Array.from(ids);
+  return prefillTokens;
 }
 
 /** Disposes tensors, except those that live on. */

@@ -6,7 +6,7 @@
  * | 0–7 | `"LEVINTNL"` |
  * | 8–11 | version, u32, little-endian |
  * | 12–15 | CRC-32 of everything after |
- * | 16– | a safetensors file: tensors `layers.0`, `layers.1`, ...; metadata `position`, `fingerprint` |
+ * | 16– | a safetensors file: tensors `layers.0`, `layers.1`, ...; metadata `position`, `fingerprint`, `recent` |
  *
  * @module
  */
@@ -17,6 +17,8 @@ import { decodeSafetensors, encodeSafetensors, toFloat32 } from "./safetensors.t
 const MAGIC = "LEVINTNL";
 const VERSION = 1;
 const PREFIX_BYTES = 16;
+/** Eight ids of ten digits, and commas. */
+const RECENT_CHARACTERS = 8 * 10 + 7;
 
 /** What a snapshot holds. */
 export interface Snapshot {
@@ -24,6 +26,8 @@ export interface Snapshot {
   readonly fingerprint: string;
   /** Tokens read. */
   readonly position: number;
+  /** See `Session.recent`. */
+  readonly recent: readonly number[];
   /** State of each layer. */
   readonly states: readonly Float32Array[];
   /** Shape of each state. */
@@ -31,10 +35,16 @@ export interface Snapshot {
 }
 
 /** Writes a snapshot. */
-export function encodeSnapshot({ fingerprint, position, states, shapes }: Snapshot): Uint8Array<ArrayBuffer> {
+export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
+  const { fingerprint, position, recent, states, shapes } = snapshot;
   const body = encodeSafetensors(
     states.map((data, l) => ({ name: `layers.${l}`, shape: shapes[l], data })),
-    { position: String(position), fingerprint },
+    // Of the same length whatever was read.
+    {
+      position: String(position).padStart(16),
+      fingerprint,
+      recent: recent.map((id) => String(id).padStart(10)).join().padStart(RECENT_CHARACTERS),
+    },
   );
   const bytes = new Uint8Array(PREFIX_BYTES + body.length);
   new TextEncoder().encodeInto(MAGIC, bytes);
@@ -46,7 +56,7 @@ export function encodeSnapshot({ fingerprint, position, states, shapes }: Snapsh
 }
 
 /**
- * Reads a snapshot of the model with this fingerprint and these shapes.
+ * Reads a snapshot of the model with this fingerprint, these shapes and this vocabulary.
  *
  * @throws {TypeError} when `bytes` are none
  * @throws {RangeError} when they are no snapshot, of another version, damaged, or of another model
@@ -55,6 +65,7 @@ export function decodeSnapshot(
   bytes: Uint8Array,
   fingerprint: string,
   shapes: readonly (readonly number[])[],
+  vocabSize: number,
 ): Snapshot {
   const operation = "TransNormerLLM.restore";
   if (!(bytes instanceof Uint8Array)) typeError(operation, "bytes must be a Uint8Array", bytes);
@@ -83,6 +94,10 @@ export function decodeSnapshot(
   if (!Number.isSafeInteger(position) || position < 0) {
     rangeError(operation, "the snapshot's position must be an integer >= 0", metadata.position);
   }
+  const recent = (metadata.recent ?? "").trim().split(",").filter((id) => id !== "").map(Number);
+  if (recent.some((id) => !Number.isInteger(id) || id < 0 || id >= vocabSize)) {
+    rangeError(operation, "the snapshot's recent tokens must be token ids", metadata.recent);
+  }
   const states = shapes.map((shape, l) => {
     const tensor = tensors.get(`layers.${l}`);
     if (tensor === undefined || String(tensor.shape) !== String(shape)) {
@@ -90,5 +105,5 @@ export function decodeSnapshot(
     }
     return toFloat32(tensor.dtype, tensor.bytes, `layers.${l}`);
   });
-  return { fingerprint, position, states, shapes };
+  return { fingerprint, position, recent, states, shapes };
 }

@@ -120,6 +120,17 @@ export class Tokenizer {
     return this.#hub.token_to_id(token);
   }
 
+  /** The id of a special token by its name, where there is one. */
+  specialIdOf(name: string): number | undefined {
+    const id = this.idOf(name);
+    return id !== undefined && this.#added.get(id)?.special ? id : undefined;
+  }
+
+  /** Whether an id has a token that is part of a text: it has one, and that is no special token. */
+  hasText(id: number): boolean {
+    return this.#hub.id_to_token(id) !== undefined && !this.#added.get(id)?.special;
+  }
+
   /** The token of an id as the vocabulary spells it, where there is one. */
   tokenOf(id: number): string | undefined {
     return this.#hub.id_to_token(id);
@@ -132,8 +143,21 @@ export class Tokenizer {
     return bytes ?? new TextEncoder().encode(this.decode([id], { specialTokens: true }));
   }
 
-  /** Decoding token by token; options as for {@linkcode Tokenizer.decode}. */
-  stream({ specialTokens = false }: { specialTokens?: boolean } = {}): TokenStream {
+  /**
+   * Decoding token by token.
+   *
+   * @param options `specialTokens` as for {@linkcode Tokenizer.decode}; `before`: token ids that the text continues,
+   * whose own text does not come again. How a text begins depends on them: a word keeps its space, and half a character
+   * is completed
+   */
+  stream(options: { specialTokens?: boolean; before?: ArrayLike<number> } = {}): TokenStream {
+    const stream = this.#stream(options.specialTokens ?? false);
+    const { before = [] } = options;
+    for (let i = 0; i < before.length; i++) stream.push(before[i]);
+    return stream;
+  }
+
+  #stream(specialTokens: boolean): TokenStream {
     // A character's bytes may be spread over tokens: the decoder keeps them until the character is whole.
     const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
     let previous: number | undefined;

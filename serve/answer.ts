@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { StopText } from "../model/generation.ts";
+import { StopText } from "../model/decoding.ts";
 import type { TokenStream, TransNormerLLM } from "../model/mod.ts";
 import { Sampler, type SamplingOptions } from "../model/mod.ts";
 import { logSumExp } from "../model/sampling.ts";

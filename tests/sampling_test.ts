@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { StopText } from "../model/generation.ts";
+import { StopText } from "../model/decoding.ts";
 import { Sampler, type SamplingOptions } from "../model/mod.ts";
 import { argmax, logSumExp } from "../model/sampling.ts";
 import { assertClose } from "./harness.ts";

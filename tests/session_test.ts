@@ -376,3 +376,123 @@ eachBackend("generation can be stopped, and leaves nothing behind", async (backe
   for await (const _ of model.generate([1], { maxTokens: Infinity })) if (++count === 8) break;
   assert.equal(backend.bytesInUse, inUse);
 });
+
+eachBackend("turns of a session are one text: prompts and answers, one after another", async (backend) => {
+  using model = await load(backend, TEXT, 3, true);
+  const inUse = backend.bytesInUse;
+  {
+    using session = model.session();
+    const read: number[] = [];
+    for (const [turn, prompt] of ["he said", " hello", "and"].entries()) {
+      const options = { maxTokens: 5 + turn, temperature: 0 };
+      const ids = model.tokenizer!.encode(prompt);
+      const answer = await Array.fromAsync(session.generate(prompt, options));
+      // As one prompt of all that came before. Sums of a long prefill round otherwise than those of steps.
+      const whole = await generated(model, [...read, ...ids], options);
+      assert.deepEqual(answer.map(({ token }) => token), whole.map(({ token }) => token));
+      assert.deepEqual(answer.map(({ text }) => text), whole.map(({ text }) => text));
+      read.push(...ids, ...answer.map(({ token }) => token));
+      assert.equal(session.position, read.length);
+    }
+    const continued = await Array.fromAsync(session.generate("", { maxTokens: 3, temperature: 0 }));
+    const whole = await generated(model, read, { maxTokens: 3, temperature: 0 });
+    assert.deepEqual(continued.map(({ token }) => token), whole.map(({ token }) => token));
+    session.step(1).dispose();
+    await assert.rejects(Array.fromAsync(session.generate("")), /prompt must hold at least one token/);
+  }
+  assert.equal(backend.bytesInUse, inUse);
+});
+
+eachBackend("a session has read every token that it yielded, however the loop ends", async (backend) => {
+  using model = await load(backend);
+  const inUse = backend.bytesInUse;
+  const expected = (await generated(model, [5, 6], { maxTokens: 6, seed: 1 })).map(({ token }) => token);
+  const next = await row(model.session().prefill([5, 6, ...expected]));
+  const check = async (run: (session: ReturnType<typeof model.session>) => Promise<void>) => {
+    using session = model.session();
+    await run(session);
+    const count = session.position - 2;
+    assert(count > 0 && count <= 6);
+    // The state is that of prompt and answer: steps from here give what the whole text gives.
+    let logits: Float32Array | undefined;
+    for (const id of expected.slice(count)) logits = await row(session.step(id));
+    if (logits !== undefined) {
+      assert.equal(logits.indexOf(Math.max(...logits)), next.indexOf(Math.max(...next)));
+    }
+  };
+  await check(async (session) => {
+    assert.equal((await Array.fromAsync(session.generate([5, 6], { maxTokens: 6, seed: 1 }))).length, 6);
+    assert.equal(session.position, 8);
+  });
+  await check(async (session) => {
+    let count = 0;
+    for await (const _ of session.generate([5, 6], { maxTokens: 6, seed: 1 })) if (++count === 3) break;
+    assert.equal(session.position, 5);
+  });
+  await check(async (session) => {
+    const stop = new AbortController();
+    await assert.rejects(async () => {
+      for await (const _ of session.generate([5, 6], { maxTokens: 6, seed: 1, signal: stop.signal })) {
+        stop.abort();
+      }
+    }, { name: "AbortError" });
+    assert.equal(session.position, 3);
+  });
+  for (const session of model.sessions) session.dispose();
+  {
+    using session = model.session(), other = model.session();
+    await assert.rejects(async () => {
+      for await (const _ of session.generate([1], { maxTokens: 5 })) session.step(2);
+    }, /only the loop may read on/);
+    await assert.rejects(async () => {
+      for await (const _ of other.generate([1], { maxTokens: 5 })) other.dispose();
+    }, { name: "BackendError", reason: "disposed" });
+  }
+  assert.equal(backend.bytesInUse, inUse);
+});
+
+eachBackend("an end-of-sequence token is read too, and maxTokens 0 only reads", async (backend) => {
+  using plain = await load(backend);
+  const tokens = (await generated(plain, [5, 6], { maxTokens: 12, seed: 2 })).map(({ token }) => token);
+  using model = await load(backend, { ...SMALL, eos_token_id: tokens[4] });
+  using session = model.session();
+  const answer = await Array.fromAsync(session.generate([5, 6], { maxTokens: 12, seed: 2 }));
+  assert.equal(answer.at(-1)!.finish, "eos");
+  assert.equal(session.position, 2 + answer.length);
+  assert.deepEqual(await Array.fromAsync(session.generate([7, 8, 9], { maxTokens: 0 })), []);
+  assert.equal(session.position, 2 + answer.length + 3);
+});
+
+eachBackend("a fork and its origin continue on their own", async (backend) => {
+  using model = await load(backend);
+  const inUse = backend.bytesInUse;
+  {
+    using session = model.session();
+    session.prefill([1, 2, 3, 4]).dispose();
+    using fork = session.fork();
+    assert.equal(fork.position, 4);
+    assert.deepEqual(await fork.snapshot(), await session.snapshot());
+    using a = session.step(5), b = fork.step(6);
+    using alone = model.session();
+    alone.prefill([1, 2, 3, 4]).dispose();
+    using c = alone.step(6);
+    assertSameBits(await b.data(), await c.data());
+    assert.notDeepEqual(await a.data(), await b.data());
+    session.dispose();
+    assert.throws(() => session.fork(), { name: "BackendError", reason: "disposed" });
+    fork.step(7).dispose();
+  }
+  assert.equal(backend.bytesInUse, inUse);
+});
+
+eachBackend("a long prompt lets the event loop turn between its pieces", async (backend) => {
+  using model = await load(backend);
+  using session = model.session();
+  const stop = new AbortController(), reason = new Error("enough");
+  const ids = Array.from({ length: 100_000 }, (_, t) => t % 23);
+  setTimeout(() => stop.abort(reason), 0);
+  const options = { signal: stop.signal, prefillTokens: 100 };
+  await assert.rejects(Array.fromAsync(session.generate(ids, options)), reason);
+  assert(session.position > 0 && session.position < ids.length && session.position % 100 === 0);
+  await assert.rejects(Array.fromAsync(session.generate([1], { prefillTokens: 0 })), /prefillTokens must be/);
+});

@@ -7,6 +7,7 @@
 import { readFile } from "node:fs/promises";
 import type { Backend } from "../core/backend.ts";
 import { message, rangeError } from "../core/errors.ts";
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { parseConfig } from "../model/config.ts";
 import { lightningMixer, lossAndGradients, lossOf, type Mixer, type Segment } from "./backward.ts";
@@ -178,7 +179,7 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
     const learningRate = learningRateAt(step, recipe.learningRate, recipe.warmup, recipe.steps);
     const squares = parameters.step(gradients, { ...recipe, count: step, learningRate }, frozen);
     pending.add({ step, total, squares, labels, learningRate });
-    await eventLoop();
+    await yieldToEventLoop();
 
     const isLast = step === recipe.steps || signal?.aborted === true;
     if (isLast || step % logEvery === 0 || step % saveEvery === 0 || step % evaluateEvery === 0) {
@@ -219,7 +220,7 @@ export async function evaluate(
     loss += (await total.data())[0];
     labels += countLabels(segment);
     bytes += segment.labels.reduce((sum, label) => label >= 0 && label < 256 ? sum + 1 : sum, 0);
-    await eventLoop();
+    await yieldToEventLoop();
     if (signal?.aborted) return undefined;
   }
   const heldOutLoss = loss / labels;
@@ -290,11 +291,6 @@ export async function readConfig(nameOrPath: string): Promise<Record<string, unk
   } catch (cause) {
     throw new RangeError(message("train", "config must be a readable config.json", nameOrPath), { cause });
   }
-}
-
-/** Timers, signals and the terminal get their turn. */
-function eventLoop(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
 }
 
 function countLabels(segment: Segment): number {

@@ -5,7 +5,7 @@
  * @module
  */
 import { createBackend } from "../../mod.ts";
-import { StopText } from "../../model/generation.ts";
+import { StopText } from "../../model/decoding.ts";
 import { Sampler, type Session, TransNormerLLM } from "../../model/mod.ts";
 import type { Piece, Settings } from "./page.ts";
 
