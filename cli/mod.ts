@@ -3,28 +3,50 @@
  *
  * | exit status | |
  * |---|---|
- * | 0 | done |
+ * | 0 | done; also a server that SIGTERM has asked to stop |
  * | 1 | something failed: one line on stderr says what; a defect of Levin shows its stack |
  * | 2 | the command line is wrong: one line on stderr says how, and names the nearest option |
  * | 130 | Ctrl-C |
  * | 141 | whoever read the output has gone, as `head` does; nothing is said |
+ * | 143 | SIGTERM, a second time |
  *
  * @module
  */
-import { Command, CommanderError } from "@commander-js/extra-typings";
+import { Command, CommanderError, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { BackendError } from "../core/errors.ts";
 import { write, writeError } from "./terminal.ts";
 
-export { backendOption, integer, items, location, number, path, several, text, threads } from "./values.ts";
+export {
+  backendOption,
+  integer,
+  items,
+  location,
+  number,
+  oneOf,
+  path,
+  several,
+  text,
+  threads,
+} from "./values.ts";
 export { pipedText, StatusLine, write } from "./terminal.ts";
 
 /** The command line is wrong: its message is told in one line, and the command exits with 2. */
 export class UsageError extends Error {}
 
-/** The person pressed Ctrl-C. */
-class Interrupted extends Error {}
+/** The process was told to stop, and the command has put its work away. */
+class Stopped extends Error {
+  readonly signal: Stop;
 
-const INTERRUPTED = 130, READER_GONE = 141;
+  constructor(signal: Stop) {
+    super(`stopped by ${signal}`);
+    this.signal = signal;
+  }
+}
+
+/** Signals that ask a process to stop: Ctrl-C, and what hosts send before they take a server away. */
+type Stop = "SIGINT" | "SIGTERM";
+
+const READER_GONE = 141;
 
 /**
  * A command of `deno.json`, to be given options and an action, and run by {@linkcode cli}.
@@ -49,10 +71,11 @@ export function command(task: string, summary: string): Command {
 
 /** Runs a command to its end. Whatever ends it early ends the process, with the status that the module's table gives. */
 export async function cli(
-  command: { parseAsync(args: readonly string[], options: { from: "user" }): Promise<unknown> },
+  command: CommandUnknownOpts,
   args: readonly string[] = Deno.args,
 ): Promise<void> {
   try {
+    checkNames(command, args);
     await command.parseAsync(args, { from: "user" });
   } catch (error) {
     Deno.exit(tell(error));
@@ -60,16 +83,30 @@ export async function cli(
 }
 
 /**
- * A signal that Ctrl-C aborts; a second Ctrl-C ends the process immediately. A command that has put away its work then
- * calls `throwIfAborted()`, so that the process exits with 130.
+ * A signal that Ctrl-C aborts, or what else asks the process to stop; the second time the process ends immediately. A
+ * command that has put its work away then calls `throwIfAborted()`, so that the process exits as the table says.
  */
-export function interruption(): AbortSignal {
+export function interruption(...signals: Stop[]): AbortSignal {
   const controller = new AbortController();
-  Deno.addSignalListener("SIGINT", () => {
-    if (controller.signal.aborted) Deno.exit(INTERRUPTED);
-    controller.abort(new Interrupted());
-  });
+  for (const signal of new Set<Stop>(["SIGINT", ...signals])) {
+    if (signal === "SIGTERM" && Deno.build.os === "windows") continue; // which does not know it
+    Deno.addSignalListener(signal, () => {
+      if (controller.signal.aborted) Deno.exit(signal === "SIGINT" ? 130 : 143);
+      controller.abort(new Stopped(signal));
+    });
+  }
   return controller.signal;
+}
+
+/**
+ * Looks for options that there are not, and suggests the nearest. Commander itself would first miss those that must be
+ * given: of `--modle x` it would say that `--model` is missing.
+ */
+function checkNames({ options }: CommandUnknownOpts, args: readonly string[]): void {
+  const names = new Command().argument("[any...]").option("-h, --help").helpOption(false)
+    .exitOverride().configureOutput({ outputError: () => {} });
+  for (const { flags } of options) names.option(flags);
+  names.parse(args, { from: "user" });
 }
 
 /** Says what went wrong, in one line where a person can mend it; returns the exit status. */
@@ -81,7 +118,7 @@ function tell(error: unknown): number {
     writeError(`${line} ${suggestion}\n`);
     return 2;
   }
-  if (error instanceof Interrupted) return INTERRUPTED;
+  if (error instanceof Stopped) return error.signal === "SIGINT" ? 130 : 0;
   if (error instanceof Deno.errors.BrokenPipe || codeOf(error) === "EPIPE") return READER_GONE;
   if (error instanceof UsageError) {
     writeError(`error: ${error.message} (--help lists all options)\n`);
@@ -105,5 +142,6 @@ function isPlain(error: unknown): error is Error {
 
 function codeOf(error: unknown): string | undefined {
   const code = (error as { code?: unknown } | null | undefined)?.code;
-  return typeof code === "string" ? code : undefined;
+  // The operating system's, such as EACCES; not ERR_INVALID_ARG_TYPE, which is a defect.
+  return typeof code === "string" && /^E[A-Z0-9]+$/.test(code) ? code : undefined;
 }

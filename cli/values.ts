@@ -35,6 +35,14 @@ export function text(value: string): string {
   return value;
 }
 
+/** One of a few values, by their names. */
+export function oneOf<T>(values: Readonly<Record<string, T>>): (text: string) => T {
+  return (text) => {
+    if (Object.hasOwn(values, text)) return values[text];
+    throw new InvalidArgumentError(`It must be one of ${Object.keys(values).join(", ")}.`);
+  };
+}
+
 /** Several values with commas between them, such as token ids. */
 export function items<T>(parse: (text: string) => T): (text: string) => T[] {
   return (text) => text.split(",").map(parse);
@@ -61,10 +69,9 @@ export function threads(value: string): number | "auto" {
 }
 
 /** `--backend`. */
-export function backendOption() {
-  return new Option("--backend <name>", "where to compute")
-    .choices(["auto", "webgpu", "wasm"])
-    .default("auto" as const);
+export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
+  return new Option("--backend <name>", "where to compute").choices(["auto", "webgpu", "wasm"])
+    .default(choice);
 }
 
 /**

@@ -691,7 +691,7 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
     }
   }
   await assertError(await server.send("/nowhere", {}), 404, "not_found");
-  await assertError(await server.send(COMPLETIONS), 404);
+  await assertError(await server.send(COMPLETIONS), 405, "method_not_allowed");
   await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
   assert.equal(await server.metric("levin_writing"), 0);
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
