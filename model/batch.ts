@@ -10,7 +10,7 @@ import { elementCount, type Tensor } from "../core/tensor.ts";
 import { FEW_ROWS } from "../core/tile.ts";
 import { checkIds } from "./ids.ts";
 import { recentTokens, Session, type SessionModel } from "./session.ts";
-import { decode, lastLogits, stateShapes } from "./transnormer.ts";
+import { forward, lastLogits, stateShapes } from "./transnormer.ts";
 
 /** What a session in a batch has read; its states are rows of the batch's. */
 interface Slot {
@@ -168,7 +168,7 @@ export class Batch implements Disposable {
   ): Tensor {
     const batch = ids.length;
     if (batch <= FEW_ROWS) {
-      using hidden = decode(this.#model, { ids, batch, seqLen: 1, positions, states, rows: slots }).hidden;
+      using hidden = forward(this.#model, { ids, batch, seqLen: 1, positions, states, rows: slots }).hidden;
       return lastLogits(this.#model, hidden);
     }
     const logits = this.#model.backend.empty([batch, this.#model.config.vocabSize]);

@@ -15,7 +15,7 @@ import { type Likelihood, loglikelihood, perplexity } from "./score.ts";
 import { checkPrefillTokens, Session } from "./session.ts";
 import { decodeSnapshot } from "./snapshot.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { allLogits, decode as forward, stateShapes } from "./transnormer.ts";
+import { allLogits, forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
 
 /**

@@ -17,7 +17,7 @@ import {
 import { checkIds, promptIds } from "./ids.ts";
 import { encodeSnapshot } from "./snapshot.ts";
 import type { Tokenizer } from "./tokenizer.ts";
-import { allLogits, decode as forward, lastLogits, type Network } from "./transnormer.ts";
+import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
 
 /**
  * Tokens of one pass of a prefill: memory stays the same however long the prompt. Whole blocks of the WASM kernels, so

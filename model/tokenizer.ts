@@ -136,11 +136,12 @@ export class Tokenizer {
     return this.#hub.id_to_token(id);
   }
 
-  /** The bytes that an id stands for, alone: of a split character its part; of a special token its name. */
+  /** The bytes that an id stands for within a text: of a split character its part; of a special token its name. */
   bytesOf(id: number): Uint8Array {
     const token = this.#hub.id_to_token(id);
     const bytes = token === undefined || this.#added.has(id) ? undefined : this.#bytesOf(token);
-    return bytes ?? new TextEncoder().encode(this.decode([id], { specialTokens: true }));
+    // Within a text: of the first token decoders drop the space.
+    return bytes ?? new TextEncoder().encode(this.stream({ specialTokens: true, before: [id] }).push(id));
   }
 
   /**

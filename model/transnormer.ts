@@ -1,17 +1,18 @@
 /**
- * TransNormerLLM's forward pass ("Scaling TransNormer to 175 Billion Parameters", section 3), equation by equation.
+ * TransNormerLLM's forward pass ("Scaling TransNormer to 175 Billion Parameters", section 3), equation by equation. It
+ * exists once: inference and training differ in what holds the activations ({@linkcode Held}) and in what attends
+ * ({@linkcode Attend}); `train/backward.ts` undoes it.
  *
  * All of it is batch-shaped: `x` is `[batch, seqLen, embed]`, every batch element has its own position and its own
  * slice of the states, so that one pass may serve several sequences.
  *
  * @module
  */
-import { layerSlopes } from "../core/decay.ts";
 import { lightningAttention, lightningAttentionStep } from "../core/lightning.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
-import type { LayerWeights, NormWeights, Weights } from "./weights.ts";
+import type { LayerWeights, Weights } from "./weights.ts";
 
 /** A model as the forward pass sees it. */
 export interface Network {
@@ -21,8 +22,8 @@ export interface Network {
   readonly weights: Weights<Tensor>;
 }
 
-/** What a pass reads. */
-export interface Input {
+/** Tokens that a pass reads. */
+export interface Tokens {
   /** Token ids, `[batch, seqLen]` row by row. */
   readonly ids: Uint32Array;
   /** Batch elements. */
@@ -31,8 +32,12 @@ export interface Input {
   readonly seqLen: number;
   /** Position of the first token of each batch element, `[batch]`. */
   readonly positions: readonly number[];
+}
+
+/** What a pass of inference reads. */
+export interface Input extends Tokens {
   /**
-   * State of each layer before the first token, `[batch, heads, headDim, valueDim]`; left out: zero. With one token
+   * State of each layer before the first token, `[batch, heads, headDim, valueDim]`; absent: zero. With one token
    * per batch element the states are updated in place, else they are not changed.
    */
   readonly states?: readonly Tensor[];
@@ -48,6 +53,56 @@ export interface Output {
   states: Tensor[];
 }
 
+/** What holds the activations of a pass. */
+export interface Held {
+  /** Takes a tensor over and hands it on. */
+  use(tensor: Tensor): Tensor;
+  /** The forward pass reads these no more. */
+  done(...tensors: Tensor[]): void;
+}
+
+/** Holds activations as long as the forward pass reads them, those of inference. */
+export class Transient implements Held, Disposable {
+  readonly #tensors: Tensor[] = [];
+
+  use(tensor: Tensor): Tensor {
+    this.#tensors.push(tensor);
+    return tensor;
+  }
+
+  done(...tensors: Tensor[]): void {
+    for (const tensor of tensors) tensor.dispose();
+  }
+
+  /** Gives back what a failure left. */
+  [Symbol.dispose](): void {
+    for (const tensor of this.#tensors) tensor.dispose();
+  }
+}
+
+/**
+ * What mixes tokens in a layer: q, k `[batch, seqLen, heads, headDim]` and v `[batch, seqLen, heads, valueDim]` to an
+ * output shaped like v. States are the caller's affair.
+ */
+export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
+
+/** A layer's activations, each of them held, and its output, which is the caller's. */
+export interface Layer {
+  /** What goes in, `[batch, seqLen, embed]`. */
+  readonly x: Tensor;
+  /** Of {@linkcode tokenMixer}. */
+  readonly tokenMixer: Record<
+    "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u" | "o" | "gated",
+    Tensor
+  >;
+  /** Between the two mixers. */
+  readonly middle: Tensor;
+  /** Of {@linkcode channelMixer}. */
+  readonly channelMixer: Record<"h" | "a" | "b" | "product", Tensor>;
+  /** Shaped like `x`. */
+  readonly output: Tensor;
+}
+
 /** Shape of each layer's state: LRPE doubles the size of query and key, not that of value. */
 export function stateShapes(config: TransNormerConfig, batch: number): number[][] {
   const valueDim = config.hiddenDim / config.heads;
@@ -57,24 +112,27 @@ export function stateShapes(config: TransNormerConfig, batch: number): number[][
   );
 }
 
-/** From token ids to the residual stream after the last layer. */
-export function decode({ config, weights }: Network, input: Input): Output {
-  const { ids, batch, seqLen } = input;
-  // x = embed_tokens[ids] · scale
-  let x = embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [batch, seqLen] });
+/** From token ids to the residual stream after the last layer, keeping nothing in between. */
+export function forward(network: Network, input: Input): Output {
   const states: Tensor[] = [];
+  const attend: Attend = (l, q, k, v) => {
+    const { output, state } = attendFrom(
+      q,
+      k,
+      v,
+      network.weights.layers[l].slopes,
+      input.states?.[l],
+      input.rows,
+    );
+    states.push(state);
+    return output;
+  };
+  let x = embed(network, input);
   try {
-    weights.layers.forEach((layer, l) => {
-      // x += tokenMixer(x)
-      const mixed = tokenMixer(config, layer, l, x, input);
-      x.dispose();
-      x = mixed.output;
-      states.push(mixed.state);
-      // x += channelMixer(x)
-      const output = channelMixer(layer, x);
-      x.dispose();
-      x = output;
-    });
+    for (let l = 0; l < network.config.layers; l++) {
+      using held = new Transient();
+      x = layer(network, l, x, input, attend, held).output;
+    }
     return { hidden: x, states };
   } catch (error) {
     x.dispose();
@@ -83,65 +141,81 @@ export function decode({ config, weights }: Network, input: Input): Output {
   }
 }
 
-/** `x + out_proj(u ⊙ norm(lightningAttention(q, k, v)))`, q, k, v, u from norm(x). */
-function tokenMixer(
-  config: TransNormerConfig,
-  layer: LayerWeights<Tensor>,
+/** `x = embed_tokens[ids] · scale` */
+export function embed({ config, weights }: Network, { ids, batch, seqLen }: Tokens): Tensor {
+  return embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [batch, seqLen] });
+}
+
+/** One layer; `x` is the caller's, and done once the token mixer has read it. */
+export function layer(
+  network: Network,
   l: number,
   x: Tensor,
-  input: Input,
-): { output: Tensor; state: Tensor } {
+  tokens: Tokens,
+  attend: Attend,
+  held: Held,
+): Layer {
+  // x += tokenMixer(x)
+  const mixer = tokenMixer(network, l, x, tokens, attend, held);
+  const middle = held.use(mixer.output);
+  held.done(x);
+  // x += channelMixer(x)
+  const channels = channelMixer(network.weights.layers[l], middle, held);
+  held.done(middle);
+  return {
+    x,
+    tokenMixer: mixer.activations,
+    middle,
+    channelMixer: channels.activations,
+    output: channels.output,
+  };
+}
+
+/** `x + out_proj(u ⊙ norm(attend(q, k, v)))`, q, k, v, u from norm(x). */
+function tokenMixer(
+  { config, weights }: Network,
+  l: number,
+  x: Tensor,
+  { positions }: Tokens,
+  attend: Attend,
+  held: Held,
+): { output: Tensor; activations: Layer["tokenMixer"] } {
+  const { tokenNorm, qkvuProj, theta, mixerNorm, outProj } = weights.layers[l];
   // h = norm(x)
-  using h = norm(x, affine(layer.tokenNorm));
+  const h = held.use(norm(x, tokenNorm));
   // q, k, v, u = split4(qkvu_proj(h)); q, k = act(q), act(k)
-  using qkvu = linear(h, layer.qkvuProj.weight, { bias: layer.qkvuProj.bias });
+  const qkvu = held.use(linear(h, qkvuProj.weight, { bias: qkvuProj.bias }));
+  held.done(h);
   const split = splitHeads(qkvu, config.heads, config.activation);
-  using activeQ = split.q, activeK = split.k, v = split.v, u = split.u;
+  const activeQ = held.use(split.q),
+    activeK = held.use(split.k),
+    v = held.use(split.v),
+    u = held.use(split.u);
+  held.done(qkvu);
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
-  using q = encode(activeQ, layer.theta, input.positions);
-  using k = encode(activeK, layer.theta, input.positions);
-  // o = lightningAttention(q, k, v)
-  const slopes = slopesOf(config)[l];
-  const attended = attend(q, k, v, slopes, input.states?.[l], input.rows);
-  try {
-    // x + out_proj(u ⊙ norm(o)), the norm over all heads together
-    using o = attended.output.reshape(u.shape);
-    using gated = norm(o, { ...affine(layer.mixerNorm), gate: u });
-    const output = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: x });
-    return { output, state: attended.state };
-  } catch (error) {
-    if (attended.state !== input.states?.[l]) attended.state.dispose();
-    throw error;
-  }
-}
-
-/** Slopes of the layers of a model, made once: a token would spend more time on them than on some of its operations. */
-const SLOPES = new WeakMap<TransNormerConfig, number[][]>();
-
-function slopesOf(config: TransNormerConfig): number[][] {
-  const { heads, layers } = config;
-  let slopes = SLOPES.get(config);
-  if (slopes === undefined) {
-    slopes = Array.from({ length: layers }, (_, l) => layerSlopes(heads, l, layers));
-    SLOPES.set(config, slopes);
-  }
-  return slopes;
-}
-
-/** LRPE where the layer has a θ; takes x over. */
-function encode(x: Tensor, theta: Tensor | undefined, positions: readonly number[]): Tensor {
-  return theta === undefined ? x.reshape(x.shape) : lrpe(x, theta, positions);
+  const q = theta === undefined ? activeQ : held.use(lrpe(activeQ, theta, positions));
+  const k = theta === undefined ? activeK : held.use(lrpe(activeK, theta, positions));
+  // o = attend(q, k, v)
+  const attended = held.use(attend(l, q, k, v));
+  held.done(activeQ, activeK, q, k, v);
+  // x + out_proj(u ⊙ norm(o)), the norm over all heads together
+  const o = held.use(attended.reshape(u.shape));
+  const gated = held.use(norm(o, { ...mixerNorm, gate: u }));
+  held.done(o, u);
+  const output = linear(gated, outProj.weight, { bias: outProj.bias, residual: x });
+  held.done(gated);
+  return { output, activations: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } };
 }
 
 /**
  * The block algorithm over many tokens, in layout `"bnhd"`; the step, in place on the state, over one, which has no
- * dimension of time.
+ * dimension of time: its q, k and v are spent.
  */
-function attend(
+function attendFrom(
   q: Tensor,
   k: Tensor,
   v: Tensor,
-  slopes: number[],
+  slopes: readonly number[],
   state: Tensor | undefined,
   rows: readonly number[] | undefined,
 ): { output: Tensor; state: Tensor } {
@@ -154,17 +228,25 @@ function attend(
 }
 
 /** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */
-export function channelMixer(layer: LayerWeights<Tensor>, x: Tensor): Tensor {
-  using h = norm(x, affine(layer.channelNorm));
-  using a = linear(h, layer.l1.weight, { bias: layer.l1.bias });
-  using b = linear(h, layer.l2.weight, { bias: layer.l2.bias });
-  using product = multiply(a, b);
-  return linear(product, layer.l3.weight, { bias: layer.l3.bias, residual: x });
+export function channelMixer(
+  { channelNorm, l1, l2, l3 }: LayerWeights<Tensor>,
+  x: Tensor,
+  held: Held,
+): { output: Tensor; activations: Layer["channelMixer"] } {
+  const h = held.use(norm(x, channelNorm));
+  const a = held.use(linear(h, l1.weight, { bias: l1.bias }));
+  const b = held.use(linear(h, l2.weight, { bias: l2.bias }));
+  held.done(h);
+  const product = held.use(multiply(a, b));
+  held.done(a, b);
+  const output = linear(product, l3.weight, { bias: l3.bias, residual: x });
+  held.done(product);
+  return { output, activations: { h, a, b, product } };
 }
 
 /** `lm_head(norm(x))` of every token: `[batch, seqLen, vocab]`. */
 export function allLogits({ weights }: Network, hidden: Tensor): Tensor {
-  using h = norm(hidden, affine(weights.finalNorm));
+  using h = norm(hidden, weights.finalNorm);
   return linear(h, weights.lmHead);
 }
 
@@ -173,8 +255,4 @@ export function lastLogits(network: Network, hidden: Tensor): Tensor {
   const [batch, seqLen] = hidden.shape;
   using last = gatherRows(hidden, Array.from({ length: batch }, (_, b) => (b + 1) * seqLen - 1));
   return allLogits(network, last);
-}
-
-export function affine(weights: NormWeights<Tensor>): { weight?: Tensor; bias?: Tensor } {
-  return weights ?? {};
 }

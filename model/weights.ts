@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { layerSlopes } from "../core/decay.ts";
 import type { TransNormerConfig } from "./config.ts";
 
 /** A linear layer: weight `[out, in]`, bias `[out]` where the config has biases. */
@@ -25,6 +26,8 @@ export interface LayerWeights<T> {
   readonly qkvuProj: LinearWeights<T>;
   /** LRPE's θ, `[heads, headDim]`, where the layer uses it. */
   readonly theta: T | undefined;
+  /** Decay of each head, `[heads]`: not learned, the same for every model of as many heads and layers. */
+  readonly slopes: readonly number[];
   /** After attention, over `hidden`. */
   readonly mixerNorm: NormWeights<T>;
   /** `[embed, hidden]`. */
@@ -63,8 +66,8 @@ export function mapWeights<T>(
   take: (name: string, shape: readonly number[]) => T,
 ): Weights<T> {
   const { vocabSize, embedDim, hiddenDim, gluDim, heads } = config;
-  const linear = (name: string, out: number, inner: number): LinearWeights<T> => ({
-    weight: take(`${name}.weight`, [out, inner]),
+  const linear = (name: string, out: number, inDim: number): LinearWeights<T> => ({
+    weight: take(`${name}.weight`, [out, inDim]),
     bias: config.bias ? take(`${name}.bias`, [out]) : undefined,
   });
   const norm = (name: string, width: number): NormWeights<T> =>
@@ -82,6 +85,7 @@ export function mapWeights<T>(
       theta: config.useLrpe[l]
         ? take(`${layer}.token_mixer.lrpe.theta`, [heads, 1, hiddenDim / heads])
         : undefined,
+      slopes: layerSlopes(heads, l, config.layers),
       mixerNorm: norm(`${layer}.token_mixer.norm`, hiddenDim),
       outProj: linear(`${layer}.token_mixer.out_proj`, embedDim, hiddenDim),
       channelNorm: norm(`${layer}.channel_norm`, embedDim),

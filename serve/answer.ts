@@ -3,9 +3,7 @@
  *
  * @module
  */
-import { StopText } from "../model/decoding.ts";
-import type { TokenStream, TransNormerLLM } from "../model/mod.ts";
-import { Sampler, type SamplingOptions } from "../model/mod.ts";
+import { Decoding, type DecodingOptions, type TokenStream, type TransNormerLLM } from "../model/mod.ts";
 import { logSumExp } from "../model/sampling.ts";
 import type { Branch } from "./scheduler.ts";
 
@@ -25,7 +23,7 @@ export interface Entry {
   readonly logprob: number | null;
   /** The likeliest tokens, the likeliest first; `null` for the first token. */
   readonly top: readonly Scored[] | null;
-  /** Characters of text before it. */
+  /** Where its text begins, in UTF-16 units. */
   readonly offset: number;
 }
 
@@ -44,34 +42,28 @@ export interface Part {
 }
 
 /** What an answer is to be. */
-export interface AnswerOptions extends SamplingOptions {
+export interface AnswerOptions extends DecodingOptions {
   /** Index of the choice. */
   readonly index: number;
-  /** At most so many tokens, ≥ 1. */
-  readonly maxTokens: number;
-  /** Strings that end it, none of them empty. */
-  readonly stop: readonly string[];
-  /** How many alternatives to name; left out: no log-probabilities. */
+  /** Token ids that stand before the prompt, of earlier turns of a session: the last few suffice. */
+  readonly before: readonly number[];
+  /** How many alternatives to name; undefined: no log-probabilities. */
   readonly logprobs: number | undefined;
   /** Whether an end-of-sequence token counts as read: chat templates close an answer with it, plain text has none. */
   readonly keepEnd: boolean;
-  /** Characters before the answer, for offsets. */
+  /** Length of the text before the answer, for offsets. */
   readonly offset: number;
   /** When aborted, the next token is the last, and counts like any other. */
   readonly end: AbortSignal | undefined;
 }
 
-/** An answer on its way. */
+/** An answer that is being written. */
 export class Answer implements Branch {
   readonly #model: TransNormerLLM;
   readonly #options: AnswerOptions;
   readonly #emit: (part: Part) => void;
-  readonly #sampler: Sampler;
-  readonly #text: StopText;
-  readonly #characters: TokenStream | undefined;
-  #offset: number;
-  #count = 0;
-  /** The token that was generated last and that the model has not read; none where it is not to be read. */
+  readonly #decoding: Decoding;
+  /** The token that was generated last, if the session has yet to read it. */
   pending: number[] = [];
 
   /** An answer to a prompt, whose parts go to `emit`. */
@@ -84,31 +76,25 @@ export class Answer implements Branch {
     this.#model = model;
     this.#options = options;
     this.#emit = emit;
-    this.#sampler = new Sampler(options);
-    this.#sampler.observe(prompt);
-    this.#text = new StopText(options.stop);
-    this.#characters = model.tokenizer?.stream();
-    this.#offset = options.offset;
+    this.#decoding = new Decoding(model, prompt, options, "Answer");
   }
 
   /** See {@linkcode Branch.next}. */
   next(logits: Float32Array): number | undefined {
-    const { index, maxTokens, logprobs, keepEnd, end } = this.#options;
-    const { token } = this.#sampler.choose(logits);
-    const entries = logprobs === undefined
-      ? []
-      : [{ ...score(logits, token, logprobs), offset: this.#offset }];
-    const isEnd = this.#model.config.eosTokenIds.includes(token);
-    const characters = isEnd ? "" : this.#characters?.push(token) ?? "";
-    this.#offset += characters.length;
-    let text = this.#text.push(characters);
-    const isLast = isEnd || ++this.#count === maxTokens || end?.aborted;
-    if (isLast && !this.#text.stopped) text += this.#text.push(this.#characters?.end() ?? "");
-    if (isLast && !this.#text.stopped) text += this.#text.end();
-    const finish = isEnd || this.#text.stopped || end?.aborted ? "stop" : isLast ? "length" : undefined;
-    if (finish !== undefined && (!isEnd || keepEnd)) this.pending = [token];
-    this.#emit({ index, text, entries, tokens: 1, finish });
+    const { index, logprobs, end } = this.#options;
+    const offset = this.#options.offset + this.#decoding.length;
+    const { token, text, finish } = this.#decoding.next(logits, end?.aborted);
+    const entries = logprobs === undefined ? [] : [{ ...score(logits, token, logprobs), offset }];
+    if (finish !== undefined && this.#isKept(token)) this.pending = [token];
+    this.#emit({ index, text, entries, tokens: 1, finish: finish === "eos" ? "stop" : finish });
     return finish === undefined ? token : undefined;
+  }
+
+  /** Whether the last token of an answer becomes part of the session. */
+  #isKept(token: number): boolean {
+    const { config, tokenizer } = this.#model;
+    const isEnd = config.eosTokenIds.includes(token) || tokenizer?.hasText(token) === false;
+    return this.#options.keepEnd || !isEnd;
   }
 }
 
@@ -185,9 +171,19 @@ export class PromptEntries {
   }
 
   #push(scored: Omit<Entry, "offset">): void {
-    this.entries.push({ ...scored, offset: this.#offset });
     const characters = this.#characters?.push(scored.id) ?? "";
-    const isAdded = this.#added.includes(scored.id) && !this.#text.startsWith(characters, this.#offset);
-    if (!isAdded) this.#offset += characters.length;
+    const start = this.#find(characters);
+    this.entries.push({ ...scored, offset: start ?? this.#offset });
+    const isAdded = this.#added.includes(scored.id) && start === undefined;
+    if (!isAdded) this.#offset = (start ?? this.#offset) + characters.length;
+  }
+
+  /** Where characters come next in the text. Decoders drop spaces that encoders add, such as the first one. */
+  #find(characters: string): number | undefined {
+    for (let start = this.#offset; start < this.#text.length; start++) {
+      if (this.#text.startsWith(characters, start)) return start;
+      if (this.#text[start].trim() !== "") return undefined;
+    }
+    return this.#text.startsWith(characters, this.#offset) ? this.#offset : undefined;
   }
 }

@@ -82,6 +82,7 @@ export function begin(
       repetitionPenalty: options.repetition_penalty,
       seed,
       stop: options.stop,
+      before: session?.recent ?? [],
       logprobs,
       keepEnd: completion.keepEnd,
       end: lease?.finish,

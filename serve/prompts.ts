@@ -104,7 +104,7 @@ export function renderChat(
   try {
     return new Template(source).render({
       messages,
-      tools,
+      tools: tools ?? null, // as transformers has it: a template may ask whether it is none
       add_generation_prompt: addGenerationPrompt,
       bos_token: text(config.bos_token),
       eos_token: text(config.eos_token),

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
 import { ApiError } from "./errors.ts";
 import type { Limits } from "./limits.ts";
@@ -146,9 +147,8 @@ export class Scheduler {
   }
 
   async #run(): Promise<void> {
-    await using turns = new Turns();
     do {
-      await turns.next(); // first, so that jobs which arrive together begin together
+      await yieldToEventLoop(); // first, so that jobs which arrive together begin together
       this.#admit();
       await this.#readPrompts();
       await this.#step();
@@ -295,31 +295,4 @@ export class Scheduler {
 /** Slots that a task takes; while its prompt is read one at least. */
 function slots(task: Task): number {
   return Math.max(1, task.job.branches.length);
-}
-
-/**
- * Turns of the event loop, in which requests arrive and clients go. A backend that computes in place answers in
- * microtasks; timers would cost a millisecond a step.
- */
-class Turns implements AsyncDisposable {
-  readonly #channel = new MessageChannel();
-  #wake: () => void = () => {};
-
-  constructor() {
-    this.#channel.port1.onmessage = () => this.#wake();
-  }
-
-  /** Resolves in the next turn. */
-  next(): Promise<void> {
-    return new Promise((resolve) => {
-      this.#wake = resolve;
-      this.#channel.port2.postMessage(null);
-    });
-  }
-
-  [Symbol.asyncDispose](): Promise<void> {
-    this.#channel.port1.close();
-    this.#channel.port2.close();
-    return Promise.resolve();
-  }
 }

@@ -65,7 +65,7 @@ const content = z.union([
 const message = z.union([
   z.looseObject({
     role: z.literal("assistant"),
-    content: z.union([content, z.null(), z.undefined()]).transform((text) => text ?? ""),
+    content: content.nullish().transform((text) => text ?? ""),
     tool_calls: z.array(toolCall).min(1),
   }),
   z.looseObject({

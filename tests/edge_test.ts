@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { bucket, fileOf, firstToken, isolate } from "../bench/edge.ts";
+import { bucket, fileOf, isolate } from "../bench/edge.ts";
 
 /** The shipped model, where a bucket on loopback has it. */
 const files = () => bucket((name) => fileOf(new URL("../models/sotu/", import.meta.url), name));
@@ -8,7 +8,6 @@ Deno.test("the edge function answers with no permission but its network, in 128 
   const server = files();
   try {
     await using edge = await isolate(server.addr.port);
-    const first = await firstToken(edge);
     for (let turn = 0; turn < 3; turn++) {
       const answer =
         await (await edge.ask({ prompt: "x".repeat(2000), max_tokens: 16, temperature: 0, session: "s" }))
@@ -21,7 +20,6 @@ Deno.test("the edge function answers with no permission but its network, in 128 
         .text;
     }));
     assert.equal(new Set(texts).size, 1);
-    assert(first < 20_000);
   } finally {
     await server.shutdown();
   }

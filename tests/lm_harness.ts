@@ -9,6 +9,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler } from "../serve/mod.ts";
@@ -39,7 +40,7 @@ const handler = createHandler({ model });
 await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, handler);
 const { success, stdout } = await new Deno.Command(python, {
   args: [
-    new URL("./lm_harness.py", import.meta.url).pathname,
+    fileURLToPath(new URL("./lm_harness.py", import.meta.url)),
     `http://127.0.0.1:${server.addr.port}/v1/completions`,
     JSON.stringify({ pairs: PAIRS, texts: TEXTS, until: UNTIL, tokens: TOKENS }),
   ],

@@ -4,6 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { listening } from "./listening.ts";
 
 /** What was found. */
 export interface KillReport {
@@ -45,7 +46,9 @@ export async function killed(
         return answer.session.tokens as number;
       };
       let isDead = false;
-      const underWay = Promise.withResolvers<void>();
+      // Killed when one client has its answer while the others' are at any stage of theirs: sooner and later.
+      let left = 1 + 5 * kill % 17;
+      const enough = Promise.withResolvers<void>();
       const clients = acknowledged.map(async (_, s) => {
         for (;;) {
           let tokens: number;
@@ -54,7 +57,7 @@ export async function killed(
           } catch (error) {
             if (isDead) return void unheard[s]++;
             lost.push(`session ${s} after kill ${kill}: ${(error as Error).message}`);
-            return underWay.resolve();
+            return enough.resolve();
           }
           const ahead = (tokens - acknowledged[s]) / TOKENS;
           if (!(Number.isInteger(ahead) && ahead >= 1 && ahead <= 1 + unheard[s])) {
@@ -65,12 +68,10 @@ export async function killed(
           acknowledged[s] = tokens;
           unheard[s] = 0;
           turns++;
-          underWay.resolve();
+          if (--left === 0) enough.resolve();
         }
       });
-      // Sooner and later, to meet writes at every stage.
-      await underWay.promise;
-      await new Promise((resolve) => setTimeout(resolve, 37 * kill % 90));
+      await enough.promise;
       isDead = true;
       process.kill("SIGKILL");
       await process.status;
@@ -101,13 +102,7 @@ export async function start(
     ],
     env: { NO_COLOR: "1" },
     stdout: "piped",
-    stderr: "inherit",
+    stderr: "piped",
   }).spawn();
-  let log = "";
-  for await (const text of process.stdout.pipeThrough(new TextDecoderStream())) {
-    log += text;
-    const url = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];
-    if (url !== undefined) return { url, process };
-  }
-  throw new Error(`The server did not start: ${log}`);
+  return { url: await listening(process).url, process };
 }

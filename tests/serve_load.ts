@@ -5,6 +5,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { createBackend, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -27,7 +28,7 @@ const HELP = `Usage: deno task load [options]
 const { values } = parseArgs({
   options: {
     parts: { type: "string", default: "streams,batching,memory,history,kills,hostile" },
-    model: { type: "string", default: new URL("../models/sotu", import.meta.url).pathname },
+    model: { type: "string", default: fileURLToPath(new URL("../models/sotu", import.meta.url)) },
     threads: { type: "string", default: "auto" },
     clients: { type: "string", default: "64" },
     seconds: { type: "string", default: "60" },

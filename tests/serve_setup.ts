@@ -4,6 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { setImmediate } from "node:timers/promises";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, type Handler, type HandlerOptions } from "../serve/mod.ts";
@@ -33,12 +34,38 @@ export const TEMPLATE =
   "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}" +
   "{% if add_generation_prompt %}<assistant>{% endif %}";
 
-/** The files of a random model with a byte-level tokenizer. */
-export function textFiles(config: ConfigJson = TEXT, seed = 1): Files {
+/** The files of a random model with a byte-level tokenizer; `others` take the place of some. */
+export function textFiles(config: ConfigJson = TEXT, seed = 1, others: Files = {}): Files {
   return {
     ...checkpoint(config, randomTensors(config, seed)),
     "tokenizer.json": textFile(byteLevelJson()),
     "tokenizer_config.json": textFile({ eos_token: "<|end|>", chat_template: TEMPLATE }),
+    ...others,
+  };
+}
+
+/** The file of a tokenizer of words: `▁` stands for the space before one, and decoding drops the first. */
+export function wordsFile(): Files {
+  const letters = Array.from("abcdefghijklmnopqrstuvwxyz");
+  const pieces = [...letters, "▁", ...letters.map((letter) => `▁${letter}`)];
+  for (let i = 0; pieces.length < TEXT.vocab_size; i++) pieces.push(i % 3 === 0 ? `w${i}` : `▁w${i}`);
+  const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true };
+  return {
+    "tokenizer.json": textFile({
+      version: "1.0",
+      added_tokens: [],
+      normalizer: null,
+      pre_tokenizer: metaspace,
+      post_processor: null,
+      decoder: metaspace,
+      model: {
+        type: "BPE",
+        vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
+        merges: letters.map((letter) => ["▁", letter]),
+        unk_token: null,
+        byte_fallback: false,
+      },
+    }),
   };
 }
 
@@ -55,14 +82,18 @@ export interface Server extends AsyncDisposable {
   metric(name: string): Promise<number>;
 }
 
-/** Starts a handler. After its end nothing of it is left on the backend. */
+/** Starts a handler over {@linkcode textFiles}. After its end nothing of it is left on the backend. */
 export async function serve(
   options: Partial<HandlerOptions> = {},
   config: ConfigJson = TEXT,
   seed = 1,
+  others: Files = {},
 ): Promise<Server> {
   const backend = await createBackend({ prefer: "wasm" });
-  const model = await TransNormerLLM.load(SERVED, { backend, fetch: serving(textFiles(config, seed)) });
+  const model = await TransNormerLLM.load(SERVED, {
+    backend,
+    fetch: serving(textFiles(config, seed, others)),
+  });
   const weights = backend.bytesInUse;
   const handler = createHandler({ model, ...options });
   const key = options.apiKeys?.[0];
@@ -94,6 +125,49 @@ export async function serve(
       assert.equal(model.sessions.size, 0, "the handler left sessions undisposed");
       model.dispose();
       backend.dispose();
+    },
+  };
+}
+
+/** Resolves when a condition holds, which is asked in every turn of the event loop. */
+export async function until(condition: () => boolean | Promise<boolean>): Promise<void> {
+  while (!await condition()) await setImmediate();
+}
+
+/** How far a model may decode: until a test says so, no answer comes to its end. */
+export interface Steps {
+  /** Lets a number of decode steps pass; default: all of them from now on. */
+  allow(count?: number): void;
+}
+
+/**
+ * Holds the decode steps of all batches that a model makes from now on. An answer's first token comes from its prompt,
+ * each further one needs a step.
+ */
+export function holdSteps(model: TransNormerLLM): Steps {
+  let allowed = 0;
+  let wake = Promise.withResolvers<void>();
+  const pass = async () => {
+    while (allowed === 0) await wake.promise;
+    allowed--;
+  };
+  const newBatch = model.batch.bind(model);
+  model.batch = (size) => {
+    const batch = newBatch(size);
+    const step = batch.step.bind(batch);
+    batch.step = (...args) => {
+      const logits = step(...args);
+      const data = logits.data.bind(logits);
+      logits.data = () => pass().then(data);
+      return logits;
+    };
+    return batch;
+  };
+  return {
+    allow(count = Infinity) {
+      allowed += count;
+      wake.resolve();
+      wake = Promise.withResolvers();
     },
   };
 }

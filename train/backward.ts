@@ -1,11 +1,9 @@
 /**
- * Loss and gradients of a TransNormerLLM: `model/transnormer.ts` backwards, equation by equation. Each forward function
- * here is its namesake there, with what its backward reads kept; each backward function undoes its lines from the last
- * to the first.
+ * Loss and gradients of a TransNormerLLM: the forward pass of `model/transnormer.ts` with its activations kept, then
+ * the same backwards. Each function here undoes the lines of its namesake there from the last to the first.
  *
  * @module
  */
-import { layerSlopes } from "../core/decay.ts";
 import {
   crossEntropy,
   embeddingBackward,
@@ -17,9 +15,18 @@ import {
   sum,
 } from "../core/gradients.ts";
 import { lightningAttention, lightningAttentionBackward, type LightningOptions } from "../core/lightning.ts";
-import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
+import { linear, norm } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
-import type { Network } from "../model/transnormer.ts";
+import {
+  type Attend,
+  embed,
+  type Held,
+  type Layer,
+  layer as layerForward,
+  type Network,
+  type Tokens,
+  Transient,
+} from "../model/transnormer.ts";
 import type { NormWeights, Weights } from "../model/weights.ts";
 
 /** What mixes tokens, with the signatures of the attention that it is, or that a baseline puts in its place. */
@@ -47,20 +54,12 @@ export const lightningMixer: Mixer = {
 };
 
 /** Tokens to learn from. */
-export interface Segment {
-  /** Token ids, `[batch, seqLen]` row by row. */
-  readonly ids: Uint32Array;
+export interface Segment extends Tokens {
   /** The token that follows each, `[batch, seqLen]`; negative where none is to be predicted. */
   readonly labels: Int32Array;
-  /** Batch elements. */
-  readonly batch: number;
-  /** Tokens per batch element. */
-  readonly seqLen: number;
-  /** Position of the first token of each batch element. */
-  readonly positions: readonly number[];
   /** Batch 1: where packed sequences begin and end; see {@linkcode LightningOptions.cuSeqlens}. */
   readonly cuSeqlens?: readonly number[];
-  /** State of each layer before the first token; a constant, no gradient flows into it. Left out: zero. */
+  /** State of each layer before the first token; a constant, no gradient flows into it. Absent: zero. */
   readonly states?: readonly Tensor[];
 }
 
@@ -78,16 +77,14 @@ export interface PassOptions {
  * @returns the state of each layer after the last token of each sequence; the caller disposes them
  */
 export function lossOf(network: Network, segment: Segment, total: Tensor, options: PassOptions): Tensor[] {
-  const pass = { network, segment, mixer: options.mixer ?? lightningMixer };
   using states = new DisposableStack();
-  let x = embed(pass);
-  const kept = network.weights.layers.map((_, l) => {
-    using before = x;
-    using layer = layerForward(pass, l, before);
-    states.use(layer.state);
-    x = layer.output;
-    return layer.state;
-  });
+  const kept: Tensor[] = [];
+  const attend = attendAnd(network, segment, options.mixer, (state) => kept.push(states.use(state)));
+  let x = embed(network, segment);
+  for (let l = 0; l < network.config.layers; l++) {
+    using before = x, held = new Transient();
+    x = layerForward(network, l, before, segment, attend, held).output;
+  }
   using last = x;
   using h = norm(last, network.weights.finalNorm);
   using logits = linear(h, network.weights.lmHead);
@@ -115,18 +112,18 @@ export function lossAndGradients(
 ): Tensor[] {
   const { config, weights } = network;
   const { mixer = lightningMixer, recompute = false } = options;
-  const pass = { network, segment, mixer };
+  const pass: Pass = { network, gradients, segment, mixer };
   using states = new DisposableStack();
   using held = new DisposableStack();
 
   // Forward: x[l] goes into layer l, the last one into the final norm.
-  const x = [held.use(embed(pass))];
-  const layers: (Layer | undefined)[] = [];
+  const x = [held.use(embed(network, segment))];
+  const layers: (Kept | undefined)[] = [];
   const kept: Tensor[] = [];
+  const attend = attendAnd(network, segment, mixer, (state) => kept.push(states.use(state)));
   for (let l = 0; l < config.layers; l++) {
-    const layer = held.use(layerForward(pass, l, x[l]));
-    x.push(held.use(layer.output));
-    kept.push(states.use(layer.state));
+    const layer = held.use(new Kept());
+    x.push(held.use(layer.run(pass, l, x[l], attend).output));
     if (recompute) layer[Symbol.dispose]();
     layers.push(recompute ? undefined : layer);
   }
@@ -141,11 +138,11 @@ export function lossAndGradients(
   // Backward.
   // logits = lm_head(norm(x))
   using dH = linearBackward(h, weights.lmHead, dLogits, { dWeight: gradients.lmHead });
-  let dx = normBackward(last, dH, affine(weights.finalNorm, gradients.finalNorm)).dx;
+  let dx = normBackward(last, dH, normGradients(weights.finalNorm, gradients.finalNorm)).dx;
   for (let l = config.layers - 1; l >= 0; l--) {
     using dOutput = dx;
-    using layer = layers[l] ?? again(pass, l, x[l], kept[l]);
-    dx = layerBackward(pass, gradients, l, layer, dOutput);
+    using layer = layers[l] ?? again(pass, l, x[l]);
+    dx = layerBackward(pass, l, layer.activations!, kept[l], dOutput);
     x[l + 1].dispose();
   }
   // x = embed_tokens[ids] · scale
@@ -158,118 +155,79 @@ export function lossAndGradients(
 /** What all layers of a pass share. */
 interface Pass {
   readonly network: Network;
+  readonly gradients: Weights<Tensor>;
   readonly segment: Segment;
   readonly mixer: Mixer;
 }
 
-/** A layer's activations that its backward reads. Disposing it leaves input, output and state alone. */
-interface Layer extends Disposable {
-  readonly x: Tensor;
-  readonly tokenMixer: TokenMixer;
-  readonly middle: Tensor;
-  readonly channelMixer: ChannelMixer;
-  readonly output: Tensor;
-  readonly state: Tensor;
+/** Holds a layer's activations until its backward pass has read them; input and output are not among them. */
+class Kept implements Held, Disposable {
+  readonly #stack = new DisposableStack();
+  /** Set by {@linkcode Kept.run}. */
+  activations: Layer | undefined;
+
+  use(tensor: Tensor): Tensor {
+    return this.#stack.use(tensor);
+  }
+
+  done(): void {}
+
+  /** The forward pass of the layer. */
+  run({ network, segment }: Pass, l: number, x: Tensor, attend: Attend): Layer {
+    return this.activations = layerForward(network, l, x, segment, attend, this);
+  }
+
+  [Symbol.dispose](): void {
+    this.#stack.dispose();
+  }
 }
 
-type TokenMixer = Record<
-  "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u" | "o" | "gated",
-  Tensor
->;
-type ChannelMixer = Record<"h" | "a" | "b" | "product", Tensor>;
-
-/** `x = embed_tokens[ids] · scale` */
-function embed({ network: { config, weights }, segment: { ids, batch, seqLen } }: Pass): Tensor {
-  return embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [batch, seqLen] });
-}
-
-function layerForward(pass: Pass, l: number, x: Tensor): Layer {
-  using stack = new DisposableStack();
-  // x += tokenMixer(x)
-  const mixed = tokenMixer(pass, l, x, stack);
-  const middle = stack.use(mixed.output);
-  // x += channelMixer(x)
-  const { output, kept } = channelMixer(pass, l, middle, stack);
-  const held = stack.move();
-  return {
-    x,
-    tokenMixer: mixed.kept,
-    middle,
-    channelMixer: kept,
-    output,
-    state: mixed.state,
-    [Symbol.dispose]: () => held.dispose(),
+/** The mixer as the forward pass calls it; `keep` gets the state of each layer. */
+function attendAnd(
+  network: Network,
+  segment: Segment,
+  mixer: Mixer = lightningMixer,
+  keep: (state: Tensor) => void,
+): Attend {
+  return (l, q, k, v) => {
+    const { output, state } = mixer.forward(q, k, v, attentionOptions(network, l, segment));
+    keep(state);
+    return output;
   };
 }
 
 /** The layer's activations once more; its state is there still. */
-function again(pass: Pass, l: number, x: Tensor, state: Tensor): Layer {
-  const layer = layerForward(pass, l, x);
-  layer.output.dispose();
-  layer.state.dispose();
-  return { ...layer, state };
+function again(pass: Pass, l: number, x: Tensor): Kept {
+  using held = new DisposableStack();
+  const layer = held.use(new Kept());
+  const attend = attendAnd(pass.network, pass.segment, pass.mixer, (state) => state.dispose());
+  layer.run(pass, l, x, attend).output.dispose();
+  held.move();
+  return layer;
 }
 
-function layerBackward(
-  pass: Pass,
-  gradients: Weights<Tensor>,
-  l: number,
-  layer: Layer,
-  dOutput: Tensor,
-): Tensor {
-  using dMiddle = channelMixerBackward(pass, gradients, l, layer, dOutput);
-  return tokenMixerBackward(pass, gradients, l, layer, dMiddle);
-}
-
-/** `x + out_proj(u ⊙ norm(lightningAttention(q, k, v)))`, q, k, v, u from norm(x). */
-function tokenMixer(
-  { network: { config, weights }, segment, mixer }: Pass,
-  l: number,
-  x: Tensor,
-  held: DisposableStack,
-): { output: Tensor; state: Tensor; kept: TokenMixer } {
-  const layer = weights.layers[l];
-  // h = norm(x)
-  const h = held.use(norm(x, layer.tokenNorm));
-  // q, k, v, u = split4(qkvu_proj(h)); q, k = act(q), act(k)
-  const qkvu = held.use(linear(h, layer.qkvuProj.weight, { bias: layer.qkvuProj.bias }));
-  const { q: activeQ, k: activeK, v, u } = splitHeads(qkvu, config.heads, config.activation);
-  for (const tensor of [activeQ, activeK, v, u]) held.use(tensor);
-  // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
-  const { theta } = layer;
-  const q = theta === undefined ? activeQ : held.use(lrpe(activeQ, theta, segment.positions));
-  const k = theta === undefined ? activeK : held.use(lrpe(activeK, theta, segment.positions));
-  // o = lightningAttention(q, k, v)
-  const attended = mixer.forward(q, k, v, attentionOptions(config.heads, l, config.layers, segment));
-  // x + out_proj(u ⊙ norm(o)), the norm over all heads together
-  const o = held.use(attended.output.reshape(u.shape));
-  const gated = held.use(norm(o, { ...layer.mixerNorm, gate: u }));
-  const output = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: x });
-  return { output, state: attended.state, kept: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } };
+function layerBackward(pass: Pass, l: number, layer: Layer, state: Tensor, dOutput: Tensor): Tensor {
+  using dMiddle = channelMixerBackward(pass, l, layer, dOutput);
+  return tokenMixerBackward(pass, l, layer, state, dMiddle);
 }
 
 function tokenMixerBackward(
-  { network: { config, weights }, segment, mixer }: Pass,
-  gradients: Weights<Tensor>,
+  { network, gradients, segment, mixer }: Pass,
   l: number,
-  { x, tokenMixer: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated }, state }: Layer,
+  { x, tokenMixer: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } }: Layer,
+  state: Tensor,
   dOutput: Tensor,
 ): Tensor {
+  const { config, weights } = network;
   const layer = weights.layers[l], d = gradients.layers[l];
   // x + out_proj(u ⊙ norm(o)), the norm over all heads together
   using dGated = linearBackward(gated, layer.outProj.weight, dOutput, into(d.outProj));
-  const normed = normBackward(o, dGated, { ...affine(layer.mixerNorm, d.mixerNorm), gate: u });
+  const normed = normBackward(o, dGated, { ...normGradients(layer.mixerNorm, d.mixerNorm), gate: u });
   using dO = normed.dx, du = normed.dGate!;
-  // o = lightningAttention(q, k, v)
+  // o = attend(q, k, v)
   using dAttended = dO.reshape(v.shape);
-  const attended = mixer.backward(
-    q,
-    k,
-    v,
-    dAttended,
-    attentionOptions(config.heads, l, config.layers, segment),
-    { output: o, state },
-  );
+  const forward = { output: o, state };
+  const attended = mixer.backward(q, k, v, dAttended, attentionOptions(network, l, segment), forward);
   attended.dInitialState.dispose();
   using dq = attended.dq, dk = attended.dk, dv = attended.dv;
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
@@ -283,28 +241,11 @@ function tokenMixerBackward(
   using dQkvu = splitHeadsBackward(qkvu, config.heads, config.activation, split);
   using dH = linearBackward(h, layer.qkvuProj.weight, dQkvu, into(d.qkvuProj));
   // h = norm(x); x itself flows past
-  return normBackward(x, dH, { ...affine(layer.tokenNorm, d.tokenNorm), residual: dOutput }).dx;
-}
-
-/** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */
-function channelMixer(
-  { network: { weights } }: Pass,
-  l: number,
-  x: Tensor,
-  held: DisposableStack,
-): { output: Tensor; kept: ChannelMixer } {
-  const layer = weights.layers[l];
-  const h = held.use(norm(x, layer.channelNorm));
-  const a = held.use(linear(h, layer.l1.weight, { bias: layer.l1.bias }));
-  const b = held.use(linear(h, layer.l2.weight, { bias: layer.l2.bias }));
-  const product = held.use(multiply(a, b));
-  const output = linear(product, layer.l3.weight, { bias: layer.l3.bias, residual: x });
-  return { output, kept: { h, a, b, product } };
+  return normBackward(x, dH, { ...normGradients(layer.tokenNorm, d.tokenNorm), residual: dOutput }).dx;
 }
 
 function channelMixerBackward(
-  { network: { weights } }: Pass,
-  gradients: Weights<Tensor>,
+  { network: { weights }, gradients }: Pass,
   l: number,
   { middle: x, channelMixer: { h, a, b, product } }: Layer,
   dOutput: Tensor,
@@ -315,12 +256,12 @@ function channelMixerBackward(
   using dA = factors.dx, dB = factors.dy;
   using dH2 = linearBackward(h, layer.l2.weight, dB, into(d.l2));
   using dH = linearBackward(h, layer.l1.weight, dA, { ...into(d.l1), residual: dH2 });
-  return normBackward(x, dH, { ...affine(layer.channelNorm, d.channelNorm), residual: dOutput }).dx;
+  return normBackward(x, dH, { ...normGradients(layer.channelNorm, d.channelNorm), residual: dOutput }).dx;
 }
 
-function attentionOptions(heads: number, l: number, layers: number, segment: Segment): LightningOptions {
+function attentionOptions({ weights }: Network, l: number, segment: Segment): LightningOptions {
   return {
-    slopes: layerSlopes(heads, l, layers),
+    slopes: weights.layers[l].slopes,
     initialState: segment.states?.[l],
     cuSeqlens: segment.cuSeqlens,
     layout: "bnhd",
@@ -333,7 +274,7 @@ function into(gradients: { weight: Tensor; bias: Tensor | undefined }): { dWeigh
 }
 
 /** A norm's parameters, and where their gradients go. */
-function affine(
+function normGradients(
   weights: NormWeights<Tensor>,
   gradients: NormWeights<Tensor>,
 ): { weight?: Tensor; bias?: Tensor; dWeight?: Tensor; dBias?: Tensor } {

@@ -9,7 +9,7 @@ import { embedding, linear, norm, splitHeads } from "../../core/ops.ts";
 import type { WebgpuBackend } from "../../gpu/backend.ts";
 import { float, type Store, storeOf } from "../../gpu/device.ts";
 import type { TransNormerLLM } from "../../model/mod.ts";
-import { affine, channelMixer, lastLogits } from "../../model/transnormer.ts";
+import { channelMixer, lastLogits, Transient } from "../../model/transnormer.ts";
 import { rotaryTable, rotateBy } from "./mixers.ts";
 import { type AttentionSizes, Baselines, repeat } from "./mod.ts";
 import source from "./softmaxStep.wgsl" with { type: "text" };
@@ -57,15 +57,16 @@ export class SoftmaxSession implements Disposable {
     let x = embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [1, 1] });
     for (const [l, layer] of weights.layers.entries()) {
       using before = x;
-      using h = norm(before, affine(layer.tokenNorm));
+      using h = norm(before, layer.tokenNorm);
       using qkvu = linear(h, layer.qkvuProj.weight, { bias: layer.qkvuProj.bias });
       const split = splitHeads(qkvu, config.heads, "identity");
       using q = split.q, k = split.k, v = split.v, u = split.u;
       using attended = await this.#caches.attend(l, position, q, k, v);
       using o = attended.reshape(u.shape);
-      using gated = norm(o, { ...affine(layer.mixerNorm), gate: u });
+      using gated = norm(o, { ...layer.mixerNorm, gate: u });
       using mixed = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: before });
-      x = channelMixer(layer, mixed);
+      using held = new Transient();
+      x = channelMixer(layer, mixed, held).output;
     }
     using hidden = x;
     return lastLogits(this.#model, hidden);
