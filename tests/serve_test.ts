@@ -943,3 +943,38 @@ Deno.test("metrics count what happened", async () => {
   assert.equal(await server.metric("levin_batch_size_sum"), 8);
   assert(await server.metric("levin_state_bytes") > 0);
 });
+
+Deno.test("a wrong method gets 405 and the right ones, on every route", async () => {
+  await using server = await serve();
+  const methods = {
+    "/v1/completions": "POST",
+    "/v1/chat/completions": "POST",
+    "/tokenize": "POST",
+    "/detokenize": "POST",
+    "/v1/sessions/mine/stop": "POST",
+    "/v1/sessions/mine": "GET, HEAD, DELETE",
+    "/v1/models": "GET, HEAD",
+    "/v1/models/levin": "GET, HEAD",
+    "/tokenizer_info": "GET, HEAD",
+    "/health": "GET, HEAD",
+    "/ready": "GET, HEAD",
+    "/metrics": "GET, HEAD",
+    "/": "GET, HEAD",
+  };
+  for (const [path, allowed] of Object.entries(methods)) {
+    for (const method of ["GET", "POST", "PUT", "DELETE"]) {
+      if (allowed.split(", ").includes(method)) continue;
+      const response = await server.handler(new Request(`http://localhost${path}`, { method }));
+      assert.equal(response.headers.get("allow"), allowed, `${method} ${path}`);
+      await assertError(response, 405, "method_not_allowed");
+    }
+  }
+});
+
+Deno.test("clients of the Responses API learn what to use", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/responses", "/v1/responses/resp_1"]) {
+    const { message } = await assertError(await server.send(path, {}), 404, "unsupported_endpoint");
+    assert.match(message, /use \/v1\/chat\/completions/);
+  }
+});
