@@ -53,9 +53,9 @@ export function several<T>(parse: (text: string) => T): (text: string, previous:
   return (text, previous = []) => [...previous, parse(text)];
 }
 
-/** A path, made absolute from where the person stands. */
+/** A path, or the path that a `file:` URL names; made absolute from where the person stands. */
 export function path(value: string): string {
-  return resolve(whereThePersonStands(), text(value));
+  return /^file:/i.test(value) ? fileURLToPath(value) : resolve(whereThePersonStands(), text(value));
 }
 
 /** A URL as it is, or a path, made absolute from where the person stands. */

@@ -48,7 +48,7 @@ const generate = command("generate", "Text from a model, as it is generated.")
     number("above 0", (x) => x > 0),
   )
   .option("--seed <n>", "the same seed gives the same text", integer(Number.MIN_SAFE_INTEGER))
-  .option("--stop <text>", "end before this text; several by repeating it", several(text))
+  .option("--stop <text>", "end before this text; may be repeated", several(text))
   .option("--no-echo", "only what is generated, without the prompt")
   .addOption(backendOption())
   .action(async (words, { model: from, ids, echo, backend: prefer, ...options }) => {

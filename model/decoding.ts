@@ -61,6 +61,8 @@ export interface DecodingModel {
   readonly config: TransNormerConfig;
   /** Without one, tokens have no text and stop strings are refused. */
   readonly tokenizer: Tokenizer | undefined;
+  /** How to choose where options do not say. Default: as {@linkcode SamplingOptions} says. */
+  readonly sampling?: SamplingOptions;
 }
 
 /**
@@ -120,7 +122,7 @@ export class Decoding {
     const { tokenizer, config } = model;
     this.maxTokens = maxTokens;
     this.#eosTokenIds = config.eosTokenIds;
-    this.#sampler = new Sampler(options, operation);
+    this.#sampler = new Sampler(withDefaults(options, model.sampling), operation);
     this.#sampler.observe(prompt);
     const stops = checkStops(operation, stop);
     if (stops.length > 0 && tokenizer === undefined) {
@@ -274,6 +276,12 @@ export class StopText {
     }
     return 0;
   }
+}
+
+/** Options that are given count, `undefined` counts as not given. */
+function withDefaults(options: SamplingOptions, defaults: SamplingOptions = {}): SamplingOptions {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return { ...defaults, ...Object.fromEntries(given) };
 }
 
 function checkStops(operation: string, stop: unknown): string[] {

@@ -1,5 +1,5 @@
 /**
- * A request on its way: from token ids to jobs of the scheduler, from a session to what it continues, and back.
+ * A request as jobs of the scheduler: from token ids to answers, and from a stored session to the next one.
  *
  * @module
  */
@@ -23,11 +23,11 @@ export interface Completion {
   readonly maxTokens: number;
   /** Whether the prompt stands before the answer. */
   readonly echo: boolean;
-  /** Alternatives to name; left out: no log-probabilities. */
+  /** Number of alternatives to name; undefined: no log-probabilities. */
   readonly logprobs: number | undefined;
   /** Whether an end-of-sequence token becomes part of the session. */
   readonly keepEnd: boolean;
-  /** The session to go on with. */
+  /** The session to continue. */
   readonly lease: Lease | undefined;
 }
 
@@ -49,8 +49,8 @@ export interface Outcome {
  * @param emit gets the parts of all answers, in order for each answer. With a session the last part comes when the
  * session is stored: what a client has seen the end of is never lost
  * @param signal ends the work within a step
- * @returns the end; the lease of the session is given back then
- * @throws {ApiError} at once, where nothing can be begun
+ * @returns how it ended; the session may then be released
+ * @throws {ApiError} immediately, if the request cannot begin
  */
 export function begin(
   engine: Engine,
@@ -117,13 +117,13 @@ export function begin(
         if (echo) emit({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
       };
       if (maxTokens === 0) endings.push({ index, text: "", entries: [], tokens: 0, finish: "length" });
-      // Choices of one seed are to differ from one another.
+      // Choices of one seed must differ from one another.
       else {branches.push(
           newAnswer(ids, prompt, index, options.seed === undefined ? undefined : options.seed + i),
         );}
     }
     answers.push(...branches);
-    // Of a session all but the last token is read, so that it can go on without a new prompt.
+    // Without an answer the last token of a session stays unread, so that it can continue without a new prompt.
     const read = branches.length > 0 ? ids : lease ? ids.subarray(0, -1) : scored ? ids : new Uint32Array();
     return {
       prompt: read,
@@ -186,7 +186,7 @@ function restore(model: TransNormerLLM, snapshot: Uint8Array): Session {
   }
 }
 
-/** Waits for all; the first failure counts, once the others are over too. */
+/** Waits until all have ended, then throws the first failure, if any. */
 async function settle<T>(ends: readonly Promise<T>[]): Promise<T[]> {
   const results = await Promise.allSettled(ends);
   return results.map((result) => {

@@ -34,13 +34,13 @@ const serve = command("serve", "Serves a model over HTTP.")
   )
   .option("--name <name>", "what clients call it", text, "levin")
   .option("--hostname <name>", "where to listen; 0.0.0.0: everywhere", text, "127.0.0.1")
-  .option("--port <n>", "0: any that is free", integer(0, 65535), 8000)
+  .option("--port <n>", "0: any free port", integer(0, 65535), 8000)
   .option("--sessions <folder>", "where sessions are kept; default: memory", path)
   .addOption(backendOption())
   .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
-  .option("--batch <n>", "answers at once", integer(1), 64)
-  .option("--max-tokens <n>", "tokens of an answer at most", integer(1), 4096)
-  .option("--cors <origin>", "pages that may use it; several by repeating it", several(text))
+  .option("--batch <n>", "answers decoded together", integer(1), 64)
+  .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
+  .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
   .option(
     "--drain <seconds>",
     "how long answers in flight may take after SIGTERM or Ctrl-C",
@@ -50,7 +50,7 @@ const serve = command("serve", "Serves a model over HTTP.")
   .addHelpText(
     "after",
     `
-Keys that clients must have one of come from the environment: LEVIN_API_KEYS, separated by commas.
+LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
 SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a second one stops it immediately.`,
   )
   .action(async (options) => {

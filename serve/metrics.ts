@@ -23,7 +23,7 @@ abstract class Metric {
   }
 }
 
-/** A number that only rises. */
+/** A number that never falls. */
 export class Counter extends Metric {
   readonly #values = new Map<string, number>();
 
@@ -44,7 +44,7 @@ export class Counter extends Metric {
   }
 }
 
-/** A number read when it is asked for. */
+/** A number that is read when the metrics are. */
 export class Gauge extends Metric {
   /** @param read the number now */
   constructor(name: string, help: string, readonly read: () => number) {
@@ -56,19 +56,19 @@ export class Gauge extends Metric {
   }
 }
 
-/** How often values fell below bounds. */
+/** Counts of values up to each of several bounds. */
 export class Histogram extends Metric {
   readonly #counts: number[];
   #sum = 0;
   #count = 0;
 
-  /** @param bounds upper ends of the buckets, rising */
+  /** @param bounds upper ends of the buckets, increasing */
   constructor(name: string, help: string, readonly bounds: readonly number[]) {
     super(name, help, "histogram");
     this.#counts = bounds.map(() => 0);
   }
 
-  /** Takes a value. */
+  /** Counts a value. */
   observe(value: number): void {
     this.#sum += value;
     this.#count++;

@@ -8,7 +8,7 @@ import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 
 const tokenIds = z.array(z.int().min(0)).min(1);
-/** OpenAI's clients send null for "left out". */
+/** OpenAI's clients send null for a field that they omit. */
 const optional = <T extends z.ZodType>(schema: T) =>
   schema.nullish().transform((value) => value ?? undefined);
 
@@ -17,8 +17,8 @@ const generation = (limits: Limits) => ({
   model: optional(z.string().max(256)),
   temperature: optional(z.number().min(0).max(100)),
   top_p: optional(z.number().gt(0).max(1)),
-  // 0 and −1 are others' spellings of "all".
-  top_k: optional(z.int().min(-1)).transform((k) => k === undefined || k < 1 ? undefined : k),
+  // Other servers write 0 or −1 for "all".
+  top_k: optional(z.int().min(-1)).transform((k) => k === undefined ? undefined : k < 1 ? Infinity : k),
   min_p: optional(z.number().min(0).max(1)),
   repetition_penalty: optional(z.number().gt(0).max(100)),
   seed: optional(z.int()),
@@ -27,7 +27,7 @@ const generation = (limits: Limits) => ({
   n: optional(z.int().min(1).max(limits.choices)).transform((n) => n ?? 1),
   stream: optional(z.boolean()).transform((stream) => stream ?? false),
   stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
-  /** Levin's own: goes on where the last request of this session ended. */
+  /** Levin's own: continues where the last request of this session ended. */
   session: optional(z.string().min(1).max(256)),
 });
 
@@ -142,7 +142,7 @@ export function parseBody<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
   });
 }
 
-/** Of the alternatives of a union, what the one that came closest complains about. */
+/** Of the alternatives of a union, the complaint of the one that came closest. */
 function deepest(
   issue: z.core.$ZodIssue,
   path: PropertyKey[] = [],

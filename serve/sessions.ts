@@ -1,15 +1,15 @@
 /**
- * Sessions in a key-value store: chunked, versioned, checksummed, expiring, and whole whatever happens to the process.
+ * Sessions in a key-value store: chunked, versioned, checksummed, expiring, and intact whatever happens to the process.
  *
  * | key | value |
  * |---|---|
  * | `sessions:<owner and id, hashed>:<write>:<n>` | chunk n of the snapshot that one write brought |
- * | `sessions:<owner and id, hashed>:<a or b>` | head: which write counts; written last, `a` and `b` in turns |
+ * | `sessions:<owner and id, hashed>:<a or b>` | head: which write counts; written last, `a` and `b` alternately |
  *
  * Of two heads the one with the higher version counts, and only the other one is written to, after its chunks: a write
  * that breaks off, at whatever byte, leaves the session as it was. No two writes share a chunk, so that writers in
- * different processes cannot mix. The stores know no compare-and-set: that nobody else wrote is checked right before the
- * head is written and right after, which leaves a window of one round trip to the store.
+ * different processes cannot mix. The stores have no compare-and-set: right before the head is written, and right after,
+ * the store is checked for writes of others. That leaves a window of one round trip to the store.
  *
  * @module
  */
@@ -33,7 +33,7 @@ export interface SessionStorage {
 export interface StoredSession {
   /** See `Session.snapshot`. */
   readonly snapshot: Uint8Array;
-  /** Tokens that belong to the session and that the snapshot has not read: none or one. */
+  /** Tokens of the session that the snapshot has not read: none or one. */
   readonly pending: readonly number[];
   /** Tokens of the session, the pending one included. */
   readonly tokens: number;
@@ -56,21 +56,21 @@ interface Head {
 
 const HEADS = ["a", "b"] as const;
 const PREFIX = "sessions";
-/** Milliseconds after which a write that no head names was broken off. */
+/** Milliseconds after which a write that no head names counts as broken off. */
 const BROKEN_OFF = 3600_000;
 
-/** A session that is in use by one request: no other gets at it in this process until it is disposed. */
+/** A session in the hands of one request: no other of this process can use it until the lease is disposed. */
 export interface Lease extends Disposable {
-  /** What was stored, where something was. */
+  /** What was stored, if anything. */
   readonly stored: StoredSession | undefined;
   /** Milliseconds since 1970; 0 if nothing was stored. */
   readonly expires: number;
   /** Aborted by {@linkcode SessionStore.stop}: asks for the end of the answer that is being written. */
   readonly finish: AbortSignal;
   /**
-   * Stores the session anew. When it resolves, the store has it.
+   * Stores the session. When this resolves, the store has it.
    *
-   * @throws {ApiError} 409 when somebody else, in another process, wrote it since
+   * @throws {ApiError} 409 when another process has written it since
    */
   save(session: StoredSession): Promise<void>;
   /** Removes the session. */
@@ -88,7 +88,7 @@ export class SessionStore {
   readonly #expiries = new Map<string, number>();
 
   /**
-   * @param storage any store of unstorage; left out: memory
+   * @param storage any store of unstorage; default: memory
    * @param options `valueBytes`: the store's limit of a value; `sessionSeconds`: time from the last use to expiry
    */
   constructor(storage: SessionStorage | undefined, options: { valueBytes: number; sessionSeconds: number }) {
@@ -100,13 +100,13 @@ export class SessionStore {
   /**
    * Takes a session for a request.
    *
-   * @param owner whose session it is; others with the same id do not meet @param id any string
-   * @throws {ApiError} 409 when another request has it, 503 when the store gives it back damaged
+   * @param owner whose session it is; sessions of others with the same id are separate @param id any string
+   * @throws {ApiError} 409 when another request is using it, 503 when what the store has is damaged
    */
   async open(owner: string, id: string): Promise<Lease> {
     const key = await keyOf(owner, id);
     if (this.#busy.has(key)) {
-      throw new ApiError(409, "Another request of this session is under way", {
+      throw new ApiError(409, "Another request is using this session", {
         param: "session",
         code: "session_busy",
       });
@@ -162,7 +162,7 @@ export class SessionStore {
     }
   }
 
-  /** The head that counts, the other one, and where the next one goes. One that was torn is none. */
+  /** The head that counts, the other one, and where the next one goes. A head that fails its checksum counts as absent. */
   async #heads(key: string): Promise<{ newest: Head | undefined; other: Head | undefined; next: "a" | "b" }> {
     const [a, b] = await Promise.all(HEADS.map((name) => this.#head(`${key}:${name}`)));
     return (a?.version ?? 0) > (b?.version ?? 0)
@@ -188,9 +188,9 @@ export class SessionStore {
       filled += chunk.length;
     }
     if (filled !== head.bytes || new Checksum().bytes(snapshot).hex() !== head.checksum) {
-      throw new ApiError(503, "The store gave the session back damaged", {
+      throw new ApiError(503, "What the store has of the session is damaged", {
         code: "session_damaged",
-        retryAfter: 5, // a store that is consistent only after a while may give it back whole then
+        retryAfter: 5, // an eventually consistent store may have all of it then
       });
     }
     return { snapshot, pending: head.pending, tokens: head.tokens };
@@ -220,12 +220,12 @@ export class SessionStore {
     }
     if (!isAlone || (await this.#heads(key)).newest?.write !== head.write) {
       for (const name of names) await this.#storage.removeItem(name);
-      throw new ApiError(409, "Another process went on with this session", {
+      throw new ApiError(409, "Another process has continued this session", {
         param: "session",
         code: "session_conflict",
       });
     }
-    // Nothing names these any more.
+    // No head names these any more.
     if (other !== undefined) {
       await Promise.all(chunkNames(key, other).map((name) => this.#storage.removeItem(name)));
     }
@@ -233,7 +233,7 @@ export class SessionStore {
   }
 
   async #remove(key: string): Promise<void> {
-    // Heads first: chunks without a head are nothing.
+    // Heads first: chunks without a head do not count.
     for (const name of HEADS) await this.#storage.removeItem(`${key}:${name}`);
     for (const item of await this.#storage.getKeys(key)) await this.#storage.removeItem(item);
     this.#expiries.delete(key);
@@ -272,7 +272,7 @@ async function keyOf(owner: string, id: string): Promise<string> {
   return `${PREFIX}:${await digest(`${owner}\0${id}`)}`;
 }
 
-/** SHA-256, in 64 hexadecimal digits: no id leads out of its key. */
+/** SHA-256, in 64 hexadecimal digits: no id can leave the place of its owner. */
 export async function digest(text: string): Promise<string> {
   const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");

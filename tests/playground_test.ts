@@ -225,6 +225,9 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
     }
     await Deno.writeTextFile(`${folder}/secret.txt`, "secret");
     await Deno.writeTextFile(`${folder}/secret.json`, "{}");
+    await Deno.writeTextFile(`${folder}/secret.safetensors`, "{}");
+    await Deno.writeTextFile(`${folder}/generation_config.json`, "{}");
+    await Deno.writeTextFile(`${folder}/chat_template.jinja`, "a template");
     await using server = await serve({ apiKeys: ["k"], checkpoint: folder });
     const get = (path: string) => server.handler(new Request(`http://localhost${path}`));
     const index = await get("/");
@@ -247,6 +250,8 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
       new Uint8Array(await config.arrayBuffer()),
       await Deno.readFile(`${folder}/config.json`),
     );
+    assert.equal(await (await server.send("/model/chat_template.jinja")).text(), "a template");
+    assert.equal((await server.send("/model/generation_config.json")).status, 200);
     const weights = await server.send("/model/model.safetensors");
     assert.deepEqual(
       new Uint8Array(await weights.arrayBuffer()),
@@ -259,6 +264,10 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
         "..%2fsecret.json",
         "%2e%2e/config.json",
         "other.safetensors",
+        "secret.safetensors",
+        "xconfig.json",
+        "config.jsonx",
+        "model.safetensors.bak",
         "",
       ]
     ) {

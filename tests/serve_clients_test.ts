@@ -7,7 +7,15 @@ import { generateText, streamText } from "ai";
 import assert from "node:assert/strict";
 import OpenAI from "openai";
 import { textFile } from "./reference_model.ts";
-import { assertError, serve, type Server, TEMPLATE, TEXT } from "./serve_setup.ts";
+import {
+  assertError,
+  interceptPrompts,
+  interceptSteps,
+  serve,
+  type Server,
+  TEMPLATE,
+  TEXT,
+} from "./serve_setup.ts";
 
 const KEY = "a key";
 
@@ -205,32 +213,19 @@ Deno.test("the harness's log-likelihoods are the model's", async () => {
 Deno.test("of tokens that are equally likely one is greedy, and the generated entry counts the end of sequence", async () => {
   await using server = await serve();
   // All logits are 0: the greedy token is 0, and every token is as likely.
-  const { kernels } = server.model.backend;
-  const linear = kernels.linear;
-  kernels.linear = (x, weight, bias, residual, output) => {
-    linear.call(kernels, x, weight, bias, residual, output);
-    if (weight === server.model.weights.lmHead) {
-      server.model.backend.write(output, new Float32Array(output.size));
-    }
-  };
+  let logitOf = (_token: number) => 0;
+  const { vocab_size: width } = TEXT;
+  const replace = async (read: () => Promise<Float32Array>) =>
+    (await read()).map((_, i) => logitOf(i % width));
+  interceptPrompts(server.model, replace);
+  interceptSteps(server.model, replace);
   const [first, second] = await harnessLoglikelihood(server, [[5], [5]], [[0, 0], [0, 9]]);
   assert.equal(first.greedy, true);
   assert.equal(second.greedy, false);
   assert(Math.abs(first.logprob - second.logprob) < 1e-9);
-  kernels.linear = (x, weight, bias, residual, output) => {
-    linear.call(kernels, x, weight, bias, residual, output);
-    if (weight === server.model.weights.lmHead) {
-      const { vocab_size } = TEXT;
-      const logits = Float32Array.from(
-        { length: output.size },
-        (_, i) => i % vocab_size === 3 ? -Infinity : 0,
-      );
-      server.model.backend.write(output, logits);
-    }
-  };
+  logitOf = (token) => token === 3 ? -Infinity : 0;
   const [impossible] = await harnessLoglikelihood(server, [[5]], [[3]]);
   assert.deepEqual(impossible, { logprob: -9999, greedy: false });
-  kernels.linear = linear;
 });
 
 Deno.test("the harness's generations", async () => {
@@ -252,7 +247,7 @@ Deno.test("the harness's generations", async () => {
   assert.deepEqual(answer.choices.map(({ text }: any) => text), texts.map((text) => text.split(until)[0]));
 });
 
-Deno.test("a chat goes on in a session", async () => {
+Deno.test("a chat continues in a session", async () => {
   await using server = await listen();
   const ask = (content: string) =>
     server.ask("/v1/chat/completions", {
@@ -340,6 +335,32 @@ Deno.test("tools and their calls reach the template", async () => {
     const error = await assertError(await server.send("/v1/chat/completions", { messages: [message] }), 400);
     assert.match(error.param!, /^messages/);
   }
+});
+
+Deno.test("of several templates the one for the request is taken, and chat_template.jinja wins", async () => {
+  const body = { messages: [{ role: "user", content: "Hi" }] };
+  const tools = [{ type: "function", function: { name: "f" } }];
+  const named = (...names: string[]) =>
+    textFile({
+      chat_template: names.map((name) => ({ name, template: `${name}: {{ messages[0].content }}` })),
+    });
+  await using server = await serve({}, TEXT, 1, { "tokenizer_config.json": named("tool_use", "default") });
+  assert.equal(await rendered(server, body), "default: Hi");
+  assert.equal(await rendered(server, { ...body, tools }), "tool_use: Hi");
+  await using plain = await serve({}, TEXT, 1, { "tokenizer_config.json": named("default") });
+  assert.equal(await rendered(plain, { ...body, tools }), "default: Hi");
+  await using rag = await serve({}, TEXT, 1, { "tokenizer_config.json": named("rag") });
+  const { message } = await assertError(
+    await rag.send("/v1/chat/completions", body),
+    400,
+    "no_chat_template",
+  );
+  assert.match(message, /only rag/);
+  await using file = await serve({}, TEXT, 1, {
+    "tokenizer_config.json": named("default"),
+    "chat_template.jinja": new TextEncoder().encode("file: {{ messages[0].content }}"),
+  });
+  assert.equal(await rendered(file, body), "file: Hi");
 });
 
 Deno.test("what a template refuses, it tells the client", async () => {

@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { setImmediate } from "node:timers/promises";
-import { createBackend } from "../mod.ts";
+import { createBackend, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, type Handler, type HandlerOptions } from "../serve/mod.ts";
 import {
@@ -134,6 +134,46 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   while (!await condition()) await setImmediate();
 }
 
+/** Gets logits, or whatever else a test wants them to be. */
+type Intercept = (read: () => Promise<Float32Array>) => Promise<Float32Array>;
+
+/** Puts something in the way of the logits of all batches that a model makes from now on, step by step. */
+export function interceptSteps(
+  model: TransNormerLLM,
+  intercept: Intercept,
+): void {
+  const newBatch = model.batch.bind(model);
+  model.batch = (size) => {
+    const batch = newBatch(size);
+    const step = batch.step.bind(batch);
+    batch.step = (...args) => intercepted(step(...args), intercept);
+    return batch;
+  };
+}
+
+/** {@linkcode interceptSteps} for the logits of prompts. */
+export function interceptPrompts(
+  model: TransNormerLLM,
+  intercept: Intercept,
+): void {
+  const newSession = model.session.bind(model);
+  model.session = () => {
+    const session = newSession();
+    const prefill = session.prefill.bind(session);
+    session.prefill = (...args) => intercepted(prefill(...args), intercept);
+    return session;
+  };
+}
+
+function intercepted(
+  logits: Tensor,
+  intercept: Intercept,
+): Tensor {
+  const read = logits.data.bind(logits);
+  logits.data = () => intercept(read);
+  return logits;
+}
+
 /** How far a model may decode: until a test says so, no answer comes to its end. */
 export interface Steps {
   /** Lets a number of decode steps pass; default: all of them from now on. */
@@ -147,22 +187,11 @@ export interface Steps {
 export function holdSteps(model: TransNormerLLM): Steps {
   let allowed = 0;
   let wake = Promise.withResolvers<void>();
-  const pass = async () => {
+  interceptSteps(model, async (read) => {
     while (allowed === 0) await wake.promise;
     allowed--;
-  };
-  const newBatch = model.batch.bind(model);
-  model.batch = (size) => {
-    const batch = newBatch(size);
-    const step = batch.step.bind(batch);
-    batch.step = (...args) => {
-      const logits = step(...args);
-      const data = logits.data.bind(logits);
-      logits.data = () => pass().then(data);
-      return logits;
-    };
-    return batch;
-  };
+    return await read();
+  });
   return {
     allow(count = Infinity) {
       allowed += count;

@@ -115,7 +115,7 @@ eachBackend("a snapshot that is damaged or another model's is refused", async (b
   };
   refuse(
     bytes,
-    /must be of this model: its fingerprint is [0-9a-f]{8}: current value is "[0-9a-f]{8}"/,
+    /must be of this model: its fingerprint is [0-9a-f]{32}: current value is "[0-9a-f]{32}"/,
     otherWeights,
   );
   refuse(bytes, /must be of this model/, otherConfig);

@@ -23,10 +23,13 @@ import {
   type TensorEntry,
   toFloat32,
 } from "../model/safetensors.ts";
-import { openSource, type Source } from "../model/source.ts";
+import { openSource, readAll, reading, type Source } from "../model/source.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "quantizeModel";
+
+/** Files that go along as they are, if they are there. */
+const COPIED = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /** Options of {@linkcode quantizeModel}. */
 export interface QuantizeOptions {
@@ -54,10 +57,18 @@ export async function quantizeModel(
     rangeError(OPERATION, "the folder to write to must not exist", folder);
   }
   const source = openSource(model, {});
+  await reading(source, () => quantizeFiles(source, folder, { bits, group, onProgress }));
+}
+
+async function quantizeFiles(
+  source: Source,
+  folder: string,
+  { bits, group, onProgress }: QuantizeOptions & { group: 32 | 64 },
+): Promise<void> {
   const fields = await readJson(source, "config.json") as Record<string, unknown>;
   const config = parseConfig(fields);
   if (config.quantization !== undefined) {
-    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`, model);
+    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`);
   }
   const files = await weightFiles(source);
   const { shapes, tied } = expectedWeights(
@@ -70,9 +81,9 @@ export async function quantizeModel(
   const bitsOf = (name: string) => name.startsWith("model.embed_tokens.") && !tied ? 8 : bits;
   const kept = files.flatMap(({ entries }) => entries.filter(({ name }) => shapes.has(name)));
   const header = kept.flatMap((entry): { name: string; dtype: string; shape: readonly number[] }[] => {
-    const [out, inner] = entry.shape;
+    const [out, inDim] = entry.shape;
     if (entry.shape.length !== 2) return [entry];
-    const { bytes, groups } = quantizedRow(inner, { bits: bitsOf(entry.name), group });
+    const { bytes, groups } = quantizedRow(inDim, { bits: bitsOf(entry.name), group });
     const dtype = bitsOf(entry.name) === 8 ? "I8" : "U8";
     return [
       { name: entry.name, dtype, shape: [out, bytes] },
@@ -109,9 +120,9 @@ export async function quantizeModel(
       `${partial}/config.json`,
       JSON.stringify({ ...fields, quantization_config }, undefined, 2) + "\n",
     );
-    for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
-      const bytes = await readFile(`${model}/${name}`).catch(() => undefined);
-      if (bytes !== undefined) await writeFile(`${partial}/${name}`, bytes);
+    for (const name of COPIED) {
+      const reader = await source.open(name);
+      if (reader !== undefined) await writeFile(`${partial}/${name}`, await readAll(reader));
     }
     await rename(partial, folder);
   } catch (error) {

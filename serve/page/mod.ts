@@ -7,7 +7,7 @@ import { type Context, Hono } from "hono";
 import { openSource } from "../../model/source.ts";
 import { ApiError } from "../errors.ts";
 
-/** Scripts and requests from here alone: nothing is loaded from other hosts. */
+/** The page loads scripts from this server and asks this server, and no other host. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self' 'wasm-unsafe-eval'",
@@ -19,11 +19,19 @@ const POLICY = [
   "frame-ancestors 'none'",
 ].join("; ");
 
+/** Names of files that a model is loaded from. */
+const MODEL_FILE = [
+  "(?:config|generation_config|tokenizer|tokenizer_config)\\.json",
+  "chat_template\\.jinja",
+  "model(?:-\\d+-of-\\d+)?\\.safetensors",
+  "model\\.safetensors\\.index\\.json",
+].join("|");
+
 /** The page and its files. */
 export function page(): Hono {
   const app = new Hono();
   const send = async (c: Context, name: string) => {
-    const { ASSETS } = await import("./assets.ts"); // when somebody asks: an isolate that only answers starts without
+    const { ASSETS } = await import("./assets.ts"); // on demand: an isolate that only answers starts without it
     const asset = Object.hasOwn(ASSETS, name) ? ASSETS[name] : undefined;
     if (asset === undefined) return c.notFound();
     return c.body(asset.body, 200, {
@@ -40,12 +48,12 @@ export function page(): Hono {
   return app;
 }
 
-/** The files of the checkpoint, as they are: those that a model is loaded from, and no others. */
+/** The files that a model is loaded from, as they are, and no others of the checkpoint. */
 export function modelFiles(checkpoint: string | URL): Hono {
   const app = new Hono();
   const source = openSource(checkpoint, {});
   app.get(
-    "/:name{(config|tokenizer|tokenizer_config)\\.json|[\\w-]+\\.safetensors(\\.index\\.json)?}",
+    `/:name{${MODEL_FILE}}`,
     async (c) => {
       const file = await source.open(c.req.param("name"));
       if (file === undefined) {
