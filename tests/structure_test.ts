@@ -145,7 +145,7 @@ Deno.test("the graph of imports holds all files, and tells types, values and pac
   const has = (wanted: Import) => imports.some((one) => JSON.stringify(one) === JSON.stringify(wanted));
   assert(has({ from: "tests/structure_test.ts", to: "node:assert/strict", typeOnly: false }));
   assert(has({ from: "gpu/lightning.ts", to: "gpu/lightning.wgsl", typeOnly: false }));
-  assert(has({ from: "assembly/lightning.ts", to: "assembly/tile.ts", typeOnly: false }));
+  assert(has({ from: "assembly/lightning.ts", to: "assembly/parts/tile.ts", typeOnly: false }));
   assert(
     imports.some(({ from, to, typeOnly }) => from.startsWith("gpu/") && to.startsWith("core/") && typeOnly),
   );
