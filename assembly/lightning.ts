@@ -1,114 +1,147 @@
-// Lightning Attention, forward and step: one (sequence, head) per call, block by block, in one fused loop that stays
-// in cache. The stages are those of core/lightning.ts; every product is a C = β C + Aᵀ B of tile.ts.
+// Lightning Attention: one (sequence, head) per call, block by block, in a fused loop that stays in cache. The stages of the
+// forward are those of core/ops/lightning.ts; every product is a C = β C + Aᵀ B of parts/tile.ts.
 //
-// Scratch of one call, in f32 (C: BLOCK, W: C rounded up to 8, d: headDim, d5: d rounded up to 5, e8: valueDim to 8):
+// Scratch of the forward: a Walk, then in f32 (C: BLOCK, W: C rounded up to 8, d: headDim, d5: d rounded up to 5,
+// e8: valueDim rounded up to 8):
 //
 //   queryT  [d][W]         the block's queries transposed, times scale: A of interBlock, B of the scores
 //   keyT    [d][W]         keys transposed: A of the scores
 //   valueD  [e8/8][C][8]   values in panels, row j times λ^(m−1−j): B of updateState
 //   scores  [C][W]         row j is key j, column i is query i: A of intraBlock
-//   output  [e8/8][C][8]   O of the block
+//   panels  [e8/8][C][8]   the block's output, where it is not written directly
 //   state   [e8/8][d5][8]  S between blocks: B of interBlock
 //
-// Keys are the A of updateState, and values the B of intraBlock, as they lie in memory.
-// Rows and columns of padding, which hold whatever lies beside, never reach a row or column that belongs to the sequence.
-import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { loadLanes, madd, storeLanes, touch } from "./simd";
-import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./tile";
+// Keys are the A of updateState, and values the B of intraBlock, as they lie in memory. Rows and columns of padding hold
+// whatever memory holds there. They never reach a row or column of the sequence.
+import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/sizes";
+import { loadLanes, madd, prefetch, storeLanes } from "./parts/simd";
+import { packPanels, packScaledPanels, packTransposed, PANEL_ROW, roundUp, tile, unpackPanels } from "./parts/tile";
 
 /** W: columns of the buffers that hold a block's tokens in a row, whole panels of B. */
 // @ts-ignore: decorator
 @inline
-export const WIDTH: i32 = (BLOCK + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
+const WIDTH: i32 = (BLOCK + TILE_COLUMNS - 1) / TILE_COLUMNS * TILE_COLUMNS;
 
 /** Bytes of such a row. */
 // @ts-ignore: decorator
 @inline
-export const BLOCK_ROW: usize = WIDTH * 4;
+const BLOCK_ROW: usize = WIDTH * 4;
 
-/** How many of them are packed: whole vectors, tokens of the next block if need be. */
+/** Tokens that are packed per block: whole vectors, so some may belong to the next block. */
 // @ts-ignore: decorator
 @inline
-export const PACKED: i32 = (BLOCK + 3) & ~3;
+const PACKED: i32 = (BLOCK + 3) & ~3;
 
-/** Tokens whose operands are brought into cache at once: few streams that go on for long. */
+/** Tokens to prefetch together: a few long streams beat many short ones. */
 // @ts-ignore: decorator
 @inline
-export const FETCHED: i32 = 12 * BLOCK;
+const FETCHED: i32 = 12 * BLOCK;
 
-// The decay table of one head, made in float64 by wasm/backend.ts. Byte offsets of its parts:
+// The decay table of one head, made in float64 by wasm/lightning.ts. Byte offsets of its parts:
 // C zeros (the mask above the diagonal), λ^0 .. λ^C;
 // @ts-ignore: decorator
 @inline
-export const RISING: usize = BLOCK * 4;
+const RISING: usize = BLOCK * 4;
 // λ^C .. λ^0, C zeros;
 // @ts-ignore: decorator
 @inline
-export const FALLING: usize = (2 * BLOCK + 1) * 4;
+const FALLING: usize = (2 * BLOCK + 1) * 4;
 // the change of a state over 0 .. C tokens (`decayChange` in core/decay.ts).
 // @ts-ignore: decorator
 @inline
-export const CHANGE: usize = (4 * BLOCK + 2) * 4;
+const CHANGE: usize = (4 * BLOCK + 2) * 4;
 
-/** A state decays by `keep·S + change·S`; a change that is not positive is λ^m − 1, added to S itself. */
+/** A state decays by `keep·S + change·S`. A change ≤ 0 is λ^m − 1, added to S itself; a change > 0 is λ^m. */
 // @ts-ignore: decorator
 @inline
-export function keepOf(change: f32): f32 {
+function keepOf(change: f32): f32 {
   return change <= 0 ? 1 : 0;
 }
+
+/**
+ * A walk over one sequence and head, for the forward and for dq. A record at the head of the scratch, so that its
+ * fields have names and each thread has its own. It is filled and read once per walk, which costs nothing.
+ */
+@unmanaged
+class Walk {
+  /** q, k `[length, headDim]`, v, output `[length, valueDim]`: first row, and bytes between rows. */
+  q: usize; qStride: usize; k: usize; kStride: usize; v: usize; vStride: usize; output: usize; outputStride: usize;
+  length: i32; headDim: i32; valueDim: i32;
+  decay: usize;
+  scale: f32;
+  /** `[headDim, valueDim]`, rows `stateStride` bytes apart; 0 for none. */
+  initialState: usize; finalState: usize; stateStride: usize;
+  /** Adds to output. */
+  accumulate: bool;
+  /** Whether queries meet the keys of their own block; else they meet only the state before it. */
+  intra: bool;
+}
+
+/** Bytes of a Walk, whole cache lines. */
+// @ts-ignore: decorator
+@inline
+const WALK: usize = (offsetof<Walk>() + 63) & ~63;
 
 /** Bytes of scratch that `lightning` needs. */
 export function lightningScratch(headDim: i32, valueDim: i32): i32 {
   const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
-  return 4 * (WIDTH * (2 * headDim + BLOCK) + 2 * BLOCK * e8 + d5 * e8) + 64;
+  return <i32> WALK + 4 * (WIDTH * (2 * headDim + BLOCK) + 2 * BLOCK * e8 + d5 * e8) + 64;
 }
 
 /**
- * Forward over one sequence and head.
- *
- * q, k `[length, headDim]`, v, o `[length, valueDim]`: first row, and bytes between rows. `decay`: see above.
- * `initialState` and `finalState`, either 0 for none: `[headDim, valueDim]`, rows `stateStride` bytes apart.
- * `accumulate` adds to o. The columns of v, o and the state do not mix, so that a call may do with some of them.
+ * Forward over one sequence and head; the arguments are those of a Walk. The columns of v, output and the state are
+ * independent, so a call may take a part of them.
  */
 export function lightning(
-  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
-  length: i32, headDim: i32, valueDim: i32,
-  decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, scratch: usize,
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, output: usize, outputStride: usize,
+  length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
+  initialState: usize, finalState: usize, stateStride: usize, scratch: usize,
 ): void {
-  walk(q, qStride, k, kStride, v, vStride, o, oStride, length, headDim, valueDim, decay, scale,
-    initialState, finalState, stateStride, accumulate, true, scratch);
+  const call = changetype<Walk>(scratch);
+  call.q = q, call.qStride = qStride;
+  call.k = k, call.kStride = kStride;
+  call.v = v, call.vStride = vStride;
+  call.output = output, call.outputStride = outputStride;
+  call.length = length, call.headDim = headDim, call.valueDim = valueDim;
+  call.decay = decay, call.scale = scale;
+  call.initialState = initialState, call.finalState = finalState, call.stateStride = stateStride;
+  call.accumulate = false, call.intra = true;
+  walk(call);
 }
 
-/** The same; without `intra` only what a query takes from the blocks before its own. */
-export function walk(
-  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, o: usize, oStride: usize,
-  length: i32, headDim: i32, valueDim: i32,
-  decay: usize, scale: f32, initialState: usize, finalState: usize, stateStride: usize, accumulate: bool, intra: bool,
-  scratch: usize,
-): void {
+/** Walks the blocks from first to last. */
+function walk(call: Walk): void {
+  let q = call.q, k = call.k, v = call.v, output = call.output;
+  const qStride = call.qStride, kStride = call.kStride, vStride = call.vStride, outputStride = call.outputStride;
+  const length = call.length, headDim = call.headDim, valueDim = call.valueDim;
+  const decay = call.decay, scale = call.scale, finalState = call.finalState;
+  const accumulate = call.accumulate, intra = call.intra;
+
   const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
-  const queryT = scratch;
+  const queryT = changetype<usize>(call) + WALK;
   const keyT = queryT + <usize> headDim * BLOCK_ROW;
   const valueD = keyT + <usize> headDim * BLOCK_ROW;
   const scores = valueD + <usize> (e8 * BLOCK) * 4;
-  const output = scores + BLOCK * BLOCK_ROW;
-  const state = output + <usize> (e8 * BLOCK) * 4;
+  const panels = scores + BLOCK * BLOCK_ROW;
+  const state = panels + <usize> (e8 * BLOCK) * 4;
 
-  if (initialState != 0) packPanels(initialState, stateStride, headDim, valueDim, state, d5, 1);
+  if (call.initialState != 0) packPanels(call.initialState, call.stateStride, headDim, valueDim, state, d5, 1);
   else memory.fill(state, 0, <usize> (d5 * e8) << 2);
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start), packed = min(PACKED, length - start);
     if (start % FETCHED == 0) {
       const count = min(FETCHED, length - start);
-      store<i32>(scores, touch(q, qStride, count, headDim) + touch(k, kStride, count, headDim) +
-        touch(v, vStride, count, valueDim));
+      prefetch(q, qStride, count, headDim);
+      prefetch(k, kStride, count, headDim);
+      prefetch(v, vStride, count, valueDim);
     }
     packTransposed(q, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
 
-    // Whole tiles go to where they belong at once, others by way of panels.
+    // Whole tiles are written to the output directly, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
-    const out = direct ? o : output, outRow = direct ? oStride : PANEL_ROW, outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    const out = direct ? output : panels, outRow = direct ? outputStride : PANEL_ROW;
+    const outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
     interBlock(queryT, decay + RISING + 4, state, d5, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
     if (intra) {
       packTransposed(k, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
@@ -119,21 +152,21 @@ export function walk(
       updateState(k, kStride, valueD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
     }
 
-    if (!direct) unpackPanels(output, BLOCK, m, valueDim, o, oStride, accumulate);
+    if (!direct) unpackPanels(panels, BLOCK, m, valueDim, output, outputStride, accumulate);
     q += BLOCK * qStride;
     k += BLOCK * kStride;
     v += BLOCK * vStride;
-    o += BLOCK * oStride;
+    output += BLOCK * outputStride;
   }
-  if (finalState != 0) unpackPanels(state, d5, headDim, valueDim, finalState, stateStride, false);
+  if (finalState != 0) unpackPanels(state, d5, headDim, valueDim, finalState, call.stateStride, false);
 }
 
 /**
- * `O[i] = factors[i] · x_iᵀ S`, or added to O; S is in panels of `stateRows` rows, `depth` of them used. In the forward
- * `O[i] = λ^(i+1) q_iᵀ S`, the linear attention kernel trick (right product).
+ * `O[i] = factors[i] · x_iᵀ S`, or added to O. S is in panels of `stateRows` rows, of which `inner` are used. In the
+ * forward `O[i] = λ^(i+1) q_iᵀ S`: the kernel trick of linear attention, the right product.
  */
-export function interBlock(
-  xT: usize, factors: usize, state: usize, stateRows: i32, depth: i32, output: usize, outRow: usize, outPanel: usize,
+function interBlock(
+  xT: usize, factors: usize, state: usize, stateRows: i32, inner: i32, output: usize, outRow: usize, outPanel: usize,
   accumulate: bool, m: i32, columns: i32,
 ): void {
   const keep: f32 = accumulate ? 1 : 0;
@@ -141,13 +174,13 @@ export function interBlock(
     const panel = state + <usize> (c * stateRows) * 4;
     for (let i = 0; i < m; i += TILE_ROWS) {
       const at = <usize> i << 2;
-      tile(xT + at, BLOCK_ROW, panel, PANEL_ROW, depth, output + <usize> i * outRow, outRow, keep, 0, factors + at);
+      tile(xT + at, BLOCK_ROW, panel, PANEL_ROW, inner, output + <usize> i * outRow, outRow, keep, 0, factors + at);
     }
     output += outPanel;
   }
 }
 
-/** `O[i] += Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j` — conventional (left) product, masked; tiles above the diagonal are left out. */
+/** `O[i] += Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j`: the conventional left product, masked. Skips tiles above the diagonal. */
 function intraBlock(
   queryT: usize, keyT: usize, v: usize, vStride: usize, scores: usize, output: usize, outRow: usize, outPanel: usize,
   decay: usize, m: i32, headDim: i32, e8: i32,
@@ -163,8 +196,8 @@ function intraBlock(
   applyScores(scores, v, vStride, output, outRow, outPanel, true, m, e8);
 }
 
-/** `O[i] = Σ_{j≤i} scores[j][i] z_j`, or added to O; tiles above the diagonal are not read. */
-export function applyScores(
+/** `O[i] = Σ_{j≤i} scores[j][i] z_j`, or added to O. Reads no tile above the diagonal. */
+function applyScores(
   scores: usize, z: usize, zStride: usize, output: usize, outRow: usize, outPanel: usize,
   accumulate: bool, m: i32, columns: i32,
 ): void {
@@ -179,10 +212,10 @@ export function applyScores(
   }
 }
 
-/** A tile of scores times λ^(i−j), 0 for i < j; `powers` points at its corner's power, the next row's is one before. */
+/** A tile of scores times λ^(i−j), 0 for i < j. `powers` points at the corner's power; the next row begins one before. */
 // @ts-ignore: decorator
 @inline
-export function maskScores(corner: usize, powers: usize): void {
+function maskScores(corner: usize, powers: usize): void {
   for (let row = 0; row < TILE_ROWS; row++) {
     v128.store(corner, f32x4.mul(v128.load(corner), v128.load(powers)));
     v128.store(corner, f32x4.mul(v128.load(corner, 16), v128.load(powers, 16)), 16);
@@ -191,8 +224,8 @@ export function maskScores(corner: usize, powers: usize): void {
   }
 }
 
-/** `S ← λ^m S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, values in panels with their decay. */
-export function updateState(
+/** `S ← λ^m S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, the values in panels, times their decay. */
+function updateState(
   k: usize, kStride: usize, valueD: usize, state: usize, change: f32, m: i32, d5: i32, e8: i32,
 ): void {
   const keep = keepOf(change);
@@ -212,17 +245,17 @@ function stepState(s: v128, keep: v128, change: v128, k: v128, v: v128): v128 {
 }
 
 /**
- * One token of one sequence and head: `S ← λ S + k vᵀ`, `o = scale · qᵀ S`, in one pass over S.
- * q, k `[headDim]`, v, o `[valueDim]`, state `[headDim, valueDim]`.
+ * One token of one sequence and head: `S ← λ S + k vᵀ`, `output = scale · qᵀ S`, in one pass over S.
+ * q, k `[headDim]`, v, output `[valueDim]`, state `[headDim, valueDim]`.
  */
 export function lightningStep(
-  q: usize, k: usize, v: usize, o: usize, state: usize, headDim: i32, valueDim: i32, change: f32, scale: f32,
+  q: usize, k: usize, v: usize, output: usize, state: usize, headDim: i32, valueDim: i32, change: f32, scale: f32,
 ): void {
   const keep = f32x4.splat(keepOf(change)), changed = f32x4.splat(change), factor = f32x4.splat(scale);
   const row = <usize> valueDim << 2;
   let c = 0;
-  // A state that is not in cache comes as a stream if its lines are met in the order in which they lie.
-  store<i32>(o, touch(state, row, headDim, valueDim));
+  // From memory a state comes fastest as a stream, its lines in order.
+  prefetch(state, row, headDim, valueDim);
   // Sixteen columns at a time: one cache line of every row.
   for (; c + 16 <= valueDim; c += 16) {
     const at = <usize> c << 2;
@@ -245,10 +278,10 @@ export function lightningStep(
       o3 = madd(qi, s3, o3);
       s += row;
     }
-    v128.store(o + at, f32x4.mul(factor, o0));
-    v128.store(o + at, f32x4.mul(factor, o1), 16);
-    v128.store(o + at, f32x4.mul(factor, o2), 32);
-    v128.store(o + at, f32x4.mul(factor, o3), 48);
+    v128.store(output + at, f32x4.mul(factor, o0));
+    v128.store(output + at, f32x4.mul(factor, o1), 16);
+    v128.store(output + at, f32x4.mul(factor, o2), 32);
+    v128.store(output + at, f32x4.mul(factor, o3), 48);
   }
   for (; c < valueDim; c += 4) {
     const at = <usize> c << 2, count = valueDim - c;
@@ -262,6 +295,195 @@ export function lightningStep(
       o0 = madd(qi, s0, o0);
       s += row;
     }
-    storeLanes(o + at, f32x4.mul(factor, o0), count);
+    storeLanes(output + at, f32x4.mul(factor, o0), count);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------ gradients
+//
+// Two walks over the blocks ("Lightning Attention-2", algorithm 2). With dO the gradient of the output, q times scale, and
+// dS the gradient of the state after the block:
+//
+//   dQ = (dO Vᵀ ⊙ M) K + Λ dO Sᵀ                  from first to last, S carried
+//   dK = (dO Vᵀ ⊙ M)ᵀ Q + λ^(m−1−j) V dSᵀ         reversed, dS carried
+//   dV = (Q Kᵀ ⊙ M)ᵀ dO + λ^(m−1−j) K dS
+//   dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ
+//
+// The reversed walk comes first. It computes everything but what dQ takes from the state: dK needs dO Vᵀ ⊙ M too. What the
+// state adds is the forward without `intra`, with (dO, V, K) for (q, k, v) and Sᵀ for S.
+//
+// Scratch of the reversed walk, in f32 (names as above; P: panels, T: transposed, D: with decay):
+//
+//   queryT, times scale, keyT [d][W]   outputT, times scale, valueT [e][W]   outputD [e8/8][C][8], times scale
+//   scores [W][W]: row i is query i, column j is key j   scoresT [W][W]
+//   panels [max(d8, e8)/8][C][8]
+//   dStateP [e8/8][d5][8]   dStateT [d8/8][e8][8]
+
+/** Bytes of scratch that `lightningBackward` needs. */
+export function lightningBackwardScratch(headDim: i32, valueDim: i32): i32 {
+  const d = headDim, d5 = roundUp(d, TILE_ROWS), d8 = roundUp(d, TILE_COLUMNS);
+  const e = valueDim, e8 = roundUp(e, TILE_COLUMNS);
+  const back = WIDTH * 2 * (d + e + WIDTH) + BLOCK * (e8 + max(d8, e8)) + (d5 + d8) * e8;
+  return max(4 * back + 64, 4 * d * e + lightningScratch(e, d));
+}
+
+/**
+ * Gradients over one sequence and head. Operands and gradients: first row, and bytes between rows. `initialState` and
+ * `dState`, either 0 for none, and `dInitialState`: `[headDim, valueDim]`. `addToQ` and `addToK` add to dq and dk,
+ * for heads of value that share a query or a key.
+ */
+export function lightningBackward(
+  q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, dOutput: usize, dOutputStride: usize,
+  dq: usize, dqStride: usize, dk: usize, dkStride: usize, dv: usize, dvStride: usize, addToQ: bool, addToK: bool,
+  length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
+  initialState: usize, dState: usize, dInitialState: usize, scratch: usize,
+): void {
+  const d5 = roundUp(headDim, TILE_ROWS), d8 = roundUp(headDim, TILE_COLUMNS);
+  const e8 = roundUp(valueDim, TILE_COLUMNS);
+  const keyRows = <usize> headDim * BLOCK_ROW, valueRows = <usize> valueDim * BLOCK_ROW;
+  const queryT = scratch;
+  const keyT = queryT + keyRows;
+  const outputT = keyT + keyRows;
+  const valueT = outputT + valueRows;
+  const outputD = valueT + valueRows;
+  const scores = outputD + <usize> (e8 * BLOCK) * 4;
+  const scoresT = scores + WIDTH * BLOCK_ROW;
+  const panels = scoresT + WIDTH * BLOCK_ROW;
+  const dStateP = panels + <usize> (max(d8, e8) * BLOCK) * 4;
+  const dStateT = dStateP + <usize> (d5 * e8) * 4;
+  const stateRow = <usize> valueDim << 2;
+
+  if (dState != 0) packPanels(dState, stateRow, headDim, valueDim, dStateP, d5, 1);
+  else memory.fill(dStateP, 0, <usize> (d5 * e8) << 2);
+
+  for (let start = (length - 1) / BLOCK * BLOCK; start >= 0 && length > 0; start -= BLOCK) {
+    const m = min(BLOCK, length - start), packed = min(PACKED, length - start), first = <usize> start;
+    const falling = decay + FALLING + (<usize> (BLOCK - m + 1) << 2); // λ^(m−1) .. λ^0
+    const qBlock = q + first * qStride, kBlock = k + first * kStride;
+    const vBlock = v + first * vStride, dOutputBlock = dOutput + first * dOutputStride;
+    if (start + m == length || (start + BLOCK) % FETCHED == 0) {
+      const from = <usize> (start / FETCHED * FETCHED), count = start + m - <i32> from;
+      prefetch(q + from * qStride, qStride, count, headDim);
+      prefetch(k + from * kStride, kStride, count, headDim);
+      prefetch(v + from * vStride, vStride, count, valueDim);
+      prefetch(dOutput + from * dOutputStride, dOutputStride, count, valueDim);
+      prefetch(dq + from * dqStride, dqStride, count, headDim);
+      prefetch(dk + from * dkStride, dkStride, count, headDim);
+      prefetch(dv + from * dvStride, dvStride, count, valueDim);
+    }
+    packTransposed(qBlock, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed(kBlock, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
+    packTransposed(dOutputBlock, dOutputStride, packed, valueDim, outputT, BLOCK_ROW, PACKED, 0, scale);
+    packScaledPanels(dOutputBlock, dOutputStride, m, valueDim, outputD, BLOCK, decay + RISING + 4, scale);
+    packTransposed(vBlock, vStride, packed, valueDim, valueT, BLOCK_ROW, PACKED, 0, 1);
+    transposePanels(dStateP, dStateT, d5, d8, e8);
+
+    // Whole tiles are written to the gradients directly, others by way of panels.
+    const dqBlock = dq + first * dqStride, dkBlock = dk + first * dkStride, dvBlock = dv + first * dvStride;
+    // dV = λ^(m−1−j) K dS + (Q Kᵀ ⊙ M)ᵀ dO
+    let direct = m == BLOCK && valueDim == e8;
+    let out = direct ? dvBlock : panels, outRow = direct ? dvStride : PANEL_ROW;
+    let outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    interBlock(keyT, falling, dStateP, d5, headDim, out, outRow, outPanel, false, m, e8);
+    intraBlockT(queryT, keyT, headDim, scores, decay, dOutputBlock, dOutputStride, out, outRow, outPanel, m, e8);
+    if (!direct) unpackPanels(panels, BLOCK, m, valueDim, dvBlock, dvStride, false);
+    // dK = λ^(m−1−j) V dSᵀ + (dO Vᵀ ⊙ M)ᵀ Q
+    direct = m == BLOCK && headDim == d8;
+    out = direct ? dkBlock : panels, outRow = direct ? dkStride : PANEL_ROW;
+    outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
+    interBlock(valueT, falling, dStateT, e8, valueDim, out, outRow, outPanel, direct && addToK, m, d8);
+    intraBlockT(outputT, valueT, valueDim, scores, decay, qBlock, qStride, out, outRow, outPanel, m, d8);
+    if (!direct) unpackPanels(panels, BLOCK, m, headDim, dkBlock, dkStride, addToK);
+    // dQ = (dO Vᵀ ⊙ M) K, the scores of dK
+    transposeScores(scores, scoresT, m);
+    out = direct ? dqBlock : panels, outRow = direct ? dqStride : PANEL_ROW;
+    applyScores(scoresT, kBlock, kStride, out, outRow, outPanel, direct && addToQ, m, d8);
+    if (!direct) unpackPanels(panels, BLOCK, m, headDim, dqBlock, dqStride, addToQ);
+    // dS ← λ^m dS + Σ_i q_i (λ^(i+1) dO_i)ᵀ
+    updateState(qBlock, qStride, outputD, dStateP, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
+  }
+  unpackPanels(dStateP, d5, headDim, valueDim, dInitialState, stateRow, false);
+
+  const initialStateT = scratch;
+  const call = changetype<Walk>(scratch + <usize> (headDim * valueDim) * 4);
+  call.q = dOutput, call.qStride = dOutputStride;
+  call.k = v, call.kStride = vStride;
+  call.v = k, call.vStride = kStride;
+  call.output = dq, call.outputStride = dqStride;
+  call.length = length, call.headDim = valueDim, call.valueDim = headDim;
+  call.decay = decay, call.scale = scale;
+  call.initialState = 0, call.finalState = 0, call.stateStride = <usize> headDim << 2;
+  call.accumulate = true, call.intra = false;
+  if (initialState != 0) {
+    transpose(initialState, initialStateT, headDim, valueDim);
+    call.initialState = initialStateT;
+  }
+  walk(call);
+}
+
+/** `G[j] += Σ_{i≥j} λ^(i−j) (x_i·y_j) z_i`: intraBlock with transposed scores. Skips tiles above the diagonal. */
+function intraBlockT(
+  x: usize, y: usize, inner: i32, scores: usize, decay: usize, z: usize, zStride: usize,
+  output: usize, outRow: usize, outPanel: usize, m: i32, columns: i32,
+): void {
+  for (let i = 0; i < m; i += TILE_ROWS) {
+    for (let j = 0; j < min(m, i + TILE_ROWS); j += TILE_COLUMNS) {
+      const corner = scores + <usize> i * BLOCK_ROW + (<usize> j << 2);
+      tile(x + (<usize> i << 2), BLOCK_ROW, y + (<usize> j << 2), BLOCK_ROW, inner, corner, BLOCK_ROW, 0, 0, 0);
+      maskScores(corner, decay + FALLING + (<usize> (BLOCK - i + j) << 2));
+    }
+  }
+  for (let c = 0; c < columns; c += TILE_COLUMNS) {
+    for (let j = 0; j < m; j += TILE_ROWS) {
+      const diagonal = scores + <usize> j * BLOCK_ROW + (<usize> j << 2);
+      tile(diagonal, BLOCK_ROW, z + <usize> j * zStride, zStride, m - j, output + <usize> j * outRow, outRow, 1, 0, 0);
+    }
+    z += PANEL_ROW;
+    output += outPanel;
+  }
+}
+
+/** Transposes scores, four rows at a time, as far as `applyScores` reads them, rounded up to whole vectors. */
+function transposeScores(scores: usize, scoresT: usize, m: i32): void {
+  for (let i = 0; i < m; i += 4) {
+    packTransposed(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, roundUp(roundUp(i + 4, TILE_ROWS), 4),
+      scoresT + (<usize> i << 2), BLOCK_ROW, 4, 0, 1);
+  }
+}
+
+/** Panels [e8/8][d5][8] of a matrix to panels [d8/8][e8][8] of its transpose. Columns from d5 on may hold anything. */
+function transposePanels(source: usize, target: usize, d5: i32, d8: i32, e8: i32): void {
+  for (let c = 0; c < e8; c += TILE_COLUMNS) {
+    for (let i = 0; i < d8; i += TILE_COLUMNS) {
+      const from = source + <usize> (c * d5 + i * TILE_COLUMNS) * 4;
+      const to = target + <usize> (i * e8 + c * TILE_COLUMNS) * 4;
+      transpose4(from, to);
+      transpose4(from + 16, to + 4 * PANEL_ROW);
+      transpose4(from + 4 * PANEL_ROW, to + 16);
+      transpose4(from + 4 * PANEL_ROW + 16, to + 4 * PANEL_ROW + 16);
+    }
+  }
+}
+
+/** 4 × 4 elements between rows of panels. */
+// @ts-ignore: decorator
+@inline
+function transpose4(from: usize, to: usize): void {
+  const x0 = v128.load(from), x1 = v128.load(from + PANEL_ROW);
+  const x2 = v128.load(from + 2 * PANEL_ROW), x3 = v128.load(from + 3 * PANEL_ROW);
+  const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
+  const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
+  v128.store(to, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5));
+  v128.store(to + PANEL_ROW, v128.shuffle<f32>(lo01, lo23, 2, 3, 6, 7));
+  v128.store(to + 2 * PANEL_ROW, v128.shuffle<f32>(hi01, hi23, 0, 1, 4, 5));
+  v128.store(to + 3 * PANEL_ROW, v128.shuffle<f32>(hi01, hi23, 2, 3, 6, 7));
+}
+
+/** `target[c][r] = source[r][c]`, dense. */
+function transpose(source: usize, target: usize, rows: i32, columns: i32): void {
+  for (let r = 0; r < rows; r++) {
+    for (let c = 0; c < columns; c++) {
+      store<f32>(target + (<usize> (c * rows + r) << 2), load<f32>(source + (<usize> (r * columns + c) << 2)));
+    }
   }
 }

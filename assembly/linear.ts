@@ -2,86 +2,88 @@
 //
 //   y = x Wᵀ + bias + residual     dx = dy W + residual     dW += dyᵀ x
 //
-// All three are one blocked product C += A B (GotoBLAS): blocks of B in panels, met by blocks of Aᵀ, so that the
-// register tile of tile.ts does the work. They differ in which operands must be transposed on the way into their
-// blocks. Few rows (decode) go another way: W streams through once, every element used for all rows.
-import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/tile";
-import { horizontalSum, loadLanes, madd, storeLanes } from "./simd";
-import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile } from "./tile";
+// All three are one blocked product C += A B (GotoBLAS): panels of B meet blocks of Aᵀ, so that the register tile of
+// parts/tile.ts does the work. They differ in which operands are transposed while they are packed. Few rows (decode) are
+// computed differently: W streams through once, and every element is used for all rows.
+//
+// Inside, products pass up to ten pointers and sizes on. They are loop counters and addresses, which belong in registers.
+import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/sizes";
+import { horizontalSum, loadLanes, madd, storeLanes } from "./parts/simd";
+import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile } from "./parts/tile";
 
-/** Depth of a block: a B panel of 8 columns then is 8 KiB and stays in L1. */
+/** Terms of each sum per block: a panel of 8 columns of B then takes 8 KiB and stays in L1. */
 // @ts-ignore: decorator
 @inline
-const DEPTH = 256;
-/** Rows of A per block: with DEPTH 20 KiB, beside a panel in L1. */
+const INNER = 256;
+/** Rows of A per block: 20 KiB with INNER, in L1 together with a panel. */
 // @ts-ignore: decorator
 @inline
 const ROWS = 20;
-/** Columns of B per block: with DEPTH 512 KiB, in L2. */
+/** Columns of B per block: 512 KiB with INNER, in L2. */
 // @ts-ignore: decorator
 @inline
 const COLUMNS = 512;
-/** Rows of W per block there: with a depth of 1024 128 KiB, in L2. */
+/** Rows of W per block of `fewRows`: 128 KiB with an inDim of 1024, in L2. */
 // @ts-ignore: decorator
 @inline
-const FEW_ROWS_OUTS = 32;
+const FEW_ROWS_OUT_DIM = 32;
 
-/** Bytes of scratch that a product of `[rows, depth]` and `[depth, columns]` needs. */
-export function matmulScratch(rows: i32, depth: i32, columns: i32): i32 {
-  return 4 * (min(depth, DEPTH) * (ROWS + min(roundUp(columns, TILE_COLUMNS), COLUMNS)) + ROWS * TILE_COLUMNS);
+/** Bytes of scratch that a product of `[rows, inner]` and `[inner, columns]` needs. */
+export function matmulScratch(rows: i32, inner: i32, columns: i32): i32 {
+  return 4 * (min(inner, INNER) * (ROWS + min(roundUp(columns, TILE_COLUMNS), COLUMNS)) + ROWS * TILE_COLUMNS);
 }
 
 /** Bytes of scratch that `linear` needs. */
-export function linearScratch(rows: i32, depth: i32, outs: i32): i32 {
-  return rows <= FEW_ROWS ? 0 : matmulScratch(rows, depth, outs);
+export function linearScratch(rows: i32, inDim: i32, outDim: i32): i32 {
+  return rows <= FEW_ROWS ? 0 : matmulScratch(rows, inDim, outDim);
 }
 
-/** `y = x Wᵀ + bias + residual`; bias and residual are 0 where there is none. */
+/** `output = x Wᵀ + bias + residual`; bias and residual are 0 for none. */
 export function linear(
-  x: usize, weight: usize, bias: usize, residual: usize, y: usize,
-  rows: i32, depth: i32, outs: i32, scratch: usize,
+  x: usize, weight: usize, bias: usize, residual: usize, output: usize,
+  rows: i32, inDim: i32, outDim: i32, scratch: usize,
 ): void {
   if (rows <= FEW_ROWS) {
-    fewRows(x, weight, bias, residual, y, rows, depth, outs);
+    fewRows(x, weight, bias, residual, output, rows, inDim, outDim);
   } else {
-    addends(bias, residual, y, rows, outs);
-    matmul(x, <usize> depth << 2, true, weight, <usize> depth << 2, true, y, rows, depth, outs, scratch);
+    addends(bias, residual, output, rows, outDim);
+    matmul(x, <usize> inDim << 2, true, weight, <usize> inDim << 2, true, output, rows, inDim, outDim, scratch);
   }
 }
 
 /** `dx = dy W + residual`. */
 export function linearInput(
-  dy: usize, weight: usize, residual: usize, dx: usize, rows: i32, outs: i32, depth: i32, scratch: usize,
+  dy: usize, weight: usize, residual: usize, dx: usize, rows: i32, outDim: i32, inDim: i32, scratch: usize,
 ): void {
-  addends(0, residual, dx, rows, depth);
-  matmul(dy, <usize> outs << 2, true, weight, <usize> depth << 2, false, dx, rows, outs, depth, scratch);
+  addends(0, residual, dx, rows, inDim);
+  matmul(dy, <usize> outDim << 2, true, weight, <usize> inDim << 2, false, dx, rows, outDim, inDim, scratch);
 }
 
-/** `dW += dyᵀ x`. */
+/** `dW += dyᵀ x` for `outDim` rows of W; rows of dy are `stride` bytes apart. */
 export function linearWeight(
-  dy: usize, x: usize, dWeight: usize, rows: i32, outs: i32, depth: i32, scratch: usize,
+  dy: usize, x: usize, dWeight: usize, rows: i32, outDim: i32, inDim: i32, stride: usize, scratch: usize,
 ): void {
-  matmul(dy, <usize> outs << 2, false, x, <usize> depth << 2, false, dWeight, outs, rows, depth, scratch);
+  matmul(dy, stride, false, x, <usize> inDim << 2, false, dWeight, outDim, rows, inDim, scratch);
 }
 
 /**
- * `C += A B`, C `[rows, columns]` dense. A comes as `[rows, depth]` (`aByRow`) or as its transpose, B as its transpose
- * `[columns, depth]` (`bByColumn`) or as `[depth, columns]`; strides in bytes between the rows that lie in memory.
+ * `C += A B`, C `[rows, columns]` dense. A comes as `[rows, inner]` (`aByRow`) or as its transpose, B as its transpose
+ * `[columns, inner]` (`bByColumn`) or as `[inner, columns]`. Strides are bytes between the rows as they lie in memory.
  */
 function matmul(
   a: usize, aStride: usize, aByRow: bool, b: usize, bStride: usize, bByColumn: bool, c: usize,
-  rows: i32, depth: i32, columns: i32, scratch: usize,
+  rows: i32, inner: i32, columns: i32, scratch: usize,
 ): void {
   const cStride = <usize> columns << 2;
-  const blockDepth = min(depth, DEPTH);
-  const aT = scratch; // [depth of block][ROWS]
-  const edge = aT + <usize> (blockDepth * ROWS) * 4; // a tile that does not fit into C
-  const panels = edge + ROWS * PANEL_ROW; // [columns of block / 8][depth of block][8]
+  const blockInner = min(inner, INNER);
+  const aT = scratch; // [terms of block][ROWS]
+  const edge = aT + <usize> (blockInner * ROWS) * 4; // a tile that is larger than what is left of C
+  const panels = edge + ROWS * PANEL_ROW; // [columns of block / 8][terms of block][8]
 
   for (let j0 = 0; j0 < columns; j0 += COLUMNS) {
     const columnCount = min(COLUMNS, columns - j0);
-    for (let k0 = 0; k0 < depth; k0 += DEPTH) {
-      const k = min(DEPTH, depth - k0);
+    for (let k0 = 0; k0 < inner; k0 += INNER) {
+      const k = min(INNER, inner - k0);
       if (bByColumn) packTransposedPanels(b + <usize> j0 * bStride + (<usize> k0 << 2), bStride, columnCount, k, panels, 1);
       else packPanels(b + <usize> k0 * bStride + (<usize> j0 << 2), bStride, k, columnCount, panels, k, 1);
       for (let i0 = 0; i0 < rows; i0 += ROWS) {
@@ -112,8 +114,8 @@ function matmul(
 }
 
 /** `target[k][r] = source[k][r]` for r < rows, the rest of the ROWS zero. */
-function packRows(source: usize, stride: usize, depth: i32, rows: i32, target: usize): void {
-  for (let k = 0; k < depth; k++) {
+function packRows(source: usize, stride: usize, inner: i32, rows: i32, target: usize): void {
+  for (let k = 0; k < inner; k++) {
     for (let r = 0; r < ROWS; r += 4) {
       v128.store(target + (<usize> r << 2), loadLanes(source + (<usize> r << 2), rows - r));
     }
@@ -122,74 +124,74 @@ function packRows(source: usize, stride: usize, depth: i32, rows: i32, target: u
   }
 }
 
-/** `y = bias + residual`, what the products are added to. */
-function addends(bias: usize, residual: usize, y: usize, rows: i32, outs: i32): void {
-  const outRow = <usize> outs << 2;
+/** `output = bias + residual`, to which the products are added. */
+function addends(bias: usize, residual: usize, output: usize, rows: i32, outDim: i32): void {
+  const outRow = <usize> outDim << 2;
   for (let r = 0; r < rows; r++) {
-    for (let o = 0; o < outs; o += 4) {
-      const at = <usize> o << 2, count = outs - o;
+    for (let o = 0; o < outDim; o += 4) {
+      const at = <usize> o << 2, count = outDim - o;
       let sum = bias != 0 ? loadLanes(bias + at, count) : f32x4.splat(0);
       if (residual != 0) sum = f32x4.add(sum, loadLanes(residual + at, count));
-      storeLanes(y + at, sum, count);
+      storeLanes(output + at, sum, count);
     }
-    y += outRow;
+    output += outRow;
     if (residual != 0) residual += outRow;
   }
 }
 
-function addEdge(edge: usize, y: usize, outRow: usize, rows: i32, columns: i32): void {
+function addEdge(edge: usize, output: usize, outRow: usize, rows: i32, columns: i32): void {
   for (let r = 0; r < rows; r++) {
     for (let c = 0; c < columns; c += 4) {
       const at = <usize> c << 2, count = columns - c;
-      storeLanes(y + at, f32x4.add(loadLanes(y + at, count), v128.load(edge + at)), count);
+      storeLanes(output + at, f32x4.add(loadLanes(output + at, count), v128.load(edge + at)), count);
     }
     edge += PANEL_ROW;
-    y += outRow;
+    output += outRow;
   }
 }
 
 /**
- * `y = x Wᵀ + bias + residual` without packing. Blocks of W's rows stay in cache while all rows of x meet them, in tiles
- * of 6 rows and 2 outputs: 12 sums, 2 vectors of W and one of x fill 15 of 16 registers. Every output is one vector of
- * sums over the depth in order, then its four lanes and what is left of the depth, whichever tile makes it: a row's bits
- * do not depend on the other rows.
+ * `output = x Wᵀ + bias + residual` without packing. Blocks of W's rows stay in cache while all rows of x meet them, in
+ * tiles of 6 rows and 2 outputs: 12 accumulators, 2 vectors of W and one of x fill 15 of 16 registers. Whichever tile
+ * computes an output, it is one vector of accumulators over inDim in order, then its four lanes, then the rest of inDim.
+ * So a row's bits do not depend on the other rows.
  */
 function fewRows(
-  x: usize, weight: usize, bias: usize, residual: usize, y: usize, rows: i32, depth: i32, outs: i32,
+  x: usize, weight: usize, bias: usize, residual: usize, output: usize, rows: i32, inDim: i32, outDim: i32,
 ): void {
-  const inRow = <usize> depth << 2;
-  const step = rows == 1 ? outs : FEW_ROWS_OUTS;
-  for (let start = 0; start < outs; start += step) {
-    const end = min(outs, start + step);
+  const inRow = <usize> inDim << 2;
+  const step = rows == 1 ? outDim : FEW_ROWS_OUT_DIM;
+  for (let start = 0; start < outDim; start += step) {
+    const end = min(outDim, start + step);
     let r = 0;
     for (; r + 6 <= rows; r += 6) {
       let o = start;
       for (; o + 2 <= end; o += 2) {
-        dots6(x + <usize> r * inRow, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
+        dots6(x + <usize> r * inRow, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, outDim);
       }
       for (let left = r; o < end && left < r + 6; left++) {
-        dot(x + <usize> left * inRow, weight + <usize> o * inRow, bias, residual, y, depth, left, o, outs);
+        dot(x + <usize> left * inRow, weight + <usize> o * inRow, bias, residual, output, inDim, left, o, outDim);
       }
     }
     for (; r < rows; r++) {
       const xr = x + <usize> r * inRow, apart = (end - start) >> 3;
       let o = start;
-      for (; o < start + apart; o++) dots8(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, apart, outs);
-      for (o += 7 * apart; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, y, depth, r, o, outs);
+      for (; o < start + apart; o++) dots8(xr, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, apart, outDim);
+      for (o += 7 * apart; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, outDim);
     }
   }
 }
 
 /** Rows r to r + 5 of x with rows o and o + 1 of W. */
 function dots6(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
 ): void {
-  const row = <usize> depth << 2;
+  const row = <usize> inDim << 2;
   const x1 = x + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row, w1 = w + row;
   let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
   let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
   let at: usize = 0;
-  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
+  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
     const b0 = v128.load(w + at), b1 = v128.load(w1 + at);
     let a = v128.load(x + at);
     s00 = madd(a, b0, s00);
@@ -210,32 +212,32 @@ function dots6(
     s50 = madd(a, b0, s50);
     s51 = madd(a, b1, s51);
   }
-  finish(s00, x, w, depth, bias, residual, y, r, o, outs);
-  finish(s01, x, w1, depth, bias, residual, y, r, o + 1, outs);
-  finish(s10, x1, w, depth, bias, residual, y, r + 1, o, outs);
-  finish(s11, x1, w1, depth, bias, residual, y, r + 1, o + 1, outs);
-  finish(s20, x2, w, depth, bias, residual, y, r + 2, o, outs);
-  finish(s21, x2, w1, depth, bias, residual, y, r + 2, o + 1, outs);
-  finish(s30, x3, w, depth, bias, residual, y, r + 3, o, outs);
-  finish(s31, x3, w1, depth, bias, residual, y, r + 3, o + 1, outs);
-  finish(s40, x4, w, depth, bias, residual, y, r + 4, o, outs);
-  finish(s41, x4, w1, depth, bias, residual, y, r + 4, o + 1, outs);
-  finish(s50, x5, w, depth, bias, residual, y, r + 5, o, outs);
-  finish(s51, x5, w1, depth, bias, residual, y, r + 5, o + 1, outs);
+  finish(s00, x, w, inDim, bias, residual, output, r, o, outDim);
+  finish(s01, x, w1, inDim, bias, residual, output, r, o + 1, outDim);
+  finish(s10, x1, w, inDim, bias, residual, output, r + 1, o, outDim);
+  finish(s11, x1, w1, inDim, bias, residual, output, r + 1, o + 1, outDim);
+  finish(s20, x2, w, inDim, bias, residual, output, r + 2, o, outDim);
+  finish(s21, x2, w1, inDim, bias, residual, output, r + 2, o + 1, outDim);
+  finish(s30, x3, w, inDim, bias, residual, output, r + 3, o, outDim);
+  finish(s31, x3, w1, inDim, bias, residual, output, r + 3, o + 1, outDim);
+  finish(s40, x4, w, inDim, bias, residual, output, r + 4, o, outDim);
+  finish(s41, x4, w1, inDim, bias, residual, output, r + 4, o + 1, outDim);
+  finish(s50, x5, w, inDim, bias, residual, output, r + 5, o, outDim);
+  finish(s51, x5, w1, inDim, bias, residual, output, r + 5, o + 1, outDim);
 }
 
 /**
- * One row of x with eight rows of W, o and on, `apart` from one another: eight sums hide the latency of the
- * multiply-add, and eight streams that go on for long, row after row, are what fetching ahead serves best.
+ * One row of x with eight rows of W, `apart` from one another, from row o. Eight accumulators hide the latency of the
+ * multiply-add, and eight long streams are what the prefetcher serves best.
  */
 function dots8(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, apart: i32, outs: i32,
+  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, apart: i32, outDim: i32,
 ): void {
-  const gap = <usize> apart * (<usize> depth << 2);
+  const gap = <usize> apart * (<usize> inDim << 2);
   const w1 = w + gap, w2 = w1 + gap, w3 = w2 + gap, w4 = w3 + gap, w5 = w4 + gap, w6 = w5 + gap, w7 = w6 + gap;
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
   let at: usize = 0;
-  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
+  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
     const a = v128.load(x + at);
     s0 = madd(a, v128.load(w + at), s0);
     s1 = madd(a, v128.load(w1 + at), s1);
@@ -246,39 +248,39 @@ function dots8(
     s6 = madd(a, v128.load(w6 + at), s6);
     s7 = madd(a, v128.load(w7 + at), s7);
   }
-  finish(s0, x, w, depth, bias, residual, y, r, o, outs);
-  finish(s1, x, w1, depth, bias, residual, y, r, o + apart, outs);
-  finish(s2, x, w2, depth, bias, residual, y, r, o + 2 * apart, outs);
-  finish(s3, x, w3, depth, bias, residual, y, r, o + 3 * apart, outs);
-  finish(s4, x, w4, depth, bias, residual, y, r, o + 4 * apart, outs);
-  finish(s5, x, w5, depth, bias, residual, y, r, o + 5 * apart, outs);
-  finish(s6, x, w6, depth, bias, residual, y, r, o + 6 * apart, outs);
-  finish(s7, x, w7, depth, bias, residual, y, r, o + 7 * apart, outs);
+  finish(s0, x, w, inDim, bias, residual, output, r, o, outDim);
+  finish(s1, x, w1, inDim, bias, residual, output, r, o + apart, outDim);
+  finish(s2, x, w2, inDim, bias, residual, output, r, o + 2 * apart, outDim);
+  finish(s3, x, w3, inDim, bias, residual, output, r, o + 3 * apart, outDim);
+  finish(s4, x, w4, inDim, bias, residual, output, r, o + 4 * apart, outDim);
+  finish(s5, x, w5, inDim, bias, residual, output, r, o + 5 * apart, outDim);
+  finish(s6, x, w6, inDim, bias, residual, output, r, o + 6 * apart, outDim);
+  finish(s7, x, w7, inDim, bias, residual, output, r, o + 7 * apart, outDim);
 }
 
 /** One row of x with row o of W. */
 function dot(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, depth: i32, r: i32, o: i32, outs: i32,
+  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
 ): void {
-  let sums = f32x4.splat(0);
+  let accumulator = f32x4.splat(0);
   let at: usize = 0;
-  for (const end = <usize> (depth & ~3) << 2; at < end; at += 16) {
-    sums = madd(v128.load(x + at), v128.load(w + at), sums);
+  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
+    accumulator = madd(v128.load(x + at), v128.load(w + at), accumulator);
   }
-  finish(sums, x, w, depth, bias, residual, y, r, o, outs);
+  finish(accumulator, x, w, inDim, bias, residual, output, r, o, outDim);
 }
 
 // @ts-ignore: decorator
 @inline
 function finish(
-  sums: v128, x: usize, w: usize, depth: i32, bias: usize, residual: usize, y: usize, r: i32, o: i32, outs: i32,
+  accumulator: v128, x: usize, w: usize, inDim: i32, bias: usize, residual: usize, output: usize, r: i32, o: i32, outDim: i32,
 ): void {
-  const at = <usize> (r * outs + o) << 2;
-  let sum = horizontalSum(sums);
-  for (let i = depth & ~3; i < depth; i++) {
+  const at = <usize> (r * outDim + o) << 2;
+  let sum = horizontalSum(accumulator);
+  for (let i = inDim & ~3; i < inDim; i++) {
     sum += load<f32>(x + (<usize> i << 2)) * load<f32>(w + (<usize> i << 2));
   }
   if (bias != 0) sum += load<f32>(bias + (<usize> o << 2));
   if (residual != 0) sum += load<f32>(residual + at);
-  store<f32>(y + at, sum);
+  store<f32>(output + at, sum);
 }

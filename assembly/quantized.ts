@@ -1,31 +1,33 @@
-// Linear with a quantised weight: y = x Wᵀ + bias + residual, W[o][i] = q[o][i] · s[o][⌊i / group⌋] with integers q of 8
-// or 4 bits.
+// Linear with a quantised weight: output = x Wᵀ + bias + residual, W[o][i] = q[o][i] · s[o][⌊i / group⌋], with integers q
+// of 8 or 4 bits.
 //
-// Rows of x become integers too, with a scale for each group as W has them: of 16 bits where q has 8, of 8 bits where q
-// has 4. Either way x loses little beside what W lost, its products with q are exact, and one instruction takes
-// eight (pmaddwd) or sixteen (pmaddubsw) of them, so that not arithmetic but reading W bounds the time.
+// Rows of x become integers too, with a scale per group as in W: of 16 bits for a weight of 8 bits, of 8 bits for one of 4.
+// Either way x loses little compared with W, its products with q are exact, and one instruction takes eight (pmaddwd) or
+// sixteen (pmaddubsw) of them. So reading W bounds the time, not arithmetic.
 //
-// W is packed (wasm/quantized.ts) in blocks of 8 outputs that are read strictly in order. A block holds, group by group,
-// the integers of all its outputs, and then their 8 scales as bfloat16, those of outputs 0 and 4, 1 and 5 and so on side
-// by side. The integers, made unsigned by adding 128 or 8, are words, one output after another:
+// wasm/quantized.ts packs W in blocks of 8 outputs, which are read strictly in order. A block holds, group by group, the
+// integers of all its outputs and then their 8 scales as bfloat16, those of outputs 0 and 4, 1 and 5 and so on side by
+// side. The integers, made unsigned by adding 128 or 8, are words, one output after another:
 //
 //   8 bits: 4 inputs in a word, 0 and 1 in the low bytes of its halves, 2 and 3 in the high ones
 //   4 bits: 8 inputs in a word, 0 to 3 in the low nibbles of its bytes, 4 to 7 in the high ones
 //
-// so that one mask and one shift give what meets two words of x. A group of x is its scale, what the added numbers come
-// to, −128 Σ x or −8 Σ x, 8 bytes of padding, and the integers.
+// so that one mask and one shift give what meets two words of x. A group of x is its scale, the correction for the added
+// numbers (−128 Σ x or −8 Σ x), 8 bytes of padding, and the integers.
 //
-// An output's sum runs over the groups in order, whatever the number of rows: neither other rows nor threads change its
-// bits.
+// An output is accumulated over the groups in order, whatever the number of rows: neither other rows nor threads change
+// its bits.
 //
-// Engines check the bounds of every access, in Deno by a comparison each, which costs as much as an instruction that
-// computes: hence few and wide loads, x spread by shuffles, and no load that widens.
-import { loadLanes, madd, storeLanes } from "./simd";
+// Engines check the bounds of every access, in Deno by a comparison, which costs as much as an arithmetic instruction.
+// Hence loads are few and wide, x is broadcast by shuffles, and no load widens.
+//
+// fourRows has twelve arguments, but it is inlined: they are registers, not a call.
+import { loadLanes, madd, storeLanes } from "./parts/simd";
 
 /** Outputs of a block. */
 // @ts-ignore: decorator
 @inline
-const OUTS = 8;
+const BLOCK_OUT_DIM = 8;
 /** Bytes before the integers of a group of x: scale, offset, padding. */
 // @ts-ignore: decorator
 @inline
@@ -42,22 +44,22 @@ function inputBytes(bits: i32, group: i32): i32 {
 // @ts-ignore: decorator
 @inline
 function weightBytes(bits: i32, group: i32): i32 {
-  return bits * group + 2 * OUTS;
+  return bits * group + 2 * BLOCK_OUT_DIM;
 }
 
 /** Bytes of scratch for `quantizeRows`. */
-export function quantizedScratch(rows: i32, depth: i32, bits: i32, group: i32): usize {
-  return <usize> rows * <usize> (((depth + group - 1) / group) * inputBytes(bits, group));
+export function quantizedScratch(rows: i32, inDim: i32, bits: i32, group: i32): usize {
+  return <usize> rows * <usize> (((inDim + group - 1) / group) * inputBytes(bits, group));
 }
 
-/** Writes rows of x, `[rows, depth]`, as the weight's `bits` want them. What is beyond depth is zero. */
-export function quantizeRows(x: usize, rows: i32, depth: i32, bits: i32, group: i32, target: usize): void {
+/** Writes rows of x, `[rows, inDim]`, as integers for a weight of `bits` bits, zeros beyond inDim. */
+export function quantizeRows(x: usize, rows: i32, inDim: i32, bits: i32, group: i32, target: usize): void {
   for (let r = 0; r < rows; r++) {
-    for (let start = 0; start < depth; start += group) {
-      quantizeGroup(x + (<usize> start << 2), min(group, depth - start), bits, group, target);
+    for (let start = 0; start < inDim; start += group) {
+      quantizeGroup(x + (<usize> start << 2), min(group, inDim - start), bits, group, target);
       target += inputBytes(bits, group);
     }
-    x += <usize> depth << 2;
+    x += <usize> inDim << 2;
   }
 }
 
@@ -71,17 +73,17 @@ function quantizeGroup(x: usize, count: i32, bits: i32, group: i32, target: usiz
     max(f32x4.extract_lane(most, 0), f32x4.extract_lane(most, 1)),
     max(f32x4.extract_lane(most, 2), f32x4.extract_lane(most, 3)),
   ) / largest;
-  // Groups this small count as zero: their reciprocal would be infinite. NaN goes on in the scale.
+  // Groups this small count as zero: their reciprocal would be infinite. NaN stays NaN, in the scale.
   if (scale < 1e-37) scale = 0;
   const inverse = f32x4.splat(scale == 0 ? 0 : 1 / scale);
   const whole = f32x4.splat(12582912);
-  let sums = i32x4.splat(0), to = target + HEAD;
+  let accumulator = i32x4.splat(0), to = target + HEAD;
   for (let i = 0; i < group; i += 8) {
     const integers = i16x8.narrow_i32x4_s(
       integersOf(x + (<usize> i << 2), count - i, inverse, whole),
       integersOf(x + (<usize> i << 2) + 16, count - i - 4, inverse, whole),
     );
-    sums = i32x4.add(sums, i32x4.extadd_pairwise_i16x8_s(integers));
+    accumulator = i32x4.add(accumulator, i32x4.extadd_pairwise_i16x8_s(integers));
     if (bits == 8) {
       v128.store(to, integers);
       to += 16;
@@ -90,30 +92,30 @@ function quantizeGroup(x: usize, count: i32, bits: i32, group: i32, target: usiz
       to += 8;
     }
   }
-  const sum = i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) +
-    i32x4.extract_lane(sums, 3);
+  const sum = i32x4.extract_lane(accumulator, 0) + i32x4.extract_lane(accumulator, 1) +
+    i32x4.extract_lane(accumulator, 2) + i32x4.extract_lane(accumulator, 3);
   store<f32>(target, scale);
   store<i32>(target, -(sum << (bits - 1)), 4);
 }
 
-/** The nearest integers: added to 1.5 · 2^23, where f32 has no fractions, they are its last bits. */
+/** The nearest integers: added to 1.5 · 2^23, where f32 has no fraction, they are its last bits. */
 // @ts-ignore: decorator
 @inline
 function integersOf(x: usize, count: i32, inverse: v128, whole: v128): v128 {
   return i32x4.sub(f32x4.add(f32x4.mul(loadLanes(x, count), inverse), whole), whole);
 }
 
-/** `y = x Wᵀ + bias + residual`; x from `quantizeRows`, rows of y and residual `stride` bytes apart. */
+/** `output = x Wᵀ + bias + residual`; x from `quantizeRows`, rows of output and residual `stride` bytes apart. */
 export function linearQuantized(
-  x: usize, weight: usize, bias: usize, residual: usize, y: usize,
-  rows: i32, depth: i32, outs: i32, stride: usize, bits: i32, group: i32,
+  x: usize, weight: usize, bias: usize, residual: usize, output: usize,
+  rows: i32, inDim: i32, outDim: i32, stride: usize, bits: i32, group: i32,
 ): void {
-  const mask = bits == 8 ? 0x00ff : 0x0f0f; // no constant where it is used: engines load those anew in every turn of a loop
-  const groups = (depth + group - 1) / group;
+  const mask = bits == 8 ? 0x00ff : 0x0f0f; // an argument, as engines load a constant again in every iteration
+  const groups = (inDim + group - 1) / group;
   const inRow = <usize> (groups * inputBytes(bits, group));
-  for (let o = 0; o < outs; o += OUTS) {
-    const count = outs - o;
-    let from = x, to = y + (<usize> o << 2);
+  for (let o = 0; o < outDim; o += BLOCK_OUT_DIM) {
+    const count = outDim - o;
+    let from = x, to = output + (<usize> o << 2);
     const b = bias == 0 ? 0 : bias + (<usize> o << 2);
     let c = residual == 0 ? 0 : residual + (<usize> o << 2);
     for (let r = 0; r < rows;) {
@@ -136,36 +138,36 @@ export function linearQuantized(
 }
 
 function oneRow8(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+  x: usize, w: usize, bias: usize, residual: usize, output: usize, groups: i32, group: i32, outDim: i32, mask: i32,
 ): void {
-  oneRow(8, x, w, bias, residual, y, groups, group, outs, mask);
+  oneRow(8, x, w, bias, residual, output, groups, group, outDim, mask);
 }
 
 function oneRow4(
-  x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+  x: usize, w: usize, bias: usize, residual: usize, output: usize, groups: i32, group: i32, outDim: i32, mask: i32,
 ): void {
-  oneRow(4, x, w, bias, residual, y, groups, group, outs, mask);
+  oneRow(4, x, w, bias, residual, output, groups, group, outDim, mask);
 }
 
 function fourRows8(
-  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
-  groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
+  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, output: usize,
+  groups: i32, group: i32, outDim: i32, stride: usize, mask: i32,
 ): void {
-  fourRows(8, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
+  fourRows(8, x, inRow, w, bias, residual, output, groups, group, outDim, stride, mask);
 }
 
 function fourRows4(
-  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
-  groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
+  x: usize, inRow: usize, w: usize, bias: usize, residual: usize, output: usize,
+  groups: i32, group: i32, outDim: i32, stride: usize, mask: i32,
 ): void {
-  fourRows(4, x, inRow, w, bias, residual, y, groups, group, outs, stride, mask);
+  fourRows(4, x, inRow, w, bias, residual, output, groups, group, outDim, stride, mask);
 }
 
 /** A block of 8 outputs with one row of x. */
 // @ts-ignore: decorator
 @inline
 function oneRow(
-  bits: i32, x: usize, w: usize, bias: usize, residual: usize, y: usize, groups: i32, group: i32, outs: i32, mask: i32,
+  bits: i32, x: usize, w: usize, bias: usize, residual: usize, output: usize, groups: i32, group: i32, outDim: i32, mask: i32,
 ): void {
   const low = i16x8.splat(<i16> mask);
   let y0 = f32x4.splat(0), y1 = y0;
@@ -189,19 +191,19 @@ function oneRow(
       x += 32;
     } while (x < end);
     const scales = v128.load(w);
-    w += 2 * OUTS;
+    w += 2 * BLOCK_OUT_DIM;
     y0 = madd(f32x4.convert_i32x4_s(s0), f32x4.mul(scale, scales0(scales)), y0);
     y1 = madd(f32x4.convert_i32x4_s(s1), f32x4.mul(scale, scales1(scales)), y1);
   }
-  finish(y0, y1, bias, residual, 0, y, outs);
+  finish(y0, y1, bias, residual, 0, output, outDim);
 }
 
 /** The same with four rows. */
 // @ts-ignore: decorator
 @inline
 function fourRows(
-  bits: i32, x: usize, inRow: usize, w: usize, bias: usize, residual: usize, y: usize,
-  groups: i32, group: i32, outs: i32, stride: usize, mask: i32,
+  bits: i32, x: usize, inRow: usize, w: usize, bias: usize, residual: usize, output: usize,
+  groups: i32, group: i32, outDim: i32, stride: usize, mask: i32,
 ): void {
   const x1 = x + inRow, x2 = x1 + inRow, x3 = x2 + inRow;
   const low = i16x8.splat(<i16> mask);
@@ -239,7 +241,7 @@ function fourRows(
       s30 = widen(bits, s30, h30), s31 = widen(bits, s31, h31);
     }
     const scales = v128.load(w), w0 = scales0(scales), w1 = scales1(scales);
-    w += 2 * OUTS;
+    w += 2 * BLOCK_OUT_DIM;
     let scale = v128.load32_splat(x + head);
     y00 = madd(f32x4.convert_i32x4_s(s00), f32x4.mul(scale, w0), y00);
     y01 = madd(f32x4.convert_i32x4_s(s01), f32x4.mul(scale, w1), y01);
@@ -253,13 +255,13 @@ function fourRows(
     y30 = madd(f32x4.convert_i32x4_s(s30), f32x4.mul(scale, w0), y30);
     y31 = madd(f32x4.convert_i32x4_s(s31), f32x4.mul(scale, w1), y31);
   }
-  finish(y00, y01, bias, residual, 0, y, outs);
-  finish(y10, y11, bias, residual, stride, y, outs);
-  finish(y20, y21, bias, residual, 2 * stride, y, outs);
-  finish(y30, y31, bias, residual, 3 * stride, y, outs);
+  finish(y00, y01, bias, residual, 0, output, outDim);
+  finish(y10, y11, bias, residual, stride, output, outDim);
+  finish(y20, y21, bias, residual, 2 * stride, output, outDim);
+  finish(y30, y31, bias, residual, 3 * stride, output, outDim);
 }
 
-/** Products of two words of weights of 4 outputs with four words of x, summed as far as `dots` has room. */
+/** Products of two words of weights of 4 outputs with four words of x, added up as far as `dots` has room. */
 // @ts-ignore: decorator
 @inline
 function products(bits: i32, a0: v128, a1: v128, a2: v128, a3: v128, v: v128, u: v128, low: v128): v128 {
@@ -281,7 +283,7 @@ function upper(bits: i32, words: v128, low: v128): v128 {
   return bits == 8 ? i16x8.shr_u(words, 8) : v128.and(i16x8.shr_u(words, 4), low);
 }
 
-/** Sums of two adjacent products of x and weights: of 32 bits, or of 16 where both are bytes. */
+/** Sums of two adjacent products of x and weights: of 32 bits, or of 16 if both are bytes. */
 // @ts-ignore: decorator
 @inline
 function dots(bits: i32, a: v128, w: v128): v128 {
@@ -294,7 +296,7 @@ function sum(bits: i32, a: v128, b: v128): v128 {
   return bits == 8 ? i32x4.add(a, b) : i16x8.add(a, b);
 }
 
-/** Adds sums of 32 bytes of x to those of the group: 16 bits hold as many products up to 15 · 127. */
+/** Adds sums over 32 bytes of x to the accumulators of the group: 16 bits have room for these products, ≤ 15 · 127 each. */
 // @ts-ignore: decorator
 @inline
 function widen(bits: i32, s: v128, h: v128): v128 {
@@ -324,18 +326,18 @@ function dotBytes(a: v128, b: v128): v128 {
   return i16x8.add(even, i16x8.mul(i16x8.shr_s(a, 8), i16x8.shr_u(b, 8)));
 }
 
-/** Writes 8 outputs of the row that lies `offset` bytes on. */
+/** Writes 8 outputs of the row that is `offset` bytes further. */
 // @ts-ignore: decorator
 @inline
-function finish(sums0: v128, sums1: v128, bias: usize, residual: usize, offset: usize, y: usize, outs: i32): void {
+function finish(y0: v128, y1: v128, bias: usize, residual: usize, offset: usize, output: usize, outDim: i32): void {
   if (bias != 0) {
-    sums0 = f32x4.add(sums0, loadLanes(bias, outs));
-    sums1 = f32x4.add(sums1, loadLanes(bias + 16, outs - 4));
+    y0 = f32x4.add(y0, loadLanes(bias, outDim));
+    y1 = f32x4.add(y1, loadLanes(bias + 16, outDim - 4));
   }
   if (residual != 0) {
-    sums0 = f32x4.add(sums0, loadLanes(residual + offset, outs));
-    sums1 = f32x4.add(sums1, loadLanes(residual + offset + 16, outs - 4));
+    y0 = f32x4.add(y0, loadLanes(residual + offset, outDim));
+    y1 = f32x4.add(y1, loadLanes(residual + offset + 16, outDim - 4));
   }
-  storeLanes(y + offset, sums0, outs);
-  storeLanes(y + offset + 16, sums1, outs - 4);
+  storeLanes(output + offset, y0, outDim);
+  storeLanes(output + offset + 16, y1, outDim - 4);
 }

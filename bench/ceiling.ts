@@ -1,6 +1,6 @@
 /**
- * The kernels beside what the machine can do at best, measured in turns within one run: products beside the register
- * tile on operands in L1, streams beside a loop that reads the same bytes.
+ * The kernels compared with what the machine can do at best, measured in turns within one run: products with the register
+ * tile on operands in L1, streams with a loop that reads the same bytes.
  *
  *     deno task bench:ceiling [--baseline] [--repeats 9]
  *
@@ -20,8 +20,8 @@ import {
   recurrenceCase,
   softmaxCase,
   stepCase,
-} from "./cases.ts";
-import { beside, warmUp } from "./measure.ts";
+} from "./measure/cases.ts";
+import { inTurns, warmUp } from "./measure/timing.ts";
 
 const { values: options } = parseArgs({
   options: {
@@ -61,7 +61,7 @@ for (const make of cases) {
   using ceiling = ceilingCase(baselines, one);
   await warmUp(() => one.run());
   await warmUp(() => ceiling.run());
-  const measured = await beside(() => one.run(), () => ceiling.run(), { repeats });
+  const measured = await inTurns(() => one.run(), () => ceiling.run(), { repeats });
   const [amount, unit] = one.operations > 0 ? [one.operations, "GFLOP/s"] : [one.bytes, "GB/s"];
   const rate = (seconds: number) => `${(amount / seconds / 1e9).toFixed(1)} ${unit}`;
   const share = `${(100 * measured.ratio).toFixed(0)} %`;

@@ -1,55 +1,34 @@
 /**
- * Decoding one token after another with a model of about 100 M parameters and random weights, f32, int8 and int4, or
- * with models of your own, in turns, beside a loop that reads as many bytes. Medians, and the fastest of all turns: on
- * a busy machine the nearest to what it does alone.
+ * Decoding one token after another, in turns with a loop that reads the same number of bytes. The models have about 100 M
+ * parameters and random weights, f32, int8 and int4; or name models of your own. Prints medians, and the fastest of all
+ * turns: on a busy machine the nearest to what it does alone.
  *
  *     deno task bench:decode [--repeats 41] [--group 32|64] [<model> ...]
  *
  * @module
  */
 import { parseArgs } from "node:util";
-import { createBackend, quantize, type Tensor } from "../mod.ts";
-import { elementCount } from "../core/tensor.ts";
-import { parseConfig } from "../model/config.ts";
+import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { mapWeights } from "../model/weights.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { median, seconds, warmUp } from "./measure.ts";
+import { randomModel } from "./measure/models.ts";
+import { median, seconds, warmUp } from "./measure/timing.ts";
 
 const { values: options, positionals: folders } = parseArgs({
   allowPositionals: true,
   options: { repeats: { type: "string", default: "41" }, group: { type: "string", default: "32" } },
 });
 const repeats = Number(options.repeats), group = Number(options.group) as 32 | 64;
-const config = parseConfig({
+const config = {
   vocab_size: 16384,
   decoder_embed_dim: 768,
   hidden_dim: 768,
   glu_dim: 2048,
   decoder_layers: 10,
   decoder_attention_heads: 12,
-});
+};
 
 using backend = await createBackend({ prefer: "wasm" });
-
-/** A model whose matrices are quantised to `bits`, or not; all layers have the same random numbers. */
-function randomModel(bits: 8 | 4 | undefined): TransNormerLLM {
-  const parameters: Tensor[] = [];
-  const made = new Map<string, () => Tensor>();
-  const weights = mapWeights(config, false, (_name, shape) => {
-    let make = made.get(`${shape}`);
-    if (make === undefined) {
-      const size = elementCount(shape), scale = 1 / Math.sqrt(shape[1] ?? 1);
-      const data = Float32Array.from({ length: size }, () => scale * (2 * Math.random() - 1));
-      const weight = bits && quantize(data, shape, { bits, group });
-      make = () => weight ? backend.quantized(weight) : backend.tensor(data, shape);
-      made.set(`${shape}`, make);
-    }
-    parameters.push(make());
-    return parameters.at(-1)!;
-  });
-  return new TransNormerLLM(backend, { config, weights, parameters, tokenizer: undefined, fingerprint: "" });
-}
 
 /** What is timed: a step of a session, and the bytes that it reads. */
 async function variant(name: string, load: () => TransNormerLLM | Promise<TransNormerLLM>) {
@@ -68,7 +47,10 @@ async function variant(name: string, load: () => TransNormerLLM | Promise<TransN
 
 const sources: [string, () => TransNormerLLM | Promise<TransNormerLLM>][] = folders.length > 0
   ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
-  : ([undefined, 8, 4] as const).map((bits) => [bits ? `int${bits}` : "f32", () => randomModel(bits)]);
+  : ([32, 8, 4] as const).map((bits) => [
+    bits === 32 ? "f32" : `int${bits}`,
+    () => randomModel(backend, config, bits, group),
+  ]);
 const variants = [];
 for (const [name, load] of sources) variants.push(await variant(name, load));
 const [first] = variants;

@@ -6,8 +6,8 @@
  *
  * @module
  */
-import { GOALS } from "./goals.ts";
-import { keeps } from "./results.ts";
+import { GOALS } from "./report/goals.ts";
+import { keeps } from "./report/results.ts";
 
 const REPEATS = 5;
 const regressed: string[] = [];

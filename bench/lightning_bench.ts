@@ -1,5 +1,5 @@
-/** Attention forward, backward and step on each backend, beside its ceiling, its baselines and its peers. */
-import { presentBackends } from "./backends.ts";
+/** Attention forward, backward and step on each backend, compared with its ceiling, its baselines and its peers. */
+import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
 import {
   ATTENTION_SIZES,
@@ -14,7 +14,7 @@ import {
   register,
   softmaxCase,
   stepCase,
-} from "./cases.ts";
+} from "./measure/cases.ts";
 import { jaxAttentionCase } from "./peers/jax.ts";
 import { onnxAttentionCase } from "./peers/onnxruntime.ts";
 

@@ -1,7 +1,7 @@
-/** SRMSNorm and LayerNorm on each backend, beside a loop that reads as many bytes, and a peer. */
-import { presentBackends } from "./backends.ts";
+/** SRMSNorm and LayerNorm on each backend, compared with a loop that reads the same bytes, and with a peer. */
+import { presentBackends } from "./measure/backends.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { ceilingCase, normCase, register } from "./cases.ts";
+import { ceilingCase, normCase, register } from "./measure/cases.ts";
 import { onnxNormCase } from "./peers/onnxruntime.ts";
 
 const ROWS = 16384, WIDTH = 1024;

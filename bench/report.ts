@@ -8,7 +8,7 @@
  */
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
-import { commit, FOLDER, keep, machine, type Report } from "./results.ts";
+import { commit, FOLDER, keep, machine, type Report } from "./report/results.ts";
 
 const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
 
@@ -29,7 +29,7 @@ async function measure(
   options: { backend: "wasm" | "webgpu"; quick: boolean; exclusive: boolean },
 ): Promise<void> {
   const { backend, quick, exclusive } = options;
-  const { measureAll } = await import("./suites.ts");
+  const { measureAll } = await import("./report/suites.ts");
   const device = await (async () => {
     using created = await createBackend({ prefer: backend });
     return created.info.device;
@@ -67,7 +67,7 @@ async function measure(
 
 /** Measures the goals again; all else in the report stays. */
 async function measureGoalsAgain(): Promise<void> {
-  const { measureGoals } = await import("./suites.ts");
+  const { measureGoals } = await import("./report/suites.ts");
   const report: Report = JSON.parse(await Deno.readTextFile(new URL("wasm.json", FOLDER)));
   const goals: Report["results"]["goals"] = [];
   const goalsMeasured = { date: today(), commit: await commit() };
@@ -111,7 +111,7 @@ async function main(): Promise<number> {
   }
   if (values.goals) await measureGoalsAgain();
   else if (!values["render-only"]) await measure({ backend, quick, exclusive });
-  if (!values["measure-only"]) await (await import("./render.ts")).render();
+  if (!values["measure-only"]) await (await import("./report/page.ts")).render();
   return 0;
 }
 

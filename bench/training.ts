@@ -6,22 +6,54 @@
  *                              [--mixer lightning|softmax|left-product] [--keep]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
- * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, beside those of other mixers there,
+ * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, with those of other mixers there,
  * for the next `deno task report --render-only`.
  *
  * @module
  */
 import { parseArgs } from "node:util";
 import { createBackend } from "../mod.ts";
-import { parseConfig } from "../model/config.ts";
-import { randomNumbers } from "../model/sampling.ts";
-import { lightningMixer, lossAndGradients, type Mixer } from "../train/backward.ts";
-import { configByName, initialWeights } from "../train/configs.ts";
-import { Parameters } from "../train/optimizer.ts";
-import type { Backend } from "../core/backend.ts";
+import { lightningMixer } from "../train/backward.ts";
+import { configByName } from "../train/configs.ts";
 import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
-import { median, seconds } from "./measure.ts";
-import { commit, keep, kept, type TrainingReport } from "./results.ts";
+import { type Speed, trainingSpeed } from "./measure/training.ts";
+import { commit, keep, kept, type TrainingReport } from "./report/results.ts";
+
+const { values } = parseArgs({
+  options: {
+    backend: { type: "string", default: "auto" },
+    config: { type: "string", default: "small" },
+    tokens: { type: "string", default: "65536" },
+    lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
+    repeats: { type: "string", default: "5" },
+    mixer: { type: "string", default: lightningMixer.name },
+    keep: { type: "boolean", default: false },
+  },
+});
+const tokens = Number(values.tokens), repeats = Number(values.repeats);
+const lengths = values.lengths.split(",").map(Number);
+if (!lengths.every((length) => Number.isInteger(length) && length >= 1 && tokens % length === 0)) {
+  console.error(`--lengths must be integers >= 1 that divide --tokens, ${tokens}: ${values.lengths}`);
+  Deno.exit(2);
+}
+const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
+if (!Object.hasOwn(mixers, values.mixer)) {
+  console.error(`--mixer must be one of ${Object.keys(mixers).join(", ")}: ${values.mixer}`);
+  Deno.exit(2);
+}
+const mixer = mixers[values.mixer], named = configByName(values.config);
+const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
+using backend = await createBackend({ prefer: values.backend as "auto", threads: "auto" });
+const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
+console.log(
+  `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
+);
+if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
+console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
+for (const { length, tokensPerSecond } of speeds) {
+  const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
+  console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
+}
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
 async function keepSpeeds(
@@ -48,95 +80,4 @@ async function keepSpeeds(
     ],
   };
   await keep("training.json", report);
-}
-
-/** Speed at one length. */
-export interface Speed {
-  /** Tokens per sequence. */
-  readonly length: number;
-  /** Median over the repeats. */
-  readonly tokensPerSecond: number;
-}
-
-/**
- * Measures whole training steps.
- *
- * @param tokens tokens per step, a multiple of every length
- * @param repeats steps per length, after two seconds of steps and one per length that are not counted
- */
-export async function trainingSpeed(
-  backend: Backend,
-  config: Record<string, unknown>,
-  { tokens, lengths, repeats, mixer = lightningMixer }: {
-    tokens: number;
-    lengths: readonly number[];
-    repeats: number;
-    mixer?: Mixer;
-  },
-): Promise<Speed[]> {
-  const network = parseConfig(config);
-  using parameters = new Parameters(backend, network, initialWeights(network, 1));
-  const random = randomNumbers(1);
-  const ids = Uint32Array.from({ length: tokens }, () => Math.floor(256 * random()));
-  const labels = Int32Array.from(ids, (_, i) => ids[(i + 1) % tokens]);
-  let count = 0;
-  const step = async (seqLen: number) => {
-    using gradients = parameters.gradients();
-    using total = backend.zeros([1]);
-    const batch = tokens / seqLen;
-    const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
-    const states = lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, { mixer });
-    for (const state of states) state.dispose();
-    const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
-    using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
-    await squares.data(); // all of the step but AdamW's last writes, which the next step waits for
-  };
-  const times = new Map(lengths.map((length) => [length, [] as number[]]));
-  // GPUs raise their clock under load.
-  for (const end = performance.now() + 2000; performance.now() < end;) await step(lengths[0]);
-  for (let i = 0; i <= repeats; i++) {
-    for (const [length, found] of times) {
-      const time = await seconds(() => step(length));
-      if (i > 0) found.push(time);
-    }
-  }
-  return [...times].map(([length, found]) => ({ length, tokensPerSecond: tokens / median(found) }));
-}
-
-if (import.meta.main) {
-  const { values } = parseArgs({
-    options: {
-      backend: { type: "string", default: "auto" },
-      config: { type: "string", default: "small" },
-      tokens: { type: "string", default: "65536" },
-      lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
-      repeats: { type: "string", default: "5" },
-      mixer: { type: "string", default: lightningMixer.name },
-      keep: { type: "boolean", default: false },
-    },
-  });
-  const tokens = Number(values.tokens), repeats = Number(values.repeats);
-  const lengths = values.lengths.split(",").map(Number);
-  if (!lengths.every((length) => Number.isInteger(length) && length >= 1 && tokens % length === 0)) {
-    console.error(`--lengths must be integers >= 1 that divide --tokens, ${tokens}: ${values.lengths}`);
-    Deno.exit(2);
-  }
-  const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
-  if (!Object.hasOwn(mixers, values.mixer)) {
-    console.error(`--mixer must be one of ${Object.keys(mixers).join(", ")}: ${values.mixer}`);
-    Deno.exit(2);
-  }
-  const mixer = mixers[values.mixer], named = configByName(values.config);
-  const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
-  using backend = await createBackend({ prefer: values.backend as "auto", threads: "auto" });
-  const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
-  console.log(
-    `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
-  );
-  if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
-  console.log("| tokens per sequence | tokens per second | beside the shortest |\n|---:|---:|---:|");
-  for (const { length, tokensPerSecond } of speeds) {
-    const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
-    console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
-  }
 }

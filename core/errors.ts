@@ -49,14 +49,13 @@ export function typeError(operation: string, expectation: string, current: unkno
  * `"validation"` (the device refused a command: a defect worth reporting) or `"disposed"` (used after `dispose()`).
  */
 export class BackendError extends Error {
-  /** An error with its reason, a sentence for people, and the cause where there is one. */
-  constructor(
-    /** What went wrong. */
-    readonly reason: "unavailable" | "lost" | "out-of-memory" | "validation" | "disposed",
-    message: string,
-    options?: ErrorOptions,
-  ) {
+  /** What went wrong. */
+  readonly reason: "unavailable" | "lost" | "out-of-memory" | "validation" | "disposed";
+
+  /** An error with its reason, a sentence for people, and its cause if known. */
+  constructor(reason: BackendError["reason"], message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = "BackendError";
+    this.reason = reason;
   }
 }

@@ -17,7 +17,7 @@ export function toHalf(values: Float32Array): Uint16Array {
     else if (magnitude >= 0x477ff000) halves[i] = sign | 0x7c00; // from 65520, which rounds up
     else if (magnitude >= 0x38800000) { // from 2^−14: rebias the exponent, round 13 bits away
       halves[i] = sign | (magnitude - 0x38000000 + 0xfff + (magnitude >>> 13 & 1)) >>> 13;
-    } else { // subnormal: beside 1/2 an f32 counts in steps of 2^−24, as they do
+    } else { // subnormal: added to 1/2, an f32 counts in steps of 2^−24, as halves do here
       float[0] = Math.abs(values[i]) + 0.5;
       halves[i] = sign | word[0] - 0x3f000000;
     }

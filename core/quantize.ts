@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { checkDimensions } from "./check.ts";
+import { checkDimensions } from "./shape.ts";
 import { rangeError, typeError } from "./errors.ts";
 
 /** How a weight is quantised. */
@@ -43,15 +43,15 @@ export function fromBfloat16(bits: number): number {
 
 /** Bytes of the integers of a row, and number of its scales. */
 export function quantizedRow(
-  inner: number,
+  inDim: number,
   { bits, group }: Quantization,
 ): { bytes: number; groups: number } {
-  return { bytes: Math.ceil(inner * bits / 8), groups: Math.ceil(inner / group) };
+  return { bytes: Math.ceil(inDim * bits / 8), groups: Math.ceil(inDim / group) };
 }
 
 /**
- * What the element of a group that is largest in magnitude may become; of 4 bits, the choice that leaves the smallest
- * squared error. Beyond −8 it is cut off, so that the others are finer.
+ * The integers that the largest element of a group may become. With 4 bits, the one that leaves the smallest squared
+ * error is taken; an integer below −8 is clipped, which makes the others finer.
  */
 const LARGEST = { 8: [127], 4: [-8, -7, -7.5, -8.5, -9, -9.5] } as const;
 
@@ -66,17 +66,18 @@ const LARGEST = { 8: [127], 4: [-8, -7, -7.5, -8.5, -9, -9.5] } as const;
  * ```ts
  * import { createBackend, quantize } from "@levin/attention";
  * import { linear } from "@levin/attention/ops";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * const data = Float32Array.from({ length: 128 * 64 }, (_, i) => Math.sin(i));
  * using weight = backend.quantized(quantize(data, [128, 64], { bits: 4 }));
  * using x = backend.tensor(new Float32Array(64).fill(1), [1, 64]);
  * using y = linear(x, weight);
- * console.log(y.shape); // [1, 128]
+ * assert.deepEqual(y.shape, [1, 128]);
  * ```
  *
  * @throws {TypeError} when `data` is no `Float32Array`
- * @throws {RangeError} when an element is not finite, or bits, group or shape do not fit
+ * @throws {RangeError} when an element is not finite, or bits, group or shape do not match
  */
 export function quantize(
   data: Float32Array,
@@ -87,13 +88,13 @@ export function quantize(
   if (!(data instanceof Float32Array)) typeError(operation, "data must be a Float32Array", data);
   checkQuantization(operation, shape, { bits, group });
   checkDimensions(operation, shape, data.length);
-  const [outs, inner] = shape;
-  const { bytes, groups } = quantizedRow(inner, { bits, group });
-  const values = new Uint8Array(outs * bytes), scales = new Uint16Array(outs * groups);
-  for (let o = 0; o < outs; o++) {
+  const [outDim, inDim] = shape;
+  const { bytes, groups } = quantizedRow(inDim, { bits, group });
+  const values = new Uint8Array(outDim * bytes), scales = new Uint16Array(outDim * groups);
+  for (let o = 0; o < outDim; o++) {
     for (let g = 0; g < groups; g++) {
-      const start = o * inner + g * group;
-      const elements = data.subarray(start, Math.min(start + group, (o + 1) * inner));
+      const start = o * inDim + g * group;
+      const elements = data.subarray(start, Math.min(start + group, (o + 1) * inDim));
       let most = 0;
       for (const value of elements) {
         if (!Number.isFinite(value)) rangeError(operation, "data must be finite", value, `row ${o}`);
@@ -134,10 +135,10 @@ function squaredError(elements: Float32Array, scale: number, bits: 8 | 4): numbe
 
 /** The integers of one row of a weight. */
 export function rowIntegers({ shape, values, bits, group }: QuantizedWeight, row: number): Int8Array {
-  const inner = shape[1], { bytes } = quantizedRow(inner, { bits, group });
+  const inDim = shape[1], { bytes } = quantizedRow(inDim, { bits, group });
   if (bits === 8) return new Int8Array(values.buffer, values.byteOffset + row * bytes, bytes);
-  const integers = new Int8Array(inner);
-  for (let i = 0; i < inner; i++) {
+  const integers = new Int8Array(inDim);
+  for (let i = 0; i < inDim; i++) {
     integers[i] = (values[row * bytes + (i >> 1)] >> (i & 1 ? 4 : 0) & 15) - 8;
   }
   return integers;
@@ -145,14 +146,14 @@ export function rowIntegers({ shape, values, bits, group }: QuantizedWeight, row
 
 /** The elements that a quantised weight stands for. */
 export function dequantize(weight: QuantizedWeight): Float32Array {
-  const [outs, inner] = checkQuantized("dequantize", weight);
-  const groups = Math.ceil(inner / weight.group);
-  const data = new Float32Array(outs * inner);
-  for (let o = 0; o < outs; o++) {
+  const [outDim, inDim] = checkQuantized("dequantize", weight);
+  const groups = Math.ceil(inDim / weight.group);
+  const data = new Float32Array(outDim * inDim);
+  for (let o = 0; o < outDim; o++) {
     const integers = rowIntegers(weight, o);
-    for (let i = 0; i < inner; i++) {
+    for (let i = 0; i < inDim; i++) {
       const scale = fromBfloat16(weight.scales[o * groups + Math.floor(i / weight.group)]);
-      data[o * inner + i] = integers[i] * scale;
+      data[o * inDim + i] = integers[i] * scale;
     }
   }
   return data;

@@ -1,21 +1,17 @@
 /**
- * Tensors: opaque handles of numbers that live on a backend.
+ * What users hold: tensors, and the backend that they live on. All checks of a backend's methods stand here, for every
+ * machine.
  *
  * @module
  */
-import type { Backend } from "./backend.ts";
+import { type DType, FLOATS, type FloatType, WEIGHTS } from "./dtype.ts";
 import { BackendError, rangeError, typeError } from "./errors.ts";
-import type { Quantization } from "./quantize.ts";
+import type { BackendInfo, BackendName, Machine } from "./machine.ts";
+import { checkQuantized, type Quantization, type QuantizedWeight } from "./quantize.ts";
+import { checkDimensions, elementCount } from "./shape.ts";
 
-/** How elements are stored. Arithmetic accumulates in f32 whatever the storage. */
-export type DType = "f32" | "f16";
-
-/** Number of elements of a shape. */
-export function elementCount(shape: readonly number[]): number {
-  let size = 1;
-  for (let axis = 0; axis < shape.length; axis++) size *= shape[axis];
-  return size;
-}
+/** Marks tensors of every copy of this library, so that those of another copy can be told from what is no tensor. */
+const TENSOR: unique symbol = Symbol.for("@levin/attention.Tensor") as typeof TENSOR;
 
 /**
  * A dense row-major array of numbers on a backend: the last dimension is contiguous.
@@ -41,16 +37,18 @@ export class Tensor implements Disposable {
   readonly shape: readonly number[];
   /** Number of elements: the product of {@linkcode Tensor.shape}. */
   readonly size: number;
-  /** How elements are stored; `"f32"` for a quantised weight, which reads as such. */
+  /** How elements are stored. They are read as f32, whatever the storage. */
   readonly dtype: DType;
   /** How a weight made by {@linkcode Backend.quantized} is quantised; undefined for all other tensors. */
   readonly quantization: Quantization | undefined;
+  /** @ignore */
+  readonly [TENSOR] = true;
   #storage: unknown;
 
   /**
-   * Tensors are made by {@linkcode Backend.tensor} and by operations; only backends call this.
+   * Tensors are made by {@linkcode Backend.tensor} and by operations; only the library calls this.
    *
-   * @param backend the owner @param shape dimensions @param dtype storage of an element @param storage the backend's own
+   * @param backend the owner @param shape dimensions @param dtype storage of an element @param storage the machine's
    * @param quantization of a quantised weight
    */
   constructor(
@@ -73,15 +71,24 @@ export class Tensor implements Disposable {
     return this.#storage === undefined;
   }
 
-  /** What the backend keeps for this tensor. For backends. Throws a {@linkcode BackendError} after `dispose()`. */
+  /** What the machine keeps for this tensor. For machines. Throws a {@linkcode BackendError} after `dispose()`. */
   get storage(): unknown {
+    this.requireLive();
+    return this.#storage;
+  }
+
+  /**
+   * Throws when the elements are gone.
+   *
+   * @throws {BackendError} `"disposed"`
+   */
+  requireLive(): void {
     if (this.#storage === undefined) {
       throw new BackendError(
         "disposed",
         `Cannot use a tensor of shape [${this.shape.join(", ")}] as it was disposed or reshaped`,
       );
     }
-    return this.#storage;
   }
 
   /**
@@ -97,13 +104,14 @@ export class Tensor implements Disposable {
    * The same elements under another shape. Nothing is copied: the returned tensor takes the elements over, and this
    * handle is spent.
    *
-   * @throws {RangeError} when the number of elements differs
+   * @throws {RangeError} when a dimension is no integer ≥ 0 or the number of elements differs
    * @throws {TypeError} when this is a quantised weight
    */
   reshape(shape: readonly number[]): Tensor {
     if (this.quantization !== undefined) {
       typeError("reshape", "a quantised weight keeps its shape", shape, `[${this.shape}]`);
     }
+    checkDimensions("reshape", shape);
     const size = elementCount(shape);
     if (size !== this.size) {
       rangeError("reshape", `shape must hold ${this.size} elements`, shape, `${size} elements`);
@@ -118,11 +126,190 @@ export class Tensor implements Disposable {
     if (this.#storage === undefined) return;
     const storage = this.#storage;
     this.#storage = undefined;
-    this.backend.release(storage);
+    this.backend.machine.free(storage);
   }
 
   /** {@linkcode Tensor.dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+}
+
+/**
+ * Checks that a value is a live tensor: of this backend, and stored as one of `dtypes`.
+ *
+ * @returns its shape
+ */
+export function checkTensor(
+  operation: string,
+  name: string,
+  value: unknown,
+  dtypes: readonly DType[],
+  backend?: Backend,
+): readonly number[] {
+  if (!(value instanceof Tensor)) {
+    if (typeof value === "object" && value !== null && TENSOR in value) {
+      typeError(
+        operation,
+        `${name} must be a Tensor of this copy of the library`,
+        "one from another copy of it",
+      );
+    }
+    typeError(operation, `${name} must be a Tensor`, value);
+  }
+  if (!dtypes.includes(value.dtype)) refuseDtype(operation, name, value, dtypes);
+  value.requireLive();
+  if (backend !== undefined && value.backend !== backend) {
+    typeError(
+      operation,
+      `${name} must belong to the same backend as the other tensors, ${backend.name}`,
+      value.backend.name,
+      "copy it with backend.tensor(await x.data(), x.shape)",
+    );
+  }
+  return value.shape;
+}
+
+function refuseDtype(operation: string, name: string, tensor: Tensor, dtypes: readonly DType[]): never {
+  if (tensor.quantization !== undefined) {
+    typeError(
+      operation,
+      `${name} must not be quantised`,
+      `${tensor.quantization.bits} bits`,
+      "only linear's weight and embedding's table may be; backend.tensor(await x.data(), x.shape) is not",
+    );
+  }
+  typeError(operation, `${name} must be stored as ${dtypes.join(" or ")}`, tensor.dtype);
+}
+
+/**
+ * A device with memory and kernels. Tensors belong to the backend that made them.
+ *
+ * Operations enqueue work and return immediately; work runs in the order in which it was enqueued, and
+ * `await tensor.data()` waits for it. Disposing the backend frees everything it holds.
+ *
+ * Backends are made by `createBackend`.
+ */
+export class Backend implements Disposable {
+  /** What implements the operations. For the library. */
+  readonly machine: Machine;
+
+  /** @param machine the device, taken over */
+  constructor(machine: Machine) {
+    this.machine = machine;
+  }
+
+  /** Which backend this is. */
+  get name(): BackendName {
+    return this.machine.name;
+  }
+
+  /** What it runs on and why it was chosen. */
+  get info(): BackendInfo {
+    return this.machine.info;
+  }
+
+  /** Bytes that the backend's tensors hold now. */
+  get bytesInUse(): number {
+    return this.machine.bytesInUse;
+  }
+
+  /** Bytes that the backend holds of the device: live tensors, scratch, and what it keeps for reuse. */
+  get bytesReserved(): number {
+    return this.machine.bytesReserved;
+  }
+
+  /**
+   * A tensor with the given elements.
+   *
+   * @param data as many elements as `shape` says, row-major
+   * @param shape dimensions, outermost first, each an integer ≥ 0
+   * @param options `dtype`: how to store them, default `"f32"`; `"f16"` needs a WebGPU device with `shader-f16`
+   * @throws {TypeError} when `data` is no `Float32Array`
+   * @throws {RangeError} when a dimension is no integer ≥ 0, the number of elements differs, or the dtype is unknown here
+   */
+  tensor(data: Float32Array, shape: readonly number[], options: { dtype?: FloatType } = {}): Tensor {
+    if (!(data instanceof Float32Array)) typeError("tensor", "data must be a Float32Array", data);
+    checkDimensions("tensor", shape, data.length);
+    return filled(this.empty(shape, options.dtype), (tensor) => this.machine.write(tensor, data));
+  }
+
+  /**
+   * A quantised weight, as `quantize()` makes it: the weight of `linear`, or the table of `embedding`.
+   *
+   * Its products are sums of integers where that is faster: on WASM rows of x are quantised too, group by group, to 16
+   * bits for a weight of 8 bits and to 8 bits for one of 4.
+   *
+   * @throws {TypeError} when the weight is of the wrong kind
+   * @throws {RangeError} when bits, group, shape and sizes do not match
+   */
+  quantized(weight: QuantizedWeight): Tensor {
+    const shape = checkQuantized("quantized", weight);
+    const { bits, group } = weight;
+    const storage = this.machine.allocateQuantized(weight);
+    return new Tensor(this, shape, bits === 8 ? "int8" : "int4", storage, { bits, group });
+  }
+
+  /** A tensor whose elements are not yet written. */
+  empty(shape: readonly number[], dtype: FloatType = "f32"): Tensor {
+    checkDimensions("tensor", shape);
+    const { dtypes } = this.machine;
+    if (!dtypes.includes(dtype)) {
+      const known = dtypes.map((name) => `"${name}"`).join(" or ");
+      rangeError("tensor", `dtype must be ${known} on this ${this.name} backend`, dtype, this.info.device);
+    }
+    return new Tensor(this, shape, dtype, this.machine.allocate(shape, dtype));
+  }
+
+  /** A tensor of zeros. */
+  zeros(shape: readonly number[], dtype?: FloatType): Tensor {
+    return filled(this.empty(shape, dtype), (tensor) => this.machine.clear(tensor));
+  }
+
+  /**
+   * The elements of a tensor; see {@linkcode Tensor.data}.
+   *
+   * @throws {TypeError} when the tensor belongs to another backend
+   */
+  // deno-lint-ignore require-await -- bad arguments arrive as rejections too
+  async read(tensor: Tensor): Promise<Float32Array> {
+    checkTensor("read", "tensor", tensor, WEIGHTS, this);
+    return this.machine.read(tensor);
+  }
+
+  /**
+   * Overwrites a tensor's elements in place.
+   *
+   * @throws {TypeError} when `data` is no `Float32Array`, or the tensor is quantised or belongs to another backend
+   * @throws {RangeError} when the number of elements differs
+   */
+  write(tensor: Tensor, data: Float32Array): void {
+    checkTensor("write", "tensor", tensor, FLOATS, this);
+    if (!(data instanceof Float32Array)) typeError("write", "data must be a Float32Array", data);
+    if (data.length !== tensor.size) {
+      rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
+    }
+    this.machine.write(tensor, data);
+  }
+
+  /** Ends the backend and frees its memory; its tensors are then disposed. Twice does nothing. */
+  dispose(): void {
+    this.machine.dispose();
+  }
+
+  /** {@linkcode Backend.dispose}, for `using`. */
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+/** Has a new tensor written, and gives it back if that fails. */
+function filled(tensor: Tensor, write: (tensor: Tensor) => void): Tensor {
+  try {
+    write(tensor);
+    return tensor;
+  } catch (error) {
+    tensor.dispose();
+    throw error;
   }
 }

@@ -3,11 +3,12 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { gatherRows, scatterRows } from "../core/ops.ts";
-import { elementCount, type Tensor } from "../core/tensor.ts";
-import { FEW_ROWS } from "../core/tile.ts";
+import { elementCount } from "../core/shape.ts";
+import type { Tensor } from "../core/tensor.ts";
+import { FEW_ROWS } from "../core/sizes.ts";
 import { checkIds } from "./ids.ts";
 import { recentTokens, Session, type SessionModel } from "./session.ts";
 import { forward, lastLogits, stateShapes } from "./transnormer.ts";

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Quantization, quantizedRow } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";

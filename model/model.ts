@@ -3,9 +3,8 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
 import { BackendError, rangeError, typeError } from "../core/errors.ts";
-import type { Tensor } from "../core/tensor.ts";
+import type { Backend, Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
 import { Batch } from "./batch.ts";
 import { decode, Decoding, type GeneratedToken, type GenerateOptions } from "./decoding.ts";

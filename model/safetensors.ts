@@ -7,7 +7,7 @@
  */
 import { rangeError, typeError } from "../core/errors.ts";
 import { fromHalf } from "../core/half.ts";
-import { elementCount } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
 
 /**
  * Bits per element of the format's element types. A file may hold tensors of others, which are not used: their offsets

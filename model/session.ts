@@ -5,8 +5,9 @@
  */
 import { BackendError, rangeError } from "../core/errors.ts";
 import { gatherRows } from "../core/ops.ts";
-import { BLOCK } from "../core/tile.ts";
-import { elementCount, type Tensor } from "../core/tensor.ts";
+import { BLOCK } from "../core/sizes.ts";
+import { elementCount } from "../core/shape.ts";
+import type { Tensor } from "../core/tensor.ts";
 import {
   decode,
   Decoding,

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { lightningAttention, lightningAttentionStep } from "../core/lightning.ts";
+import { lightningAttention, lightningAttentionStep } from "../core/ops/lightning.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";

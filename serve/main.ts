@@ -19,7 +19,7 @@ import {
   threads,
   UsageError,
 } from "../cli/mod.ts";
-import { createBackend } from "../core/backend.ts";
+import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, type Handler, type SessionStorage } from "./mod.ts";
 
@@ -41,6 +41,11 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--batch <n>", "answers decoded together", integer(1), 64)
   .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
+  .option(
+    "--host <name>",
+    "by which clients reach it; may be repeated; --hostname, localhost and addresses always",
+    several(text),
+  )
   .option(
     "--drain <seconds>",
     "how long answers in flight may take after SIGTERM or Ctrl-C",
@@ -81,6 +86,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       apiKeys,
       limits: { batch: options.batch, maxTokens: options.maxTokens },
       cors: options.cors,
+      hosts: [hostname, ...options.host ?? []],
     });
     const server = listen(handler, hostname, port);
     using model = await loading;

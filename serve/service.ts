@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { elementCount } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { stateShapes } from "../model/transnormer.ts";
 import { ApiError, report } from "./errors.ts";

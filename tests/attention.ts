@@ -5,7 +5,9 @@
  */
 import fc from "fast-check";
 import { type Backend, lightningAttentionBackward, type LightningOptions, type Tensor } from "../mod.ts";
-import { assertClose, poison, randomArray, Scope } from "./harness.ts";
+import { BLOCK } from "../core/sizes.ts";
+import { PERIOD, SEGMENT_TOKENS } from "../gpu/lightning.ts";
+import { ascending, assertClose, edges, poison, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";
 
 /** Against float64: what one rounding per multiply-add leaves at these lengths, with room for other orders of sums. */
@@ -28,8 +30,17 @@ export interface Case {
   seed?: number;
 }
 
-/** Lengths around the edges of blocks of either backend. */
-export const LENGTHS = [0, 1, 2, 15, 16, 17, 47, 48, 49, 63, 64, 65, 95, 97, 127, 128, 129, 200, 256, 300];
+/**
+ * Lengths around the edges of what either backend cuts a sequence into: blocks on WASM, periods and segments on WebGPU.
+ * A second segment starts at one and a half, and the longest sequence ends within its fourth.
+ */
+export const LENGTHS: readonly number[] = ascending(
+  ...[0, 1, 2],
+  ...edges(BLOCK, 1, 2, 3),
+  ...edges(PERIOD, 1),
+  ...edges(SEGMENT_TOKENS, 1, 1.5, 2),
+  3 * SEGMENT_TOKENS + PERIOD + 1,
+);
 
 const head = fc.constantFrom(1, 2, 3);
 
@@ -82,8 +93,8 @@ export function operandsOf(c: Case): Record<"q" | "k" | "v", Float32Array> & { i
   };
 }
 
-/** Uploads data of layout `"bhnd"` in the case's layout. */
-export function upload(
+/** A tensor, in the case's layout, of data of layout `"bhnd"`. */
+export function operand(
   scope: Scope,
   backend: Backend,
   c: Case,
@@ -127,10 +138,10 @@ export async function checkBackward(backend: Backend, c: Case, withStateGradient
   const dState = withStateGradient ? randomArray(shapes.state, seed + 5) : undefined;
   const expected = reference.lightningAttentionBackward(q, k, v, dOutput, c, { ...c, initialState, dState });
   const tensors = [
-    upload(scope, backend, c, q, shapes.q),
-    upload(scope, backend, c, k, shapes.k),
-    upload(scope, backend, c, v, shapes.v),
-    upload(scope, backend, c, dOutput, shapes.v),
+    operand(scope, backend, c, q, shapes.q),
+    operand(scope, backend, c, k, shapes.k),
+    operand(scope, backend, c, v, shapes.v),
+    operand(scope, backend, c, dOutput, shapes.v),
   ] as const;
   const options = {
     ...optionsOf(scope, backend, c, initialState),

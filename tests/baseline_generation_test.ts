@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { createCaches, SoftmaxSession } from "../bench/baselines/generation.ts";
 import { softmaxConfig } from "../bench/baselines/mixers.ts";
 import { rotate, softmaxAttention } from "../bench/baselines/reference.ts";
-import { FIVE_MILLION, randomModel } from "../bench/models.ts";
+import { FIVE_MILLION, randomModel } from "../bench/measure/models.ts";
 import { type Backend, createBackend } from "../mod.ts";
 import { assertClose, eachBackend, randomArray, WITHOUT_WEBGPU } from "./harness.ts";
 import { toBnhd } from "./reference.ts";

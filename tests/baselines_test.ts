@@ -1,14 +1,24 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type AttentionSizes, Baselines } from "../bench/baselines/mod.ts";
+import { KEYS, QUERIES } from "../bench/baselines/sizes.ts";
 import { softmaxAttention } from "../bench/baselines/reference.ts";
-import { assertClose, randomArray } from "./harness.ts";
+import { TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
+import { ascending, assertClose, edges, randomArray } from "./harness.ts";
 import * as reference from "./reference.ts";
 
 const VARIANTS = [{ baseline: false }, { baseline: true }];
 
-/** Lengths around the blocks of 48 keys and 192 queries, and the tiles of 6 and 8. */
-const LENGTHS = [0, 1, 5, 6, 7, 8, 47, 48, 49, 191, 192, 193, 300, 481];
+/** Lengths around the edges of tiles, of blocks of keys and of blocks of queries. */
+const LENGTHS = ascending(
+  ...[0, 1],
+  ...[TILE_ROWS, TILE_COLUMNS, KEYS, QUERIES].flatMap((size) => edges(size, 1)),
+  QUERIES + KEYS + 1,
+  2 * QUERIES + 1,
+);
+
+/** Multiplications and additions of one pass of the tile over its operands, 256 terms of each sum. */
+const TILE_OPERATIONS = 2 * TILE_ROWS * TILE_COLUMNS * 256;
 
 for (const options of VARIANTS) {
   const baselines = new Baselines(options);
@@ -67,9 +77,9 @@ for (const options of VARIANTS) {
 
   Deno.test(`the ceilings compute what they claim to count (${baselines.variant})`, () => {
     using ceiling = baselines.ceiling();
-    assert.equal(ceiling.run(1), 2 * 5 * 8 * 256);
-    assert.equal(ceiling.run(1e6) % (2 * 5 * 8 * 256), 0);
-    assert.deepEqual(ceiling.result(), new Float32Array(5 * 8).fill(0.5 * 0.25 * 256));
+    assert.equal(ceiling.run(1), TILE_OPERATIONS);
+    assert.equal(ceiling.run(1e6) % TILE_OPERATIONS, 0);
+    assert.deepEqual(ceiling.result(), new Float32Array(TILE_ROWS * TILE_COLUMNS).fill(0.5 * 0.25 * 256));
     // Words 1, 2, 3, ... xor to a value that misses any word that was not read.
     for (const bytes of [128, 256, 128 * 77]) {
       using reader = baselines.readBandwidth(bytes);

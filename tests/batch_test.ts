@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { scatterRows } from "../core/ops.ts";
-import { FEW_ROWS } from "../core/tile.ts";
+import { FEW_ROWS } from "../core/sizes.ts";
 import { type Backend, lightningAttentionStep, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { assertSameBits, eachBackend, randomArray, Scope, seeded } from "./harness.ts";

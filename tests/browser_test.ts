@@ -111,11 +111,11 @@ Deno.test({
       });
 
       await t.step(`gradients (${backend})`, async () => {
-        const [rows, heads, headDim, outs] = [300, 3, 8, 40], width = heads * headDim;
+        const [rows, heads, headDim, outDim] = [300, 3, 8, 40], width = heads * headDim;
         const operands = {
           x: plain([1, rows, heads, headDim], 1),
-          weight: plain([outs, width], 2),
-          dy: plain([rows, outs], 3),
+          weight: plain([outDim, width], 2),
+          dy: plain([rows, outDim], 3),
           scale: plain([width], 4),
           bias: plain([width], 5),
           gate: plain([rows, width], 6),
@@ -127,7 +127,7 @@ Deno.test({
         const actual = await page.call("gradients", backend, operands, ids);
         const [x, weight, dy] = [operands.x.data, operands.weight.data, operands.dy.data];
         const dx = operands.dx.data;
-        const linear = gradients.linear(x, weight, dy, [rows, width, outs]);
+        const linear = gradients.linear(x, weight, dy, [rows, width, outDim]);
         const affine = { weight: operands.scale.data, bias: operands.bias.data };
         const norm = gradients.norm(x, dx, width, 1e-5, affine, operands.gate.data);
         const sizes = [1, rows, heads, headDim];
@@ -135,8 +135,8 @@ Deno.test({
         const entropy = gradients.crossEntropy(x, width, ids.map((id) => id - 1), 0.5);
         const stepped = [
           Float64Array.from(weight),
-          new Float64Array(outs * width),
-          new Float64Array(outs * width),
+          new Float64Array(outDim * width),
+          new Float64Array(outDim * width),
         ];
         const step = {
           count: 1,
@@ -307,7 +307,9 @@ async function openPage(): Promise<OpenPage> {
     await server.shutdown();
   };
   try {
+    // A busy machine may take any time: what is waited for is the page itself, or its error.
     browser = await chromium.launch({
+      timeout: 0,
       executablePath: findBrowser(),
       args: [
         "--no-sandbox",
@@ -325,8 +327,10 @@ async function openPage(): Promise<OpenPage> {
       const absent = message.text().includes("404");
       if (["error", "warning"].includes(message.type()) && !absent) errors.push(message.text());
     });
-    await tab.goto(`http://127.0.0.1:${server.addr.port}/`);
-    await tab.waitForFunction(() => "levin" in globalThis);
+    const failed = new Promise<never>((_, reject) => tab.on("pageerror", reject));
+    failed.catch(() => {}); // later errors are in `errors`
+    await tab.goto(`http://127.0.0.1:${server.addr.port}/`, { timeout: 0 });
+    await Promise.race([tab.waitForFunction(() => "levin" in globalThis, undefined, { timeout: 0 }), failed]);
     return {
       errors,
       // deno-lint-ignore no-explicit-any -- types of this process do not reach into the page

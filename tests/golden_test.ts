@@ -23,10 +23,10 @@ function slopesOf({ index, slope }: { index: number; slope: string }): Float32Ar
 eachBackend("lightningAttention gives the authors' outputs and final states", async (backend) => {
   for (const c of cases) {
     using scope = new Scope();
-    const upload = (name: string) => scope.keep(backend.tensor(...golden(c.index, name)));
+    const tensor = (name: string) => scope.keep(backend.tensor(...golden(c.index, name)));
     const slopes = slopesOf(c);
     const { output, state } = scope.keep(
-      lightningAttention(upload("q"), upload("k"), upload("v"), { slopes }),
+      lightningAttention(tensor("q"), tensor("k"), tensor("v"), { slopes }),
     );
     const what = JSON.stringify(c);
     assertClose(await output.data(), golden(c.index, "o")[0], LIMIT, `output of ${what}`);
@@ -37,10 +37,10 @@ eachBackend("lightningAttention gives the authors' outputs and final states", as
 eachBackend("lightningAttentionBackward gives the authors' gradients", async (backend) => {
   for (const c of cases) {
     using scope = new Scope();
-    const upload = (name: string) => scope.keep(backend.tensor(...golden(c.index, name)));
+    const tensor = (name: string) => scope.keep(backend.tensor(...golden(c.index, name)));
     const slopes = slopesOf(c);
     const gradients = scope.keep(
-      lightningAttentionBackward(upload("q"), upload("k"), upload("v"), upload("do"), { slopes }),
+      lightningAttentionBackward(tensor("q"), tensor("k"), tensor("v"), tensor("do"), { slopes }),
     );
     for (const name of ["dq", "dk", "dv"] as const) {
       const expected = golden(c.index, name)[0];

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import type { Backend, Tensor } from "../mod.ts";
+import type { Backend } from "../mod.ts";
 import {
   adamw,
   crossEntropy,
@@ -14,18 +14,13 @@ import {
   sumSquares,
 } from "../core/gradients.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope, upload } from "./harness.ts";
 import * as forward from "./reference.ts";
 import * as reference from "./reference_gradients.ts";
 
 const LIMIT = 3e-6;
 /** What differences of float64 leave. */
 const DIFFERENCE = 1e-7;
-
-function upload(scope: Scope, backend: Backend, shape: number[], seed: number): [Float32Array, Tensor] {
-  const data = randomArray(shape, seed);
-  return [data, scope.keep(backend.tensor(data, shape))];
-}
 
 /** What was in a gradient before, plus what was expected: parameters' gradients are added to. */
 function plus(before: Float32Array, expected: ArrayLike<number>): Float64Array {
@@ -60,7 +55,7 @@ Deno.test("the reference gradients are differences of the reference operations",
   }
   for (const activation of ACTIVATIONS) {
     const x = randomArray([30], 5).map((value) => 4 * value);
-    // The maximum of "exp" is a constant: one more element keeps it, in a row of its own size.
+    // The maximum of "exp" is a constant: one more element keeps it, in a row of its size.
     const run = activation === "exp"
       ? (y: Float64Array) =>
         y.map((value, i) => Math.exp(value - Math.max(...x.slice(i - i % 5, i - i % 5 + 5))))
@@ -92,30 +87,30 @@ Deno.test("the reference gradients are differences of the reference operations",
   );
 });
 
-async function checkLinear(backend: Backend, rows: number, inner: number, outs: number): Promise<void> {
+async function checkLinear(backend: Backend, rows: number, inDim: number, outDim: number): Promise<void> {
   using scope = new Scope();
-  const [x, tx] = upload(scope, backend, [rows, inner], 1);
-  const [weight, tw] = upload(scope, backend, [outs, inner], 2);
-  const [dy, tdy] = upload(scope, backend, [rows, outs], 3);
-  const [before, dWeight] = upload(scope, backend, [outs, inner], 4);
-  const [biasBefore, dBias] = upload(scope, backend, [outs], 5);
-  const [residual, tr] = upload(scope, backend, [rows, inner], 6);
-  poison(backend, [rows, inner]);
+  const [x, tx] = upload(scope, backend, [rows, inDim], 1);
+  const [weight, tw] = upload(scope, backend, [outDim, inDim], 2);
+  const [dy, tdy] = upload(scope, backend, [rows, outDim], 3);
+  const [before, dWeight] = upload(scope, backend, [outDim, inDim], 4);
+  const [biasBefore, dBias] = upload(scope, backend, [outDim], 5);
+  const [residual, tr] = upload(scope, backend, [rows, inDim], 6);
+  poison(backend, [rows, inDim]);
   const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
-  const expected = reference.linear(x, weight, dy, [rows, inner, outs]);
-  const what = `linear ${rows} × ${inner} → ${outs}`;
-  assert.deepEqual(dx.shape, [rows, inner]);
+  const expected = reference.linear(x, weight, dy, [rows, inDim, outDim]);
+  const what = `linear ${rows} × ${inDim} → ${outDim}`;
+  assert.deepEqual(dx.shape, [rows, inDim]);
   assertClose(await dx.data(), plus(residual, expected.dx), LIMIT, `${what} dx`);
   assertClose(await dWeight.data(), plus(before, expected.dWeight), LIMIT, `${what} dWeight`);
   assertClose(await dBias.data(), plus(biasBefore, expected.dBias), LIMIT, `${what} dBias`);
-  poison(backend, [rows, inner]);
+  poison(backend, [rows, inDim]);
   const plain = scope.keep(linearBackward(tx, tw, tdy));
   assertClose(await plain.data(), expected.dx, LIMIT, `${what} dx without residual`);
 }
 
 eachBackend("linearBackward: any shape", async (backend) => {
   for (
-    const [rows, inner, outs] of [
+    const [rows, inDim, outDim] of [
       [0, 5, 3],
       [1, 1, 1],
       [1, 37, 21],
@@ -128,11 +123,11 @@ eachBackend("linearBackward: any shape", async (backend) => {
       [4, 8, 0],
     ]
   ) {
-    await checkLinear(backend, rows, inner, outs);
+    await checkLinear(backend, rows, inDim, outDim);
   }
   const size = fc.integer({ min: 1, max: 70 });
   await fc.assert(
-    fc.asyncProperty(size, size, size, (rows, inner, outs) => checkLinear(backend, rows, inner, outs)),
+    fc.asyncProperty(size, size, size, (rows, inDim, outDim) => checkLinear(backend, rows, inDim, outDim)),
     { numRuns: 20 },
   );
   using x = backend.zeros([2, 3]);

@@ -16,10 +16,10 @@ import {
   inLayout,
   LENGTHS,
   LIMIT,
+  operand,
   operandsOf,
   optionsOf,
   shapesOf,
-  upload,
 } from "./attention.ts";
 import {
   assertClose,
@@ -39,9 +39,9 @@ async function check(backend: Backend, c: Case): Promise<void> {
   const { q, k, v, initialState } = operandsOf(c);
   const expected = reference.lightningAttention(q, k, v, c, { ...c, initialState });
   const tensors = [
-    upload(scope, backend, c, q, shapes.q),
-    upload(scope, backend, c, k, shapes.k),
-    upload(scope, backend, c, v, shapes.v),
+    operand(scope, backend, c, q, shapes.q),
+    operand(scope, backend, c, k, shapes.k),
+    operand(scope, backend, c, v, shapes.v),
   ] as const;
   const options = optionsOf(scope, backend, c, initialState);
   poison(backend, shapes.v, shapes.state);
@@ -227,7 +227,7 @@ eachBackend("lightningAttention: bad input is refused, and the backend stays usa
     [
       () => lightningAttention(x, x, x, { cuSeqlens: [0, 4, 3, 5] }),
       RangeError,
-      /cuSeqlens must be integers that do not fall/,
+      /cuSeqlens must be [\w -]*integers/,
     ],
     [
       () => lightningAttention(x, x, x, { cuSeqlens: [0, 4] }),
@@ -236,7 +236,11 @@ eachBackend("lightningAttention: bad input is refused, and the backend stays usa
     ],
     [() => lightningAttention(x, x, x, { cuSeqlens: [1, 5] }), RangeError, /cuSeqlens must begin with 0/],
     [() => lightningAttention(x, x, x, { cuSeqlens: [] }), RangeError, /cuSeqlens must begin with 0/],
-    [() => lightningAttention(x, x, x, { cuSeqlens: [0, 2.5, 5] }), RangeError, /cuSeqlens must be integers/],
+    [
+      () => lightningAttention(x, x, x, { cuSeqlens: [0, 2.5, 5] }),
+      RangeError,
+      /cuSeqlens must be [\w -]*integers/,
+    ],
     [() => lightningAttention(x, x, x, { initialState: x }), RangeError, /initialState must have shape/],
     [() => lightningAttention(new Float32Array(40) as never, x, x), TypeError, /q must be a Tensor/],
     [() => lightningAttentionStep(x, x, x, x), RangeError, /q must have shape \[batch, heads, headDim\]/],

@@ -1,38 +1,44 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import type { Backend, Tensor } from "../mod.ts";
+import type { Backend } from "../mod.ts";
 import { ACTIVATIONS, embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
-import { assertClose, assertSameBits, eachBackend, poison, randomArray, Scope } from "./harness.ts";
+import {
+  ascending,
+  assertClose,
+  assertSameBits,
+  eachBackend,
+  edges,
+  poison,
+  randomArray,
+  Scope,
+  upload,
+} from "./harness.ts";
+import { FEW_ROWS, TILE_ROWS } from "../core/sizes.ts";
 import * as reference from "./reference.ts";
 
 const LIMIT = 2e-6;
 
-function upload(scope: Scope, backend: Backend, shape: number[], seed: number): [Float32Array, Tensor] {
-  const data = randomArray(shape, seed);
-  return [data, scope.keep(backend.tensor(data, shape))];
-}
-
 async function checkLinear(
   backend: Backend,
   rows: number,
-  inner: number,
-  outs: number,
+  inDim: number,
+  outDim: number,
   extras: { bias?: boolean; residual?: boolean } = {},
 ): Promise<void> {
   using scope = new Scope();
-  const [x, tx] = upload(scope, backend, [rows, inner], 1);
-  const [weight, tw] = upload(scope, backend, [outs, inner], 2);
-  const [bias, tb] = upload(scope, backend, [outs], 3);
-  const [residual, tr] = upload(scope, backend, [rows, outs], 4);
-  poison(backend, [rows, outs]);
+  const [x, tx] = upload(scope, backend, [rows, inDim], 1);
+  const [weight, tw] = upload(scope, backend, [outDim, inDim], 2);
+  const [bias, tb] = upload(scope, backend, [outDim], 3);
+  const [residual, tr] = upload(scope, backend, [rows, outDim], 4);
+  poison(backend, [rows, outDim]);
   const y = scope.keep(
     linear(tx, tw, { bias: extras.bias ? tb : undefined, residual: extras.residual ? tr : undefined }),
   );
-  assert.deepEqual(y.shape, [rows, outs]);
+  assert.deepEqual(y.shape, [rows, outDim]);
   const expected = reference.linear(
     x,
     weight,
-    [rows, inner, outs],
+    [rows, inDim, outDim],
     extras.bias ? bias : undefined,
     extras.residual ? residual : undefined,
   );
@@ -40,18 +46,22 @@ async function checkLinear(
     await y.data(),
     expected,
     LIMIT,
-    `linear ${rows} × ${inner} → ${outs} ${JSON.stringify(extras)}`,
+    `linear ${rows} × ${inDim} → ${outDim} ${JSON.stringify(extras)}`,
   );
 }
 
 eachBackend("linear: any shape, bias and residual", async (backend) => {
-  for (const rows of [0, 1, 2, 5, 6, 7, 49]) {
+  for (const rows of ascending(0, 1, 2, ...edges(TILE_ROWS, 1, 10), ...edges(FEW_ROWS, 1))) {
     await checkLinear(backend, rows, 37, 21, { bias: true, residual: true });
   }
   for (
-    const [rows, inner, outs] of [[1, 300, 5], [3, 1, 1], [20, 0, 4], [4, 8, 0], [13, 260, 9], [70, 513, 530]]
+    const [rows, inDim, outDim] of [[1, 300, 5], [3, 1, 1], [20, 0, 4], [4, 8, 0], [13, 260, 9], [
+      70,
+      513,
+      530,
+    ]]
   ) {
-    await checkLinear(backend, rows, inner, outs);
+    await checkLinear(backend, rows, inDim, outDim);
   }
   const size = fc.integer({ min: 1, max: 70 });
   await fc.assert(
@@ -61,7 +71,7 @@ eachBackend("linear: any shape, bias and residual", async (backend) => {
       size,
       fc.boolean(),
       fc.boolean(),
-      (rows, inner, outs, bias, residual) => checkLinear(backend, rows, inner, outs, { bias, residual }),
+      (rows, inDim, outDim, bias, residual) => checkLinear(backend, rows, inDim, outDim, { bias, residual }),
     ),
     { numRuns: 25 },
   );

@@ -1,13 +1,13 @@
 /**
- * Run by `gpu_test.ts` in a process of its own, with little memory: asks for more than there is, and prints what comes.
+ * Run by `gpu_test.ts` in a separate process, with little memory: asks for more than there is, and prints what comes.
  *
  * @module
  */
 import { BackendError } from "../core/errors.ts";
 import { gatherRows, multiply } from "../core/ops.ts";
-import { createWebgpuBackend } from "../gpu/backend.ts";
+import { createBackend } from "../gpu/mod.ts";
 
-using backend = await createWebgpuBackend({}, "asked for by the test");
+using backend = await createBackend();
 using x = backend.tensor(new Float32Array([3]), [1]);
 await x.data(); // what is enqueued together fails together
 const attempt = async (work: () => Promise<Float32Array>) => {

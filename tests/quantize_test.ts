@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
+import { Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
 import { embedding, linear, norm } from "../core/ops.ts";
-import { createWebgpuBackend } from "../gpu/backend.ts";
+import { createMachine } from "../gpu/machine.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { quantizeModel } from "../train/quantize.ts";
 import {
@@ -83,33 +83,33 @@ Deno.test("quantize: what does not fit is refused", () => {
 /** Holds linear to float64: on WASM with the rounded rows that it documents, on WebGPU with x as it is. */
 async function checkLinear(
   backend: Backend,
-  [rows, inner, outs]: readonly [number, number, number],
+  [rows, inDim, outDim]: readonly [number, number, number],
   format: typeof FORMATS[number],
   extras: { bias?: boolean; residual?: boolean } = {},
 ): Promise<void> {
   using scope = new Scope();
-  const what = `linear ${rows} × ${inner} → ${outs} ${JSON.stringify({ ...format, ...extras })}`;
-  const weight = quantize(randomArray([outs, inner], 2), [outs, inner], format);
-  const x = randomArray([rows, inner], 1);
-  const bias = extras.bias ? randomArray([outs], 3) : undefined;
-  const residual = extras.residual ? randomArray([rows, outs], 4) : undefined;
+  const what = `linear ${rows} × ${inDim} → ${outDim} ${JSON.stringify({ ...format, ...extras })}`;
+  const weight = quantize(randomArray([outDim, inDim], 2), [outDim, inDim], format);
+  const x = randomArray([rows, inDim], 1);
+  const bias = extras.bias ? randomArray([outDim], 3) : undefined;
+  const residual = extras.residual ? randomArray([rows, outDim], 4) : undefined;
   const tw = scope.keep(backend.quantized(weight));
-  const tx = scope.keep(backend.tensor(x, [rows, inner]));
-  poison(backend, [rows, outs]);
+  const tx = scope.keep(backend.tensor(x, [rows, inDim]));
+  poison(backend, [rows, outDim]);
   const y = scope.keep(linear(tx, tw, {
-    bias: bias && scope.keep(backend.tensor(bias, [outs])),
-    residual: residual && scope.keep(backend.tensor(residual, [rows, outs])),
+    bias: bias && scope.keep(backend.tensor(bias, [outDim])),
+    residual: residual && scope.keep(backend.tensor(residual, [rows, outDim])),
   }));
-  assert.deepEqual(y.shape, [rows, outs]);
+  assert.deepEqual(y.shape, [rows, outDim]);
   const plain = reference.quantizedWeight(weight);
   const actual = await y.data();
-  const exact = reference.linear(x, plain, [rows, inner, outs], bias, residual);
+  const exact = reference.linear(x, plain, [rows, inDim, outDim], bias, residual);
   if (backend.name === "webgpu") return assertClose(actual, exact, LIMIT, what);
-  const rounded = reference.roundedRows(x, inner, format);
-  assertClose(actual, reference.linear(rounded, plain, [rows, inner, outs], bias, residual), LIMIT, what);
-  // And beside what rounding the weight costs, 0.4 and 8 %, rounding x costs little; of few outputs, whose terms may
-  // cancel, the mean says nothing.
-  if (inner >= 32 && rows * outs >= 16) assertClose(actual, exact, format.bits === 8 ? 4e-5 : 8e-3, what);
+  const rounded = reference.roundedRows(x, inDim, format);
+  assertClose(actual, reference.linear(rounded, plain, [rows, inDim, outDim], bias, residual), LIMIT, what);
+  // And compared with what rounding the weight costs, 0.4 and 8 %, rounding x costs little. The mean of few outputs says
+  // nothing, as their terms may cancel.
+  if (inDim >= 32 && rows * outDim >= 16) assertClose(actual, exact, format.bits === 8 ? 4e-5 : 8e-3, what);
 }
 
 eachBackend("quantised linear: any shape, bias and residual", async (backend) => {
@@ -139,8 +139,8 @@ eachBackend("quantised linear: any shape, bias and residual", async (backend) =>
       fc.constantFrom(...FORMATS),
       fc.boolean(),
       fc.boolean(),
-      (rows, inner, outs, format, bias, residual) =>
-        checkLinear(backend, [rows, inner, outs], format, { bias, residual }),
+      (rows, inDim, outDim, format, bias, residual) =>
+        checkLinear(backend, [rows, inDim, outDim], format, { bias, residual }),
     ),
     { numRuns: 25 },
   );
@@ -151,7 +151,7 @@ Deno.test({
   ignore: WITHOUT_WEBGPU,
   fn: async () => {
     for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
-      using backend = await createWebgpuBackend({}, "asked for by the test", { limits });
+      using backend = new Backend(await createMachine({}, "asked for by the test", { limits }));
       for (const format of FORMATS) {
         await checkLinear(backend, [1, 130, 150], format, { bias: true });
         await checkLinear(backend, [7, 64, 70], format, { residual: true });
@@ -179,27 +179,27 @@ eachBackend("quantised linear: the largest integers do not overflow", async (bac
 
 eachBackend("quantised linear: rows in any magnitude; NaN shows in its row alone", async (backend) => {
   using scope = new Scope();
-  const inner = 100, outs = 10, magnitudes = [1, 1e-20, 1e20, 0, NaN];
+  const inDim = 100, outDim = 10, magnitudes = [1, 1e-20, 1e20, 0, NaN];
   const x = Float32Array.from(
-    randomArray([magnitudes.length, inner], 1),
-    (value, i) => value * magnitudes[Math.floor(i / inner)],
+    randomArray([magnitudes.length, inDim], 1),
+    (value, i) => value * magnitudes[Math.floor(i / inDim)],
   );
   for (const format of FORMATS) {
-    const weight = quantize(randomArray([outs, inner], 2), [outs, inner], format);
+    const weight = quantize(randomArray([outDim, inDim], 2), [outDim, inDim], format);
     const plain = reference.quantizedWeight(weight);
     const y = scope.keep(
       linear(
-        scope.keep(backend.tensor(x, [magnitudes.length, inner])),
+        scope.keep(backend.tensor(x, [magnitudes.length, inDim])),
         scope.keep(backend.quantized(weight)),
       ),
     );
     const data = await y.data();
     magnitudes.forEach((magnitude, row) => {
-      const actual = data.subarray(row * outs, (row + 1) * outs);
+      const actual = data.subarray(row * outDim, (row + 1) * outDim);
       if (Number.isNaN(magnitude)) return assert(actual.every(Number.isNaN), `${actual}`);
-      const own = x.subarray(row * inner, (row + 1) * inner);
-      const rounded = backend.name === "webgpu" ? own : reference.roundedRows(own, inner, format);
-      const expected = reference.linear(rounded, plain, [1, inner, outs]);
+      const own = x.subarray(row * inDim, (row + 1) * inDim);
+      const rounded = backend.name === "webgpu" ? own : reference.roundedRows(own, inDim, format);
+      const expected = reference.linear(rounded, plain, [1, inDim, outDim]);
       const unit = magnitude || 1;
       assertClose(
         actual.map((y) => y / unit),
@@ -275,7 +275,7 @@ eachBackend("quantised weights go nowhere else; damaged ones are refused", (back
 
 const GOLDEN = "tests/golden/tnl";
 
-/** Runs a test in a folder of its own. */
+/** Runs a test in a temporary folder. */
 async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
   try {

@@ -1,10 +1,10 @@
 /**
  * The oracle: every operation in float64, token by token, as its equation says. Slow on purpose, and shared by no
- * kernel. Arrays are row-major; the shapes are those of `core/lightning.ts` and `core/ops.ts`.
+ * kernel. Arrays are row-major; the shapes are those of `core/ops/lightning.ts` and `core/ops.ts`.
  *
  * @module
  */
-import type { Activation } from "../core/backend.ts";
+import type { Activation } from "../core/machine.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
 
 /** Sizes of an attention case; query and key heads divide `heads`. Layout `"bhnd"`. */
@@ -163,22 +163,22 @@ export function embedding(
 export function linear(
   x: ArrayLike<number>,
   weight: ArrayLike<number>,
-  [rows, inner, out]: readonly [number, number, number],
+  [rows, inDim, outDim]: readonly [number, number, number],
   bias?: ArrayLike<number>,
   residual?: ArrayLike<number>,
 ): Float64Array {
-  const y = new Float64Array(rows * out);
+  const y = new Float64Array(rows * outDim);
   for (let r = 0; r < rows; r++) {
-    for (let o = 0; o < out; o++) {
-      let sum = (bias?.[o] ?? 0) + (residual?.[r * out + o] ?? 0);
-      for (let i = 0; i < inner; i++) sum += x[r * inner + i] * weight[o * inner + i];
-      y[r * out + o] = sum;
+    for (let o = 0; o < outDim; o++) {
+      let sum = (bias?.[o] ?? 0) + (residual?.[r * outDim + o] ?? 0);
+      for (let i = 0; i < inDim; i++) sum += x[r * inDim + i] * weight[o * inDim + i];
+      y[r * outDim + o] = sum;
     }
   }
   return y;
 }
 
-/** SRMSNorm, or LayerNorm where there is a weight; then the gate. */
+/** SRMSNorm, or LayerNorm if there is a weight; then the gate. */
 export function norm(
   x: ArrayLike<number>,
   width: number,
@@ -294,35 +294,35 @@ export function lrpe(
 
 /** The elements of a quantised weight: `integer · scale`, read from the format as `core/quantize.ts` describes it. */
 export function quantizedWeight(
-  { shape: [outs, inner], bits, group, values, scales }: QuantizedWeight,
+  { shape: [outDim, inDim], bits, group, values, scales }: QuantizedWeight,
 ): Float64Array {
-  const data = new Float64Array(outs * inner);
-  const rowBytes = Math.ceil(inner * bits / 8), groups = Math.ceil(inner / group);
+  const data = new Float64Array(outDim * inDim);
+  const rowBytes = Math.ceil(inDim * bits / 8), groups = Math.ceil(inDim / group);
   const scale = new DataView(new ArrayBuffer(4));
-  for (let o = 0; o < outs; o++) {
-    for (let i = 0; i < inner; i++) {
+  for (let o = 0; o < outDim; o++) {
+    for (let i = 0; i < inDim; i++) {
       const byte = values[o * rowBytes + Math.floor(i * bits / 8)];
       const integer = bits === 8
         ? byte > 127 ? byte - 256 : byte
         : (i % 2 === 0 ? byte % 16 : Math.floor(byte / 16)) - 8;
       scale.setUint16(0, scales[o * groups + Math.floor(i / group)]);
-      data[o * inner + i] = integer * scale.getFloat32(0);
+      data[o * inDim + i] = integer * scale.getFloat32(0);
     }
   }
   return data;
 }
 
-/** What rows of x become beside a quantised weight on WASM: integers up to `largest`, with an f32 scale per group. */
+/** What rows of x become with a quantised weight on WASM: integers up to `largest`, with an f32 scale per group. */
 export function roundedRows(
   x: Float32Array,
-  inner: number,
+  inDim: number,
   { bits, group }: { bits: 8 | 4; group: number },
 ): Float64Array {
   const largest = bits === 8 ? 32767 : 127;
   const rounded = new Float64Array(x.length);
-  for (let row = 0; row < x.length; row += inner) {
-    for (let start = row; start < row + inner; start += group) {
-      const elements = x.subarray(start, Math.min(start + group, row + inner));
+  for (let row = 0; row < x.length; row += inDim) {
+    for (let start = row; start < row + inDim; start += group) {
+      const elements = x.subarray(start, Math.min(start + group, row + inDim));
       const scale = Math.fround(
         elements.reduce((most, value) => Math.max(most, Math.abs(value)), 0) / largest,
       );

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { Activation } from "../core/backend.ts";
+import type { Activation } from "../core/machine.ts";
 import { erf } from "./reference.ts";
 
 /** `dx = dy weight`, `dWeight = dyᵀ x`, `dBias = Σ_rows dy`. */
@@ -12,24 +12,24 @@ export function linear(
   x: ArrayLike<number>,
   weight: ArrayLike<number>,
   dy: ArrayLike<number>,
-  [rows, inner, out]: readonly [number, number, number],
+  [rows, inDim, outDim]: readonly [number, number, number],
 ): Record<"dx" | "dWeight" | "dBias", Float64Array> {
-  const dx = new Float64Array(rows * inner), dWeight = new Float64Array(out * inner);
-  const dBias = new Float64Array(out);
+  const dx = new Float64Array(rows * inDim), dWeight = new Float64Array(outDim * inDim);
+  const dBias = new Float64Array(outDim);
   for (let r = 0; r < rows; r++) {
-    for (let o = 0; o < out; o++) {
-      const d = dy[r * out + o];
+    for (let o = 0; o < outDim; o++) {
+      const d = dy[r * outDim + o];
       dBias[o] += d;
-      for (let i = 0; i < inner; i++) {
-        dx[r * inner + i] += d * weight[o * inner + i];
-        dWeight[o * inner + i] += d * x[r * inner + i];
+      for (let i = 0; i < inDim; i++) {
+        dx[r * inDim + i] += d * weight[o * inDim + i];
+        dWeight[o * inDim + i] += d * x[r * inDim + i];
       }
     }
   }
   return { dx, dWeight, dBias };
 }
 
-/** SRMSNorm, or LayerNorm where there is a weight, with and without gate: through the chain rule, step by step. */
+/** SRMSNorm, or LayerNorm if there is a weight, with and without gate: through the chain rule, step by step. */
 export function norm(
   x: ArrayLike<number>,
   dy: ArrayLike<number>,

@@ -5,9 +5,9 @@
  *
  * @module
  */
-import type { Activation } from "../core/backend.ts";
+import type { Activation } from "../core/machine.ts";
 import { layerSlopes } from "../core/decay.ts";
-import { seeded } from "./harness.ts";
+import { seeded } from "./numbers.ts";
 import { embedding, lightningAttention, linear, lrpe, norm, splitHeads } from "./reference.ts";
 
 /** `config.json`, as far as the model's answers depend on it. */

@@ -1,7 +1,7 @@
 /**
  * What the tests need of the machine: a WebGPU adapter, and a browser. `deno task test` runs this first. On Debian and
- * Ubuntu it installs what is missing, where it may; elsewhere it says what is left out. With `CI=true` leaving anything
- * out is a failure.
+ * Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With `CI=true` skipping
+ * anything is a failure.
  *
  * @module
  */
@@ -23,7 +23,7 @@ export function findBrowser(): string | undefined {
   return (named === undefined ? BROWSERS : [named]).find(exists);
 }
 
-/** Whether Deno finds a WebGPU adapter, asked in a process of its own: one that found no driver never looks again. */
+/** Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. */
 async function findAdapter(): Promise<boolean> {
   const { success } = await run(Deno.execPath(), [
     "eval",
@@ -60,7 +60,7 @@ if (import.meta.main) {
     );
   }
   if (left.length > 0 && !MAY_LEAVE_OUT) {
-    console.error("*** With CI=true nothing may be left out.");
+    console.error("*** With CI=true nothing may be skipped.");
     Deno.exit(1);
   }
 }

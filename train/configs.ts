@@ -4,7 +4,7 @@
  * @module
  */
 import { rangeError } from "../core/errors.ts";
-import { elementCount } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
 import type { TransNormerConfig } from "../model/config.ts";
 import { randomNumbers } from "../model/sampling.ts";
 import { BYTE_OF_CHARACTER } from "../model/tokenizer.ts";

@@ -16,7 +16,7 @@ import {
   threads,
   write,
 } from "../cli/mod.ts";
-import { createBackend } from "../core/backend.ts";
+import { createBackend } from "../backend.ts";
 import type { Mixer } from "./backward.ts";
 import { SOTU } from "./data.ts";
 import { Progress } from "./progress.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { adamw, sumSquares } from "../core/gradients.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "../model/config.ts";

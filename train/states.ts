@@ -3,9 +3,10 @@
  *
  * @module
  */
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { gatherRows } from "../core/ops.ts";
-import { elementCount, type Tensor } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
+import type { Tensor } from "../core/tensor.ts";
 import type { Segment } from "./backward.ts";
 import type { NamedTensor } from "./checkpoint.ts";
 

@@ -5,7 +5,7 @@
  * @module
  */
 import { readFile } from "node:fs/promises";
-import type { Backend } from "../core/backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import { message, rangeError } from "../core/errors.ts";
 import { yieldToEventLoop } from "../core/eventLoop.ts";
 import type { Tensor } from "../core/tensor.ts";

@@ -1,43 +1,56 @@
 /**
- * Compiles `assembly/` twice, with relaxed and with baseline SIMD, and embeds both in `wasm/kernels.ts`, so that
- * importing the library reads no file; the baselines of `bench/` likewise. `deno task build` writes; `deno task build --check` fails when the committed
- * module is not what the sources give.
+ * Compiles `assembly/` twice, with relaxed and with baseline SIMD, and embeds both in `wasm/kernels.ts`, so that importing
+ * the library reads no file. Writes the arguments of the kernels to `wasm/exports.ts`. Compiles the baselines of `bench/`
+ * in the same way. Every file of a folder of kernels is compiled, and every function that it exports is a kernel; what
+ * kernels share stands in `parts/`.
+ *
+ * `deno task build` writes; `deno task build --check` fails when a committed file is not what the sources give.
  *
  * @module
  */
 import asc from "assemblyscript/asc";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { exportsModule, type Signature, signatures } from "./signatures.ts";
 
-const ASSEMBLY = new URL("../assembly/", import.meta.url);
-const BASELINES = new URL("../bench/baselines/assembly/", import.meta.url);
-const TILE = new URL("../core/tile.ts", import.meta.url);
+/** Where the project lies. asc gets names relative to it, so that its output depends on no machine. */
+const ROOT = fileURLToPath(new URL("..", import.meta.url));
+/** The entry of a folder, which is made here, and is no file. */
+const ENTRY = "entry.ts";
 const VARIANTS = { relaxed: ["simd", "relaxed-simd"], baseline: ["simd"] };
 
-/** What is compiled: the entry, all that it is compiled from, and the module that embeds it. */
-const MODULES = [
-  {
-    name: "wasm/kernels.ts",
-    entry: new URL("index.ts", ASSEMBLY),
-    sources: () => [...sourcesIn(ASSEMBLY), TILE],
-    target: new URL("./kernels.ts", import.meta.url),
-  },
-  {
-    name: "bench/baselines/kernels.ts",
-    entry: new URL("index.ts", BASELINES),
-    sources: () => [
-      ...sourcesIn(BASELINES),
-      new URL("simd.ts", ASSEMBLY),
-      new URL("tile.ts", ASSEMBLY),
-      TILE,
-    ],
-    target: new URL("../bench/baselines/kernels.ts", import.meta.url),
-  },
-];
+/** The kernels of all files in a folder. Throws when two have one name. */
+export function kernelsIn(folder: string): Signature[] {
+  const files = [...Deno.readDirSync(join(ROOT, folder))].map(({ name }) => name)
+    .filter((name) => name.endsWith(".ts")).sort();
+  const kernels = files.flatMap((name) =>
+    signatures(`${folder}/${name}`, Deno.readTextFileSync(join(ROOT, folder, name)))
+  );
+  for (const [index, { name, file }] of kernels.entries()) {
+    const other = kernels.find((kernel) => kernel.name === name)!;
+    if (other !== kernels[index]) throw new Error(`${other.file} and ${file} both export ${name}`);
+  }
+  return kernels;
+}
 
-/** One build of the kernels. */
-export async function compile(entry: URL, features: readonly string[]): Promise<Uint8Array<ArrayBuffer>> {
+/** What the module exports: all kernels, and which variant it is. */
+function entryOf(kernels: readonly Signature[]): string {
+  const lines = kernels.map(({ name, file }) =>
+    `export { ${name} } from "./${file.split("/").at(-1)!.slice(0, -3)}";`
+  );
+  return [...lines, "export const RELAXED: i32 = ASC_FEATURE_RELAXED_SIMD ? 1 : 0;"].join("\n");
+}
+
+/** One build of the kernels of a folder. */
+export async function compile(
+  folder: string,
+  kernels: readonly Signature[],
+  features: readonly string[],
+): Promise<Uint8Array<ArrayBuffer>> {
+  const entry = `${folder}/${ENTRY}`;
   let binary: Uint8Array<ArrayBuffer> | undefined;
   const { error, stderr } = await asc.main([
-    entry.pathname,
+    entry,
     "--outFile=kernels.wasm",
     "--runtime=stub",
     "--importMemory",
@@ -49,11 +62,13 @@ export async function compile(entry: URL, features: readonly string[]): Promise<
     "--converge",
     ...features.map((feature) => `--enable=${feature}`),
   ], {
-    readFile: (name: string, base: string) => {
+    readFile: (name: string) => {
+      if (name === entry) return entryOf(kernels);
       try {
-        return Deno.readTextFileSync(name.startsWith("/") ? name : `${base}/${name}`);
-      } catch {
-        return null; // asc probes for names that do not exist
+        return Deno.readTextFileSync(join(ROOT, name));
+      } catch (error) {
+        if (error instanceof Deno.errors.NotFound) return null; // asc probes for names that do not exist
+        throw error;
       }
     },
     writeFile: (name: string, contents: Uint8Array | string) => {
@@ -65,43 +80,34 @@ export async function compile(entry: URL, features: readonly string[]): Promise<
   return binary;
 }
 
-function sourcesIn(folder: URL): URL[] {
-  return [...Deno.readDirSync(folder)].map((entry) => entry.name).filter((name) => name.endsWith(".ts"))
-    .sort().map((name) => new URL(name, folder));
-}
-
-async function hash(sources: URL[]): Promise<string> {
-  const text = sources.map((url) => Deno.readTextFileSync(url)).join("\n");
-  const digest = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  return new Uint8Array(digest).toHex();
-}
-
-async function embed({ name, entry, sources }: typeof MODULES[number]): Promise<string> {
-  const folder = entry.pathname.slice(new URL("..", import.meta.url).pathname.length, -"index.ts".length);
+/** The module that embeds the kernels of a folder. */
+async function kernelsModule(folder: string, kernels: readonly Signature[]): Promise<string> {
   let text =
-    `// Compiled from ${folder} by \`deno task build\`: do not edit. Base64 of two WebAssembly modules.\n\n` +
-    `/** SHA-256 of the sources that these were compiled from. */\n` +
-    `export const SOURCE_HASH: string = "${await hash(sources())}";\n`;
+    `// Compiled from ${folder}/ by \`deno task build\`: do not edit. Base64 of two WebAssembly modules.\n`;
   for (const [variant, features] of Object.entries(VARIANTS)) {
-    const binary = await compile(entry, features);
-    console.log(`${name}, ${variant}: ${binary.length} bytes`);
-    text +=
-      `\n/** Kernels with ${variant} SIMD. */\nexport const ${variant.toUpperCase()}: string =\n  "${binary.toBase64()}";\n`;
+    const binary = await compile(folder, kernels, features);
+    console.log(`${folder}, ${variant}: ${binary.length} bytes`);
+    text += `\n/** Kernels with ${variant} SIMD. */\n` +
+      `export const ${variant.toUpperCase()}: string =\n  "${binary.toBase64()}";\n`;
   }
   return text;
 }
 
 if (import.meta.main) {
-  for (const module of MODULES) {
-    const text = await embed(module);
+  const kernels = kernelsIn("assembly"), baselines = "bench/baselines/assembly";
+  const made = {
+    "wasm/exports.ts": exportsModule(kernels),
+    "wasm/kernels.ts": await kernelsModule("assembly", kernels),
+    "bench/baselines/kernels.ts": await kernelsModule(baselines, kernelsIn(baselines)),
+  };
+  for (const [name, text] of Object.entries(made)) {
+    const path = join(ROOT, name);
     if (!Deno.args.includes("--check")) {
-      Deno.writeTextFileSync(module.target, text);
-    } else if (Deno.readTextFileSync(module.target) === text) {
-      console.log(`${module.name} is what its sources compile to`);
+      Deno.writeTextFileSync(path, text);
+    } else if (Deno.readTextFileSync(path) === text) {
+      console.log(`${name} is what its sources give`);
     } else {
-      console.error(
-        `${module.name} is not what its sources compile to: run \`deno task build\` and commit the result`,
-      );
+      console.error(`${name} is not what its sources give: run \`deno task build\` and commit the result`);
       Deno.exit(1);
     }
   }

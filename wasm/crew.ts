@@ -1,147 +1,143 @@
 /**
- * Who computes: the calling thread, and workers over shared memory where more than one thread was asked for.
+ * Who computes: the calling thread, and workers over shared memory if more than one thread was asked for.
  *
- * An operation is a list of kernel calls that do not touch one another's results, so it does not matter which thread
- * makes which call: the bits are the same for any number of threads. The calling thread publishes the list in linear
- * memory, makes calls itself, and returns when all are made; nothing here is asynchronous but the start.
+ * An operation is a list of kernel calls that do not read or write one another's results. So it does not matter which
+ * thread makes which call: the bits are the same for any number of threads. The calling thread publishes the list in
+ * linear memory, makes calls itself, and returns when all are made. Only the start is asynchronous.
  *
  * @module
  */
 import { BackendError } from "../core/errors.ts";
+import { type KernelFunction, makeCalls, serve } from "./calls.ts";
+import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import type { LinearMemory } from "./memory.ts";
-import type { KernelExports } from "./module.ts";
 
-/** Names of the kernels that a crew runs. */
-export type KernelName = {
-  [K in keyof KernelExports]: KernelExports[K] extends (...args: never[]) => void ? K : never;
-}[keyof KernelExports];
+/** The kernels of an instance. */
+export type Kernels = Readonly<Record<Kernel, KernelFunction>>;
+
+/** Work space of an operation. */
+export interface Scratch {
+  /** Where the first thread's begins; those of the others follow. */
+  readonly offset: number;
+  /** Bytes per thread. */
+  readonly bytes: number;
+}
 
 /** How a list of calls is run. */
 export interface Run {
-  /** Multiply-adds or elements of all calls together: little work is not worth waking a worker for. */
-  work: number;
+  /** Multiply-adds or elements of all calls together: little work is not worth waking a worker. */
+  readonly work: number;
   /** Calls that belong together and run in order on one thread; default 1. */
-  chain?: number;
-  /** Work space: each thread passes its own `scratchBytes` of it as last argument of every call. */
-  scratch?: number;
-  /** Bytes of work space per thread. */
-  scratchBytes?: number;
+  readonly chain?: number;
+  /** For kernels that take work space. */
+  readonly scratch?: Scratch;
+}
+
+/** How workers are started. */
+export interface CrewOptions {
+  /** Where `worker.ts` is served; default a `blob:` URL. */
+  readonly workerUrl?: string | URL;
+  /** Ends the wait for workers: its reason is thrown. */
+  readonly signal?: AbortSignal;
+}
+
+/** The threads asked for are not to be had, but one thread would be. */
+export class ThreadsError extends BackendError {
+  /** Why, as a clause. */
+  readonly why: string;
+
+  /** An error with the reason as a clause, such as "this host has no workers". */
+  constructor(threads: number, why: string, options?: ErrorOptions) {
+    super(
+      "unavailable",
+      `Cannot create the WASM backend with ${threads} threads as ${why}: ask for one thread`,
+      options,
+    );
+    this.why = why;
+  }
 }
 
 /** Below this much work one thread is faster: waking another takes some ten microseconds. */
 const SMALL_WORK = 200_000;
 
+const KERNEL_NAMES = Object.keys(IN_ORDER) as Kernel[];
+
 // Words of the control block, in Int32.
 const GENERATION = 0, BUSY = 1, NEXT = 2, FAILED = 3, STOP = 4;
-// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space.
+// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes.
 const JOB = 8, JOB_WORDS = 8;
 const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
 
-/**
- * Makes the calls of the published job until none is left. Workers get this function as text: it must not refer to
- * anything outside itself.
- */
-function makeCalls(
-  exports: Record<string, unknown>,
-  memory: WebAssembly.Memory,
-  control: number,
-  thread: number,
-): void {
-  const words = new Int32Array(memory.buffer, control, 16);
-  const [kernel, calls, width, chain, table, scratch, scratchBytes] = words.subarray(8, 15);
-  const run = exports[Object.keys(exports).sort()[kernel]] as (...args: number[]) => void;
-  const args = new Float64Array(memory.buffer, table >>> 0, calls * width);
-  const own = scratchBytes === 0 ? [] : [(scratch >>> 0) + thread * scratchBytes];
-  for (;;) {
-    const first = Atomics.add(words, 2, 1) * chain;
-    if (first >= calls) return;
-    for (let call = first; call < first + chain && call < calls; call++) {
-      run(...args.subarray(call * width, (call + 1) * width), ...own);
-    }
-  }
-}
-
-/** What a worker does: waits for a generation, makes calls, says that it is done. Also sent as text. */
-function work(makeCalls_: typeof makeCalls): void {
-  const scope = globalThis as unknown as {
-    onmessage: (event: MessageEvent) => void;
-    postMessage(message: unknown): void;
-    close(): void;
-  };
-  scope.onmessage = ({ data: { module, memory, control, thread } }) => {
-    const { exports } = new WebAssembly.Instance(module, { env: { memory } });
-    const words = new Int32Array(memory.buffer, control, 16);
-    let seen = 0;
-    scope.postMessage("ready");
-    for (;;) {
-      // The next job often follows at once: look for it a while before going to sleep.
-      for (let i = 0; i < 2000 && Atomics.load(words, 0) === seen; i++);
-      while (Atomics.load(words, 0) === seen) Atomics.wait(words, 0, seen);
-      seen = Atomics.load(words, 0);
-      if (Atomics.load(words, 4) === 1) return scope.close();
-      try {
-        makeCalls_(exports, memory, control, thread);
-      } catch {
-        Atomics.store(words, 3, 1);
-      }
-      Atomics.sub(words, 1, 1);
-    }
-  };
-}
-
-/** The threads of a backend. */
+/** The threads of a machine, and all that it does to call kernels. */
 export class Crew {
-  readonly #exports: KernelExports;
+  /** The kernels; undefined after `dispose()`. */
+  #kernels: Kernels | undefined;
   readonly #memory: LinearMemory;
-  readonly #workers: Worker[];
+  readonly #workers: readonly Worker[];
   /** Offset of the control block; 0 without workers. */
   readonly #control: number;
   /** Arguments of the calls of a job, kept for the next. */
   #table = { offset: 0, bytes: 0 };
 
   /** A crew of the calling thread and of workers that are ready. */
-  constructor(exports: KernelExports, memory: LinearMemory, workers: Worker[] = [], control = 0) {
-    this.#exports = exports;
+  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Worker[] = [], control = 0) {
+    this.#kernels = kernels;
     this.#memory = memory;
     this.#workers = workers;
     this.#control = control;
   }
 
-  /** Starts a crew of `threads` threads over shared memory. */
+  /**
+   * Starts a crew of `threads` threads; more than one need shared memory.
+   *
+   * @throws {ThreadsError} when workers do not start
+   */
   static async start(
-    exports: KernelExports,
+    kernels: Kernels,
     memory: LinearMemory,
     module: WebAssembly.Module,
     threads: number,
+    { workerUrl, signal }: CrewOptions = {},
   ): Promise<Crew> {
-    if (threads === 1) return new Crew(exports, memory);
+    if (threads === 1) return new Crew(kernels, memory);
     const control = memory.allocate(CONTROL_BYTES);
     new Int32Array(memory.memory.buffer, control, JOB + JOB_WORDS).fill(0);
-    const url = URL.createObjectURL(new Blob([`(${work})(${makeCalls})`], { type: "text/javascript" }));
+    const text = `(${serve})(${makeCalls})`;
+    const url = workerUrl ?? URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
     const workers: Worker[] = [];
+    const aborted = Promise.withResolvers<never>();
+    const abort = () => aborted.reject(signal!.reason);
+    signal?.addEventListener("abort", abort);
     try {
       for (let thread = 1; thread < threads; thread++) workers.push(new Worker(url, { type: "module" }));
-      await Promise.all(workers.map((worker, index) =>
+      const ready = workers.map((worker, index) =>
         new Promise<void>((resolve, reject) => {
           worker.onmessage = () => resolve();
           worker.onerror = (event) => {
             event.preventDefault();
-            reject(new Error(event.message));
+            // A script that the host does not even load comes without a message.
+            reject(
+              new Error(event.message ?? `the host does not load ${workerUrl ?? "workers from blob: URLs"}`),
+            );
           };
-          worker.postMessage({ module, memory: memory.memory, control, thread: index + 1 });
+          const thread = index + 1;
+          worker.postMessage({ module, names: KERNEL_NAMES, memory: memory.memory, control, thread });
         })
-      ));
+      );
+      await Promise.race([Promise.all(ready), aborted.promise]);
     } catch (cause) {
       for (const worker of workers) worker.terminate();
-      throw new BackendError(
-        "unavailable",
-        `Cannot create the WASM backend with ${threads} threads as its workers do not start: ask for one thread`,
-        { cause },
-      );
+      memory.free(control);
+      signal?.throwIfAborted();
+      const advice = workerUrl === undefined
+        ? `its workers do not start (a content security policy must allow "worker-src blob:", or pass workerUrl)`
+        : `its workers do not start from ${workerUrl}`;
+      throw new ThreadsError(threads, advice, { cause });
     } finally {
-      URL.revokeObjectURL(url);
+      signal?.removeEventListener("abort", abort);
+      if (workerUrl === undefined) URL.revokeObjectURL(url as string);
     }
-    return new Crew(exports, memory, workers, control);
+    return new Crew(kernels, memory, workers, control);
   }
 
   /** Number of threads, the calling one among them. */
@@ -154,50 +150,76 @@ export class Crew {
     return this.#memory.sizeOf(this.#control) + this.#memory.sizeOf(this.#table.offset);
   }
 
+  /** Makes one call on the calling thread, and returns what the kernel returns. */
+  call<K extends Exclude<Kernel, WithScratch>>(
+    kernel: K,
+    call: KernelCalls[K],
+  ): K extends Sizing ? number : void {
+    return IN_ORDER[kernel](this.#live()[kernel], call, 0) as K extends Sizing ? number : void;
+  }
+
   /** Makes calls of a kernel, and returns when all are made. */
-  run(
-    kernel: KernelName,
-    calls: readonly number[][],
-    { work, chain = 1, scratch, scratchBytes = 0 }: Run,
+  run<K extends Exclude<Kernel, Sizing>>(
+    kernel: K,
+    calls: readonly KernelCalls[K][],
+    { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
+    const kernels = this.#live(), inOrder = IN_ORDER[kernel];
     if (this.#workers.length === 0 || calls.length <= chain || work < SMALL_WORK) {
-      const call = this.#exports[kernel] as (...args: number[]) => void;
-      for (const args of calls) {
-        if (scratch === undefined) call(...args);
-        else call(...args, scratch);
-      }
+      const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
+      for (const call of calls) inOrder(take, call, offset);
       return;
     }
     const { memory } = this.#memory;
-    const width = calls[0].length;
+    let ordered: number[] = [];
+    const order = (...args: number[]) => {
+      ordered = args;
+    };
+    inOrder(order, calls[0], 0);
+    const width = ordered.length;
     const table = this.#argumentTable(8 * calls.length * width);
     const args = new Float64Array(memory.buffer, table, calls.length * width);
-    calls.forEach((call, index) => args.set(call, index * width));
+    calls.forEach((call, index) => {
+      inOrder(order, call, 0);
+      args.set(ordered, index * width);
+    });
     const words = new Int32Array(memory.buffer, this.#control, JOB + JOB_WORDS);
-    const names = Object.keys(this.#exports).sort();
-    words.set([names.indexOf(kernel), calls.length, width, chain, table, scratch ?? 0, scratchBytes], JOB);
+    const { offset = 0, bytes = 0 } = scratch ?? {};
+    words.set([KERNEL_NAMES.indexOf(kernel), calls.length, width, chain, table, offset, bytes], JOB);
     Atomics.store(words, NEXT, 0);
     Atomics.store(words, BUSY, this.#workers.length);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
-    makeCalls(this.#exports as unknown as Record<string, unknown>, memory, this.#control, 0);
-    while (Atomics.load(words, BUSY) > 0);
+    try {
+      makeCalls(KERNEL_NAMES.map((name) => kernels[name]), memory, this.#control, 0);
+    } finally {
+      while (Atomics.load(words, BUSY) > 0);
+    }
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
-        "Cannot go on as a worker of the WASM backend failed: create a new backend",
+        "Cannot continue as a worker of the WASM backend failed: create a new backend",
       );
     }
   }
 
-  /** Ends the workers. */
+  /** Ends the workers. Twice does nothing. */
   dispose(): void {
+    if (this.#kernels === undefined) return;
+    this.#kernels = undefined;
     if (this.#workers.length === 0) return;
     const words = new Int32Array(this.#memory.memory.buffer, this.#control, JOB);
     Atomics.store(words, STOP, 1);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
     for (const worker of this.#workers) worker.terminate();
+  }
+
+  #live(): Kernels {
+    if (this.#kernels === undefined) {
+      throw new BackendError("disposed", "Cannot use a backend that was disposed");
+    }
+    return this.#kernels;
   }
 
   #argumentTable(bytes: number): number {

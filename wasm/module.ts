@@ -6,250 +6,6 @@
 import { BackendError } from "../core/errors.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
-/** The functions of `assembly/index.ts`. Pointers are byte offsets; 0 stands for "none". */
-export interface KernelExports {
-  /** 1 in the relaxed build. */
-  readonly RELAXED: WebAssembly.Global;
-  /** See `assembly/layers.ts`. */
-  scaledCopy(source: number, target: number, count: number, scale: number): void;
-  /** See `assembly/layers.ts`. */
-  multiply(x: number, y: number, output: number, count: number): void;
-  /** See `assembly/layers.ts`. */
-  norm(
-    x: number,
-    weight: number,
-    bias: number,
-    gate: number,
-    output: number,
-    rows: number,
-    width: number,
-    eps: number,
-  ): void;
-  /** See `assembly/layers.ts`. */
-  splitHeads(
-    x: number,
-    q: number,
-    k: number,
-    v: number,
-    u: number,
-    rows: number,
-    hidden: number,
-    headDim: number,
-    activation: number,
-  ): void;
-  /** See `assembly/layers.ts`. */
-  lrpe(
-    x: number,
-    theta: number,
-    output: number,
-    seqLen: number,
-    heads: number,
-    headDim: number,
-    position: number,
-  ): void;
-  /** See `assembly/lightning.ts`. */
-  lightningScratch(headDim: number, valueDim: number): number;
-  /** See `assembly/lightning.ts`. */
-  lightning(
-    q: number,
-    qStride: number,
-    k: number,
-    kStride: number,
-    v: number,
-    vStride: number,
-    o: number,
-    oStride: number,
-    length: number,
-    headDim: number,
-    valueDim: number,
-    decay: number,
-    scale: number,
-    initialState: number,
-    finalState: number,
-    stateStride: number,
-    accumulate: number,
-    scratch: number,
-  ): void;
-  /** See `assembly/lightningBackward.ts`. */
-  lightningBackwardScratch(headDim: number, valueDim: number): number;
-  /** See `assembly/lightningBackward.ts`. */
-  lightningBackward(
-    q: number,
-    qStride: number,
-    k: number,
-    kStride: number,
-    v: number,
-    vStride: number,
-    dO: number,
-    dOStride: number,
-    dq: number,
-    dqStride: number,
-    dk: number,
-    dkStride: number,
-    dv: number,
-    dvStride: number,
-    addToQ: number,
-    addToK: number,
-    length: number,
-    headDim: number,
-    valueDim: number,
-    decay: number,
-    scale: number,
-    initialState: number,
-    dState: number,
-    dInitialState: number,
-    scratch: number,
-  ): void;
-  /** See `assembly/lightning.ts`. */
-  lightningStep(
-    q: number,
-    k: number,
-    v: number,
-    o: number,
-    state: number,
-    headDim: number,
-    valueDim: number,
-    lambda: number,
-    scale: number,
-  ): void;
-  /** See `assembly/linear.ts`. */
-  linearScratch(rows: number, depth: number, outs: number): number;
-  /** See `assembly/linear.ts`. */
-  matmulScratch(rows: number, depth: number, outs: number): number;
-  /** See `assembly/linear.ts`. */
-  linearInput(
-    dy: number,
-    weight: number,
-    residual: number,
-    dx: number,
-    rows: number,
-    outs: number,
-    depth: number,
-    scratch: number,
-  ): void;
-  /** See `assembly/linear.ts`. */
-  linearWeight(
-    dy: number,
-    x: number,
-    dWeight: number,
-    rows: number,
-    outs: number,
-    depth: number,
-    scratch: number,
-  ): void;
-  /** See `assembly/linear.ts`. */
-  linear(
-    x: number,
-    weight: number,
-    bias: number,
-    residual: number,
-    y: number,
-    rows: number,
-    depth: number,
-    outs: number,
-    scratch: number,
-  ): void;
-  /** See `assembly/quantized.ts`. */
-  quantizedScratch(rows: number, depth: number, bits: number, group: number): number;
-  /** See `assembly/quantized.ts`. */
-  quantizeRows(
-    x: number,
-    rows: number,
-    depth: number,
-    bits: number,
-    group: number,
-    target: number,
-  ): void;
-  /** See `assembly/quantized.ts`. */
-  linearQuantized(
-    x: number,
-    weight: number,
-    bias: number,
-    residual: number,
-    y: number,
-    rows: number,
-    depth: number,
-    outs: number,
-    stride: number,
-    bits: number,
-    group: number,
-  ): void;
-  /** See `assembly/gradients.ts`. */
-  scaledAdd(source: number, target: number, count: number, scale: number): void;
-  /** See `assembly/gradients.ts`. */
-  linearBias(dy: number, dBias: number, rows: number, outs: number): void;
-  /** See `assembly/gradients.ts`. */
-  normBackward(
-    x: number,
-    weight: number,
-    bias: number,
-    gate: number,
-    dy: number,
-    residual: number,
-    dx: number,
-    dWeight: number,
-    dBias: number,
-    dGate: number,
-    rows: number,
-    width: number,
-    eps: number,
-  ): void;
-  /** See `assembly/gradients.ts`. */
-  splitHeadsBackward(
-    x: number,
-    dq: number,
-    dk: number,
-    dv: number,
-    du: number,
-    dx: number,
-    rows: number,
-    hidden: number,
-    headDim: number,
-    activation: number,
-  ): void;
-  /** See `assembly/gradients.ts`. */
-  lrpeBackward(
-    x: number,
-    theta: number,
-    dy: number,
-    dx: number,
-    dTheta: number,
-    seqLen: number,
-    heads: number,
-    headDim: number,
-    position: number,
-  ): void;
-  /** See `assembly/gradients.ts`. */
-  crossEntropy(
-    logits: number,
-    vocab: number,
-    label: number,
-    scale: number,
-    loss: number,
-    dLogits: number,
-  ): void;
-  /** See `assembly/gradients.ts`. */
-  sumSquares(x: number, count: number, output: number): void;
-  /** See `assembly/gradients.ts`. */
-  adamw(
-    parameter: number,
-    gradient: number,
-    first: number,
-    second: number,
-    squares: number,
-    count: number,
-    keep: number,
-    rate: number,
-    beta1: number,
-    rest1: number,
-    beta2: number,
-    rest2: number,
-    correction: number,
-    eps: number,
-    maxNorm: number,
-  ): void;
-}
-
 function decode(base64: string): Uint8Array<ArrayBuffer> {
   const binary = atob(base64);
   const bytes = new Uint8Array(binary.length);
@@ -258,19 +14,21 @@ function decode(base64: string): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * The bytes of the embedded kernels, for hosts that forbid compiling from bytes at run time: write them to a file at
+ * The bytes of the embedded kernels, for hosts that forbid compiling from bytes at run time. Write them to a file at
  * build time, let the host compile it, and pass the module to `createBackend({ module })`.
  *
  * @example
  * ```ts
  * import { createBackend, wasmKernels } from "@levin/attention";
+ * import assert from "node:assert/strict";
  *
  * const module = new WebAssembly.Module(wasmKernels("baseline"));
  * using backend = await createBackend({ prefer: "wasm", module });
+ * assert.equal(backend.info.device, "baseline SIMD");
  * ```
  *
  * @param variant `"relaxed"` needs relaxed SIMD (fused multiply-add), `"baseline"` runs on any SIMD engine
- * @param shared for `createBackend({ threads })` with more than one thread; default false
+ * @param shared whether the module runs over shared memory, which more than one thread needs; default false
  */
 export function wasmKernels(variant: "relaxed" | "baseline", shared = false): Uint8Array<ArrayBuffer> {
   const bytes = decode(variant === "relaxed" ? RELAXED : BASELINE);
@@ -287,7 +45,7 @@ function withSharedMemory(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffe
   return bytes;
 }
 
-/** Compiles the build that this engine can run, over shared memory where several threads shall run it. */
+/** Compiles the variant that this engine can run; `shared` for more than one thread. */
 export async function compileKernels(baseline: boolean, shared: boolean): Promise<WebAssembly.Module> {
   const variants = baseline ? ["baseline"] as const : ["relaxed", "baseline"] as const;
   for (const variant of variants) {

@@ -6,47 +6,44 @@
 import { fromBfloat16, type Quantization, type QuantizedWeight, rowIntegers } from "../core/quantize.ts";
 
 /** Outputs of a block. */
-export const BLOCK_OUTS = 8;
+export const BLOCK_OUT_DIM = 8;
 
 /** Bytes of a group of a block: integers of 8 outputs and their scales. */
 function groupBytes({ bits, group }: Quantization): number {
-  return bits * group + 2 * BLOCK_OUTS;
+  return bits * group + 2 * BLOCK_OUT_DIM;
 }
 
 /** Bytes of a packed block. */
-export function blockBytes(inner: number, quantization: Quantization): number {
-  return Math.ceil(inner / quantization.group) * groupBytes(quantization);
+export function blockBytes(inDim: number, quantization: Quantization): number {
+  return Math.ceil(inDim / quantization.group) * groupBytes(quantization);
 }
 
-/** Bytes of a packed weight of `[outs, inner]`. */
-export function packedBytes([outs, inner]: readonly number[], quantization: Quantization): number {
-  return Math.ceil(outs / BLOCK_OUTS) * blockBytes(inner, quantization);
+/** Bytes of a packed weight of `[outDim, inDim]`. */
+export function packedBytes([outDim, inDim]: readonly number[], quantization: Quantization): number {
+  return Math.ceil(outDim / BLOCK_OUT_DIM) * blockBytes(inDim, quantization);
 }
 
-/** Where in a group of 8 bits input `i` of output `lane` of a block is: see `assembly/quantized.ts`. */
+/** The byte of input `i` of output `lane` in a group of 8 bits: see `assembly/quantized.ts`. */
 function byteOf(i: number, lane: number): number {
   return (i >> 2) * 32 + 4 * lane + [0, 2, 1, 3][i & 3];
 }
 
-/** Where among the scales of a group that of output `lane` is. */
+/** The byte of the scale of output `lane` among the scales of a group. */
 function scaleOf(lane: number): number {
   return 4 * (lane % 4) + 2 * (lane >> 2);
 }
 
-/**
- * Packs a weight. What is beyond its inputs and outputs counts nothing: its integer is zero, or its x, or its scale,
- * or it is not written.
- */
+/** Packs a weight. Padding has no effect: its integer, its x or its scale is zero, or its result is never written. */
 export function pack(weight: QuantizedWeight, target: Uint8Array): void {
-  const [outs, inner] = weight.shape;
+  const [outDim, inDim] = weight.shape;
   const { bits, group, scales } = weight;
-  const groups = Math.ceil(inner / group), bytes = groupBytes(weight), block = blockBytes(inner, weight);
+  const groups = Math.ceil(inDim / group), bytes = groupBytes(weight), block = blockBytes(inDim, weight);
   target.fill(0);
-  for (let o = 0; o < outs; o++) {
-    const integers = rowIntegers(weight, o), lane = o % BLOCK_OUTS;
+  for (let o = 0; o < outDim; o++) {
+    const integers = rowIntegers(weight, o), lane = o % BLOCK_OUT_DIM;
     for (let g = 0; g < groups; g++) {
-      const at = Math.floor(o / BLOCK_OUTS) * block + g * bytes;
-      const start = g * group, count = Math.min(group, inner - start);
+      const at = Math.floor(o / BLOCK_OUT_DIM) * block + g * bytes;
+      const start = g * group, count = Math.min(group, inDim - start);
       for (let i = 0; i < count; i++) {
         const q = integers[start + i];
         if (bits === 8) target[at + byteOf(i, lane)] = q + 128;
@@ -62,19 +59,19 @@ export function pack(weight: QuantizedWeight, target: Uint8Array): void {
 /** Writes row `row` of a packed weight, times `factor`, to `target`. */
 export function unpackRow(
   packed: Uint8Array,
-  inner: number,
+  inDim: number,
   quantization: Quantization,
   row: number,
   factor: number,
   target: Float32Array,
 ): void {
   const { bits, group } = quantization;
-  const bytes = groupBytes(quantization), lane = row % BLOCK_OUTS;
-  const block = Math.floor(row / BLOCK_OUTS) * blockBytes(inner, quantization);
-  for (let start = 0; start < inner; start += group) {
+  const bytes = groupBytes(quantization), lane = row % BLOCK_OUT_DIM;
+  const block = Math.floor(row / BLOCK_OUT_DIM) * blockBytes(inDim, quantization);
+  for (let start = 0; start < inDim; start += group) {
     const at = block + start / group * bytes, scaleAt = at + bits * group + scaleOf(lane);
     const scale = fromBfloat16(packed[scaleAt] | packed[scaleAt + 1] << 8) * factor;
-    const count = Math.min(group, inner - start);
+    const count = Math.min(group, inDim - start);
     for (let i = 0; i < count; i++) {
       const q = bits === 8
         ? packed[at + byteOf(i, lane)] - 128

@@ -6,19 +6,19 @@
  *
  * @module
  */
-import { checkShape } from "../../core/check.ts";
+import { checkShape } from "../../core/shape.ts";
 import { BackendError, rangeError, typeError } from "../../core/errors.ts";
-import type { LightningOptions } from "../../core/lightning.ts";
-import type { Tensor } from "../../core/tensor.ts";
-import type { WebgpuBackend } from "../../gpu/backend.ts";
+import type { LightningOptions } from "../../core/ops/lightning.ts";
+import type { Backend, Tensor } from "../../core/tensor.ts";
 import { type Access, type Device, float, type Kernel, type Store, storeOf } from "../../gpu/device.ts";
+import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { Mixer } from "../../train/backward.ts";
 import leftProductSource from "./leftProduct.wgsl" with { type: "text" };
 import softmaxSource from "./softmax.wgsl" with { type: "text" };
 import tileSource from "./tile.wgsl" with { type: "text" };
 
 /** Rows of a tile; as in `tile.wgsl`. */
-const EDGE = 64;
+export const EDGE = 64;
 
 /**
  * Causal softmax attention with rotary positions on query and key ("RoFormer", section 3.2.2) and scores over the root
@@ -115,7 +115,7 @@ export function softmaxConfig<T extends object>(config: T): T {
 
 /** A checked call; layout `[batch, seqLen, heads, dim]`. */
 interface Call {
-  readonly backend: WebgpuBackend;
+  readonly backend: Backend;
   readonly device: Device;
   readonly batch: number;
   readonly seqLen: number;
@@ -155,8 +155,8 @@ function checkCall(operation: string, q: Tensor, k: Tensor, v: Tensor, options: 
       cuSeqlens ?? initialState,
     );
   }
-  const backend = q.backend as WebgpuBackend;
-  return { backend, device: backend.device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
+  const { backend } = q, { device } = backend.machine as WebgpuMachine;
+  return { backend, device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
 }
 
 /** Tensors as a kernel binds them: as a whole. */
@@ -198,7 +198,7 @@ function softmaxParameters(
 
 /**
  * (cos, sin) of every pair of elements at `count` positions from `first` on, `[count, headDim]`; angles in float64: of
- * large positions, f32 would keep few digits of the fraction of a turn.
+ * large positions, f32 would keep few digits of the fraction of a full circle.
  */
 export function rotaryTable(headDim: number, first: number, count: number): Float32Array {
   const table = new Float32Array(count * headDim);
@@ -212,7 +212,7 @@ export function rotaryTable(headDim: number, first: number, count: number): Floa
   return table;
 }
 
-/** Turns queries or keys, or their gradients, by their positions, or back. */
+/** Rotates queries or keys, or their gradients, by their positions, or back. */
 function rotate(call: Call, x: Tensor, direction: 1 | -1): Tensor {
   const { device, seqLen, headDim } = call;
   const table = device.constant(`rotary ${seqLen},${headDim}`, () => rotaryTable(headDim, 0, seqLen));

@@ -1,16 +1,17 @@
 /**
- * What the library is measured against, in WASM SIMD of its own: conventional causal softmax attention, linear
+ * What the library is measured against, in separate WASM SIMD: conventional causal softmax attention, linear
  * attention by the left product, and the machine's two ceilings. One thread, f32, one batch element, layout
  * `[heads, seqLen, dim]`.
  *
  * @module
  */
 import { decayPowers } from "../../core/decay.ts";
-import { TILE_COLUMNS, TILE_ROWS } from "../../core/tile.ts";
+import { TILE_COLUMNS, TILE_ROWS } from "../../core/sizes.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
+import { KEYS } from "./sizes.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
-/** The functions of `assembly/index.ts`. */
+/** The functions of `bench/baselines/assembly/`. */
 interface BaselineExports {
   leftProduct(
     q: number,
@@ -48,7 +49,7 @@ interface BaselineExports {
     scores: number,
   ): void;
   quadraticScratch(headDim: number, valueDim: number): number;
-  microKernel(a: number, b: number, c: number, depth: number, repeats: number): void;
+  microKernel(a: number, b: number, c: number, inner: number, repeats: number): void;
   readAll(source: number, bytes: number): number;
 }
 
@@ -94,12 +95,10 @@ export interface MemoryRead extends Disposable {
   run(): number;
 }
 
-/** Depth of the micro-kernel's operands: 5 KiB of A and 8 KiB of B. */
-const DEPTH = 256;
+/** Inner size of the micro-kernel: 5 KiB of A and 8 KiB of B. */
+const INNER = 256;
 /** Keys, and columns of values, of a panel of the cache; as in `assembly/attention.ts`. */
 const CACHED_KEYS = 16, CACHED_COLUMNS = 32;
-/** Leading zeros of the table of powers, the block of keys of `assembly/attention.ts`. */
-const KEYS = 40;
 
 /** Fills an array with some elements again and again; returns it. */
 export function repeat(elements: Float32Array, target: Float32Array): Float32Array {
@@ -109,7 +108,7 @@ export function repeat(elements: Float32Array, target: Float32Array): Float32Arr
   return target;
 }
 
-/** The baselines on one instance with memory of its own. */
+/** The baselines on one instance with separate memory. */
 export class Baselines {
   readonly #memory = new LinearMemory();
   readonly #exports: BaselineExports;
@@ -217,6 +216,7 @@ export class Baselines {
   ): Prepared {
     const { seqLen, headDim, valueDim } = sizes;
     const tables = slopes.map((slope) => {
+      // KEYS leading zeros: the powers of keys that come after their query.
       const table = new Float32Array(KEYS + seqLen + 8);
       table.set(decayPowers(slope, seqLen + 8), KEYS);
       return table;
@@ -229,16 +229,16 @@ export class Baselines {
   /** The register tile on operands in L1. */
   ceiling(): MicroKernel {
     const memory = this.#memory;
-    const a = memory.allocate(4 * TILE_ROWS * DEPTH),
-      b = memory.allocate(4 * TILE_COLUMNS * DEPTH),
+    const a = memory.allocate(4 * TILE_ROWS * INNER),
+      b = memory.allocate(4 * TILE_COLUMNS * INNER),
       c = memory.allocate(4 * TILE_ROWS * TILE_COLUMNS);
-    memory.floats(a, TILE_ROWS * DEPTH).fill(0.5);
-    memory.floats(b, TILE_COLUMNS * DEPTH).fill(0.25);
-    const each = 2 * TILE_ROWS * TILE_COLUMNS * DEPTH;
+    memory.floats(a, TILE_ROWS * INNER).fill(0.5);
+    memory.floats(b, TILE_COLUMNS * INNER).fill(0.25);
+    const each = 2 * TILE_ROWS * TILE_COLUMNS * INNER;
     return {
       run: (operations) => {
         const repeats = Math.ceil(operations / each);
-        this.#exports.microKernel(a, b, c, DEPTH, repeats);
+        this.#exports.microKernel(a, b, c, INNER, repeats);
         return repeats * each;
       },
       result: () => memory.floats(c, TILE_ROWS * TILE_COLUMNS).slice(),

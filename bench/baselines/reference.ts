@@ -41,7 +41,7 @@ export function softmaxAttention(
 }
 
 /**
- * Turns pairs of neighbouring elements of arrays `[.., seqLen, headDim]` by `direction · position · 10000^(−2i/headDim)`:
+ * Rotates pairs of neighbouring elements of arrays `[.., seqLen, headDim]` by `direction · position · 10000^(−2i/headDim)`:
  * rotary positions ("RoFormer", section 3.2.2).
  */
 export function rotate(

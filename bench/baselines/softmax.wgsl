@@ -38,7 +38,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> dots: array<f32>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
-// RoFormer, equation 34: elements 2i and 2i + 1 turn by the angle position · 10000^(−2i/headDim). Scores then depend on
+// RoFormer, equation 34: elements 2i and 2i + 1 rotate by the angle position · 10000^(−2i/headDim). Scores then depend on
 // distances alone. `angles` holds (cos, sin) of every pair, [seqLen, headDim].
 @compute @workgroup_size(256)
 fn rotate(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) workgroups: vec3u) {
@@ -46,13 +46,13 @@ fn rotate(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups)
   if (id >= parameters.workgroups) { return; }
   let column = id % parameters.headDim;
   let position = id / parameters.headDim / parameters.heads % parameters.seqLen;
-  let turn = angles[position * parameters.headDim + column] * vec4f(1.0, parameters.scale, 1.0, parameters.scale);
+  let cosSin = angles[position * parameters.headDim + column] * vec4f(1.0, parameters.scale, 1.0, parameters.scale);
   let x = q[id];
   rotated[id] = vec4f(
-    x.x * turn.x - x.y * turn.y,
-    x.x * turn.y + x.y * turn.x,
-    x.z * turn.z - x.w * turn.w,
-    x.z * turn.w + x.w * turn.z,
+    x.x * cosSin.x - x.y * cosSin.y,
+    x.x * cosSin.y + x.y * cosSin.x,
+    x.z * cosSin.z - x.w * cosSin.w,
+    x.z * cosSin.w + x.w * cosSin.z,
   );
 }
 

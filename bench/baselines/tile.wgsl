@@ -9,13 +9,13 @@ override WIDE: bool; // rows of sums are up to 128 elements wide, else 64
 
 const EDGE = 64u;
 const THREADS = 128u;
-const DEPTH = 8u; // vectors of a row of A and B that workgroup memory holds at once
+const INNER = 8u; // vectors of a row of A and B that workgroup memory holds at once
 // Vectors from one row to the next: odd, so that neighbouring rows lie in different banks.
 const OPERAND_PITCH = 9u;
 const WEIGHT_PITCH = 17u;
 const RIGHT = 576u; // where B begins: 64 · OPERAND_PITCH
 
-// A and B, 64 rows of DEPTH vectors each; then, in their place, the weights.
+// A and B, 64 rows of INNER vectors each; then, in their place, the weights.
 var<workgroup> tile: array<vec4f, 1152>;
 // Rows of C: 32 of 64 elements, or 16 of 128.
 var<workgroup> values: array<vec4f, 512>;
@@ -48,25 +48,25 @@ fn addRows(c: mat4x4f, at: u32, pitch: u32, b: mat4x4f) -> mat4x4f {
   );
 }
 
-fn stage(left: Rows, right: Rows, depth: u32, index: u32) {
-  let row = index / DEPTH;
-  let column = index % DEPTH;
-  tile[row * OPERAND_PITCH + column] = vectorOf(left, row, depth + column);
+fn stage(left: Rows, right: Rows, inner: u32, index: u32) {
+  let row = index / INNER;
+  let column = index % INNER;
+  tile[row * OPERAND_PITCH + column] = vectorOf(left, row, inner + column);
   // Column 4c + j at j · 16 + c: the 16 threads of a row then read neighbours.
   let place = row % 4u * 16u + row / 4u;
-  tile[RIGHT + place * OPERAND_PITCH + column] = vectorOf(right, row, depth + column);
+  tile[RIGHT + place * OPERAND_PITCH + column] = vectorOf(right, row, inner + column);
 }
 
-fn addDots(sums: ptr<function, Tile>, depth: u32, row: u32, column: u32) {
-  let at = RIGHT + column * OPERAND_PITCH + depth;
+fn addDots(sums: ptr<function, Tile>, inner: u32, row: u32, column: u32) {
+  let at = RIGHT + column * OPERAND_PITCH + inner;
   let b = transpose(mat4x4f(
     tile[at],
     tile[at + 16u * OPERAND_PITCH],
     tile[at + 32u * OPERAND_PITCH],
     tile[at + 48u * OPERAND_PITCH],
   ));
-  (*sums).upper = addRows((*sums).upper, row * OPERAND_PITCH + depth, OPERAND_PITCH, b);
-  (*sums).lower = addRows((*sums).lower, (row + 32u) * OPERAND_PITCH + depth, OPERAND_PITCH, b);
+  (*sums).upper = addRows((*sums).upper, row * OPERAND_PITCH + inner, OPERAND_PITCH, b);
+  (*sums).lower = addRows((*sums).lower, (row + 32u) * OPERAND_PITCH + inner, OPERAND_PITCH, b);
 }
 
 // left · rightᵀ
@@ -74,12 +74,12 @@ fn scores(left: Rows, right: Rows, thread: u32) -> Tile {
   let row = 4u * (thread / 16u);
   let column = thread % 16u;
   var sums = Tile();
-  for (var depth = 0u; depth < left.width; depth += DEPTH) {
+  for (var inner = 0u; inner < left.width; inner += INNER) {
     workgroupBarrier(); // what lay there has been read
-    stage(left, right, depth, thread);
-    stage(left, right, depth, thread + THREADS);
-    stage(left, right, depth, thread + 2u * THREADS);
-    stage(left, right, depth, thread + 3u * THREADS);
+    stage(left, right, inner, thread);
+    stage(left, right, inner, thread + THREADS);
+    stage(left, right, inner, thread + 2u * THREADS);
+    stage(left, right, inner, thread + 3u * THREADS);
     workgroupBarrier();
     addDots(&sums, 0u, row, column);
     addDots(&sums, 1u, row, column);

@@ -4,11 +4,11 @@
  * @module
  */
 import { defaultDevice, init, jit, nn, numpy as np } from "@jax-js/jax";
-import { assertClose } from "../../tests/harness.ts";
+import { assertClose } from "../../tests/numbers.ts";
 import * as reference from "../../tests/reference.ts";
 import type { AttentionSizes } from "../baselines/mod.ts";
-import { type Case, describe } from "../cases.ts";
-import { checkSoftmax, noise, operands } from "../operands.ts";
+import { type Case, describe } from "../measure/cases.ts";
+import { checkSoftmax, noise, operands } from "../measure/operands.ts";
 
 type Array = ReturnType<typeof np.zeros>;
 
@@ -45,25 +45,25 @@ async function device(name: "wasm" | "webgpu"): Promise<void> {
 export async function jaxLinearCase(
   backend: "wasm" | "webgpu",
   rows: number,
-  inner: number,
-  out: number,
+  inDim: number,
+  outDim: number,
 ): Promise<Case> {
   await device(backend);
-  const xData = noise([rows, inner], 1), weightData = noise([out, inner], 2);
-  const x = array(xData, [rows, inner]), weight = array(weightData, [out, inner]);
+  const xData = noise([rows, inDim], 1), weightData = noise([outDim, inDim], 2);
+  const x = array(xData, [rows, inDim]), weight = array(weightData, [outDim, inDim]);
   const f = jit((x: Array, weight: Array) => np.matmul(x, weight.transpose()));
   const actual = await f(x.ref, weight.ref).data() as Float32Array;
   for (const row of new Set([0, rows >> 1, rows - 1])) {
-    const expected = reference.linear(xData.subarray(row * inner, (row + 1) * inner), weightData, [
+    const expected = reference.linear(xData.subarray(row * inDim, (row + 1) * inDim), weightData, [
       1,
-      inner,
-      out,
+      inDim,
+      outDim,
     ]);
-    assertClose(actual.subarray(row * out, (row + 1) * out), expected, 1e-5, `row ${row} of ${rows}`);
+    assertClose(actual.subarray(row * outDim, (row + 1) * outDim), expected, 1e-5, `row ${row} of ${rows}`);
   }
   return {
     name: `jax-js matmul${threads(backend)}`,
-    operations: 2 * rows * inner * out,
+    operations: 2 * rows * inDim * outDim,
     bytes: 0,
     tokens: rows,
     ...runs(f, [x, weight]),

@@ -8,14 +8,14 @@
 export interface Operand {
   readonly name: string;
   readonly shape: readonly number[];
-  /** Part of the model, which the runtime may prepare once; left out: passed with each run. */
+  /** Part of the model, which the runtime may prepare once; default: passed with each run. */
   readonly constant?: Float32Array;
 }
 
 /** One operator with its operands. */
 export interface Node {
   readonly operator: string;
-  /** Set of operators; left out: ONNX's own. */
+  /** Set of operators; default: ONNX's. */
   readonly domain?: string;
   readonly operands: readonly Operand[];
   readonly output: Operand;

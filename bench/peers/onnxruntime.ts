@@ -5,11 +5,11 @@
  * @module
  */
 import { env, InferenceSession, Tensor } from "onnxruntime-web";
-import { assertClose } from "../../tests/harness.ts";
+import { assertClose } from "../../tests/numbers.ts";
 import * as reference from "../../tests/reference.ts";
 import type { AttentionSizes } from "../baselines/mod.ts";
-import { type Case, describe } from "../cases.ts";
-import { checkSoftmax, noise, operands } from "../operands.ts";
+import { type Case, describe } from "../measure/cases.ts";
+import { checkSoftmax, noise, operands } from "../measure/operands.ts";
 import { type Node, onnxModel, type Operand } from "./onnx.ts";
 
 env.wasm.numThreads = 1;
@@ -51,29 +51,29 @@ class OneNode {
 }
 
 /** MatMul by a constant matrix. */
-export async function onnxLinearCase(rows: number, inner: number, out: number): Promise<Case> {
-  const x = noise([rows, inner], 1), weight = noise([out, inner], 2);
+export async function onnxLinearCase(rows: number, inDim: number, outDim: number): Promise<Case> {
+  const x = noise([rows, inDim], 1), weight = noise([outDim, inDim], 2);
   const transposed = new Float32Array(weight.length);
-  for (let i = 0; i < out; i++) {
-    for (let j = 0; j < inner; j++) transposed[j * out + i] = weight[i * inner + j];
+  for (let i = 0; i < outDim; i++) {
+    for (let j = 0; j < inDim; j++) transposed[j * outDim + i] = weight[i * inDim + j];
   }
   const model = await OneNode.create({
     operator: "MatMul",
     operands: [
-      { name: "x", shape: [rows, inner] },
-      { name: "weight", shape: [inner, out], constant: transposed },
+      { name: "x", shape: [rows, inDim] },
+      { name: "weight", shape: [inDim, outDim], constant: transposed },
     ],
-    output: { name: "y", shape: [rows, out] },
+    output: { name: "y", shape: [rows, outDim] },
   }, { x });
   const actual = await model.run();
   for (const row of new Set([0, rows >> 1, rows - 1])) {
-    const xRow = x.subarray(row * inner, (row + 1) * inner);
-    const expected = reference.linear(xRow, weight, [1, inner, out]);
-    assertClose(actual.subarray(row * out, (row + 1) * out), expected, 1e-5, `row ${row} of ${rows}`);
+    const xRow = x.subarray(row * inDim, (row + 1) * inDim);
+    const expected = reference.linear(xRow, weight, [1, inDim, outDim]);
+    assertClose(actual.subarray(row * outDim, (row + 1) * outDim), expected, 1e-5, `row ${row} of ${rows}`);
   }
   return {
     name: "onnxruntime-web MatMul",
-    operations: 2 * rows * inner * out,
+    operations: 2 * rows * inDim * outDim,
     bytes: 0,
     tokens: rows,
     ...model.runs,

@@ -181,10 +181,10 @@ const page: Page = {
     const on = Object.fromEntries(names.map((name) => [name, upload(backend, operands[name])])) as {
       [Name in keyof typeof operands]: Tensor;
     };
-    const [outs, width] = on.weight.shape;
+    const [outDim, width] = on.weight.shape;
     const encoded = upload(backend, operands.x);
     const x = on.x.reshape([ids.length, width]);
-    const linearWeight = backend.zeros([outs, width]), linearBias = backend.zeros([outs]);
+    const linearWeight = backend.zeros([outDim, width]), linearBias = backend.zeros([outDim]);
     const linearInput = linearBackward(x, on.weight, on.dy, { dWeight: linearWeight, dBias: linearBias });
     const normWeight = backend.zeros([width]), normBias = backend.zeros([width]);
     const norm = normBackward(x, on.dx, {
@@ -199,7 +199,7 @@ const page: Page = {
     const lrpeTheta = backend.zeros(on.theta.shape);
     const lrpeInput = lrpeBackward(encoded, on.theta, [1000], on.dEncoded, lrpeTheta);
     const { loss, dLogits } = crossEntropy(x, ids.map((id) => id - 1), { scale: 0.5 });
-    const first = backend.zeros([outs, width]), second = backend.zeros([outs, width]);
+    const first = backend.zeros([outDim, width]), second = backend.zeros([outDim, width]);
     const squares = backend.zeros([1]);
     sumSquares(linearWeight, squares);
     const step = { count: 1, learningRate: 0.01, weightDecay: 0.1, maxNorm: 1 };

@@ -16,8 +16,8 @@
 //   and for the softmax: maximum [Q], sum [Q], mask [2K + 8]
 //
 // Keys beyond the last token are zeros that come after every query, so the mask covers them; their values are not read.
-import { TILE_COLUMNS, TILE_ROWS } from "../../../core/tile";
-import { madd } from "../../../assembly/simd";
+import { TILE_COLUMNS, TILE_ROWS } from "../../../core/sizes";
+import { madd } from "../../../assembly/parts/simd";
 import {
   packPanels,
   packTransposed,
@@ -26,17 +26,8 @@ import {
   roundUp,
   tile,
   unpackPanels,
-} from "../../../assembly/tile";
-
-/** Q, queries per block: many, so that a block of keys is packed seldom. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const QUERIES = 200;
-
-/** K, keys per block: keys and a panel of queries together stay in L1. A multiple of 5 and 8. */
-// @ts-ignore: decorator
-@inline
-const KEYS = 40;
+} from "../../../assembly/parts/tile";
+import { KEYS, QUERIES } from "../sizes";
 
 /** Bytes between rows of scores. */
 // @ts-ignore: decorator
@@ -175,7 +166,7 @@ export function softmaxAttention(
 @inline
 const CACHED_KEYS = 16;
 
-/** Columns of a panel of cached values; likewise. */
+/** Columns of a panel of cached values; as in `bench/baselines/mod.ts`. */
 // @ts-ignore: decorator
 @inline
 const CACHED_COLUMNS = 32;
@@ -353,7 +344,7 @@ function softmax4(column: usize, count: i32, maximum: usize, sum: usize): v128 {
   return factor;
 }
 
-/** 2^x for x ≤ 0 within 2 ulp; below 2^−126 it stays there, which is nothing beside a sum ≥ 1. */
+/** 2^x for x ≤ 0 within 2 ulp; below 2^−126 it stays there, which is nothing compared with a sum ≥ 1. */
 // @ts-ignore: decorator
 @inline
 function exp2(x: v128): v128 {

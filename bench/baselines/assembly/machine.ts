@@ -1,10 +1,10 @@
 // What the machine can do at best: the two ceilings that every measurement is held to.
-import { TILE_ROWS } from "../../../core/tile";
-import { PANEL_ROW, tile } from "../../../assembly/tile";
+import { TILE_ROWS } from "../../../core/sizes";
+import { PANEL_ROW, tile } from "../../../assembly/parts/tile";
 
-/** The register tile alone, on operands that stay in L1: A [depth][5], B [depth][8], C [5][8]. */
-export function microKernel(a: usize, b: usize, c: usize, depth: i32, repeats: i32): void {
-  for (let i = 0; i < repeats; i++) tile(a, TILE_ROWS * 4, b, PANEL_ROW, depth, c, PANEL_ROW, 0, 0, 0);
+/** The register tile alone, on operands that stay in L1: A [inner][5], B [inner][8], C [5][8]. */
+export function microKernel(a: usize, b: usize, c: usize, inner: i32, repeats: i32): void {
+  for (let i = 0; i < repeats; i++) tile(a, TILE_ROWS * 4, b, PANEL_ROW, inner, c, PANEL_ROW, 0, 0, 0);
 }
 
 /** Reads `bytes` bytes, a multiple of 128, once and in order; the sum keeps the loads alive. */

@@ -1,0 +1,74 @@
+/**
+ * Choosing a backend: WebGPU or WebAssembly. Each is imported when it is wanted, so a page with a GPU loads no WASM
+ * kernels. Programs that know their device import `@levin/attention/webgpu` or `@levin/attention/wasm` instead, and
+ * their bundles hold nothing of the other.
+ *
+ * @module
+ */
+import { checkThreads } from "./core/check.ts";
+import { BackendError, rangeError } from "./core/errors.ts";
+import type { BackendName } from "./core/machine.ts";
+import { Backend } from "./core/tensor.ts";
+import type { WebgpuOptions } from "./gpu/machine.ts";
+import type { WasmOptions } from "./wasm/machine.ts";
+
+export { Backend } from "./core/tensor.ts";
+export type { BackendInfo, BackendName } from "./core/machine.ts";
+export type { WebgpuOptions } from "./gpu/machine.ts";
+export type { WasmOptions } from "./wasm/machine.ts";
+
+/** Options of {@linkcode createBackend}; those of WASM also hold where `"auto"` ends there. */
+export interface BackendOptions extends WasmOptions, WebgpuOptions {
+  /**
+   * `"auto"` (default) takes WebGPU when a hardware adapter is present and passes its self-test, else WASM. A backend
+   * asked for by name is the one you get, or an error that says why not.
+   */
+  prefer?: "auto" | BackendName;
+}
+
+/**
+ * Makes a backend. The caller disposes it, or declares it with `using`.
+ *
+ * @example
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import assert from "node:assert/strict";
+ *
+ * using backend = await createBackend({ prefer: "auto" });
+ * assert(backend.name === "webgpu" || backend.name === "wasm");
+ * assert.notEqual(backend.info.reason, ""); // why it was chosen, as a sentence
+ * ```
+ *
+ * @throws {RangeError} when an option has a value that does not exist
+ * @throws {BackendError} `"unavailable"` when the backend asked for cannot be had
+ */
+export async function createBackend(options: BackendOptions = {}): Promise<Backend> {
+  const { prefer = "auto", threads, signal } = options;
+  if (prefer !== "auto" && prefer !== "webgpu" && prefer !== "wasm") {
+    rangeError("createBackend", `prefer must be "auto", "webgpu" or "wasm"`, prefer);
+  }
+  checkThreads("createBackend", threads); // also where a GPU makes them unnecessary
+  signal?.throwIfAborted();
+  if (prefer === "wasm") return await wasm(options, "asked for by name");
+  const { createMachine } = await import("./gpu/machine.ts");
+  if (prefer === "webgpu") return new Backend(await createMachine(options, "asked for by name"));
+
+  let webgpu: Backend | undefined;
+  try {
+    const { selfTest } = await import("./gpu/selfTest.ts");
+    const reason = "a GPU is present, and its self-test agrees with the recurrence in float64";
+    webgpu = new Backend(await createMachine(options, reason, { hardware: true }));
+    await selfTest(webgpu);
+    signal?.throwIfAborted();
+    return webgpu;
+  } catch (error) {
+    webgpu?.dispose();
+    if (!(error instanceof BackendError)) throw error;
+    return await wasm(options, error.message);
+  }
+}
+
+async function wasm(options: WasmOptions, reason: string): Promise<Backend> {
+  const { createMachine } = await import("./wasm/machine.ts");
+  return new Backend(await createMachine(options, reason));
+}

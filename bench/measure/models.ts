@@ -1,0 +1,136 @@
+/**
+ * Whole models: reading a prompt and generating, token by token.
+ *
+ * @module
+ */
+import type { Backend, Tensor } from "../../mod.ts";
+import { TransNormerLLM } from "../../model/mod.ts";
+import { parseConfig } from "../../model/config.ts";
+import { dequantize, quantize } from "../../core/quantize.ts";
+import { elementCount } from "../../core/shape.ts";
+import { mapWeights } from "../../model/weights.ts";
+import { assertClose, seeded } from "../../tests/numbers.ts";
+import { type ConfigJson, referenceLogits, type Tensors } from "../../tests/reference_model.ts";
+import { type Case, on } from "./cases.ts";
+
+/** About 100 M parameters. */
+export const HUNDRED_MILLION: ConfigJson = {
+  vocab_size: 8192,
+  decoder_embed_dim: 768,
+  decoder_layers: 12,
+  decoder_attention_heads: 12,
+  hidden_dim: 768,
+  glu_dim: 2048,
+  linear_use_lrpe_list: Array.from({ length: 12 }, (_, l) => l === 0 ? 1 : 0),
+};
+
+/** About 5 M parameters: long contexts in a time that a person waits. */
+export const FIVE_MILLION: ConfigJson = {
+  vocab_size: 512,
+  decoder_embed_dim: 256,
+  decoder_layers: 6,
+  decoder_attention_heads: 4,
+  hidden_dim: 256,
+  glu_dim: 704,
+  linear_use_lrpe_list: Array.from({ length: 6 }, (_, l) => l === 0 ? 1 : 0),
+};
+
+/** Tokens whose logits are held to the float64 reference: prefill of all but the last, and a step. */
+const CHECKED = 4;
+/** Through all layers: f32; rows of x in 16 bits with weights of 8; rows in 8 bits with weights of 4. */
+const LIMITS = { 32: 2e-5, 8: 2e-3, 4: 0.1 };
+
+/**
+ * A model with random weights, its matrices of `bits` bits in groups of `group`. Its answers were held to the float64
+ * reference on the same weights.
+ */
+export async function randomModel(
+  backend: Backend,
+  json: ConfigJson,
+  bits: 32 | 8 | 4 = 32,
+  group: 32 | 64 = 64,
+): Promise<TransNormerLLM> {
+  const config = parseConfig({ ...json, model_type: "transnormer" });
+  const random = seeded(7);
+  const tensors: Tensors = new Map();
+  const parameters: Tensor[] = [];
+  const weights = mapWeights(config, false, (name, shape) => {
+    const data = new Float32Array(elementCount(shape));
+    const magnitude = 1.7 / Math.sqrt(shape[shape.length - 1]);
+    for (let i = 0; i < data.length; i++) data[i] = magnitude * (2 * random() - 1);
+    const integers = bits !== 32 && shape.length === 2 ? quantize(data, shape, { bits, group }) : undefined;
+    tensors.set(name, { shape: [...shape], data: integers === undefined ? data : dequantize(integers) });
+    const tensor = integers === undefined
+      ? backend.tensor(data, shape.length === 3 ? [shape[0], shape[2]] : shape)
+      : backend.quantized(integers);
+    parameters.push(tensor);
+    return tensor;
+  });
+  const model = new TransNormerLLM(backend, {
+    config,
+    weights,
+    parameters,
+    tokenizer: undefined,
+    fingerprint: `random weights of ${bits} bits, ${JSON.stringify(json)}`,
+  });
+  const ids = Array.from({ length: CHECKED }, () => Math.floor(config.vocabSize * random()));
+  const expected = referenceLogits(json, tensors, [ids]).subarray((CHECKED - 2) * config.vocabSize);
+  using session = model.session();
+  using prompt = session.prefill(ids.slice(0, -1));
+  assertClose(
+    await prompt.data(),
+    expected.subarray(0, config.vocabSize),
+    LIMITS[bits],
+    "logits of a prefill",
+  );
+  using next = session.step(ids[CHECKED - 1]);
+  assertClose(await next.data(), expected.subarray(config.vocabSize), LIMITS[bits], "logits of a step");
+  return model;
+}
+
+/** Bytes of weights that one token must read: all but the embedding, of which it takes a row. */
+function weightBytes(model: TransNormerLLM): number {
+  return 4 * (model.parameterCount - model.weights.embedTokens.size);
+}
+
+function describe(model: TransNormerLLM): string {
+  return `${Math.round(model.parameterCount / 1e6)} M parameters${on(model.backend)}`;
+}
+
+/** One token after another: bound by reading the weights. The case lives as long as the model. */
+export function decodeCase(model: TransNormerLLM): Case {
+  const session = model.session();
+  const isWhole = model.weights.lmHead.dtype === "f32";
+  let id = 0;
+  return {
+    name: `decode, ${describe(model)}`,
+    operations: 0,
+    // Of quantised weights the bytes are not counted: they are compared with f32.
+    bytes: isWhole ? weightBytes(model) : 0,
+    tokens: 1,
+    async run() {
+      using logits = session.step(id++ % model.config.vocabSize);
+      // What a generation does: the next token depends on them.
+      await logits.data();
+    },
+    [Symbol.dispose]: () => session.dispose(),
+  };
+}
+
+/** A prompt of `tokens` tokens. The case lives as long as the model. */
+export function prefillCase(model: TransNormerLLM, tokens: number): Case {
+  const ids = Uint32Array.from({ length: tokens }, (_, i) => i * 7919 % model.config.vocabSize);
+  return {
+    name: `prefill of ${tokens} tokens, ${describe(model)}`,
+    // The last layer's logits are of one token.
+    operations: 2 * tokens * (weightBytes(model) / 4 - model.weights.lmHead.size),
+    bytes: 0,
+    tokens,
+    async run() {
+      using session = model.session();
+      using logits = session.prefill(ids);
+      await logits.data();
+    },
+    [Symbol.dispose]() {},
+  };
+}

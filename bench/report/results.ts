@@ -1,0 +1,153 @@
+/**
+ * What the report measures, as it is kept in `docs/benchmarks/`.
+ *
+ * @module
+ */
+import { cpus, totalmem } from "node:os";
+
+/** A measurement that did not come about, and why. */
+export interface Absent {
+  readonly what: string;
+  readonly reason: string;
+}
+
+/** One kernel. */
+export interface KernelRow {
+  readonly what: string;
+  readonly seconds: number;
+  readonly tokensPerSecond: number;
+  /** Operations or bytes per second, where they are counted, in 10⁹. */
+  readonly rate?: { readonly value: number; readonly unit: "GFLOP/s" | "GB/s" };
+  /** How many times as fast as each of these, measured in turns. */
+  readonly comparisons: readonly { readonly name: string; readonly ratio: number }[];
+}
+
+/** A goal and what came of it. */
+export interface GoalRow {
+  readonly what: string;
+  readonly unit: string;
+  readonly goal: number;
+  readonly most: boolean;
+  readonly value: number;
+}
+
+/** Time and memory of one call. */
+export interface LengthPoint {
+  readonly method: string;
+  readonly pass: "forward" | "backward";
+  readonly length: number;
+  readonly seconds: number;
+  /** Operands, results and work space. */
+  readonly bytes: number;
+}
+
+/** Speed of a norm. */
+export interface NormPoint {
+  readonly method: string;
+  readonly width: number;
+  /** Bytes read and written per second, in 10⁹. */
+  readonly gigabytesPerSecond: number;
+}
+
+/** Speed at a length: of generation after so many tokens, or of training on sequences of so many. */
+export interface SpeedPoint {
+  readonly method: string;
+  readonly length: number;
+  readonly tokensPerSecond: number;
+}
+
+/** All of one backend. */
+export interface Results {
+  readonly goals: GoalRow[];
+  readonly kernels: KernelRow[];
+  readonly lengths: LengthPoint[];
+  readonly norms: NormPoint[];
+  readonly generation: SpeedPoint[];
+  readonly training: SpeedPoint[];
+  readonly absent: Absent[];
+}
+
+/** One backend on one machine at one time. */
+export interface Report {
+  readonly backend: "wasm" | "webgpu";
+  /** Adapter, or instruction set. */
+  readonly device: string;
+  /** Processor, cores, memory, system. */
+  readonly machine: {
+    readonly cpu: string;
+    readonly cores: number;
+    readonly gibibytes: number;
+    readonly os: string;
+  };
+  readonly exclusive: boolean;
+  readonly quick: boolean;
+  readonly date: string;
+  readonly commit: string;
+  readonly versions: Readonly<Record<string, string>>;
+  readonly command: string;
+  /** When the goals were measured, where that was later than the rest. */
+  readonly goalsMeasured?: { readonly date: string; readonly commit: string };
+  readonly results: Results;
+}
+
+/** The edge function, started again and again: `bench/edge.ts`. */
+export interface EdgeReport extends Pick<Report, "machine" | "date" | "commit" | "versions" | "command"> {
+  /** Milliseconds from the start of the process to the first token, of each start in order. */
+  readonly firstToken: readonly number[];
+  /** MiB that the process held at most, of each start. */
+  readonly resident: readonly number[];
+}
+
+/** Training speed against length on one device, as `bench/training.ts --keep` keeps it. */
+export interface TrainingReport extends Pick<Report, "device" | "date" | "commit" | "versions"> {
+  readonly config: string;
+  /** Per step. */
+  readonly tokens: number;
+  /** By method. */
+  readonly commands: Readonly<Record<string, string>>;
+  readonly speeds: readonly SpeedPoint[];
+}
+
+/** The machine that measures. */
+export function machine(): Report["machine"] {
+  return {
+    cpu: cpus()[0].model,
+    cores: cpus().length,
+    gibibytes: Math.round(totalmem() / 2 ** 30),
+    os: `${Deno.build.os} ${Deno.build.arch}`,
+  };
+}
+
+/** The commit that was measured, as far as there is one. */
+export async function commit(): Promise<string> {
+  try {
+    const git = (...args: string[]) => new Deno.Command("git", { args, stderr: "null" }).output();
+    const { success, stdout } = await git("rev-parse", "--short", "HEAD");
+    return success ? new TextDecoder().decode(stdout).trim() : "unknown";
+  } catch {
+    return "unknown"; // no git here
+  }
+}
+
+/** Where the results lie. */
+export const FOLDER = new URL("../../docs/benchmarks/", import.meta.url);
+
+/** A file of results; undefined if it does not exist. */
+export async function kept<T>(file: string): Promise<T | undefined> {
+  try {
+    return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Writes a file of results. */
+export async function keep(file: string, results: unknown): Promise<void> {
+  await Deno.writeTextFile(new URL(file, FOLDER), JSON.stringify(results, null, 2) + "\n");
+}
+
+/** Whether a value keeps a limit; NaN does not. */
+export function keeps(value: number, limit: number, most = false): boolean {
+  return most ? value <= limit : value >= limit;
+}

@@ -1,0 +1,32 @@
+/**
+ * Attention on WebGPU alone: what `@levin/attention` exports, in bundles that hold no WASM kernels.
+ *
+ * @example
+ * ```ts
+ * import { BackendError, createBackend } from "@levin/attention/webgpu";
+ * import assert from "node:assert/strict";
+ *
+ * try {
+ *   using backend = await createBackend();
+ *   assert.equal(backend.name, "webgpu");
+ * } catch (error) {
+ *   assert(error instanceof BackendError && error.reason === "unavailable"); // no GPU here
+ * }
+ * ```
+ *
+ * @module
+ */
+import { Backend } from "../core/tensor.ts";
+import { createMachine, type WebgpuOptions } from "./machine.ts";
+
+export * from "../core/mod.ts";
+export type { WebgpuOptions } from "./machine.ts";
+
+/**
+ * Makes a backend on WebGPU. The caller disposes it, or declares it with `using`.
+ *
+ * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter or no device
+ */
+export async function createBackend(options: WebgpuOptions = {}): Promise<Backend> {
+  return new Backend(await createMachine(options, "the only backend of this entry"));
+}

@@ -1,0 +1,276 @@
+/**
+ * Bad arguments: every public function, every argument, every kind of wrong value. The answer is an error of the
+ * library that names the function and the argument; nothing is computed, and nothing is kept.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import {
+  adamw,
+  crossEntropy,
+  embeddingBackward,
+  linearBackward,
+  lrpeBackward,
+  multiplyBackward,
+  normBackward,
+  splitHeadsBackward,
+  sum,
+  sumSquares,
+} from "../core/gradients.ts";
+import { embedding, gatherRows, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
+import {
+  type Backend,
+  createBackend,
+  lightningAttention,
+  lightningAttentionBackward,
+  lightningAttentionStep,
+  quantize,
+  Tensor,
+} from "../mod.ts";
+import { eachBackend, Scope } from "./harness.ts";
+
+/** A function, arguments that it takes, and its options that are tensors. */
+interface Function_ {
+  call: (...args: never[]) => unknown;
+  args: unknown[];
+  /** Tensors by the name of the option, as the last argument takes them. */
+  options?: Record<string, Tensor>;
+  /** Other options that are not optional. */
+  required?: Record<string, unknown>;
+}
+
+function functionsOf(backend: Backend, scope: Scope): Record<string, Function_> {
+  const zeros = (...shape: number[]) => scope.keep(backend.zeros(shape));
+  const x = zeros(2, 6), table = zeros(5, 6), weight = zeros(4, 6), dy = zeros(2, 4), scalar = zeros(1);
+  const joint = zeros(1, 2, 8), headed = zeros(1, 2, 2, 1), hidden = zeros(1, 2, 2);
+  const tokens = zeros(1, 2, 3, 4), theta = zeros(3, 4), doubled = zeros(1, 2, 3, 8);
+  const state = zeros(1, 2, 4, 4), qkv = zeros(1, 2, 3, 4), one = zeros(1, 2, 4), width = zeros(6);
+  return {
+    embedding: { call: embedding, args: [table, [1, 2]] },
+    gatherRows: { call: gatherRows, args: [table, [1, 2]] },
+    scatterRows: { call: scatterRows, args: [x, [1, 2], table] },
+    linear: { call: linear, args: [x, weight], options: { bias: zeros(4), residual: dy } },
+    norm: { call: norm, args: [x], options: { gate: x, weight: width, bias: width } },
+    splitHeads: { call: splitHeads, args: [joint, 2, "silu"] },
+    lrpe: { call: lrpe, args: [tokens, theta, [0]] },
+    multiply: { call: multiply, args: [x, x] },
+    embeddingBackward: { call: embeddingBackward, args: [[1, 2], x, table] },
+    linearBackward: {
+      call: linearBackward,
+      args: [x, weight, dy],
+      options: { dWeight: weight, dBias: zeros(4), residual: x },
+    },
+    normBackward: {
+      call: normBackward,
+      args: [x, x],
+      options: { gate: x, residual: x, weight: width, bias: width, dWeight: width, dBias: width },
+    },
+    splitHeadsBackward: {
+      call: splitHeadsBackward,
+      args: [joint, 2, "silu", { dq: headed, dk: headed, dv: headed, du: hidden }],
+    },
+    lrpeBackward: { call: lrpeBackward, args: [tokens, theta, [0], doubled, theta] },
+    multiplyBackward: { call: multiplyBackward, args: [x, x, x] },
+    crossEntropy: { call: crossEntropy, args: [x, [1, 2]] },
+    sum: { call: sum, args: [x, scalar] },
+    sumSquares: { call: sumSquares, args: [x, scalar] },
+    adamw: {
+      call: adamw,
+      args: [x, x, { first: x, second: x }, scalar, { count: 1, learningRate: 0.1 }],
+    },
+    lightningAttention: { call: lightningAttention, args: [qkv, qkv, qkv], options: { initialState: state } },
+    lightningAttentionBackward: {
+      call: lightningAttentionBackward,
+      args: [qkv, qkv, qkv, qkv],
+      options: { initialState: state, dState: state },
+    },
+    lightningAttentionStep: { call: lightningAttentionStep, args: [one, one, one, state] },
+  };
+}
+
+/** Holds a call to an error of the library. */
+function assertRefused(name: string, { call }: Function_, args: unknown[], what: string): void {
+  assert.throws(
+    () => disposeAll(call(...args as never[])),
+    (error: Error) => {
+      const grammar = new RegExp(`^Cannot run ${name} as .+: current value is `);
+      const ours = (error instanceof TypeError || error instanceof RangeError) && grammar.test(error.message);
+      const gone = error.name === "BackendError" && /disposed or reshaped/.test(error.message);
+      assert(ours || gone, `${name} with ${what}: ${error.name}: ${error.message}`);
+      return true;
+    },
+    `${name} with ${what}`,
+  );
+}
+
+function disposeAll(value: unknown): void {
+  if (value instanceof Tensor) value.dispose();
+  else if (typeof value === "object" && value !== null) Object.values(value).forEach(disposeAll);
+}
+
+/** Functions whose first argument may have any shape. */
+const ANY_SHAPE = ["gatherRows", "norm", "sum", "sumSquares"];
+
+eachBackend(
+  "every argument of every function is checked: wrong kind, disposed, foreign, quantised",
+  async (backend) => {
+    using scope = new Scope();
+    using other = await createBackend({ prefer: "wasm" });
+    const gone = backend.zeros([2]);
+    gone.dispose();
+    const integers = scope.keep(backend.quantized(quantize(new Float32Array(36), [6, 6], { bits: 8 })));
+    const unlike: Record<string, unknown> = {
+      "undefined": undefined,
+      "null": null,
+      "a number": 0.5,
+      "a string": "x",
+      "an array of strings": ["x", "y"],
+      "a disposed tensor": gone,
+      "a tensor of another backend": other.zeros([2, 6]),
+      "a tensor of other shape": scope.keep(backend.zeros([7, 7, 7, 7, 7])),
+    };
+    for (const [name, made] of Object.entries(functionsOf(backend, scope))) {
+      const { args, options = {} } = made;
+      disposeAll(made.call(...args as never[])); // what is refused below is refused for its one fault
+      for (let index = 0; index < args.length; index++) {
+        for (const [what, value] of Object.entries(unlike)) {
+          if (what === "a tensor of other shape" && index === 0 && ANY_SHAPE.includes(name)) continue;
+          // The only tensor of a call says which backend computes.
+          const tensors = args.filter((arg) => arg instanceof Tensor).length;
+          if (what === "a tensor of another backend" && tensors === 1) continue;
+          const bad = args.with(index, value);
+          assertRefused(name, made, bad, `${what} as argument ${index}`);
+        }
+        const { size } = args[index] instanceof Tensor ? args[index] as Tensor : { size: 0 };
+        const takesWeights = name === "linear" && index === 1 || name === "embedding" && index === 0;
+        if (size > 0 && !takesWeights) {
+          assertRefused(name, made, args.with(index, integers), `a quantised weight as argument ${index}`);
+        }
+      }
+      for (const option of Object.keys(options)) {
+        for (const [what, value] of Object.entries(unlike)) {
+          if (value === undefined) continue; // the default
+          assertRefused(name, made, [...args, { ...options, [option]: value }], `${what} as ${option}`);
+        }
+        assertRefused(
+          name,
+          made,
+          [...args, { ...options, [option]: integers }],
+          `a quantised weight as ${option}`,
+        );
+      }
+      if (made.call.length > args.length || Object.keys(options).length > 0) {
+        for (const value of [null, 1, "x"]) {
+          assertRefused(
+            name,
+            made,
+            [...args, value],
+            `${value} as options`,
+          );
+        }
+      }
+    }
+  },
+);
+
+eachBackend("options that are null or numbers are refused by every function that has options", (backend) => {
+  using scope = new Scope();
+  const functions = functionsOf(backend, scope);
+  for (
+    const name of [
+      "embedding",
+      "gatherRows",
+      "linear",
+      "norm",
+      "embeddingBackward",
+      "linearBackward",
+      "normBackward",
+      "crossEntropy",
+      "lightningAttention",
+      "lightningAttentionBackward",
+      "lightningAttentionStep",
+    ]
+  ) {
+    for (const value of [null, 1, "x"]) {
+      const { args } = functions[name];
+      assertRefused(name, functions[name], [...args, value], `${JSON.stringify(value)} as options`);
+    }
+  }
+});
+
+eachBackend("tensor, empty, zeros, reshape, write and read check what they are given", async (backend) => {
+  using other = await createBackend({ prefer: "wasm" });
+  using x = backend.zeros([2, 2]);
+  using foreign = other.zeros([2, 2]);
+  for (
+    const shape of [
+      [-2, -2],
+      [0.5, 8],
+      [NaN, 4],
+      [Infinity, 0],
+      ["2", "2"],
+      [2 ** 31, 2 ** 31],
+      "22",
+      null,
+      4,
+    ]
+  ) {
+    const bad = shape as number[];
+    for (
+      const make of [
+        () => backend.tensor(new Float32Array(4), bad),
+        () => backend.empty(bad),
+        () => backend.zeros(bad),
+        () => x.reshape(bad),
+      ]
+    ) assert.throws(make, /^(Type|Range)Error: Cannot run (tensor|reshape) as .*shape/, String(shape));
+  }
+  assert.throws(
+    () => backend.zeros([1], "int8" as "f32"),
+    /RangeError: Cannot run tensor as dtype must be "f32"/,
+  );
+  for (const data of [new Float64Array(4), [9, 9, 9, 9], new Int32Array(4), null, undefined]) {
+    assert.throws(
+      () => backend.write(x, data as unknown as Float32Array),
+      /^TypeError: Cannot run write as data must be a Float32Array/,
+    );
+    assert.throws(
+      () => backend.tensor(data as unknown as Float32Array, [2, 2]),
+      /^TypeError: Cannot run tensor as data must be a Float32Array/,
+    );
+  }
+  assert.throws(() => backend.write(x, new Float32Array(3)), /data must hold 4 elements/);
+  assert.throws(() => backend.write(foreign, new Float32Array(4)), /tensor must belong to the same backend/);
+  await assert.rejects(backend.read(foreign), /tensor must belong to the same backend/);
+  await assert.rejects(backend.read({} as Tensor), /tensor must be a Tensor/);
+  using integers = backend.quantized(quantize(new Float32Array(4), [2, 2], { bits: 4 }));
+  assert.equal(integers.dtype, "int4");
+  assert.throws(() => backend.write(integers, new Float32Array(4)), /tensor must not be quantised/);
+  assert.throws(() => integers.reshape([4]), /a quantised weight keeps its shape/);
+  assert.deepEqual([...await x.data()], [0, 0, 0, 0], "nothing was written");
+  assert(!x.disposed, "a refused reshape leaves the tensor alone");
+});
+
+eachBackend("a tensor of another copy of the library is named as such", async (backend) => {
+  const specifier: string = new URL("../core/tensor.ts?copy", import.meta.url).href;
+  const copy: { Tensor: typeof Tensor } = await import(specifier);
+  const stranger = new copy.Tensor(backend, [1], "f32", {});
+  assert.throws(() => norm(stranger), /x must be a Tensor of this copy of the library: .*another copy/);
+});
+
+Deno.test("createBackend refuses options that do not exist, whatever device it would take", async () => {
+  for (const prefer of ["auto", "wasm"] as const) {
+    for (const threads of [0, -1, 1.5, NaN, "many", null]) {
+      await assert.rejects(
+        createBackend({ prefer, threads: threads as number }),
+        /^RangeError: Cannot run createBackend as threads must be an integer >= 1 or "auto"/,
+      );
+    }
+  }
+  for (const prefer of ["cuda", null, 1]) {
+    await assert.rejects(
+      createBackend({ prefer: prefer as "auto" }),
+      /prefer must be "auto", "webgpu" or "wasm"/,
+    );
+  }
+});

@@ -1,0 +1,67 @@
+/**
+ * What every thread of a crew does. Workers get both functions: as text, or from `worker.ts`, which imports them. As text
+ * they must not refer to anything outside themselves, so the words of the control block are numbers here; `crew.ts` names
+ * them.
+ *
+ * @module
+ */
+
+/** A kernel, with its arguments in order. */
+export type KernelFunction = (...args: number[]) => number | void;
+
+/**
+ * Makes calls of the published job until none is left.
+ *
+ * @param kernels in the order of their numbers
+ * @param memory shared by all threads
+ * @param control offset of the control block
+ * @param thread number of this thread; the calling one is 0
+ */
+export function makeCalls(
+  kernels: readonly KernelFunction[],
+  memory: WebAssembly.Memory,
+  control: number,
+  thread: number,
+): void {
+  const words = new Int32Array(memory.buffer, control, 16);
+  const [kernel, calls, width, chain, table, scratch, scratchBytes] = words.subarray(8, 15);
+  const args = new Float64Array(memory.buffer, table >>> 0, calls * width);
+  for (;;) {
+    const first = Atomics.add(words, 2, 1) * chain;
+    if (first >= calls) return;
+    for (let call = first; call < first + chain && call < calls; call++) {
+      const own = args.subarray(call * width, (call + 1) * width);
+      if (scratchBytes !== 0) own[width - 1] = (scratch >>> 0) + thread * scratchBytes;
+      kernels[kernel](...own);
+    }
+  }
+}
+
+/** Makes this scope a worker: it waits for a job, makes calls, and says that it is done. */
+export function serve(makeCalls_: typeof makeCalls): void {
+  const scope = globalThis as unknown as {
+    onmessage: (event: MessageEvent) => void;
+    postMessage(message: unknown): void;
+    close(): void;
+  };
+  scope.onmessage = ({ data: { module, names, memory, control, thread } }) => {
+    const { exports } = new WebAssembly.Instance(module, { env: { memory } });
+    const kernels = names.map((name: string) => exports[name]);
+    const words = new Int32Array(memory.buffer, control, 16);
+    let seen = 0;
+    scope.postMessage("ready");
+    for (;;) {
+      // The next job often follows immediately: look for it a while before going to sleep.
+      for (let i = 0; i < 2000 && Atomics.load(words, 0) === seen; i++);
+      while (Atomics.load(words, 0) === seen) Atomics.wait(words, 0, seen);
+      seen = Atomics.load(words, 0);
+      if (Atomics.load(words, 4) === 1) return scope.close();
+      try {
+        makeCalls_(kernels, memory, control, thread);
+      } catch {
+        Atomics.store(words, 3, 1);
+      }
+      Atomics.sub(words, 1, 1);
+    }
+  };
+}
