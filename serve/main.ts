@@ -43,6 +43,11 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
   .option("--host <name>", "by which clients reach it, next to --hostname; may be repeated", several(text))
   .option(
+    "--host <name>",
+    "by which clients reach it; may be repeated; --hostname, localhost and addresses always",
+    several(text),
+  )
+  .option(
     "--drain <seconds>",
     "how long answers in flight may take after SIGTERM or Ctrl-C",
     number("of at least 0", (x) => x >= 0),

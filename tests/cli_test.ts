@@ -1,6 +1,7 @@
 /** The commands as processes: what they take, how they tell what is wrong, and how they end. */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { silentHost } from "./listening.ts";
 import { textFiles } from "./serve_setup.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
@@ -144,9 +145,9 @@ Deno.test("what is missing is told in a line, with status 1", async () => {
     const around = { cwd: folder };
     await Deno.mkdir(`${folder}/empty`);
     const wrong: [keyof typeof COMMANDS, RegExp, ...string[]][] = [
-      ["generate", /must have config\.json/, "--backend", "wasm", "--model", "nowhere", "x"],
+      ["generate", /must have config\.json.*\/nowhere/, "--backend", "wasm", "--model", "nowhere", "x"],
       ["score", /No such file.*none\.txt/, "--model", "nowhere", "--file", "none.txt"],
-      ["quantize", /must have config\.json/, "nowhere", "--bits", "8"],
+      ["quantize", /must have config\.json.*\/nowhere/, "nowhere", "--bits", "8"],
       ["export", /must hold model\.safetensors/, "nowhere", "out"],
       ["curve", /no such file.*nowhere/, "out.svg", "a=nowhere"],
       ["train", /data must exist/, "--backend", "wasm", "--data", "nowhere", "--out", "out"],
@@ -237,6 +238,15 @@ Deno.test("Ctrl-C ends a generation with its report, and status 130", async () =
     assert.match(await err, /^\d+ tokens \(interrupted\): the first after /m);
     assert(out.endsWith("\n"));
   });
+});
+
+Deno.test("Ctrl-C while a model loads ends without a word", async () => {
+  await using host = silentHost();
+  const process = spawn("generate", ["--model", host.url, "--backend", "wasm", "hello"]);
+  await host.asked;
+  process.kill("SIGINT");
+  const { code, stdout, stderr } = await process.output();
+  assert.deepEqual([code, stdout.length, stderr.length], [130, 0, 0], new TextDecoder().decode(stderr));
 });
 
 Deno.test("a defect shows where it is, and no colours where there is no terminal", async () => {

@@ -1,5 +1,5 @@
 /**
- * A process that serves: where it listens, and what it prints.
+ * A process that serves: where it listens, and what it prints; and a host that keeps its clients waiting.
  *
  * @module
  */
@@ -51,5 +51,22 @@ export function listening(process: Deno.ChildProcess): Listening {
     line: (text) => found(() => log.includes(text) || undefined).then(() => {}),
     done,
     log: () => log,
+  };
+}
+
+/** A host that takes requests and never answers; `asked` resolves with the first. */
+export function silentHost(): AsyncDisposable & { readonly url: string; readonly asked: Promise<void> } {
+  const asked = Promise.withResolvers<void>(), stop = new AbortController();
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", signal: stop.signal, onListen() {} }, () => {
+    asked.resolve();
+    return new Promise<never>(() => {});
+  });
+  return {
+    url: `http://127.0.0.1:${server.addr.port}/`,
+    asked: asked.promise,
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await server.finished;
+    },
   };
 }
