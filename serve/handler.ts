@@ -30,6 +30,11 @@ export interface HandlerOptions {
   name?: string;
   /** Where sessions are kept: any store of unstorage. Default: memory. */
   storage?: SessionStorage;
+  /**
+   * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
+   * write to. Default: sessions are only checked for damage.
+   */
+  sessionSecret?: string;
   /** Keys that clients must have one of, as `Authorization: Bearer <key>`. Default: none is needed. */
   apiKeys?: readonly string[];
   /** See {@linkcode Limits}. */
@@ -58,7 +63,7 @@ export interface Handler {
   readonly fetch: (request: Request) => Promise<Response>;
   /** Ends all requests and frees what the handler holds; the model stays. */
   readonly close: () => Promise<void>;
-  /** Removes expired sessions from a store that keeps everything, such as a folder. */
+  /** Removes expired sessions from a store that keeps everything, such as a folder. Failures are logged, not thrown. */
   readonly sweep: () => Promise<void>;
 }
 
@@ -104,13 +109,16 @@ export interface Handler {
  * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
  */
 export function createHandler(options: HandlerOptions): Handler {
-  const { name = "levin", model, checkpoint, storage } = options;
+  const { name = "levin", model, checkpoint, storage, sessionSecret } = options;
   const limits = checkLimits(options.limits);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }
   const authenticated = authentication(options.apiKeys);
-  const service = new Service({ name, model, checkpoint, limits, storage });
+  if (sessionSecret !== undefined && (typeof sessionSecret !== "string" || sessionSecret === "")) {
+    typeError("createHandler", "sessionSecret must be a string that is not empty", typeof sessionSecret);
+  }
+  const service = new Service({ name, model, checkpoint, limits, storage, sessionSecret });
 
   const app = new Hono<Env>();
   app.onError(respondError);

@@ -24,7 +24,8 @@ const HELP = `Usage: deno task serve --model <folder or URL> [options]
   --cors <origin>        whose pages may use it; may be repeated
   --host <name>          by which clients reach it; may be repeated  --hostname, localhost, addresses
 
-LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
+In the environment: LEVIN_API_KEYS, keys separated by commas, of which clients then need one; and
+LEVIN_SESSION_SECRET, which seals the sessions in their folder.
 `;
 
 const { values } = parseArgs({
@@ -66,6 +67,7 @@ const handler = createHandler({
     ? undefined
     : createStorage({ driver: folder({ base: values.sessions }) }),
   apiKeys: Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== ""),
+  sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
   limits: { batch: Number(values.batch), maxTokens: Number(values["max-tokens"]) },
   cors: values.cors,
   hosts: [values.hostname, ...values.host ?? []],
