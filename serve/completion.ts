@@ -133,7 +133,7 @@ export function begin(
       onPrompt: scored && ((logits, start) => scored.take(logits, start)),
       keep: lease !== undefined,
       signal,
-      tokens: ids.length + options.n * maxTokens,
+      tokens: options.n * (ids.length + maxTokens),
     };
   };
 
@@ -162,17 +162,27 @@ export function begin(
 }
 
 /** Checks what depends on all prompts together. */
-function checkSize(limits: Limits, { options, prompts, maxTokens, echo, lease }: Completion): void {
+function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs, lease }: Completion): void {
   const choices = prompts.length * options.n;
   if (choices > limits.choices || options.n > limits.batch) {
     throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
   }
-  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0) + choices * maxTokens;
+  // Each choice looks at all of its prompt.
+  const read = options.n * prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const tokens = read + choices * maxTokens;
   if (tokens > limits.requestTokens) {
     throw invalid(
       "prompt",
       `prompt: prompts and answers must be at most ${limits.requestTokens} tokens, not ${tokens}`,
       "context_length_exceeded",
+    );
+  }
+  // A scored token costs as much as its alternatives.
+  const entries = logprobs === undefined ? 0 : (1 + logprobs) * (echo ? tokens : choices * maxTokens);
+  if (entries > limits.requestTokens) {
+    throw invalid(
+      "logprobs",
+      `logprobs: tokens and their alternatives must be at most ${limits.requestTokens}, not ${entries}`,
     );
   }
   if (lease === undefined) return;

@@ -127,6 +127,8 @@ export function createHandler(options: HandlerOptions): Handler {
   );
   app.use(async (c, next) => {
     await next();
+    c.res.headers.set("x-content-type-options", "nosniff");
+    if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
     service.metrics.requests.add(1, { route: routePath(c), status: c.res.status });
   });
   if (options.cors !== undefined) app.use(crossOrigin(options.cors));

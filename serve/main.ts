@@ -66,7 +66,7 @@ const handler = createHandler({
   storage: values.sessions === undefined
     ? undefined
     : createStorage({ driver: folder({ base: values.sessions }) }),
-  apiKeys: Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== ""),
+  apiKeys: Deno.env.get("LEVIN_API_KEYS")?.split(",").map((key) => key.trim()).filter((key) => key !== ""),
   sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
   limits: { batch: Number(values.batch), maxTokens: Number(values["max-tokens"]) },
   cors: values.cors,

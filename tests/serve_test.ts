@@ -958,7 +958,7 @@ Deno.test("keys open the door, and nothing else does", async () => {
   for (const path of ["/health", "/ready"]) {
     assert.equal((await server.handler(new Request(`http://localhost${path}`))).status, 200);
   }
-  for (const apiKeys of [[], [""], [7], "key"]) {
+  for (const apiKeys of [[], [""], [7], "key", ["first key "], ["\tfirst key"]]) {
     assert.throws(
       () => createHandler({ model: server.model, apiKeys: apiKeys as string[] }),
       (error: Error) => {
@@ -1089,6 +1089,64 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
   await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
   assert.equal(await server.metric("levin_writing"), 0);
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
+});
+
+Deno.test("work is counted before it is done", async () => {
+  await using server = await serve({ limits: { requestTokens: 10_000, bodyBytes: 10 ** 7 } });
+  const many = <T>(count: number, value: T) => Array.from({ length: count }, () => value);
+  const refused = async (path: string, body: unknown, param: string) => {
+    const error = await assertError(await server.send(path, body), 400);
+    assert.equal(error.param, param);
+    assert(error.message.length < 300, error.message);
+  };
+  const ids = many(9_999, 1);
+  const message = { role: "user", content: "Hi" };
+  for (
+    const body of [
+      { prompt: many(10 ** 6, "") },
+      { prompt: many(10 ** 6, [1]) },
+      { prompt: many(129, "a") },
+      { prompt: many(10 ** 6, 1) },
+      { prompt: [...ids, -1] },
+      { prompt: [...ids, "a"] },
+      { prompt: many(2, many(6_000, 1)) },
+      { prompt: many(6_000, 1), n: 2, max_tokens: 1 }, // each choice has the prompt
+    ]
+  ) await refused(COMPLETIONS, body, "prompt");
+  await refused(COMPLETIONS, { prompt: many(3_000, 1), max_tokens: 0, echo: true, logprobs: 4 }, "logprobs");
+  await refused(COMPLETIONS, { prompt: "a", max_tokens: 500, logprobs: 20 }, "logprobs");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, message) }, "messages");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, 7) }, "messages");
+  await refused("/v1/chat/completions", { messages: [message], tools: many(10 ** 5, {}) }, "tools");
+  await refused("/detokenize", { tokens: many(10 ** 6, 1) }, "tokens");
+  await refused("/detokenize", { tokens: [...ids, "a"] }, "tokens");
+  for (const stop of [many(129, "x"), many(10 ** 6, 7), "x".repeat(1025), ["x".repeat(1025)]]) {
+    const error = await assertError(await server.send(COMPLETIONS, { prompt: "a", stop }), 400);
+    assert.match(error.param!, /^stop/);
+  }
+  assert.equal(await server.metric("levin_prompt_tokens_total"), 0);
+  const { choices } = await server.ask(COMPLETIONS, {
+    prompt: ids,
+    max_tokens: 1,
+    stop: many(128, "x".repeat(1024)),
+  });
+  assert.equal(choices.length, 1);
+});
+
+Deno.test("answers are neither kept nor taken for anything but what they are", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/models", "/metrics", "/health", "/nowhere", "/"]) {
+    const { headers, body } = await server.send(path);
+    await body?.cancel();
+    assert.equal(headers.get("x-content-type-options"), "nosniff", path);
+    assert.equal(headers.get("cache-control"), path === "/" ? "no-cache" : "no-store", path);
+  }
+  for (const stream of [false, true]) {
+    const response = await server.send(COMPLETIONS, { prompt: "a", max_tokens: 1, stream });
+    assert.equal(response.headers.get("cache-control"), "no-store");
+    assert.equal(response.headers.get("connection"), null);
+    await response.text();
+  }
 });
 
 Deno.test("any JSON at all gets an answer or a 4xx", async () => {
