@@ -559,7 +559,7 @@ Deno.test("an answer that is told to stop ends with its next token, which the se
   assert.deepEqual(await stop(), { id: "s", stopped: false });
 });
 
-Deno.test("many requests on many sessions at once are each in order", async () => {
+Deno.test("many requests on many sessions together are each in order", async () => {
   await using server = await serve();
   const run = async (session: string, i: number) => {
     const texts = [];
