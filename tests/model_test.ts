@@ -755,7 +755,8 @@ eachBackend("chat_template.jinja wins over tokenizer_config.json", async (backen
   assert.equal(await template({}), undefined);
   assert.equal(await template({ "tokenizer_config.json": inJson }), "json");
   assert.equal(await template({ "tokenizer_config.json": named }), "d");
-  for (const config of [{}, { "tokenizer_config.json": inJson }, { "tokenizer_config.json": named }]) {
+  const configs: Files[] = [{}, { "tokenizer_config.json": inJson }, { "tokenizer_config.json": named }];
+  for (const config of configs) {
     const found = await template({ ...config, "chat_template.jinja": jinja });
     assert.equal(found, new TextDecoder().decode(jinja));
   }

@@ -225,6 +225,8 @@ class Utf8 implements Step {
   readonly #bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined;
   readonly #marksEachByte: boolean;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
+  /** Whether the decoder may hold a part of a character. */
+  #mayBeCut = false;
   /** With byte fallback: bytes of a character that is not whole. */
   #pending: number[] = [];
 
@@ -240,12 +242,20 @@ class Utf8 implements Step {
   push(piece: DecoderPiece): DecoderPiece[] {
     const bytes = piece.isLiteral ? undefined : this.#bytesOf(piece.text);
     if (bytes === undefined) return [...this.end(), piece];
-    if (!this.#marksEachByte) return text(this.#decoder.decode(bytes, { stream: true }));
+    if (!this.#marksEachByte) return text(this.#decoded(bytes));
     this.#pending.push(...bytes);
     return text(this.#ready());
   }
 
+  #decoded(bytes: Uint8Array<ArrayBuffer>): string {
+    // Most tokens are ASCII, for which the decoder's call costs more than all the rest.
+    const isPlain = !this.#mayBeCut && bytes.every((byte) => byte < 0x80);
+    if (bytes.length > 0) this.#mayBeCut = bytes[bytes.length - 1] >= 0x80;
+    return isPlain ? String.fromCharCode(...bytes) : this.#decoder.decode(bytes, { stream: true });
+  }
+
   end(): DecoderPiece[] {
+    this.#mayBeCut = false;
     const rest = this.#marksEachByte ? "\ufffd".repeat(this.#pending.length) : this.#decoder.decode();
     this.#pending = [];
     return text(rest);
