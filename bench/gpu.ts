@@ -3,8 +3,8 @@
  *
  *     deno run -A bench/gpu.ts [lightning] [backward] [linear]
  *
- * Every figure is the median of repeated runs on a warm device, with inputs that rotate between buffers so that caches
- * do not flatter. Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
+ * Every figure is the median of repeated runs on a warm device. Inputs rotate between buffers, so that caches do not flatter.
+ * Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
  * inputs, so work runs until a chain of dependent fmas takes no less time than before.
  *
  * @module

@@ -7,7 +7,7 @@
 import type { DType, FloatType } from "./dtype.ts";
 import { rangeError, typeError } from "./errors.ts";
 import { checkShape } from "./shape.ts";
-import { type Backend, checkTensor, Tensor } from "./tensor.ts";
+import { type Backend, checkTensor, type Tensor } from "./tensor.ts";
 
 /** Checks a tensor and its shape; see {@linkcode checkTensor} and {@linkcode checkShape}. */
 export function checkOperand(
@@ -81,7 +81,7 @@ export function result(
   dtype: FloatType,
   write: (output: Tensor) => void,
 ): Tensor {
-  const output = new Tensor(backend, shape, dtype, backend.machine.allocate(shape, dtype));
+  const output = backend.empty(shape, dtype);
   try {
     write(output);
     return output;
@@ -100,10 +100,7 @@ export function results<K extends string>(
 ): Record<K, Tensor> {
   const outputs = {} as Record<K, Tensor>;
   try {
-    for (const name in shapes) {
-      const dtype = dtypes[name] ?? "f32";
-      outputs[name] = new Tensor(backend, shapes[name], dtype, backend.machine.allocate(shapes[name], dtype));
-    }
+    for (const name in shapes) outputs[name] = backend.empty(shapes[name], dtypes[name] ?? "f32");
     write(outputs);
     return outputs;
   } catch (error) {

@@ -13,6 +13,14 @@ import { checkIds } from "./ids.ts";
 import { recentTokens, Session, type SessionModel } from "./session.ts";
 import { forward, lastLogits, stateShapes } from "./transnormer.ts";
 
+/** A model as a batch sees it. */
+export interface BatchModel extends SessionModel {
+  /** Where states live. */
+  readonly backend: Backend;
+  /** Living batches, which the model disposes with itself. */
+  readonly batches: Set<Batch>;
+}
+
 /** What a session in a batch has read; its states are rows of the batch's. */
 interface Slot {
   /** See {@linkcode Session.position}. */
@@ -29,30 +37,31 @@ interface Slot {
  * ```ts
  * import { createBackend } from "@levin/attention";
  * import { TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
  * using batch = model.batch(8);
  * using session = model.session();
  * session.prefill([205, 7, 19]).dispose();
- * const first = batch.join(session), second = batch.join(session); // two ways to go on
+ * const first = batch.join(session), second = batch.join(session); // two ways to continue
  * using logits = batch.step([first, second], [176, 3]);
- * console.log(logits.shape); // [ 2, 256 ]
+ * assert.deepEqual(logits.shape, [2, 256]);
  * using left = batch.leave(second);
- * console.log(left.position); // 4
+ * assert.equal(left.position, 4);
  * ```
  */
 export class Batch implements Disposable {
   /** Number of slots. */
   readonly size: number;
-  readonly #model: SessionModel & { readonly backend: Backend };
+  readonly #model: BatchModel;
   /** One tensor per layer; `undefined` after the end. */
   #states: readonly Tensor[] | undefined;
   /** What the session in each slot has read; `undefined` where the slot is free. */
   readonly #slots: (Slot | undefined)[];
 
   /** Batches are made by `model.batch()`; the caller disposes them. */
-  constructor(model: SessionModel & { readonly backend: Backend }, size: number) {
+  constructor(model: BatchModel, size: number) {
     if (!Number.isInteger(size) || size < 1) rangeError("Batch", "size must be an integer >= 1", size);
     this.#model = model;
     this.size = size;
@@ -65,6 +74,7 @@ export class Batch implements Disposable {
       throw error;
     }
     this.#states = states;
+    model.batches.add(this);
   }
 
   /** Number of free slots. */
@@ -195,6 +205,7 @@ export class Batch implements Disposable {
   dispose(): void {
     for (const state of this.#states ?? []) state.dispose();
     this.#states = undefined;
+    this.#model.batches.delete(this);
   }
 
   /** {@linkcode Batch.dispose}, for `using`. */

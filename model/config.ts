@@ -6,6 +6,7 @@
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Activation, ACTIVATIONS } from "../core/ops.ts";
 import type { Quantization } from "../core/quantize.ts";
+import { Sampler, type SamplingOptions } from "./sampling.ts";
 
 /** What the library keeps of `config.json`. */
 export interface TransNormerConfig {
@@ -31,11 +32,14 @@ export interface TransNormerConfig {
   readonly bias: boolean;
   /** Factor of the embedding: `sqrt(decoder_embed_dim)`, or 1 where `no_scale_embedding` is true. */
   readonly embeddingScale: number;
-  /** `tie_word_embeddings`: the embedding serves as `lm_head` where the checkpoint has none. */
-  readonly tieWordEmbeddings: boolean;
-  /** `bos_token_id`, where there is one. */
+  /**
+   * `tie_word_embeddings`: the embedding serves as `lm_head` where the checkpoint has none. Absent: the checkpoint
+   * decides, as transformers' default was true when the published models were made. Of a loaded model: whether it does.
+   */
+  readonly tieWordEmbeddings: boolean | undefined;
+  /** `bos_token_id`, if any. */
   readonly bosTokenId: number | undefined;
-  /** `eos_token_id`: a number, several or none. */
+  /** `eos_token_id`: a number, several or none. Of a loaded model also those of `generation_config.json`. */
   readonly eosTokenIds: readonly number[];
   /** `quantization_config` of `deno task quantize`; undefined where weights are floating-point numbers. */
   readonly quantization?: Quantization;
@@ -88,11 +92,62 @@ export function parseConfig(json: unknown): TransNormerConfig {
     norm: text(fields, "norm_type", "simplermsnorm") === "simplermsnorm" ? "srmsnorm" : "layernorm",
     bias: flag(fields, "bias"),
     embeddingScale: flag(fields, "no_scale_embedding") ? 1 : Math.sqrt(embedDim),
-    tieWordEmbeddings: flag(fields, "tie_word_embeddings"),
+    tieWordEmbeddings: isGiven(fields, "tie_word_embeddings")
+      ? flag(fields, "tie_word_embeddings")
+      : undefined,
     bosTokenId: tokenIds(fields, "bos_token_id")[0],
     eosTokenIds: tokenIds(fields, "eos_token_id"),
     quantization: quantization(fields.quantization_config),
   };
+}
+
+/** What the library keeps of `generation_config.json`. */
+export interface GenerationConfig {
+  /** `eos_token_id`: a number, several or none. */
+  readonly eosTokenIds: readonly number[];
+  /** Defaults of sampling; those that the file does not give are absent. */
+  readonly sampling: SamplingOptions;
+}
+
+/**
+ * Checks a parsed `generation_config.json`: end-of-sequence tokens, and how to sample unless the caller says otherwise.
+ * `do_sample: false` is temperature 0; a `top_k` below 1 and `null` mean none.
+ *
+ * @throws {TypeError} when a value is of the wrong kind @throws {RangeError} when it is out of range
+ */
+export function parseGenerationConfig(json: unknown): GenerationConfig {
+  const file = "generation_config.json";
+  if (typeof json !== "object" || json === null || Array.isArray(json)) {
+    typeError(OPERATION, `${file} must hold an object`, json);
+  }
+  const fields = json as Record<string, unknown>;
+  const names = {
+    temperature: "temperature",
+    top_k: "topK",
+    top_p: "topP",
+    min_p: "minP",
+    repetition_penalty: "repetitionPenalty",
+  } as const;
+  const sampling: { -readonly [key in (typeof names)[keyof typeof names]]?: number } = {};
+  for (const [key, name] of Object.entries(names)) {
+    const value = fields[key];
+    if (!isGiven(fields, key) || key === "top_k" && typeof value === "number" && value < 1) continue;
+    try {
+      new Sampler({ [name]: value });
+    } catch (error) {
+      const why = (error as Error).message.replace(/^.* as \w+ must be (.*): current value is .*$/, "$1");
+      const refuse = error instanceof TypeError ? typeError : rangeError;
+      refuse(OPERATION, `${key} must be ${why}`, value, file);
+    }
+    sampling[name] = value as number;
+  }
+  if (isGiven(fields, "do_sample") && !flag(fields, "do_sample", file)) sampling.temperature = 0;
+  return { eosTokenIds: tokenIds(fields, "eos_token_id", file), sampling };
+}
+
+/** `null` counts as absent, as in transformers. */
+function isGiven(fields: Record<string, unknown>, key: string): boolean {
+  return fields[key] !== undefined && fields[key] !== null;
 }
 
 function quantization(value: unknown): Quantization | undefined {
@@ -124,9 +179,9 @@ function size(fields: Record<string, unknown>, key: string): number {
   return value;
 }
 
-function flag(fields: Record<string, unknown>, key: string): boolean {
+function flag(fields: Record<string, unknown>, key: string, file = "config.json"): boolean {
   const value = fields[key] ?? false;
-  if (typeof value !== "boolean") typeError(OPERATION, `${key} must be true or false`, value, "config.json");
+  if (typeof value !== "boolean") typeError(OPERATION, `${key} must be true or false`, value, file);
   return value;
 }
 
@@ -171,12 +226,12 @@ function useLrpe(value: unknown, layers: number): boolean[] {
   return value.map(Boolean);
 }
 
-function tokenIds(fields: Record<string, unknown>, key: string): number[] {
+function tokenIds(fields: Record<string, unknown>, key: string, file = "config.json"): number[] {
   const value = fields[key] ?? [];
   const ids: unknown[] = Array.isArray(value) ? value : [value];
   for (const id of ids) {
     if (!Number.isSafeInteger(id) || (id as number) < 0) {
-      rangeError(OPERATION, `${key} must be an integer >= 0, several or null`, id, "config.json");
+      rangeError(OPERATION, `${key} must be an integer >= 0, several or null`, id, file);
     }
   }
   return ids as number[];

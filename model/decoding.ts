@@ -61,6 +61,8 @@ export interface DecodingModel {
   readonly config: TransNormerConfig;
   /** Without one, tokens have no text and stop strings are refused. */
   readonly tokenizer: Tokenizer | undefined;
+  /** How to choose where options do not say. Default: as {@linkcode SamplingOptions} says. */
+  readonly sampling?: SamplingOptions;
 }
 
 /**
@@ -98,6 +100,8 @@ export class Decoding {
   #length = 0;
 
   /**
+   * Decoding of one text.
+   *
    * @param model whose logits these are
    * @param prompt token ids that the repetition penalty counts, and that the text continues
    * @param options see {@linkcode DecodingOptions}; `before`: token ids that stand before the prompt, of earlier turns.
@@ -120,7 +124,7 @@ export class Decoding {
     const { tokenizer, config } = model;
     this.maxTokens = maxTokens;
     this.#eosTokenIds = config.eosTokenIds;
-    this.#sampler = new Sampler(options, operation);
+    this.#sampler = new Sampler(withDefaults(options, model.sampling), operation);
     this.#sampler.observe(prompt);
     const stops = checkStops(operation, stop);
     if (stops.length > 0 && tokenizer === undefined) {
@@ -128,7 +132,9 @@ export class Decoding {
     }
     this.#text = new StopText(stops);
     this.#stopIds = stops.flatMap((name) => tokenizer?.specialIdOf(name) ?? []);
-    this.#characters = tokenizer?.stream({ before: [...Array.from(before), ...Array.from(prompt)] });
+    this.#characters = tokenizer?.stream({
+      before: [...tokenizer.recent(before), ...tokenizer.recent(prompt)],
+    });
   }
 
   /** Tokens so far. */
@@ -274,6 +280,12 @@ export class StopText {
     }
     return 0;
   }
+}
+
+/** Options that are given count, `undefined` counts as not given. */
+function withDefaults(options: SamplingOptions, defaults: SamplingOptions = {}): SamplingOptions {
+  const given = Object.entries(options).filter(([, value]) => value !== undefined);
+  return { ...defaults, ...Object.fromEntries(given) };
 }
 
 function checkStops(operation: string, stop: unknown): string[] {

@@ -1,6 +1,7 @@
 /**
- * Loads a checkpoint: `config.json`, `model.safetensors` or its shards, `tokenizer.json`. Tensors are read, converted
- * and uploaded one after another, so that the host holds one at a time, never a file.
+ * Loads a checkpoint: `config.json` and `generation_config.json`, `model.safetensors` or its shards, `tokenizer.json`
+ * and what goes with it. Tensors are read, hashed, converted and uploaded one after another, so that the host holds one
+ * at a time, never a file.
  *
  * @module
  */
@@ -8,20 +9,28 @@ import type { Backend } from "../core/tensor.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Quantization, quantizedRow } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { Checksum } from "./checksum.ts";
-import { parseConfig, type TransNormerConfig } from "./config.ts";
+import { hash } from "./checksum.ts";
+import {
+  type GenerationConfig,
+  parseConfig,
+  parseGenerationConfig,
+  type TransNormerConfig,
+} from "./config.ts";
 import {
   type ByteReader,
   readSafetensorsData,
   readSafetensorsHeader,
+  type SafetensorsHeader,
   type TensorEntry,
   toFloat32,
 } from "./safetensors.ts";
-import { openSource, readAll, type Source } from "./source.ts";
+import { absent, openRequired, openSource, readAll, reading, type Source } from "./source.ts";
+import type { SamplingOptions } from "./sampling.ts";
 import { Tokenizer } from "./tokenizer.ts";
 import { mapWeights, type Weights } from "./weights.ts";
 
 const OPERATION = "TransNormerLLM.load";
+const SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 
 /** How far loading is. */
 export interface LoadProgress {
@@ -55,9 +64,11 @@ export interface Checkpoint {
   readonly weights: Weights<Tensor>;
   /** The tensors of `weights`, each once. */
   readonly parameters: readonly Tensor[];
-  /** Where the checkpoint has a `tokenizer.json`. */
+  /** If the checkpoint has a `tokenizer.json`. */
   readonly tokenizer: Tokenizer | undefined;
-  /** Checksum of configuration and weights: tells models apart. */
+  /** Sampling defaults of `generation_config.json`. Default: none. */
+  readonly sampling?: SamplingOptions;
+  /** Hash of configuration and of all bytes of all weights: tells models apart. */
   readonly fingerprint: string;
 }
 
@@ -69,96 +80,184 @@ export async function loadCheckpoint(location: string | URL, options: LoadOption
   }
   signal?.throwIfAborted();
   const source = openSource(location, options);
-  const config = parseConfig(await readJson(source, "config.json"));
-  const tokenizerJson = await readJson(source, "tokenizer.json", "optional");
-  const tokenizer = tokenizerJson === undefined
-    ? undefined
-    : await Tokenizer.create(tokenizerJson, await readJson(source, "tokenizer_config.json", "optional"));
+  return await reading(source, async () => {
+    const config = parseConfig(await readJson(source, "config.json"));
+    const generation = await readGenerationConfig(source);
+    const tokenizer = await readTokenizer(source);
+    using uploads = new Uploads(backend, config);
+    const { tied } = await readWeights(source, config, options, uploads);
+    const weights = uploads.finish(tied);
+    const fingerprint = uploads.fingerprint();
+    const eosTokenIds = [...new Set([...config.eosTokenIds, ...generation?.eosTokenIds ?? []])];
+    return {
+      config: { ...config, tieWordEmbeddings: tied, eosTokenIds },
+      weights,
+      parameters: uploads.take(),
+      tokenizer,
+      sampling: generation?.sampling,
+      fingerprint,
+    };
+  });
+}
 
-  const uploaded = new Map<string, Tensor>();
-  const sums = new Map<string, string>();
-  try {
-    const weights = await loadWeights(source, config, options, uploaded, sums);
-    // Sorted, so that the order of tensors and their distribution over shards do not matter.
-    const fingerprint = new Checksum().text(JSON.stringify([config, [...sums].sort()])).hex();
-    return { config, weights, parameters: [...uploaded.values()], tokenizer, fingerprint };
-  } catch (error) {
-    for (const tensor of uploaded.values()) tensor.dispose();
-    throw error;
-  }
+async function readGenerationConfig(source: Source): Promise<GenerationConfig | undefined> {
+  const json = await readJson(source, "generation_config.json", "optional");
+  return json === undefined ? undefined : parseGenerationConfig(json);
+}
+
+/** The tokenizer; a `chat_template.jinja` wins over what `tokenizer_config.json` says. */
+async function readTokenizer(source: Source): Promise<Tokenizer | undefined> {
+  const json = await readJson(source, "tokenizer.json", "optional");
+  if (json === undefined) return undefined;
+  const config = await readJson(source, "tokenizer_config.json", "optional");
+  const template = await source.open("chat_template.jinja");
+  if (template === undefined) return await Tokenizer.create(json, config);
+  const chat_template = new TextDecoder().decode(await readAll(template));
+  return await Tokenizer.create(json, { ...config as Record<string, unknown> | undefined, chat_template });
 }
 
 /** Opens the checkpoint's one file, or the shards that its index names, and uploads what the config needs. */
-async function loadWeights(
+async function readWeights(
   source: Source,
   config: TransNormerConfig,
-  options: LoadOptions,
-  uploaded: Map<string, Tensor>,
-  sums: Map<string, string>,
-): Promise<Weights<Tensor>> {
-  const single = "model.safetensors";
-  let reader = await source.open(single);
-  const index = reader === undefined ? await readIndex(source) : undefined;
-  let expected = index === undefined ? undefined : expectedWeights(config, index.names);
-  let totalBytes = index?.totalBytes;
-  let bytes = 0;
-  const parts = new Map<string, QuantizedParts>();
-  for (const file of index?.files ?? [single]) {
-    reader ??= await source.open(file);
-    if (reader === undefined) rangeError(OPERATION, "every shard of the index must exist", file);
-    try {
-      const header = await readSafetensorsHeader(reader, file);
-      if (expected === undefined) {
-        expected = expectedWeights(config, new Set(header.entries.map((entry) => entry.name)));
-        totalBytes = header.dataBytes;
-      }
-      for (const entry of header.entries) {
-        checkWeight(entry, expected.shapes.get(weightOf(entry.name, config)), config.quantization, file);
-      }
-      for await (const { entry, bytes: data } of readSafetensorsData(reader, header, file)) {
-        options.signal?.throwIfAborted();
-        bytes += data.length;
-        const name = weightOf(entry.name, config), published = expected.shapes.get(name);
-        if (published === undefined) continue;
-        if (uploaded.has(name)) rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
-        // θ is published as [heads, 1, headDim] and used as [heads, headDim].
-        const shape = published.length === 3 ? [published[0], published[2]] : published;
-        if (entry.name !== name || INTEGERS.includes(entry.dtype)) {
-          const part = entry.name === name
-            ? { bits: entry.dtype === "I8" ? 8 : 4, values: data } as const
-            : { scales: new Uint16Array(data.buffer, data.byteOffset, data.length / 2) };
-          const { bits, values, scales } = { ...parts.get(name), ...part } as QuantizedParts;
-          parts.set(name, { bits, values, scales });
-          if (bits === undefined || values === undefined || scales === undefined) continue;
-          parts.delete(name);
-          const { group } = config.quantization!;
-          uploaded.set(name, options.backend.quantized({ shape, bits, group, values, scales }));
-          sums.set(name, new Checksum().sample(values).sample(scales).hex());
-        } else {
-          const values = toFloat32(entry.dtype, data, `tensor ${show(entry.name)} of ${file}`);
-          uploaded.set(name, options.backend.tensor(values, shape));
-          sums.set(name, new Checksum().sample(values).hex());
-        }
-        options.onProgress?.({
-          bytes,
-          totalBytes,
-          tensors: uploaded.size,
-          totalTensors: expected.shapes.size,
-        });
-      }
-    } finally {
-      await reader.close();
-      reader = undefined;
+  { signal, onProgress }: LoadOptions,
+  uploads: Uploads,
+): Promise<ExpectedWeights> {
+  const single = await source.open(SINGLE);
+  const index = single === undefined ? await readIndex(source) : undefined;
+  let expected = index && expectedWeights(config, index.names);
+  let totalBytes = index?.totalBytes, bytes = 0;
+  for await (
+    const { file, reader, header } of weightFiles(source, single, index?.files ?? new Set([SINGLE]))
+  ) {
+    expected ??= expectedWeights(config, new Set(header.entries.map(({ name }) => name)));
+    if (index === undefined) totalBytes = header.dataBytes;
+    const { shapes } = expected;
+    for (const entry of header.entries) {
+      checkWeight(entry, shapes.get(weightOf(entry.name, config)), config.quantization, file);
+    }
+    for await (const { entry, bytes: data } of readSafetensorsData(reader, header, file)) {
+      signal?.throwIfAborted();
+      bytes += data.length;
+      const name = weightOf(entry.name, config), shape = shapes.get(name);
+      if (shape === undefined || !uploads.add(name, shape, entry, data, file)) continue;
+      onProgress?.({ bytes, totalBytes, tensors: uploads.count, totalTensors: shapes.size });
     }
   }
-  for (const [name, { scales }] of parts) {
-    const [has, lacks] = scales === undefined ? ["integers", "scales"] : ["scales", "integers"];
-    rangeError(OPERATION, `${show(name)} must come with its ${lacks}`, `${has} alone`);
+  return expected!;
+}
+
+/** The files of the weights, each with its header read, and closed after its turn. */
+async function* weightFiles(
+  source: Source,
+  single: ByteReader | undefined,
+  files: ReadonlySet<string>,
+): AsyncGenerator<{ file: string; reader: ByteReader; header: SafetensorsHeader }> {
+  for (const file of files) {
+    const reader = single ?? await source.open(file) ??
+      rangeError(OPERATION, "every shard of the index must exist", file, source.instead(file));
+    try {
+      yield { file, reader, header: await readSafetensorsHeader(reader, file) };
+    } finally {
+      await reader.close();
+    }
   }
-  return mapWeights(config, expected!.tied, (name) => {
-    const tensor = uploaded.get(name);
-    return tensor ?? rangeError(OPERATION, `the shards must hold ${show(name)}, as the index says`, tensor);
-  });
+}
+
+/** Weights on their way to the backend; disposing gives back what nobody took. */
+class Uploads implements Disposable {
+  readonly #backend: Backend;
+  readonly #config: TransNormerConfig;
+  readonly #tensors = new Map<string, Tensor>();
+  readonly #hashes: (readonly [name: string, dtype: string, hash: string])[] = [];
+  /** Quantised weights of which only integers or only scales have come. */
+  readonly #parts = new Map<string, QuantizedParts>();
+
+  constructor(backend: Backend, config: TransNormerConfig) {
+    this.#backend = backend;
+    this.#config = config;
+  }
+
+  /** Number of weights that are on the backend. */
+  get count(): number {
+    return this.#tensors.size;
+  }
+
+  /**
+   * Takes the bytes of a tensor that was checked.
+   *
+   * @param name the weight that it is, or that it is a part of @param published the weight's shape in the file
+   * @returns whether the weight is whole now
+   */
+  add(
+    name: string,
+    published: readonly number[],
+    entry: TensorEntry,
+    bytes: Uint8Array<ArrayBuffer>,
+    file: string,
+  ): boolean {
+    if (this.#tensors.has(name)) {
+      rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
+    }
+    this.#hashes.push([entry.name, entry.dtype, hash(bytes)]);
+    // θ is published as [heads, 1, headDim] and used as [heads, headDim].
+    const shape = published.length === 3 ? [published[0], published[2]] : published;
+    const isPart = entry.name !== name || INTEGERS.includes(entry.dtype);
+    const tensor = isPart
+      ? this.#join(name, shape, entry, bytes)
+      : this.#backend.tensor(toFloat32(entry.dtype, bytes, `tensor ${show(entry.name)} of ${file}`), shape);
+    if (tensor !== undefined) this.#tensors.set(name, tensor);
+    return tensor !== undefined;
+  }
+
+  /** A quantised weight, once both its parts are there. */
+  #join(
+    name: string,
+    shape: readonly number[],
+    entry: TensorEntry,
+    bytes: Uint8Array<ArrayBuffer>,
+  ): Tensor | undefined {
+    const parts: QuantizedParts = entry.name === name
+      ? { ...this.#parts.get(name), bits: entry.dtype === "I8" ? 8 : 4, values: bytes }
+      : {
+        ...this.#parts.get(name),
+        scales: new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2),
+      };
+    this.#parts.set(name, parts);
+    const { bits, values, scales } = parts;
+    if (bits === undefined || values === undefined || scales === undefined) return undefined;
+    this.#parts.delete(name);
+    return this.#backend.quantized({ shape, bits, group: this.#config.quantization!.group, values, scales });
+  }
+
+  /** The model's parameters, all of which must have come. */
+  finish(tied: boolean): Weights<Tensor> {
+    for (const [name, { scales }] of this.#parts) {
+      const [has, lacks] = scales === undefined ? ["integers", "scales"] : ["scales", "integers"];
+      rangeError(OPERATION, `${show(name)} must come with its ${lacks}`, `${has} alone`);
+    }
+    return mapWeights(this.#config, tied, (name) => {
+      const tensor = this.#tensors.get(name);
+      return tensor ?? rangeError(OPERATION, `the shards must hold ${show(name)}, as the index says`, tensor);
+    });
+  }
+
+  /** See {@linkcode Checkpoint.fingerprint}. Sorted: the order of tensors and their distribution over shards do not matter. */
+  fingerprint(): string {
+    const text = JSON.stringify([this.#config, [...this.#hashes].sort()]);
+    return hash(new TextEncoder().encode(text));
+  }
+
+  /** The tensors, each once, which are the caller's from now on. */
+  take(): Tensor[] {
+    const tensors = [...this.#tensors.values()];
+    this.#tensors.clear();
+    return tensors;
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of this.take()) tensor.dispose();
+  }
 }
 
 /**
@@ -180,13 +279,18 @@ function weightOf(name: string, { quantization }: TransNormerConfig): string {
   return quantization !== undefined && name.endsWith(SCALES) ? name.slice(0, -SCALES.length) : name;
 }
 
+/** What a config asks for. */
+export interface ExpectedWeights {
+  /** Published shapes by name. */
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** Whether the embedding serves as `lm_head`. */
+  readonly tied: boolean;
+}
+
 /** Names and shapes that the config asks for, all of them found among the names of the checkpoint. */
-export function expectedWeights(
-  config: TransNormerConfig,
-  names: ReadonlySet<string>,
-): { shapes: Map<string, readonly number[]>; tied: boolean } {
+export function expectedWeights(config: TransNormerConfig, names: ReadonlySet<string>): ExpectedWeights {
   const shapes = new Map<string, readonly number[]>();
-  const tied = config.tieWordEmbeddings && !names.has("lm_head.weight");
+  const tied = config.tieWordEmbeddings !== false && !names.has("lm_head.weight");
   mapWeights(config, tied, (name, shape) => {
     if (!names.has(name)) {
       rangeError(OPERATION, `the checkpoint must hold ${show(name)}, as config.json demands`, undefined);
@@ -219,13 +323,13 @@ export function checkWeight(
   if (weight === undefined) return;
   let shape = weight, dtypes: readonly string[] = ["F32", "F16", "BF16"];
   if (quantization !== undefined && weight.length === 2) {
-    const [out, inner] = weight;
+    const [out, inDim] = weight;
     if (entry.name.endsWith(SCALES)) {
       dtypes = ["BF16"];
-      shape = [out, quantizedRow(inner, quantization).groups];
+      shape = [out, quantizedRow(inDim, quantization).groups];
     } else {
       dtypes = [...dtypes, ...INTEGERS];
-      if (entry.dtype === "U8") shape = [out, Math.ceil(inner / 2)];
+      if (entry.dtype === "U8") shape = [out, Math.ceil(inDim / 2)];
     }
   }
   if (entry.shape.length !== shape.length || entry.shape.some((n, axis) => n !== shape[axis])) {
@@ -246,20 +350,17 @@ export function checkWeight(
 export async function readIndex(
   source: Source,
 ): Promise<{ files: Set<string>; names: Set<string>; totalBytes: number | undefined }> {
-  const file = "model.safetensors.index.json";
-  const index = await readJson(source, file, "optional") as
+  const index = await readJson(source, INDEX, "optional") as
     | { weight_map?: unknown; metadata?: { total_size?: unknown } }
     | undefined;
-  if (index === undefined) {
-    rangeError(OPERATION, `the checkpoint must have model.safetensors or ${file}`, undefined);
-  }
+  if (index === undefined) absent(source, [SINGLE, INDEX]);
   const map = index?.weight_map;
   if (typeof map !== "object" || map === null || Array.isArray(map)) {
-    rangeError(OPERATION, "weight_map must map names of tensors to files", map, file);
+    rangeError(OPERATION, "weight_map must map names of tensors to files", map, INDEX);
   }
   for (const shard of Object.values(map)) {
     if (typeof shard !== "string" || !/^[\w-][\w.-]*\.safetensors$/.test(shard)) {
-      rangeError(OPERATION, "weight_map must name .safetensors files beside it", shard, file);
+      rangeError(OPERATION, "weight_map must name .safetensors files beside it", shard, INDEX);
     }
   }
   const total = index?.metadata?.total_size;
@@ -272,11 +373,8 @@ export async function readIndex(
 
 /** A JSON file of a checkpoint. */
 export async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
-  const reader: ByteReader | undefined = await source.open(name);
-  if (reader === undefined) {
-    if (optional) return undefined;
-    rangeError(OPERATION, `the checkpoint must have ${name}`, undefined);
-  }
+  const reader = optional ? await source.open(name) : await openRequired(source, name);
+  if (reader === undefined) return undefined;
   const bytes = await readAll(reader);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));

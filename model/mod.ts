@@ -5,16 +5,17 @@
  * ```ts
  * import { createBackend } from "@levin/attention";
  * import { TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
  * using logits = model.forward([[5, 17, 9]]);
- * console.log(logits.shape); // [ 1, 3, 256 ]
+ * assert.deepEqual(logits.shape, [1, 3, 256]);
  * ```
  *
  * @module
  */
-export { Batch } from "./batch.ts";
+export { Batch, type BatchModel } from "./batch.ts";
 export type { TransNormerConfig } from "./config.ts";
 export { Decoding } from "./decoding.ts";
 export type { DecodingModel, DecodingOptions, GeneratedToken, GenerateOptions } from "./decoding.ts";

@@ -3,9 +3,8 @@
  *
  * @module
  */
-import type { Backend } from "../core/tensor.ts";
-import { rangeError, typeError } from "../core/errors.ts";
-import type { Tensor } from "../core/tensor.ts";
+import { BackendError, rangeError, typeError } from "../core/errors.ts";
+import type { Backend, Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
 import { Batch } from "./batch.ts";
 import { decode, Decoding, type GeneratedToken, type GenerateOptions } from "./decoding.ts";
@@ -14,6 +13,7 @@ import { type Checkpoint, loadCheckpoint, type LoadOptions } from "./load.ts";
 import { type Likelihood, loglikelihood, perplexity } from "./score.ts";
 import { checkPrefillTokens, Session } from "./session.ts";
 import { decodeSnapshot } from "./snapshot.ts";
+import type { SamplingOptions } from "./sampling.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 import { allLogits, forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
@@ -41,13 +41,18 @@ export class TransNormerLLM implements Disposable {
   readonly config: TransNormerConfig;
   /** Parameters. */
   readonly weights: Weights<Tensor>;
-  /** Where the checkpoint has one. */
+  /** If the checkpoint has one. */
   readonly tokenizer: Tokenizer | undefined;
-  /** Checksum of configuration and weights: snapshots go only to a model with the same. */
+  /** Defaults of sampling: those of `generation_config.json`. They serve where a caller gives none. */
+  readonly sampling: SamplingOptions;
+  /** Hash of configuration and of all bytes of all weights: snapshots go only to a model with the same. */
   readonly fingerprint: string;
   /** Living sessions. */
   readonly sessions: Set<Session> = new Set();
+  /** Living batches. */
+  readonly batches: Set<Batch> = new Set();
   readonly #parameters: readonly Tensor[];
+  #disposed = false;
 
   /** A model over a checkpoint on a backend; it takes the checkpoint's weights over. */
   constructor(backend: Backend, checkpoint: Checkpoint) {
@@ -55,20 +60,24 @@ export class TransNormerLLM implements Disposable {
     this.config = checkpoint.config;
     this.weights = checkpoint.weights;
     this.tokenizer = checkpoint.tokenizer;
+    this.sampling = checkpoint.sampling ?? {};
     this.fingerprint = checkpoint.fingerprint;
     this.#parameters = checkpoint.parameters;
   }
 
   /**
    * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
-   * `model.safetensors.index.json`, of F32, F16 or BF16; `tokenizer.json`, where there is one.
+   * `model.safetensors.index.json`, of F32, F16 or BF16. Read if they are there: `generation_config.json`, whose
+   * end-of-sequence tokens and sampling defaults count; `tokenizer.json`, `tokenizer_config.json` and
+   * `chat_template.jinja`.
    *
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.
    *
    * @param location a folder, or the URL that the files lie under
    * @param options see {@linkcode LoadOptions}
-   * @throws {RangeError} when a file is missing, truncated or hostile, or config and weights do not fit
+   * @throws {RangeError} when a file is missing, truncated or hostile, or config and weights do not fit. The message
+   * names the location
    * @throws {TypeError} when a value is of the wrong kind
    * @throws what `signal` gives as reason, and what the network or the file system throws. After any failure the
    * backend holds what it held before
@@ -93,6 +102,7 @@ export class TransNormerLLM implements Disposable {
    */
   forward(ids: readonly ArrayLike<number>[]): Tensor {
     const operation = "TransNormerLLM.forward";
+    this.#requireLive(operation);
     if (!Array.isArray(ids)) typeError(operation, "ids must be an array of rows of token ids", ids);
     if (ids.length === 0) rangeError(operation, "ids must hold at least one row", ids);
     const rows = ids.map((row, b) => checkIds(operation, row, this.config.vocabSize, { name: `ids[${b}]` }));
@@ -126,6 +136,7 @@ export class TransNormerLLM implements Disposable {
     options: GenerateOptions = {},
   ): AsyncGenerator<GeneratedToken, void, void> {
     const operation = "TransNormerLLM.generate";
+    this.#requireLive(operation);
     const prefillTokens = checkPrefillTokens(operation, options);
     const ids = promptIds(operation, this, prompt);
     const decoding = new Decoding(this, ids, options, operation);
@@ -137,6 +148,7 @@ export class TransNormerLLM implements Disposable {
 
   /** A new session, which has read nothing. The caller disposes it; it ends with the model at the latest. */
   session(): Session {
+    this.#requireLive("TransNormerLLM.session");
     return this.#session(0, [], (shape) => this.backend.zeros(shape));
   }
 
@@ -147,6 +159,7 @@ export class TransNormerLLM implements Disposable {
    * @throws {RangeError} when the bytes are no snapshot, damaged, of another version, or of another model
    */
   restore(bytes: Uint8Array): Session {
+    this.#requireLive("TransNormerLLM.restore");
     const { fingerprint, config } = this;
     const shapes = stateShapes(config, 1);
     const { position, recent, states } = decodeSnapshot(bytes, fingerprint, shapes, config.vocabSize);
@@ -159,6 +172,7 @@ export class TransNormerLLM implements Disposable {
    * @throws {RangeError} when `size` is no integer ≥ 1 @throws {BackendError} when memory is short
    */
   batch(size: number): Batch {
+    this.#requireLive("TransNormerLLM.batch");
     return new Batch(this, size);
   }
 
@@ -171,11 +185,12 @@ export class TransNormerLLM implements Disposable {
    * @throws {TypeError} when the two differ in kind, or the model has no tokenizer for strings
    * @throws {RangeError} when one of them has no token, or an id is outside the vocabulary
    */
-  loglikelihood(
+  async loglikelihood(
     context: string | ArrayLike<number>,
     continuation: string | ArrayLike<number>,
   ): Promise<Likelihood> {
-    return loglikelihood(this, context, continuation);
+    this.#requireLive("TransNormerLLM.loglikelihood");
+    return await loglikelihood(this, context, continuation);
   }
 
   /**
@@ -184,19 +199,27 @@ export class TransNormerLLM implements Disposable {
    *
    * @param text text or token ids, at least two tokens, in memory that does not grow with their number
    */
-  perplexity(text: string | ArrayLike<number>): Promise<number> {
-    return perplexity(this, text);
+  async perplexity(text: string | ArrayLike<number>): Promise<number> {
+    this.#requireLive("TransNormerLLM.perplexity");
+    return await perplexity(this, text);
   }
 
-  /** Frees the weights and ends all sessions. Twice does nothing. */
+  /** Frees the weights and ends all sessions and batches. Twice does nothing. */
   dispose(): void {
-    for (const session of [...this.sessions]) session.dispose();
+    this.#disposed = true;
+    for (const holder of [...this.sessions, ...this.batches]) holder.dispose();
     for (const tensor of this.#parameters) tensor.dispose();
   }
 
   /** {@linkcode TransNormerLLM.dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+
+  #requireLive(operation: string): void {
+    if (this.#disposed) {
+      throw new BackendError("disposed", `Cannot run ${operation} as the model was disposed`);
+    }
   }
 
   #session(

@@ -9,23 +9,31 @@ import { rangeError, typeError } from "../core/errors.ts";
 import { fromHalf } from "../core/half.ts";
 import { elementCount } from "../core/shape.ts";
 
-/** Bytes per element of the format's element types. */
-const ITEM_BYTES: Readonly<Record<string, number>> = {
-  F64: 8,
-  F32: 4,
-  F16: 2,
-  BF16: 2,
-  F8_E4M3: 1,
-  F8_E5M2: 1,
-  I64: 8,
-  I32: 4,
-  I16: 2,
-  I8: 1,
-  U64: 8,
-  U32: 4,
-  U16: 2,
-  U8: 1,
-  BOOL: 1,
+/**
+ * Bits per element of the format's element types. A file may hold tensors of others, which are not used: their offsets
+ * are checked like all, their size cannot be.
+ */
+const ITEM_BITS: Readonly<Record<string, number>> = {
+  C64: 64,
+  F64: 64,
+  F32: 32,
+  F16: 16,
+  BF16: 16,
+  F8_E4M3: 8,
+  F8_E5M2: 8,
+  F8_E8M0: 8,
+  F6_E2M3: 6,
+  F6_E3M2: 6,
+  F4: 4,
+  I64: 64,
+  I32: 32,
+  I16: 16,
+  I8: 8,
+  U64: 64,
+  U32: 32,
+  U16: 16,
+  U8: 8,
+  BOOL: 8,
 };
 
 /** The longest header that is read, as in the reference implementation. */
@@ -95,6 +103,7 @@ export function parseSafetensorsHeader(
   let metadata: Record<string, string> = {};
   for (const [name, value] of Object.entries(header)) {
     if (name === "__metadata__") {
+      if (value === null) continue; // as in the reference implementation
       if (!isRecord(value) || Object.values(value).some((text) => typeof text !== "string")) {
         rangeError(operation, "__metadata__ must map names to strings", value, file);
       }
@@ -126,15 +135,13 @@ function checkEntry(operation: string, name: string, value: unknown, file: strin
   const where = `tensor ${JSON.stringify(name)} of ${file}`;
   if (!isRecord(value)) rangeError(operation, "every tensor must be described by an object", value, where);
   const { dtype, shape, data_offsets: offsets } = value;
-  if (typeof dtype !== "string" || !Object.hasOwn(ITEM_BYTES, dtype)) {
-    rangeError(operation, `dtype must be one of ${Object.keys(ITEM_BYTES).join(", ")}`, dtype, where);
-  }
+  if (typeof dtype !== "string") rangeError(operation, "dtype must be a string", dtype, where);
   if (!isSizes(shape)) rangeError(operation, "shape must be an array of integers >= 0", shape, where);
   if (!isSizes(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
-    rangeError(operation, "data_offsets must be two integers >= 0 that do not fall", offsets, where);
+    rangeError(operation, "data_offsets must be two integers >= 0, non-decreasing", offsets, where);
   }
-  const bytes = ITEM_BYTES[dtype] * elementCount(shape);
-  if (bytes !== offsets[1] - offsets[0]) {
+  const bytes = Object.hasOwn(ITEM_BITS, dtype) ? ITEM_BITS[dtype] * elementCount(shape) / 8 : undefined;
+  if (bytes !== undefined && bytes !== offsets[1] - offsets[0]) {
     rangeError(
       operation,
       `data_offsets must span ${bytes} bytes, what shape and dtype need`,
@@ -250,7 +257,7 @@ export function encodeSafetensorsHeader(
   let end = 0;
   const entries = tensors.map(({ name, dtype, shape }) => {
     const begin = end;
-    end += ITEM_BYTES[dtype] * elementCount(shape);
+    end += ITEM_BITS[dtype] / 8 * elementCount(shape);
     return [name, { dtype, shape, data_offsets: [begin, end] }];
   });
   const json = new TextEncoder().encode(

@@ -11,8 +11,15 @@ const OPERATION = "TransNormerLLM.load";
 
 /** Files by name. */
 export interface Source {
-  /** The file, from its beginning; `undefined` when there is none of that name. */
+  /** The folder or URL as messages name it: without a query, which may carry a key. */
+  readonly location: string;
+  /**
+   * The file, from its beginning; `undefined` when there is none of that name. Hosts that do not say 404 for what is
+   * absent count as well: a bucket that refuses (401, 403), or a web server that sends its page in place of the file.
+   */
   open(name: string): Promise<ByteReader | undefined>;
+  /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */
+  instead(name: string): string | undefined;
 }
 
 /**
@@ -30,15 +37,47 @@ export function openSource(
   }
   if (location === "") rangeError(OPERATION, "the location must be a folder's path or a URL", location);
   const isUrl = location instanceof URL || /^[a-z][a-z0-9+.-]+:/i.test(location);
-  if (!isUrl) return folder(location, options.signal);
+  if (!isUrl) return folder(location, location, options.signal);
   const url = new URL(location);
   if (url.protocol === "blob:" || url.protocol === "data:") {
     typeError(OPERATION, "the location must be a URL that files can lie under, such as https:", url.protocol);
   }
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return url.protocol === "file:" && options.fetch === undefined
-    ? folder(url, options.signal)
+    ? folder(url, url.href, options.signal)
     : remote(url, options.fetch ?? fetch, options.signal);
+}
+
+/**
+ * The file, which must be there.
+ *
+ * @throws {RangeError} when it is not; the message says what came instead
+ */
+export async function openRequired(source: Source, name: string): Promise<ByteReader> {
+  return await source.open(name) ?? absent(source, [name]);
+}
+
+/** Throws the error for a file that must be there, under one of several names. */
+export function absent(source: Source, names: readonly string[]): never {
+  const came = names.map((name) => source.instead(name)).find((came) => came !== undefined);
+  if (came !== undefined) rangeError(OPERATION, `${names.join(" or ")} must be readable`, came);
+  return rangeError(OPERATION, `the checkpoint must have ${names.join(" or ")}`, undefined);
+}
+
+/**
+ * Runs what reads from a source. Errors of the library that leave it say where the files are.
+ *
+ * @throws what `read` throws
+ */
+export async function reading<T>({ location }: Source, read: () => Promise<T>): Promise<T> {
+  try {
+    return await read();
+  } catch (error) {
+    const isOurs = (error instanceof RangeError || error instanceof TypeError) &&
+      error.message.startsWith("Cannot run ");
+    if (isOurs) error.message += `, in ${location}`;
+    throw error;
+  }
 }
 
 /** The whole of a small file; closes the reader. */
@@ -58,16 +97,19 @@ export async function readAll(reader: ByteReader): Promise<Uint8Array<ArrayBuffe
 }
 
 /** Local files, read in pieces so that an abort is noticed within a large tensor. */
-function folder(location: string | URL, signal?: AbortSignal): Source {
+function folder(folder: string | URL, location: string, signal?: AbortSignal): Source {
   return {
+    location,
+    instead: () => undefined,
     async open(name) {
       // Only here: browsers and edge isolates have no file system to import.
       const { open } = await import("node:fs/promises");
       let file: FileHandle;
       try {
-        file = await open(location instanceof URL ? new URL(name, location) : `${location}/${name}`, "r");
+        file = await open(folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`, "r");
       } catch (error) {
-        if ((error as { code?: string }).code === "ENOENT") return undefined;
+        // ENOTDIR: the "folder" is a file.
+        if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return undefined;
         throw error;
       }
       const piece = 2 ** 24;
@@ -89,29 +131,48 @@ function folder(location: string | URL, signal?: AbortSignal): Source {
   };
 }
 
+/** Statuses that hosts give for a file that is not there; a bucket without permission to list refuses. */
+const ABSENT: readonly number[] = [401, 403, 404, 410];
+
 /** Files under a URL, streamed once from beginning to end. */
 function remote(base: URL, get: typeof fetch, signal?: AbortSignal): Source {
+  const came = new Map<string, string>();
   return {
+    location: withoutQuery(base),
+    instead: (name) => came.get(name),
     async open(name) {
       const url = new URL(name, base);
       url.search = base.search; // a signed location signs its files
       const response = await get(url, { signal });
-      if (response.status === 404) {
-        await response.body?.cancel();
-        return undefined;
-      }
       if (!response.ok) {
         await response.body?.cancel();
-        rangeError(
-          OPERATION,
-          `${name} must be readable`,
-          `HTTP status ${response.status}`,
-          withoutQuery(url),
-        );
+        if (!ABSENT.includes(response.status)) {
+          rangeError(OPERATION, `${name} must be readable`, `HTTP status ${response.status}`);
+        }
+        if (response.status !== 404) came.set(name, `HTTP status ${response.status}`);
+        return undefined;
       }
-      return responseReader(response, signal);
+      const reader = await responseReader(response, signal);
+      if (!isPage(name, response.headers.get("content-type") ?? "", reader.beginning)) return reader;
+      await reader.close();
+      came.set(name, "an HTML page");
+      return undefined;
     },
   };
+}
+
+/** Bytes that show what a file is. */
+const BEGINNING = 256;
+
+/**
+ * Whether a page came in place of a file. What it begins with decides: there are servers that call every file
+ * `text/html`.
+ */
+function isPage(name: string, contentType: string, beginning: Uint8Array): boolean {
+  const text = new TextDecoder().decode(beginning).trimStart();
+  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>])/i.test(text)) return true;
+  if (!/^text\/html\b/i.test(contentType)) return false;
+  return name.endsWith(".json") ? !/^[{[]/.test(text) : /^<[a-z!]/i.test(text);
 }
 
 /** A query may carry a key: it stays out of messages. */
@@ -119,22 +180,37 @@ function withoutQuery(url: URL): string {
   return url.origin === "null" ? url.href : url.origin + url.pathname;
 }
 
-function responseReader(response: Response, signal?: AbortSignal): ByteReader {
+async function responseReader(
+  response: Response,
+  signal?: AbortSignal,
+): Promise<ByteReader & { readonly beginning: Uint8Array }> {
   const reader = response.body?.getReader();
   const length = response.headers.get("content-length");
-  let rest = new Uint8Array(0);
+  let rest = new Uint8Array(0), hasEnded = reader === undefined;
+  /** The next bytes that come; false at the end. */
+  const more = async () => {
+    signal?.throwIfAborted();
+    const next = hasEnded ? undefined : await reader!.read();
+    if (next === undefined || next.done) return !(hasEnded = true);
+    if (rest.length === 0) rest = next.value;
+    else {
+      const both = new Uint8Array(rest.length + next.value.length);
+      both.set(rest);
+      both.set(next.value, rest.length);
+      rest = both;
+    }
+    return true;
+  };
+  while (rest.length < BEGINNING && await more());
   return {
+    beginning: rest.subarray(0, BEGINNING),
     // With a content encoding, content-length counts other bytes than those that arrive here.
     size: length === null || response.headers.has("content-encoding") ? undefined : Number(length),
     async read(target) {
       let filled = 0;
       while (filled < target.length) {
         signal?.throwIfAborted();
-        if (rest.length === 0) {
-          const next = await reader?.read();
-          if (next === undefined || next.done) break;
-          rest = next.value;
-        }
+        if (rest.length === 0 && !await more()) break;
         const taken = rest.subarray(0, target.length - filled);
         target.set(taken, filled);
         filled += taken.length;

@@ -1,5 +1,5 @@
 /**
- * One answer: which token comes next, the text it completes, the log-probabilities around it, and when it ends.
+ * One answer: its tokens and text as they are decoded, and the log-probabilities of answer and prompt.
  *
  * @module
  */
@@ -19,7 +19,7 @@ export interface Scored {
 export interface Entry {
   /** Token id. */
   readonly id: number;
-  /** As {@linkcode Scored.logprob}; `null` for the first token of a text, which nothing stands before. */
+  /** As {@linkcode Scored.logprob}; `null` for the first token of a text, which has nothing before it. */
   readonly logprob: number | null;
   /** The likeliest tokens, the likeliest first; `null` for the first token. */
   readonly top: readonly Scored[] | null;
@@ -33,7 +33,7 @@ export interface Part {
   readonly index: number;
   /** Text that became certain. */
   readonly text: string;
-  /** Tokens, where log-probabilities are asked for. */
+  /** Tokens, if log-probabilities are asked for. */
   readonly entries: readonly Entry[];
   /** Tokens that were generated; 0 for the echo of the prompt. */
   readonly tokens: number;
@@ -49,7 +49,10 @@ export interface AnswerOptions extends DecodingOptions {
   readonly before: readonly number[];
   /** How many alternatives to name; undefined: no log-probabilities. */
   readonly logprobs: number | undefined;
-  /** Whether an end-of-sequence token counts as read: chat templates close an answer with it, plain text has none. */
+  /**
+   * Whether the special token that ends an answer counts as read, of the model's or one that `stop` names: chat
+   * templates close an answer with it, plain text has none.
+   */
   readonly keepEnd: boolean;
   /** Length of the text before the answer, for offsets. */
   readonly offset: number;
@@ -81,20 +84,15 @@ export class Answer implements Branch {
 
   /** See {@linkcode Branch.next}. */
   next(logits: Float32Array): number | undefined {
-    const { index, logprobs, end } = this.#options;
+    const { index, logprobs, keepEnd, end } = this.#options;
     const offset = this.#options.offset + this.#decoding.length;
     const { token, text, finish } = this.#decoding.next(logits, end?.aborted);
     const entries = logprobs === undefined ? [] : [{ ...score(logits, token, logprobs), offset }];
-    if (finish !== undefined && this.#isKept(token)) this.pending = [token];
+    const isNamed = finish === "stop" && !end?.aborted && this.#model.tokenizer?.hasText(token) === false;
+    const isEnd = isNamed || this.#model.config.eosTokenIds.includes(token);
+    if (finish !== undefined && (keepEnd || !isEnd)) this.pending = [token];
     this.#emit({ index, text, entries, tokens: 1, finish: finish === "eos" ? "stop" : finish });
     return finish === undefined ? token : undefined;
-  }
-
-  /** Whether the last token of an answer becomes part of the session. */
-  #isKept(token: number): boolean {
-    const { config, tokenizer } = this.#model;
-    const isEnd = config.eosTokenIds.includes(token) || tokenizer?.hasText(token) === false;
-    return this.#options.keepEnd || !isEnd;
   }
 }
 
@@ -102,8 +100,8 @@ export class Answer implements Branch {
 const LEAST = -9999;
 
 /**
- * A token among its alternatives. It is as likely as the first of them exactly when it is the first: of tokens that are
- * equally likely, the greedy choice is that with the lowest id, and the others count for the least bit less.
+ * A token among its alternatives. It is as likely as the first of them exactly when it is the first. Of tokens that are
+ * equally likely, the greedy choice has the lowest id; the others are reported as less likely by the last bit.
  */
 export function score(
   logits: Float32Array,
@@ -124,7 +122,7 @@ export function score(
   return { id: token, logprob: logprobOf(token), top };
 }
 
-/** Ids of the `count` likeliest tokens, of equal ones those with the lowest ids first. */
+/** Ids of the `count` likeliest tokens; of equally likely ones the lowest id comes first. */
 function likeliest(logits: Float32Array, count: number): number[] {
   const best: number[] = [];
   for (let id = 0; id < logits.length; id++) {
@@ -146,7 +144,7 @@ export class PromptEntries {
   readonly #count: number;
   readonly #characters: TokenStream | undefined;
   readonly #text: string;
-  /** Ids that a tokenizer may add to a text, in which they then do not stand. */
+  /** Ids that a tokenizer may add to a text without being part of it. */
   readonly #added: readonly (number | undefined)[];
   #offset = 0;
 
@@ -161,7 +159,7 @@ export class PromptEntries {
     this.#push({ id: prompt[0], logprob: null, top: null });
   }
 
-  /** Takes the logits after the tokens from index `start` on. */
+  /** Takes the logits after the tokens from index `start`. */
   take(logits: Float32Array, start: number): void {
     const end = Math.min(start + logits.length / this.#vocabSize, this.#prompt.length - 1);
     for (let i = start; i < end; i++) {

@@ -1,5 +1,5 @@
 /**
- * A request on its way: from token ids to jobs of the scheduler, from a session to what it continues, and back.
+ * A request as jobs of the scheduler: from token ids to answers, and from a stored session to the next one.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type { Prompt } from "./prompts.ts";
 import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
 import type { Engine } from "./service.ts";
-import type { Lease } from "./sessions.ts";
+import type { Lease, StoredSession } from "./sessions.ts";
 
 /** What is asked for, checked. */
 export interface Completion {
@@ -23,12 +23,14 @@ export interface Completion {
   readonly maxTokens: number;
   /** Whether the prompt stands before the answer. */
   readonly echo: boolean;
-  /** Alternatives to name; left out: no log-probabilities. */
+  /** Number of alternatives to name; undefined: no log-probabilities. */
   readonly logprobs: number | undefined;
   /** Whether an end-of-sequence token becomes part of the session. */
   readonly keepEnd: boolean;
-  /** The session to go on with. */
+  /** The session to continue. */
   readonly lease: Lease | undefined;
+  /** What is stored of it. */
+  readonly stored: StoredSession | undefined;
 }
 
 /** How a request ended. */
@@ -49,8 +51,8 @@ export interface Outcome {
  * @param emit gets the parts of all answers, in order for each answer. With a session the last part comes when the
  * session is stored: what a client has seen the end of is never lost
  * @param signal ends the work within a step
- * @returns the end; the lease of the session is given back then
- * @throws {ApiError} at once, where nothing can be begun
+ * @returns how it ended; the session may then be released
+ * @throws {ApiError} immediately, if the request cannot begin
  */
 export function begin(
   engine: Engine,
@@ -59,9 +61,8 @@ export function begin(
   signal: AbortSignal,
 ): Promise<Outcome> {
   const { model, scheduler, limits, metrics } = engine;
-  const { options, prompts, maxTokens, echo, logprobs, lease } = completion;
+  const { options, prompts, maxTokens, echo, logprobs, lease, stored } = completion;
   checkSize(limits, completion);
-  const stored = lease?.stored;
   const session = stored === undefined ? undefined : restore(model, stored.snapshot);
   const arrived = performance.now();
   const usage = { promptTokens: 0, completionTokens: 0 };
@@ -117,13 +118,13 @@ export function begin(
         if (echo) emit({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
       };
       if (maxTokens === 0) endings.push({ index, text: "", entries: [], tokens: 0, finish: "length" });
-      // Choices of one seed are to differ from one another.
+      // Choices of one seed must differ from one another.
       else {branches.push(
           newAnswer(ids, prompt, index, options.seed === undefined ? undefined : options.seed + i),
         );}
     }
     answers.push(...branches);
-    // Of a session all but the last token is read, so that it can go on without a new prompt.
+    // Without an answer the last token of a session stays unread, so that it can continue without a new prompt.
     const read = branches.length > 0 ? ids : lease ? ids.subarray(0, -1) : scored ? ids : new Uint32Array();
     return {
       prompt: read,
@@ -132,7 +133,7 @@ export function begin(
       onPrompt: scored && ((logits, start) => scored.take(logits, start)),
       keep: lease !== undefined,
       signal,
-      tokens: ids.length + options.n * maxTokens,
+      tokens: options.n * (ids.length + maxTokens),
     };
   };
 
@@ -148,7 +149,12 @@ export function begin(
   };
 
   try {
-    return finish(scheduler.enqueue(prompts.map(newJob))).finally(() => session?.dispose());
+    return finish(scheduler.enqueue(prompts.map(newJob)))
+      .catch((error) => {
+        // Logits without a likeliest token, which a session's state brought about: its numbers are NaN.
+        throw session !== undefined && error instanceof RangeError ? damaged() : error;
+      })
+      .finally(() => session?.dispose());
   } catch (error) {
     session?.dispose();
     throw error;
@@ -156,17 +162,27 @@ export function begin(
 }
 
 /** Checks what depends on all prompts together. */
-function checkSize(limits: Limits, { options, prompts, maxTokens, echo, lease }: Completion): void {
+function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs, lease }: Completion): void {
   const choices = prompts.length * options.n;
   if (choices > limits.choices || options.n > limits.batch) {
     throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
   }
-  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0) + choices * maxTokens;
+  // Each choice looks at all of its prompt.
+  const read = options.n * prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const tokens = read + choices * maxTokens;
   if (tokens > limits.requestTokens) {
     throw invalid(
       "prompt",
       `prompt: prompts and answers must be at most ${limits.requestTokens} tokens, not ${tokens}`,
       "context_length_exceeded",
+    );
+  }
+  // A scored token costs as much as its alternatives.
+  const entries = logprobs === undefined ? 0 : (1 + logprobs) * (echo ? tokens : choices * maxTokens);
+  if (entries > limits.requestTokens) {
+    throw invalid(
+      "logprobs",
+      `logprobs: tokens and their alternatives must be at most ${limits.requestTokens}, not ${entries}`,
     );
   }
   if (lease === undefined) return;
@@ -186,7 +202,14 @@ function restore(model: TransNormerLLM, snapshot: Uint8Array): Session {
   }
 }
 
-/** Waits for all; the first failure counts, once the others are over too. */
+function damaged(): ApiError {
+  return new ApiError(409, "The session's state is damaged: delete it and begin a new one", {
+    param: "session",
+    code: "session_damaged",
+  });
+}
+
+/** Waits until all have ended, then throws the first failure, if any. */
 async function settle<T>(ends: readonly Promise<T>[]): Promise<T[]> {
   const results = await Promise.allSettled(ends);
   return results.map((result) => {

@@ -1,5 +1,5 @@
 /**
- * Errors as clients see them: OpenAI's shape, a status, and nothing of the inside.
+ * Errors as clients see them: OpenAI's shape and a status, and no internals.
  *
  * @module
  */
@@ -49,14 +49,14 @@ export function invalid(param: string | null, message: string, code: string | nu
   return new ApiError(400, message, { param, code });
 }
 
-/** What a client may know of any error: everything that is not meant for it becomes "internal error". */
+/** What a client may know of an error: any that is not meant for it becomes "internal error". */
 export function publicError(error: unknown): ApiError {
   return error instanceof ApiError
     ? error
     : new ApiError(500, "The server had an error", { code: "internal_error" });
 }
 
-/** What an error looks like outside; what it is goes to the log of the host. */
+/** The response to an error; the log of the host gets the error itself. */
 export function respondError(error: unknown): Response {
   const visible = publicError(error);
   const { status, retryAfter } = visible;

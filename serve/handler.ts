@@ -3,8 +3,8 @@
  *
  * @module
  */
-import { Hono } from "hono";
-import { cors } from "hono/cors";
+import { type Context, Hono } from "hono";
+import { methodNotAllowed } from "hono/method-not-allowed";
 import { routePath } from "hono/route";
 import { typeError } from "../core/errors.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
@@ -12,7 +12,9 @@ import { authentication } from "./auth.ts";
 import { boundedBody } from "./body.ts";
 import { ApiError, respondError } from "./errors.ts";
 import { checkLimits, type Limits } from "./limits.ts";
-import { modelFiles, page } from "./page/mod.ts";
+import { crossOrigin, sameOrigin } from "./origin.ts";
+import { modelFiles } from "./page/files.ts";
+import { page } from "./page/mod.ts";
 import { completions } from "./routes/completions.ts";
 import { models } from "./routes/models.ts";
 import { sessions } from "./routes/sessions.ts";
@@ -29,6 +31,11 @@ export interface HandlerOptions {
   name?: string;
   /** Where sessions are kept: any store of unstorage. Default: memory. */
   storage?: SessionStorage;
+  /**
+   * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
+   * write to. Default: sessions are only checked for damage.
+   */
+  sessionSecret?: string;
   /** Keys that clients must have one of, as `Authorization: Bearer <key>`. Default: none is needed. */
   apiKeys?: readonly string[];
   /** See {@linkcode Limits}. */
@@ -43,6 +50,11 @@ export interface HandlerOptions {
    * as from anywhere. Default: none but the server's own.
    */
   cors?: readonly string[];
+  /**
+   * Names, without port, by which clients reach a server without keys, besides IP addresses and `localhost`; requests
+   * for others are refused. It keeps out web pages whose name their owner lets resolve to this machine. Default: any.
+   */
+  hosts?: readonly string[];
 }
 
 /** What {@linkcode createHandler} returns: a function, and an object with a `fetch`, whichever a host asks for. */
@@ -50,9 +62,16 @@ export interface Handler {
   (request: Request): Promise<Response>;
   /** The same function. */
   readonly fetch: (request: Request) => Promise<Response>;
+  /** The number of answers in flight. */
+  readonly answering: () => number;
+  /**
+   * Takes no more answers: new ones get 503, and so does `/ready`. Resolves when those in flight have ended; `close()`
+   * ends them early.
+   */
+  readonly drain: () => Promise<void>;
   /** Ends all requests and frees what the handler holds; the model stays. */
   readonly close: () => Promise<void>;
-  /** Removes expired sessions from a store that keeps everything, such as a folder. */
+  /** Removes expired sessions from a store that keeps everything, such as a folder. Failures are logged, not thrown. */
   readonly sweep: () => Promise<void>;
 }
 
@@ -98,13 +117,16 @@ export interface Handler {
  * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
  */
 export function createHandler(options: HandlerOptions): Handler {
-  const { name = "levin", model, checkpoint, storage } = options;
+  const { name = "levin", model, checkpoint, storage, sessionSecret } = options;
   const limits = checkLimits(options.limits);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }
   const authenticated = authentication(options.apiKeys);
-  const service = new Service({ name, model, checkpoint, limits, storage });
+  if (sessionSecret !== undefined && (typeof sessionSecret !== "string" || sessionSecret === "")) {
+    typeError("createHandler", "sessionSecret must be a string that is not empty", typeof sessionSecret);
+  }
+  const service = new Service({ name, model, checkpoint, limits, storage, sessionSecret });
 
   const app = new Hono<Env>();
   app.onError(respondError);
@@ -113,13 +135,17 @@ export function createHandler(options: HandlerOptions): Handler {
   );
   app.use(async (c, next) => {
     await next();
+    c.res.headers.set("x-content-type-options", "nosniff");
+    if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
     service.metrics.requests.add(1, { route: routePath(c), status: c.res.status });
   });
   if (options.cors !== undefined) app.use(crossOrigin(options.cors));
+  app.use(methodNotAllowed({ app, onMethodNotAllowed: respondMethods }));
 
   app.route("/", health(service));
   app.route("/", page());
 
+  if (options.apiKeys === undefined) app.use(sameOrigin(options.cors ?? [], options.hosts));
   app.use(authenticated);
   app.use(boundedBody(limits));
   app.route("/", metrics(service));
@@ -129,21 +155,28 @@ export function createHandler(options: HandlerOptions): Handler {
   app.route("/", tokenizer(service));
   if (checkpoint !== undefined) app.route("/model", modelFiles(checkpoint));
 
-  const fetch = async (request: Request) => await app.fetch(request);
+  const fetch = async (request: Request) => {
+    if (request.method !== "HEAD") return await app.fetch(request);
+    // Hono would answer as to GET and forget the body: what it reads from would stay open.
+    const response = await app.fetch(new Request(request, { method: "GET" }));
+    await response.body?.cancel();
+    return new Response(null, response);
+  };
   return Object.assign((request: Request) => fetch(request), {
     fetch,
+    answering: () => service.answering,
+    drain: () => service.drain(),
     close: () => service.close(),
     sweep: () => service.sessions.sweep(),
   });
 }
 
-/**
- * Lets pages of other origins in. Their preflight may ask for any header, since clients send their own, such as
- * `x-stainless-*` of the `openai` package; what a request may do depends on its key alone.
- */
-function crossOrigin(origins: readonly string[]) {
-  return cors({
-    origin: origins.includes("*") ? "*" : [...origins],
-    exposeHeaders: ["Retry-After"],
-  });
+/** There is such a path, but not for this method. */
+function respondMethods(c: Context, methods: string[]): Response {
+  const allowed = methods.join(", ");
+  const response = respondError(
+    new ApiError(405, `${c.req.path} takes ${allowed}, not ${c.req.method}`, { code: "method_not_allowed" }),
+  );
+  response.headers.set("allow", allowed);
+  return response;
 }

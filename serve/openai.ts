@@ -118,7 +118,7 @@ function usage({ promptTokens, completionTokens }: Outcome): Json {
   };
 }
 
-/** Levin's own field, where a session was asked for. */
+/** Levin's own field, if a session was asked for. */
 function session({ session }: Outcome): Json {
   return session === undefined ? {} : { session };
 }
@@ -129,7 +129,7 @@ function closing(frame: Json, outcome: Outcome, withUsage: boolean): Json[] {
 }
 
 /**
- * A token's name, no two alike: its text where that is whole, else its bytes as OpenAI writes them, or its id where
+ * A token's name: its text within a text if that is valid UTF-8, else its bytes as OpenAI writes them, or its id if
  * there is no tokenizer.
  */
 export function tokenName(tokenizer: Tokenizer | undefined, id: number): string {
@@ -151,7 +151,7 @@ function textLogprobs(tokenizer: Tokenizer | undefined, entries: readonly Entry[
   };
 }
 
-/** The likeliest tokens and the token itself, by name; where two have one name, the likelier one. */
+/** The likeliest tokens and the token itself, by name; of two with one name, the likelier. */
 function alternatives(
   tokenizer: Tokenizer | undefined,
   { id, logprob, top }: Entry,

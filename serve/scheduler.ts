@@ -9,17 +9,17 @@ import { ApiError } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 
-/** One answer on its way. */
+/** An answer that is being written. */
 export interface Branch {
-  /** Takes the logits of the next token, valid during the call; returns the token to go on with, or none to end. */
+  /** Takes the logits of the next token, valid during the call; returns the token to continue with, or none to end. */
   next(logits: Float32Array): number | undefined;
 }
 
 /** A prompt and the answers to it. */
 export interface Job {
-  /** Token ids, at least one where there are branches. */
+  /** Token ids, at least one if there are branches. */
   readonly prompt: Uint32Array;
-  /** Where to begin; left out: at the beginning. It stays the caller's, who disposes it after the end. */
+  /** Where to begin; default: at the beginning. It stays the caller's, who disposes it after the end. */
   readonly session?: Session;
   /** Answers, each from the state after the prompt. None: the prompt is only read. */
   readonly branches: readonly Branch[];
@@ -33,16 +33,16 @@ export interface Job {
   readonly tokens: number;
 }
 
-/** A job that was taken in. */
+/** A job that was accepted. */
 interface Task {
   readonly job: Job;
   readonly resolve: (session: Session | undefined) => void;
   readonly reject: (reason: unknown) => void;
-  /** Reads the prompt; made when its turn comes. */
+  /** Reads the prompt; made when the first piece is read. */
   session?: Session;
-  /** Tokens of the prompt that were read. */
+  /** Number of tokens of the prompt that were read. */
   read: number;
-  /** Answers that are not finished. */
+  /** Number of answers that are not finished. */
   open: number;
   /** What `keep` asks for, once the answer is finished. */
   kept?: Session;
@@ -63,10 +63,10 @@ export class Scheduler {
   readonly #model: TransNormerLLM;
   readonly #limits: Limits;
   readonly #metrics: Metrics;
-  /** Made with the first answer, and anew after a failure. */
+  /** Made with the first answer, and again after a failure. */
   #batch: Batch | undefined;
   #waiting: Task[] = [];
-  /** Jobs whose prompt is being read, in turns. */
+  /** Jobs whose prompts are being read, one piece of each after another. */
   #reading: Task[] = [];
   #seats: Seat[] = [];
   #tokens = 0;
@@ -82,16 +82,16 @@ export class Scheduler {
     this.#metrics = metrics;
   }
 
-  /** Jobs that wait, are read, and answers that are written. */
+  /** Numbers of jobs that wait, of prompts that are being read, and of answers that are being written. */
   get load(): { waiting: number; reading: number; writing: number } {
     return { waiting: this.#waiting.length, reading: this.#reading.length, writing: this.#seats.length };
   }
 
   /**
-   * Takes jobs in, all or none.
+   * Accepts jobs, all or none.
    *
-   * @returns for each job its end: with `keep` the session, which has read the prompt and what its branch went on with
-   * @throws {ApiError} 429 when the queue is full or too many tokens are under way
+   * @returns for each job its end: with `keep` the session, which has read the prompt and the tokens that its branch continued with
+   * @throws {ApiError} 429 when the queue is full or too many tokens are in flight
    */
   enqueue(jobs: readonly Job[]): Promise<Session | undefined>[] {
     const { queue, totalTokens, batch } = this.#limits;
@@ -130,7 +130,7 @@ export class Scheduler {
     this.#batch?.dispose();
   }
 
-  /** Slots that no admitted job has or will take. */
+  /** Number of slots that no admitted job has or will take. */
   get #free(): number {
     return this.#reading.reduce((free, task) => free - slots(task), this.#limits.batch - this.#seats.length);
   }
@@ -142,7 +142,7 @@ export class Scheduler {
   #start(): void {
     this.#running ??= this.#run().finally(() => {
       this.#running = undefined;
-      if (this.#busy) this.#start(); // came while the last turn ended
+      if (this.#busy) this.#start(); // arrived while the last round ended
     });
   }
 
@@ -155,7 +155,7 @@ export class Scheduler {
     } while (this.#busy);
   }
 
-  /** Lets jobs in, in order, while there are slots for their answers. */
+  /** Admits jobs, in order, while there are slots for their answers. */
   #admit(): void {
     for (const task of this.#waiting) if (task.job.signal.aborted) this.#end(task, task.job.signal.reason);
     this.#waiting = this.#waiting.filter((task) => !task.ended);
@@ -165,8 +165,8 @@ export class Scheduler {
   }
 
   /**
-   * Reads pieces of prompts, in turns, until `limits.prefill` tokens are read: at most twice as many. Pieces begin and
-   * end at the same tokens whatever else goes on, so that an answer does not depend on it.
+   * Reads pieces of prompts, one of each after another, until `limits.prefill` tokens are read, or at most twice that.
+   * Pieces begin and end at the same tokens whatever else is read, so that an answer does not depend on the others.
    */
   async #readPrompts(): Promise<void> {
     let budget = this.#limits.prefill;
@@ -193,7 +193,7 @@ export class Scheduler {
     }
   }
 
-  /** Reads a piece; returns the logits after it, where it is the last and somebody goes on from it. */
+  /** Reads a piece; returns the logits after it if it is the last one and an answer begins there. */
   async #readPiece(task: Task, piece: Uint32Array): Promise<Float32Array | undefined> {
     if (piece.length === 0) return undefined;
     const { onPrompt, prompt, branches } = task.job;
@@ -206,7 +206,7 @@ export class Scheduler {
     return data.subarray(data.length - this.#model.config.vocabSize);
   }
 
-  /** Gives the answers of a job their first logits and, where they go on, slots. */
+  /** Gives the answers of a job their first logits and, if they continue, slots. */
   #seat(task: Task, logits: Float32Array): void {
     for (const branch of task.job.branches) {
       const token = branch.next(logits);
@@ -267,10 +267,10 @@ export class Scheduler {
     this.#seats = this.#seats.filter(({ task }) => !task.ended);
   }
 
-  /** The regular end of a task. */
+  /** Ends a task as planned. */
   #finish(task: Task): void {
     if (task.ended) return;
-    // A session that no branch went on from is still in the task's hands.
+    // A session that no branch continued is still the task's.
     const kept = task.job.keep ? task.kept ?? task.session ?? task.job.session : undefined;
     task.ended = true;
     this.#forget(task, kept);
@@ -285,14 +285,14 @@ export class Scheduler {
     task.reject(reason);
   }
 
-  /** Disposes a task's session, where it is neither the caller's nor to be kept. */
+  /** Disposes a task's session, unless it is the caller's or is to be kept. */
   #forget(task: Task, kept: Session | undefined): void {
     if (task.session !== task.job.session && task.session !== kept) task.session?.dispose();
     task.session = undefined;
   }
 }
 
-/** Slots that a task takes; while its prompt is read one at least. */
+/** Number of slots that a task takes; at least one while its prompt is read. */
 function slots(task: Task): number {
   return Math.max(1, task.job.branches.length);
 }

@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { pathToFileURL } from "node:url";
 import fc from "fast-check";
 import type { Backend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -6,6 +7,7 @@ import { PREFILL_TOKENS } from "../model/session.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
 import { assertClose, assertSameBits, eachBackend, relativeError, seeded } from "./harness.ts";
 import {
+  byteLevelJson,
   checkpoint,
   type ConfigJson,
   type Files,
@@ -349,7 +351,7 @@ eachBackend("tensors outside the layout are ignored, parameters without a place 
 });
 
 eachBackend("each tensor is needed, in its shape", async (backend) => {
-  const config = { ...SMALL, bias: true, norm_type: "layernorm" };
+  const config = { ...SMALL, bias: true, norm_type: "layernorm", tie_word_embeddings: false };
   const tensors = randomTensors(config, 3);
   for (const name of tensors.keys()) {
     const without = new Map(tensors);
@@ -441,6 +443,7 @@ eachBackend("missing files, wrong places", async (backend) => {
     }),
     (error: Error) => {
       assert.match(error.message, /config\.json must be readable: current value is "HTTP status 403"/);
+      assert(error.message.endsWith(", in https://models.test/small/"));
       assert(!error.message.includes("secret"));
       return true;
     },
@@ -530,15 +533,288 @@ eachBackend("forward gives the same bits every time, and rows do not touch each 
 
 eachBackend("a disposed model", async (backend) => {
   const model = await load(backend, checkpoint(SMALL, randomTensors(SMALL, 3)));
-  const session = model.session();
+  const session = model.session(), batch = model.batch(4), other = model.batch(2);
   session.prefill([1, 2]);
   session.step(3);
+  const slot = batch.join(session);
+  const bytes = await session.snapshot();
+  other.dispose();
   model.dispose();
   model.dispose();
-  assert.equal(backend.bytesInUse, 0, "sessions and their logits end with the model");
-  assert.throws(() => session.step(1), { name: "BackendError", reason: "disposed" });
-  assert.throws(() => model.forward([[1]]), { name: "BackendError", reason: "disposed" });
+  assert.equal(backend.bytesInUse, 0, "sessions, their logits and batches end with the model");
+  const over = {
+    name: "BackendError",
+    reason: "disposed",
+    message: /as the (model|session|batch) was disposed$/,
+  };
+  assert.throws(() => session.step(1), over);
+  assert.throws(() => session.fork(), over);
+  assert.throws(() => batch.join(session), over);
+  assert.throws(() => batch.step([slot], [1]), over);
+  assert.throws(() => batch.leave(slot), over);
+  assert.throws(() => model.forward([[1]]), over);
+  assert.throws(() => model.session(), over);
+  assert.throws(() => model.batch(1), over);
+  assert.throws(() => model.restore(bytes), over);
+  await assert.rejects(model.perplexity([1, 2]), over);
+  await assert.rejects(model.loglikelihood([1], [2]), over);
+  await assert.rejects(model.generate([1]).next(), over);
+  await assert.rejects(session.generate([1]).next(), over);
   session.dispose();
+  batch.dispose();
+  assert.equal(backend.bytesInUse, 0);
+});
+
+eachBackend("errors of loading say where, and which file", async (backend) => {
+  const files = checkpoint(SMALL, randomTensors(SMALL, 3));
+  const broken: [Files, RegExp][] = [
+    [{}, /must have config\.json/],
+    [{ ...files, "config.json": textFile("{") }, /config\.json must be JSON/],
+    [{ ...files, "config.json": textFile({ ...SMALL, vocab_size: 0 }) }, /vocab_size .*config\.json/],
+    [{ "config.json": files["config.json"] }, /model\.safetensors or model\.safetensors\.index\.json/],
+    [{ ...files, "model.safetensors": new Uint8Array(7) }, /readSafetensors .*model\.safetensors/],
+    [{ ...files, "tokenizer.json": textFile({}) }, /tokenizer\.json/],
+    [{ ...files, "generation_config.json": textFile([]) }, /generation_config\.json must hold an object/],
+    [
+      { ...files, "generation_config.json": textFile({ top_p: 2 }) },
+      /top_p must be above 0 and at most 1: current value is 2 \(generation_config\.json\)/,
+    ],
+  ];
+  for (const [files, message] of broken) {
+    const folder = await Deno.makeTempDir({ prefix: "levin 100% of " });
+    try {
+      for (const [name, bytes] of Object.entries(files)) await Deno.writeFile(`${folder}/${name}`, bytes);
+      const says = (where: string) => (error: Error) => {
+        assert(error instanceof RangeError || error instanceof TypeError, error.name);
+        assert.match(error.message, message);
+        assert(error.message.endsWith(`, in ${where}`), error.message);
+        return true;
+      };
+      await assert.rejects(TransNormerLLM.load(folder, { backend }), says(folder));
+      const url = pathToFileURL(folder);
+      await assert.rejects(TransNormerLLM.load(url, { backend }), says(`${url.href}/`));
+      const remote = { backend, fetch: serving(files) };
+      await assert.rejects(TransNormerLLM.load(`${SERVED}?key=secret`, remote), says(`${SERVED}/`));
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  }
+  await assert.rejects(TransNormerLLM.load("OpenNLPLab/TransNormerLLM-385M", { backend }), {
+    message:
+      "Cannot run TransNormerLLM.load as the checkpoint must have config.json: current value is undefined, " +
+      "in OpenNLPLab/TransNormerLLM-385M",
+  });
+  const file = await Deno.makeTempFile();
+  await assert.rejects(TransNormerLLM.load(file, { backend }), /must have config\.json/);
+  await Deno.remove(file);
+  assert.equal(backend.bytesInUse, 0);
+});
+
+eachBackend("folders with spaces and percent signs, as paths and as file: URLs", async (backend) => {
+  const folder = await Deno.makeTempDir({ prefix: "a b%20c#d é " });
+  try {
+    const files = checkpoint(SMALL, randomTensors(SMALL, 3));
+    for (const [name, bytes] of Object.entries(files)) await Deno.writeFile(`${folder}/${name}`, bytes);
+    const { href } = pathToFileURL(folder);
+    for (const location of [folder, href, `${href}/`, new URL(href)]) {
+      using model = await TransNormerLLM.load(location, { backend });
+      assert.equal(model.config.vocabSize, 23);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** A server that answers a request for an absent file in its own way. */
+function hostWith(files: Files, absent: (name: string) => Response): typeof fetch {
+  const get = serving(files);
+  return (input, init) => {
+    const name = new URL(input instanceof Request ? input.url : input).pathname.replace("/small/", "");
+    return Object.hasOwn(files, name) ? get(input, init) : Promise.resolve(absent(name));
+  };
+}
+
+const PAGE = "<!DOCTYPE html>\n<html><body>The app</body></html>";
+const hosts: [what: string, came: string | undefined, absent: () => Response][] = [
+  ["404", undefined, () => new Response("none", { status: 404 })],
+  ["410", "HTTP status 410", () => new Response("none", { status: 410 })],
+  ["403 of a bucket", "HTTP status 403", () => new Response("<Error>AccessDenied</Error>", { status: 403 })],
+  ["401 of a bucket", "HTTP status 401", () => new Response("", { status: 401 })],
+  ["a page", "an HTML page", () => new Response(PAGE, { headers: { "content-type": "text/html" } })],
+  [
+    "a page without a type",
+    "an HTML page",
+    () => new Response(new TextEncoder().encode(`\ufeff \n${PAGE.toLowerCase()}`)),
+  ],
+  ["a page behind a comment", "an HTML page", () => new Response(`<!-- build 7 -->${PAGE}`)],
+  [
+    "a sentence as a page",
+    "an HTML page",
+    () => new Response("<p>Not here</p>", { headers: { "content-type": "text/html; charset=utf-8" } }),
+  ],
+];
+
+for (const [what, came, absent] of hosts) {
+  eachBackend(`a host that says ${what} for what is absent`, async (backend) => {
+    const tensors = randomTensors(SMALL, 11);
+    const whole = checkpoint(SMALL, tensors);
+    const { "model.safetensors": shard, ...rest } = whole;
+    const index = textFile({
+      weight_map: Object.fromEntries([...tensors.keys()].map((name) => [name, "part.safetensors"])),
+    });
+    const sharded = { ...rest, "model.safetensors.index.json": index, "part.safetensors": shard };
+    for (const files of [whole, sharded]) {
+      using model = await TransNormerLLM.load(SERVED, { backend, fetch: hostWith(files, absent) });
+      assert.equal(model.tokenizer, undefined);
+      assert.deepEqual(model.sampling, {});
+    }
+    const { "part.safetensors": _, ...torn } = sharded;
+    for (const files of [{}, rest, torn]) {
+      await assert.rejects(
+        TransNormerLLM.load(SERVED, { backend, fetch: hostWith(files, absent) }),
+        (error: Error) => {
+          assert(error instanceof RangeError);
+          assert.match(error.message, /config\.json|model\.safetensors|part\.safetensors/);
+          if (came !== undefined) assert(error.message.includes(came), error.message);
+          return true;
+        },
+      );
+    }
+    assert.equal(backend.bytesInUse, 0);
+  });
+}
+
+eachBackend("what is no absence stays an error, also for optional files", async (backend) => {
+  const files = checkpoint(SMALL, randomTensors(SMALL, 11));
+  for (const status of [400, 429, 500, 503]) {
+    const get = hostWith(files, () => new Response("", { status }));
+    await assert.rejects(TransNormerLLM.load(SERVED, { backend, fetch: get }), {
+      message: new RegExp(`must be readable: current value is "HTTP status ${status}"`),
+    });
+  }
+  // A server that calls everything a page: what it sends counts.
+  const asPages: typeof fetch = async (input, init) => {
+    const response = await serving({ ...files, "chat_template.jinja": textFile("{{ messages }}") })(
+      input,
+      init,
+    );
+    return new Response(response.body, { status: response.status, headers: { "content-type": "text/html" } });
+  };
+  using model = await TransNormerLLM.load(SERVED, { backend, fetch: asPages });
+  assert.equal(model.config.layers, 2);
+});
+
+eachBackend("generation_config.json: more ends, and defaults of sampling", async (backend) => {
+  const tensors = randomTensors(SMALL, 3), options = { maxTokens: 30, seed: 2 };
+  const files = checkpoint({ ...SMALL, eos_token_id: 5 }, tensors);
+  const withGeneration = (json: unknown) => ({ ...files, "generation_config.json": textFile(json) });
+  using plain = await load(backend, checkpoint(SMALL, tensors));
+  const free = await tokens(plain, [1, 2], options);
+  const last = free[6], first = free.indexOf(last);
+  using ends = await load(backend, withGeneration({ eos_token_id: [last, 22, 5] }));
+  assert.deepEqual(ends.config.eosTokenIds, [5, ...[last, 22].filter((id) => id !== 5)]);
+  const answer = await Array.fromAsync(ends.generate([1, 2], options));
+  assert.deepEqual(answer.map(({ token }) => token), free.slice(0, first + 1));
+  assert.equal(answer.at(-1)!.finish, "eos");
+
+  const defaults = { temperature: 0.7, top_k: 4, top_p: 0.9, min_p: null, repetition_penalty: 1.3 };
+  using sampled = await load(backend, withGeneration({ ...defaults, do_sample: true, max_length: 20 }));
+  const spelled = { temperature: 0.7, topK: 4, topP: 0.9, repetitionPenalty: 1.3 };
+  assert.deepEqual(sampled.sampling, spelled);
+  using bare = await load(backend, files);
+  const more = { maxTokens: 20, seed: 9 };
+  assert.deepEqual(await tokens(sampled, [1, 2], more), await tokens(bare, [1, 2], { ...spelled, ...more }));
+  assert.deepEqual(
+    await tokens(sampled, [1, 2], { ...more, temperature: 0, repetitionPenalty: undefined }),
+    await tokens(bare, [1, 2], { ...spelled, ...more, temperature: 0 }),
+    "what the caller gives counts, undefined is not given",
+  );
+  using session = sampled.session();
+  const turn = await Array.fromAsync(session.generate([1, 2], more));
+  assert.deepEqual(turn.map(({ token }) => token), await tokens(sampled, [1, 2], more));
+  using greedy = await load(backend, withGeneration({ do_sample: false, temperature: 0.9, top_k: 0 }));
+  assert.deepEqual(greedy.sampling, { temperature: 0 });
+  assert.equal(greedy.fingerprint, bare.fingerprint, "how to sample is not what the model is");
+});
+
+eachBackend("chat_template.jinja wins over tokenizer_config.json", async (backend) => {
+  const config = { ...SMALL, vocab_size: 263 };
+  const files: Files = {
+    ...checkpoint(config, randomTensors(config, 3)),
+    "tokenizer.json": textFile(byteLevelJson()),
+  };
+  const template = async (more: Files) => {
+    using model = await load(backend, { ...files, ...more });
+    return model.tokenizer!.chatTemplate();
+  };
+  const jinja = textFile("{% for m in messages %}<|é|>{{ m.content }}{% endfor %}");
+  const inJson = textFile({ chat_template: "json", eos_token: "<|end|>" });
+  const named = textFile({
+    chat_template: [{ name: "default", template: "d" }, { name: "tool_use", template: "t" }],
+  });
+  assert.equal(await template({}), undefined);
+  assert.equal(await template({ "tokenizer_config.json": inJson }), "json");
+  assert.equal(await template({ "tokenizer_config.json": named }), "d");
+  const configs: Files[] = [{}, { "tokenizer_config.json": inJson }, { "tokenizer_config.json": named }];
+  for (const config of configs) {
+    const found = await template({ ...config, "chat_template.jinja": jinja });
+    assert.equal(found, new TextDecoder().decode(jinja));
+  }
+  using model = await load(backend, {
+    ...files,
+    "tokenizer_config.json": inJson,
+    "chat_template.jinja": jinja,
+  });
+  assert.equal(model.tokenizer!.config.eos_token, "<|end|>");
+});
+
+eachBackend("embeddings are tied where config.json does not say and there is no lm_head", async (backend) => {
+  const tied = randomTensors({ ...SMALL, tie_word_embeddings: true }, 8);
+  const both = randomTensors(SMALL, 8);
+  for (const given of [undefined, null, true]) {
+    const config = { ...SMALL, tie_word_embeddings: given as undefined };
+    for (const [tensors, isTied] of [[tied, true], [both, false]] as const) {
+      using model = await load(backend, checkpoint(config, tensors));
+      assert.equal(model.config.tieWordEmbeddings, isTied);
+      assert.equal(
+        model.parameterCount,
+        [...tensors.values()].reduce((sum, { data }) => sum + data.length, 0),
+      );
+      using logits = model.forward([[4, 5]]);
+      assertClose(await logits.data(), referenceLogits(config, tensors, [[4, 5]]), 1e-4);
+    }
+  }
+  await assert.rejects(
+    load(backend, checkpoint({ ...SMALL, tie_word_embeddings: false }, tied)),
+    /must hold "lm_head\.weight"/,
+  );
+});
+
+eachBackend("the fingerprint is of every byte of every weight", async (backend) => {
+  const config = { ...SMALL, vocab_size: 400 };
+  const seen = new Set<string>();
+  const fingerprint = async (tensors: Tensors, json: ConfigJson = config) => {
+    using model = await load(backend, checkpoint(json, tensors));
+    return model.fingerprint;
+  };
+  const base = await fingerprint(randomTensors(config, 5));
+  assert.match(base, /^[0-9a-f]{32}$/);
+  assert.equal(await fingerprint(randomTensors(config, 5)), base);
+  seen.add(base);
+  for (const name of randomTensors(config, 5).keys()) {
+    const { length } = randomTensors(config, 5).get(name)!.data;
+    for (const at of [0, 1, Math.floor(length / 3), length - 1]) {
+      const changed = randomTensors(config, 5), { data } = changed.get(name)!;
+      new Uint32Array(data.buffer)[at] ^= 1 << at % 23; // one bit of one element
+      seen.add(await fingerprint(changed));
+    }
+  }
+  const swapped = randomTensors(config, 5), { data } = swapped.get("lm_head.weight")!;
+  [data[0], data[4]] = [data[4], data[0]];
+  seen.add(await fingerprint(swapped));
+  seen.add(await fingerprint(randomTensors(config, 5), { ...config, linear_act_fun: "relu" }));
+  const count = [...randomTensors(config, 5).values()].length;
+  assert.equal(seen.size, 1 + 4 * count + 2);
 });
 
 eachBackend("loglikelihood and perplexity", async (backend) => {

@@ -6,7 +6,16 @@ import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { generateText, streamText } from "ai";
 import assert from "node:assert/strict";
 import OpenAI from "openai";
-import { assertError, serve, type Server, TEMPLATE, TEXT } from "./serve_setup.ts";
+import { textFile } from "./reference_model.ts";
+import {
+  assertError,
+  interceptPrompts,
+  interceptSteps,
+  serve,
+  type Server,
+  TEMPLATE,
+  TEXT,
+} from "./serve_setup.ts";
 
 const KEY = "a key";
 
@@ -204,32 +213,19 @@ Deno.test("the harness's log-likelihoods are the model's", async () => {
 Deno.test("of tokens that are equally likely one is greedy, and the generated entry counts the end of sequence", async () => {
   await using server = await serve();
   // All logits are 0: the greedy token is 0, and every token is as likely.
-  const { kernels } = server.model.backend;
-  const linear = kernels.linear;
-  kernels.linear = (x, weight, bias, residual, output) => {
-    linear.call(kernels, x, weight, bias, residual, output);
-    if (weight === server.model.weights.lmHead) {
-      server.model.backend.write(output, new Float32Array(output.size));
-    }
-  };
+  let logitOf = (_token: number) => 0;
+  const { vocab_size: width } = TEXT;
+  const replace = async (read: () => Promise<Float32Array>) =>
+    (await read()).map((_, i) => logitOf(i % width));
+  interceptPrompts(server.model, replace);
+  interceptSteps(server.model, replace);
   const [first, second] = await harnessLoglikelihood(server, [[5], [5]], [[0, 0], [0, 9]]);
   assert.equal(first.greedy, true);
   assert.equal(second.greedy, false);
   assert(Math.abs(first.logprob - second.logprob) < 1e-9);
-  kernels.linear = (x, weight, bias, residual, output) => {
-    linear.call(kernels, x, weight, bias, residual, output);
-    if (weight === server.model.weights.lmHead) {
-      const { vocab_size } = TEXT;
-      const logits = Float32Array.from(
-        { length: output.size },
-        (_, i) => i % vocab_size === 3 ? -Infinity : 0,
-      );
-      server.model.backend.write(output, logits);
-    }
-  };
+  logitOf = (token) => token === 3 ? -Infinity : 0;
   const [impossible] = await harnessLoglikelihood(server, [[5]], [[3]]);
   assert.deepEqual(impossible, { logprob: -9999, greedy: false });
-  kernels.linear = linear;
 });
 
 Deno.test("the harness's generations", async () => {
@@ -251,7 +247,7 @@ Deno.test("the harness's generations", async () => {
   assert.deepEqual(answer.choices.map(({ text }: any) => text), texts.map((text) => text.split(until)[0]));
 });
 
-Deno.test("a chat goes on in a session", async () => {
+Deno.test("a chat continues in a session", async () => {
   await using server = await listen();
   const ask = (content: string) =>
     server.ask("/v1/chat/completions", {
@@ -270,6 +266,113 @@ Deno.test("a chat goes on in a session", async () => {
   assert.equal(second.choices[0].message.content, await greedy(server, prompt, 6));
   assert.equal(second.session.tokens, prompt.length + 6);
   assert.equal(first.object, "chat.completion");
+});
+
+/** What a template makes of messages and tools, as the server tokenizes it. */
+async function rendered(server: Server, body: unknown): Promise<string> {
+  const { tokens } = await server.ask("/tokenize", body);
+  return server.model.tokenizer!.decode(tokens, { specialTokens: true });
+}
+
+Deno.test("tools and their calls reach the template", async () => {
+  const template = `{% for tool in tools or [] %}[{{ tool.function.name }}]{% endfor %}` +
+    `{% for message in messages %}<{{ message.role }}{% if message.name %} {{ message.name }}{% endif %}` +
+    `{% if message.tool_call_id %} of {{ message.tool_call_id }}{% endif %}>` +
+    // As many templates do it, which fail when there is no content to add.
+    `{{ '' + message.content }}` +
+    `{% for call in message.tool_calls or [] %}` +
+    `({{ call.id }} {{ call.function.name }} {{ call.function.arguments.city }} {{ call.function.arguments | tojson }})` +
+    `{% endfor %}{% if message.mood %}{{ message.mood }}{% endif %}{% endfor %}`;
+  const config = { chat_template: template };
+  await using server = await serve({}, TEXT, 1, { "tokenizer_config.json": textFile(config) });
+  const parameters = { type: "object", properties: { city: { type: "string" } } };
+  const tools = [{ type: "function" as const, function: { name: "weather", parameters } }];
+  const call = {
+    id: "call_1",
+    type: "function" as const,
+    function: { name: "weather", arguments: '{"city":"Oslo"}' },
+  };
+  const expected =
+    '[weather]<user Ann>Rain?<assistant>(call_1 weather Oslo {"city": "Oslo"})<tool of call_1>No.';
+  for (const silent of [{ content: null }, {}, { content: "" }]) {
+    const messages = [
+      { role: "user" as const, name: "Ann", content: "Rain?" },
+      { role: "assistant" as const, ...silent, tool_calls: [call] },
+      { role: "tool" as const, tool_call_id: "call_1", content: "No." },
+    ];
+    assert.equal(await rendered(server, { messages, tools }), expected);
+    const answer = await server.ask("/v1/chat/completions", {
+      messages,
+      tools,
+      max_tokens: 4,
+      temperature: 0,
+    });
+    assert.equal(
+      answer.choices[0].message.content,
+      await greedy(server, server.model.tokenizer!.encode(expected), 4),
+    );
+  }
+  const user = { role: "user", content: "Hi", mood: "glad" };
+  assert.equal(await rendered(server, { messages: [user], tools: [] }), "<user>Higlad");
+  const torn = { ...call, function: { name: "weather", arguments: '{"city":' } };
+  const messages = [{ role: "assistant", content: "So: ", tool_calls: [torn] }];
+  assert.equal(
+    await rendered(server, { messages }),
+    '<assistant>So: (call_1 weather  "{\\"city\\":")',
+    "what is not JSON stays text",
+  );
+  for (
+    const message of [
+      { role: "user", content: null },
+      { role: "user" },
+      { role: "assistant", content: null },
+      { role: "assistant" },
+      { role: "assistant", tool_calls: [] },
+      { role: "assistant", content: null, tool_calls: [{ id: "x" }] },
+      { role: "tool", tool_call_id: 7, content: "x" },
+    ]
+  ) {
+    const error = await assertError(await server.send("/v1/chat/completions", { messages: [message] }), 400);
+    assert.match(error.param!, /^messages/);
+  }
+});
+
+Deno.test("of several templates the one for the request is taken, and chat_template.jinja wins", async () => {
+  const body = { messages: [{ role: "user", content: "Hi" }] };
+  const tools = [{ type: "function", function: { name: "f" } }];
+  const named = (...names: string[]) =>
+    textFile({
+      chat_template: names.map((name) => ({ name, template: `${name}: {{ messages[0].content }}` })),
+    });
+  await using server = await serve({}, TEXT, 1, { "tokenizer_config.json": named("tool_use", "default") });
+  assert.equal(await rendered(server, body), "default: Hi");
+  assert.equal(await rendered(server, { ...body, tools }), "tool_use: Hi");
+  await using plain = await serve({}, TEXT, 1, { "tokenizer_config.json": named("default") });
+  assert.equal(await rendered(plain, { ...body, tools }), "default: Hi");
+  await using rag = await serve({}, TEXT, 1, { "tokenizer_config.json": named("rag") });
+  const { message } = await assertError(
+    await rag.send("/v1/chat/completions", body),
+    400,
+    "no_chat_template",
+  );
+  assert.match(message, /only rag/);
+  await using file = await serve({}, TEXT, 1, {
+    "tokenizer_config.json": named("default"),
+    "chat_template.jinja": new TextEncoder().encode("file: {{ messages[0].content }}"),
+  });
+  assert.equal(await rendered(file, body), "file: Hi");
+});
+
+Deno.test("what a template refuses, it tells the client", async () => {
+  const advice = "Conversation roles must alternate user/assistant/user/assistant/...";
+  const config = { chat_template: `{{ raise_exception('${advice}') }}` };
+  await using server = await serve({}, TEXT, 1, { "tokenizer_config.json": textFile(config) });
+  const body = { messages: [{ role: "user", content: "Hi" }] };
+  for (const path of ["/v1/chat/completions", "/tokenize"]) {
+    const { message, param } = await assertError(await server.send(path, body), 400, "template_error");
+    assert(message.includes(advice), message);
+    assert.equal(param, "messages");
+  }
 });
 
 Deno.test("a model without chat template or tokenizer says so", async () => {

@@ -1,6 +1,6 @@
 /**
  * `deno task load`: what the server carries on this machine, as a table. Everything runs on loopback and is bounded in
- * count and time. The server is a process of its own; this one is its clients.
+ * count and time. The server is another process; this one is its clients.
  *
  * @module
  */
@@ -17,8 +17,8 @@ const HELP = `Usage: deno task load [options]
   --parts <names>        streams, batching, memory, history, kills, hostile; separated by commas   all
   --model <folder>       checkpoint with a tokenizer                                     models/sotu
   --threads <n>          of the server; "auto": one per core                                    auto
-  --clients <n>          streaming clients at once                                                64
-  --seconds <n>          how long they go on                                                      60
+  --clients <n>          streaming clients                                                        64
+  --seconds <n>          how long they stream                                                     60
   --turns <n>            of one client and of all of them, to compare                             10
   --requests <n>         one after another, for memory                                         10000
   --history <n>          longest history of a session                                        1000000
@@ -147,7 +147,7 @@ function wait(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
-/** Clients that stream at once, each of which checks every answer. */
+/** Many streaming clients together, each of which checks every answer. */
 async function streams(count: number, duration: number): Promise<Row[]> {
   const asked = requests(count);
   const expected = await answers(asked);
@@ -168,7 +168,7 @@ async function streams(count: number, duration: number): Promise<Row[]> {
 }
 
 /**
- * The same requests one at a time and all at once, in turns, since other work on the machine comes and goes. Tokens are
+ * The same requests one at a time and all together, alternately, since other work on the machine varies. Tokens are
  * those that the server counts while all clients are at work: neither how they begin nor how they end is measured.
  */
 async function batching(count: number, turns: number): Promise<Row[]> {
@@ -224,7 +224,7 @@ async function batching(count: number, turns: number): Promise<Row[]> {
     };
     return [
       row("one request at a time", rate(one), "", true),
-      row(`${count} at once`, rate(all), "", true),
+      row(`${count} together`, rate(all), "", true),
       row(`batching, median of ${turns} turns`, times(gain), ">= 3 times", gain >= 3),
       row("batching, tokens per second of the server's computing", times(gainPerCpu), "", true),
       row("model alone: to read a prompt", `${ofModel("prompt").toFixed(1)} ms`, "", true),
@@ -298,7 +298,7 @@ async function memory(requests: number): Promise<Row[]> {
   });
 }
 
-/** The cost of going on with a session, by the length of what it has read. */
+/** The cost of continuing a session, by the length of what it has read. */
 async function history(longest: number): Promise<Row[]> {
   return await withServer(async (url) => {
     const found: Row[] = [];
@@ -341,7 +341,7 @@ async function kills(count: number): Promise<Row[]> {
     `sessions lost or torn, ${kills} times kill -9 within ${turns} writes`,
     `${lost.length}`,
     "0",
-    lost.length === 0 && turns > kills,
+    lost.length === 0 && turns >= kills,
   )];
 }
 

@@ -5,7 +5,7 @@
  */
 import assert from "node:assert/strict";
 import { setImmediate } from "node:timers/promises";
-import { createBackend } from "../mod.ts";
+import { createBackend, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, type Handler, type HandlerOptions } from "../serve/mod.ts";
 import {
@@ -20,7 +20,7 @@ import {
   textFile,
 } from "./reference_model.ts";
 
-/** As many ids as {@linkcode byteLevelJson} has tokens; its end, 261, is left out, so that answers have their length. */
+/** As many ids as {@linkcode byteLevelJson} has tokens. Its end, 261, is no end here: answers have their full length. */
 export const TEXT: ConfigJson = {
   ...SMALL,
   vocab_size: 263,
@@ -34,12 +34,38 @@ export const TEMPLATE =
   "{% for message in messages %}<{{ message.role }}>{{ message.content }}{{ eos_token }}{% endfor %}" +
   "{% if add_generation_prompt %}<assistant>{% endif %}";
 
-/** The files of a random model with a byte-level tokenizer. */
-export function textFiles(config: ConfigJson = TEXT, seed = 1): Files {
+/** The files of a random model with a byte-level tokenizer; `others` take the place of some. */
+export function textFiles(config: ConfigJson = TEXT, seed = 1, others: Files = {}): Files {
   return {
     ...checkpoint(config, randomTensors(config, seed)),
     "tokenizer.json": textFile(byteLevelJson()),
     "tokenizer_config.json": textFile({ eos_token: "<|end|>", chat_template: TEMPLATE }),
+    ...others,
+  };
+}
+
+/** The file of a tokenizer of words: `▁` stands for the space before one, and decoding drops the first. */
+export function wordsFile(): Files {
+  const letters = Array.from("abcdefghijklmnopqrstuvwxyz");
+  const pieces = [...letters, "▁", ...letters.map((letter) => `▁${letter}`)];
+  for (let i = 0; pieces.length < TEXT.vocab_size; i++) pieces.push(i % 3 === 0 ? `w${i}` : `▁w${i}`);
+  const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true };
+  return {
+    "tokenizer.json": textFile({
+      version: "1.0",
+      added_tokens: [],
+      normalizer: null,
+      pre_tokenizer: metaspace,
+      post_processor: null,
+      decoder: metaspace,
+      model: {
+        type: "BPE",
+        vocab: Object.fromEntries(pieces.map((piece, id) => [piece, id])),
+        merges: letters.map((letter) => ["▁", letter]),
+        unk_token: null,
+        byte_fallback: false,
+      },
+    }),
   };
 }
 
@@ -56,14 +82,18 @@ export interface Server extends AsyncDisposable {
   metric(name: string): Promise<number>;
 }
 
-/** Starts a handler. After its end nothing of it is left on the backend. */
+/** Starts a handler over {@linkcode textFiles}. After its end nothing of it is left on the backend. */
 export async function serve(
   options: Partial<HandlerOptions> = {},
   config: ConfigJson = TEXT,
   seed = 1,
+  others: Files = {},
 ): Promise<Server> {
   const backend = await createBackend({ prefer: "wasm" });
-  const model = await TransNormerLLM.load(SERVED, { backend, fetch: serving(textFiles(config, seed)) });
+  const model = await TransNormerLLM.load(SERVED, {
+    backend,
+    fetch: serving(textFiles(config, seed, others)),
+  });
   const weights = backend.bytesInUse;
   const handler = createHandler({ model, ...options });
   const key = options.apiKeys?.[0];
@@ -104,6 +134,46 @@ export async function until(condition: () => boolean | Promise<boolean>): Promis
   while (!await condition()) await setImmediate();
 }
 
+/** Gets logits, or whatever else a test wants them to be. */
+type Intercept = (read: () => Promise<Float32Array>) => Promise<Float32Array>;
+
+/** Puts something in the way of the logits of all batches that a model makes from now on, step by step. */
+export function interceptSteps(
+  model: TransNormerLLM,
+  intercept: Intercept,
+): void {
+  const newBatch = model.batch.bind(model);
+  model.batch = (size) => {
+    const batch = newBatch(size);
+    const step = batch.step.bind(batch);
+    batch.step = (...args) => intercepted(step(...args), intercept);
+    return batch;
+  };
+}
+
+/** {@linkcode interceptSteps} for the logits of prompts. */
+export function interceptPrompts(
+  model: TransNormerLLM,
+  intercept: Intercept,
+): void {
+  const newSession = model.session.bind(model);
+  model.session = () => {
+    const session = newSession();
+    const prefill = session.prefill.bind(session);
+    session.prefill = (...args) => intercepted(prefill(...args), intercept);
+    return session;
+  };
+}
+
+function intercepted(
+  logits: Tensor,
+  intercept: Intercept,
+): Tensor {
+  const read = logits.data.bind(logits);
+  logits.data = () => intercept(read);
+  return logits;
+}
+
 /** How far a model may decode: until a test says so, no answer comes to its end. */
 export interface Steps {
   /** Lets a number of decode steps pass; default: all of them from now on. */
@@ -117,22 +187,11 @@ export interface Steps {
 export function holdSteps(model: TransNormerLLM): Steps {
   let allowed = 0;
   let wake = Promise.withResolvers<void>();
-  const pass = async () => {
+  interceptSteps(model, async (read) => {
     while (allowed === 0) await wake.promise;
     allowed--;
-  };
-  const newBatch = model.batch.bind(model);
-  model.batch = (size) => {
-    const batch = newBatch(size);
-    const step = batch.step.bind(batch);
-    batch.step = (...args) => {
-      const logits = step(...args);
-      const data = logits.data.bind(logits);
-      logits.data = () => pass().then(data);
-      return logits;
-    };
-    return batch;
-  };
+    return await read();
+  });
   return {
     allow(count = Infinity) {
       allowed += count;
@@ -145,7 +204,7 @@ export function holdSteps(model: TransNormerLLM): Steps {
 /** The data of server-sent events, `[DONE]` included. */
 export async function* events(response: Response): AsyncGenerator<string> {
   assert.match(response.headers.get("content-type")!, /^text\/event-stream/);
-  // Not through a TextDecoderStream: of many clients at once its pipes cost more than all the rest.
+  // Not through a TextDecoderStream: for many clients its pipes cost more than all the rest.
   const decoder = new TextDecoder();
   let text = "";
   for await (const bytes of response.body!) {
@@ -159,7 +218,7 @@ export async function* events(response: Response): AsyncGenerator<string> {
   assert.equal(text, "");
 }
 
-/** Holds a response to an error in OpenAI's shape, without anything of the inside, and returns it. */
+/** Checks that a response is an error in OpenAI's shape, without internals, and returns it. */
 export async function assertError(
   response: Response,
   status: number | ((status: number) => boolean),
@@ -180,7 +239,7 @@ export async function assertError(
   return error as { message: string; type: string; param: string | null; code: string | null };
 }
 
-/** Bodies that no completion is to come of: torn, huge, deep, of the wrong types, out of range. */
+/** Bodies that must not lead to a completion: cut off, huge, deep, of the wrong types, out of range. */
 export function hostileBodies(
   { vocabSize, bodyBytes }: { vocabSize: number; bodyBytes: number },
 ): (string | Uint8Array<ArrayBuffer>)[] {

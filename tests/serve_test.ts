@@ -5,8 +5,21 @@ import { createStorage, type Storage } from "unstorage";
 import memory from "unstorage/drivers/memory";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { Checksum } from "../model/checksum.ts";
 import { createHandler } from "../serve/mod.ts";
-import { assertError, events, holdSteps, hostileBodies, serve, TEXT, until } from "./serve_setup.ts";
+import { SessionStore } from "../serve/sessions.ts";
+import { byteLevelJson, textFile } from "./reference_model.ts";
+import {
+  assertError,
+  events,
+  holdSteps,
+  hostileBodies,
+  interceptSteps,
+  serve,
+  TEXT,
+  until,
+  wordsFile,
+} from "./serve_setup.ts";
 
 const COMPLETIONS = "/v1/completions";
 const GREEDY = { temperature: 0, max_tokens: 12 };
@@ -179,6 +192,100 @@ Deno.test("offsets are places in the text, also where the tokenizer adds a token
   await handler.close();
 });
 
+Deno.test("an answer keeps the space of its first word, after a prompt and after each turn of a session", async () => {
+  await using server = await serve({}, TEXT, 2, wordsFile());
+  const { model, ask } = server;
+  const tokenizer = model.tokenizer!;
+  const prompt = "the state of the", ids = tokenizer.encode(prompt);
+  const tokens = (await Array.fromAsync(model.generate(ids, { temperature: 0, maxTokens: 12 })))
+    .map(({ token }) => token);
+  const whole = tokenizer.decode([...ids, ...tokens]), answer = whole.slice(prompt.length);
+  assert.match(answer, /^ w\d+.* w\d+/, "the first word of the answer, and others, begin with a space");
+
+  for (const given of [prompt, ids]) {
+    const [alone, echoed] = [
+      (await ask(COMPLETIONS, { prompt: given, ...GREEDY })).choices[0],
+      (await ask(COMPLETIONS, { prompt: given, ...GREEDY, echo: true, logprobs: 3 })).choices[0],
+    ];
+    assert.equal(alone.text, answer);
+    assert.equal(echoed.text, whole);
+    const { text_offset, tokens: names, top_logprobs } = echoed.logprobs;
+    assert.equal(names.join("").trimStart(), whole);
+    for (let t = 1; t < names.length; t++) {
+      assert.equal(whole.slice(text_offset[t], text_offset[t] + names[t].length), names[t]);
+      assert(Object.keys(top_logprobs[t]).length >= 3, "no two tokens have one name");
+    }
+  }
+
+  const turns = [];
+  for (let turn = 0; turn < tokens.length; turn++) {
+    const body = { prompt: turn === 0 ? prompt : "", max_tokens: 1, temperature: 0, session: "s" };
+    turns.push((await ask(COMPLETIONS, body)).choices[0].text);
+  }
+  assert.equal(turns.join(""), answer);
+});
+
+Deno.test("offsets are places in a text that begins with spaces", async () => {
+  await using server = await serve({}, TEXT, 2, wordsFile());
+  const prompt = " the cat", body = { prompt, max_tokens: 0, echo: true, logprobs: 0 };
+  const { text, logprobs } = (await server.ask(COMPLETIONS, body)).choices[0];
+  assert.equal(text, prompt);
+  logprobs.tokens.forEach((name: string, t: number) => {
+    const place = prompt.slice(logprobs.text_offset[t]).trimStart();
+    assert(place.startsWith(name.trimStart()), `${name} is not at ${logprobs.text_offset[t]}`);
+  });
+});
+
+Deno.test("a stop string that is the name of a special token stops by its id", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  const json = byteLevelJson();
+  const [special] = json.added_tokens as { id: number; content: string; special: boolean }[];
+  json.added_tokens = [{ ...special, id: greedy[3], content: "<|turn|>" }];
+  await using server = await serve({}, TEXT, 1, { "tokenizer.json": textFile(json) });
+  const end = greedy.indexOf(greedy[3]);
+  for (const stop of ["<|turn|>", ["never", "<|turn|>"]]) {
+    const answer = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop, session: `${stop}` });
+    assert.equal(answer.choices[0].finish_reason, "stop");
+    assert.equal(answer.choices[0].text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+    assert.equal(answer.usage.completion_tokens, end + 1);
+    assert.equal(answer.session.tokens, server.model.tokenizer!.encode("hello").length + end);
+  }
+  const { usage } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY });
+  assert.equal(usage.completion_tokens, 12, "nothing else stops there");
+  const body = { prompt: "hello", max_tokens: end + 1, temperature: 0, session: "length" };
+  const { choices: [choice], session } = await server.ask(COMPLETIONS, body);
+  assert.equal(choice.finish_reason, "length");
+  const read = server.model.tokenizer!.encode("hello").length;
+  assert.equal(session.tokens, read + end + 1, "a special token that stops nothing is one like any other");
+});
+
+Deno.test("generation_config.json says how to sample and where to end, unless the request does", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  const json = { eos_token_id: [greedy[5], 262], temperature: 1.5, top_k: 1 };
+  await using server = await serve({}, TEXT, 1, { "generation_config.json": textFile(json) });
+  const end = greedy.indexOf(greedy[5]);
+  for (const body of [{}, { top_k: null, temperature: null }]) { // with one candidate the likeliest is drawn
+    const { choices: [choice], usage } = await server.ask(COMPLETIONS, {
+      prompt: "hello",
+      ...body,
+      max_tokens: 12,
+    });
+    assert.equal(choice.text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+    assert.equal(choice.finish_reason, "stop");
+    assert.equal(usage.completion_tokens, end + 1);
+  }
+  const drawn = { prompt: "hello", max_tokens: 1, n: 40, seed: 3, top_k: -1, logprobs: 0 };
+  const { choices } = await server.ask(COMPLETIONS, drawn);
+  // deno-lint-ignore no-explicit-any -- see Server.ask
+  assert(new Set(choices.map((choice: any) => choice.logprobs.tokens[0])).size > 5, "-1 asks for all tokens");
+});
+
 Deno.test("a stream is the whole answer in pieces", async () => {
   await using server = await serve();
   for (
@@ -205,6 +312,7 @@ Deno.test("a stream is the whole answer in pieces", async () => {
     const { choices: none, usage } = chunks.pop();
     assert.deepEqual(none, []);
     assert.deepEqual(usage, whole.usage);
+    for (const chunk of chunks) assert.equal(chunk.usage, null);
     for (const choice of whole.choices) {
       // deno-lint-ignore no-explicit-any -- see Server.ask
       const own: any[] = chunks.map(({ choices }) => choices[0]).filter(({ index }) =>
@@ -352,19 +460,17 @@ Deno.test("a request that takes too long is ended, whole and streamed", async ()
   assert.equal(await server.metric("levin_writing"), 0);
 });
 
-Deno.test("a failure ends the requests of its step, and the server goes on", async () => {
+Deno.test("a failure ends the requests of its step, and the server continues", async () => {
   await using server = await serve();
-  const { kernels } = server.model.backend;
-  const multiply = kernels.multiply;
-  let calls = 0;
+  let steps = 0;
+  interceptSteps(server.model, (read) => {
+    if (++steps === 20) return Promise.reject(new Error("secret of the inside"));
+    return read();
+  });
   const logged: unknown[] = [];
   const log = console.error;
   console.error = (...args) => logged.push(...args);
   try {
-    kernels.multiply = (...args) => {
-      if (++calls === 20) throw new Error("secret of the inside");
-      return multiply.apply(kernels, args);
-    };
     const responses = await Promise.all(
       [1, 2].map(() => server.send(COMPLETIONS, { prompt: "a", max_tokens: 30 })),
     );
@@ -373,7 +479,6 @@ Deno.test("a failure ends the requests of its step, and the server goes on", asy
     }
   } finally {
     console.error = log;
-    kernels.multiply = multiply;
   }
   assert(
     logged.some((error) => String(error).includes("secret of the inside")),
@@ -384,7 +489,7 @@ Deno.test("a failure ends the requests of its step, and the server goes on", asy
 
 // ---------------------------------------------------------------------------------------------------------- sessions
 
-Deno.test("a session goes on as if all of it were one prompt, and reads nothing twice", async () => {
+Deno.test("a session continues as if all of it were one prompt, and reads nothing twice", async () => {
   await using server = await serve();
   const { model, ask } = server;
   const session = "my session";
@@ -454,7 +559,7 @@ Deno.test("an answer that is told to stop ends with its next token, which the se
   assert.deepEqual(await stop(), { id: "s", stopped: false });
 });
 
-Deno.test("many requests on many sessions at once are each in order", async () => {
+Deno.test("many requests on many sessions together are each in order", async () => {
   await using server = await serve();
   const run = async (session: string, i: number) => {
     const texts = [];
@@ -583,7 +688,7 @@ Deno.test("sessions that expired are forgotten, also in the store", async () => 
   using time = clock();
   const { storage, keys } = strictStore(10 ** 6);
   await using server = await serve({ storage, limits: { sessionSeconds: 60 } });
-  const body = { prompt: "a", max_tokens: 3, session: "s" };
+  const body = { prompt: "a", max_tokens: 3, temperature: 0, session: "s" };
   await server.ask(COMPLETIONS, body);
   time.forward(59);
   assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 8);
@@ -632,6 +737,168 @@ Deno.test("what another process did to a session is noticed", async () => {
   await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
 });
 
+Deno.test("bad records in the store stop nobody, and are put away when two sweeps have seen them", async () => {
+  const { storage, values, keys } = strictStore(10 ** 6);
+  await using server = await serve({ storage });
+  const body = { prompt: "a", ...GREEDY, session: "s" };
+  await server.ask(COMPLETIONS, body);
+  const [name, bytes] = [...values].find(([key]) => /:[ab]$/.test(key))!;
+  const head = JSON.parse(new TextDecoder().decode(bytes).slice(8));
+  const sealed = (text: string) => new Checksum().text(text).hex() + text;
+  const bad = [
+    "00000000",
+    "",
+    "x",
+    sealed("null"),
+    sealed("{}"),
+    sealed('{"a":'),
+    ...[
+      { format: 2 },
+      { version: 1e300 },
+      { version: 0 },
+      { version: "1" },
+      { write: "../../x" },
+      { write: null },
+      { chunkBytes: 0 },
+      { chunkBytes: -1 },
+      { bytes: 3e6, chunkBytes: 1 },
+      { bytes: -1 },
+      { bytes: 1e300 },
+      { pending: Array.from({ length: 5000 }, () => 1) },
+      { pending: ["a"] },
+      { pending: [-1] },
+      { tokens: 1.5 },
+      { expires: 1e300 },
+      { expires: null },
+      { checksum: 7 },
+    ].map((fields) => sealed(JSON.stringify({ ...head, ...fields }))),
+  ];
+  const other = name.replace(/.$/, (letter) => letter === "a" ? "b" : "a");
+  for (const text of bad) {
+    for (const [key] of values) values.delete(key);
+    for (const key of [name, other]) values.set(key, new TextEncoder().encode(text));
+    await assertError(await server.send("/v1/sessions/s"), 404, "session_not_found");
+    const before = await server.metric("levin_quarantined_total");
+    await server.handler.sweep();
+    assert.equal(keys().filter((key) => key.startsWith("sessions:")).length, 2, "they may still be written");
+    await server.handler.sweep();
+    assert.deepEqual(keys().sort(), [`quarantine:${name}`, `quarantine:${other}`].sort(), text.slice(0, 80));
+    assert.equal(await server.metric("levin_quarantined_total") - before, 2);
+    for (const key of [name, other]) values.set(key, new TextEncoder().encode(text));
+    assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 13, "it begins anew");
+    assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 26);
+  }
+  // A head that says more than is there takes no memory for it, and a damaged session can be deleted.
+  values.clear();
+  const vast = sealed(JSON.stringify({ ...head, bytes: 2 ** 40, chunkBytes: 2 ** 30 }));
+  values.set(name, new TextEncoder().encode(vast));
+  await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
+  const remove = () => server.handler(new Request("http://localhost/v1/sessions/s", { method: "DELETE" }));
+  assert.equal((await remove()).status, 200);
+  assert.deepEqual(keys(), []);
+});
+
+Deno.test("a store that fails keeps nobody's other sessions from being swept", async () => {
+  using time = clock();
+  const { storage, keys } = strictStore(10 ** 6);
+  const getItemRaw = storage.getItemRaw.bind(storage);
+  let broken: string | undefined = "";
+  storage.getItemRaw = ((key: string) => {
+    if (broken !== undefined && key.startsWith(broken)) {
+      return Promise.reject(new Error("the disk is broken"));
+    }
+    return getItemRaw(key);
+  }) as typeof storage.getItemRaw;
+  broken = undefined;
+  await using server = await serve({ storage, limits: { sessionSeconds: 60 } });
+  for (const session of ["s", "t"]) await server.ask(COMPLETIONS, { prompt: "a", ...GREEDY, session });
+  time.forward(61);
+  const [first] = keys().map((key) => key.split(":").slice(0, 2).join(":"));
+  broken = first;
+  const log = console.error;
+  const logged: unknown[] = [];
+  console.error = (...args) => logged.push(...args);
+  try {
+    await server.handler.sweep();
+    storage.getKeys = () => Promise.reject(new Error("the disk is gone"));
+    await server.handler.sweep();
+  } finally {
+    console.error = log;
+  }
+  assert.equal(logged.length, 2);
+  assert(keys().length > 0 && keys().every((key) => key.startsWith(first)), "the other one was swept");
+});
+
+Deno.test("a session whose state is NaN says so until it is deleted", async () => {
+  const { storage } = strictStore(10 ** 6);
+  await using server = await serve({ storage });
+  const { model } = server;
+  using session = model.session();
+  session.prefill([1, 2, 3]).dispose();
+  model.backend.write(session.states[0], new Float32Array(session.states[0].size).fill(NaN));
+  {
+    using lease = await new SessionStore(storage, { valueBytes: 10 ** 6, sessionSeconds: 60 }).open(
+      "everybody",
+      "s",
+    );
+    await lease.save({ snapshot: await session.snapshot(), pending: [], tokens: 3 });
+  }
+  for (const stream of [false, true]) {
+    const response = await server.send(COMPLETIONS, { prompt: "a", max_tokens: 2, session: "s", stream });
+    if (stream) {
+      assert.equal(JSON.parse((await Array.fromAsync(events(response)))[0]).error.code, "session_damaged");
+    } else await assertError(response, 409, "session_damaged");
+  }
+  const remove = new Request("http://localhost/v1/sessions/s", { method: "DELETE" });
+  assert.equal((await server.handler(remove)).status, 200);
+  assert.equal((await server.ask(COMPLETIONS, { prompt: "a", ...GREEDY, session: "s" })).session.tokens, 13);
+});
+
+Deno.test("sealed sessions are continued by servers with the secret, under their own name, and by no others", async () => {
+  const { storage, values } = strictStore(10 ** 6);
+  const body = { prompt: "a", ...GREEDY, session: "s" };
+  await using server = await serve({ storage, sessionSecret: "one" });
+  assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 13);
+  const written = [...values];
+  await using same = await serve({ storage, sessionSecret: "one" });
+  assert.equal((await same.ask("/v1/sessions/s")).tokens, 13);
+  for (const sessionSecret of ["two", undefined]) {
+    await using other = await serve({ storage, sessionSecret });
+    await assertError(await other.send("/v1/sessions/s"), 404);
+  }
+  // The records of a session, put where another's would be.
+  await server.ask(COMPLETIONS, { ...body, session: "t" });
+  const keyOf = (key: string) => key.split(":")[1];
+  const own = keyOf(written[0][0]);
+  const others = [...values.keys()].find((key) => keyOf(key) !== own)!;
+  for (const [key] of [...values]) if (keyOf(key) !== own) values.delete(key);
+  for (const [key, value] of written) values.set(key.replace(own, keyOf(others)), value);
+  await assertError(await server.send("/v1/sessions/t"), 404);
+  // A snapshot with a checksum that fits, but not written by the server.
+  const [chunk, bytes] = written.find(([key]) => key.endsWith(":0"))!;
+  values.set(chunk, withSameChecksum(bytes));
+  assert.equal((await server.ask("/v1/sessions/s")).tokens, 13);
+  await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
+  for (const sessionSecret of ["", 7]) {
+    assert.throws(
+      () => createHandler({ model: server.model, sessionSecret: sessionSecret as string }),
+      TypeError,
+    );
+  }
+});
+
+/** Other bytes with the same CRC-32: its polynomial is added to them. */
+function withSameChecksum(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const forged = Uint8Array.from(bytes);
+  // Bit n of the polynomial x^32 + … + 1, lowest power last; CRC-32 takes bits from the lowest of each byte.
+  for (const power of [32, 26, 23, 22, 16, 12, 11, 10, 8, 7, 5, 4, 2, 1, 0]) {
+    const bit = 800 + 32 - power;
+    forged[bit >> 3] ^= 1 << (bit & 7);
+  }
+  assert.equal(new Checksum().bytes(forged).hex(), new Checksum().bytes(bytes).hex());
+  return forged;
+}
+
 Deno.test("what a turn reads and stores does not depend on the length of the history", async () => {
   const { storage, traffic } = strictStore(10 ** 6);
   await using server = await serve({ storage, limits: { requestTokens: 2 ** 21 } });
@@ -640,9 +907,10 @@ Deno.test("what a turn reads and stores does not depend on the length of the his
     const session = `history of ${length}`;
     const prompt = Array.from({ length }, (_, t) => t * t % 251);
     await server.ask(COMPLETIONS, { prompt, max_tokens: 0, session });
-    await server.ask(COMPLETIONS, { prompt: "next", max_tokens: 8, session });
+    const turn = { prompt: "next", max_tokens: 8, temperature: 0, session };
+    await server.ask(COMPLETIONS, turn);
     const [tokens, bytes] = [await server.metric("levin_prompt_tokens_total"), traffic()];
-    const answer = await server.ask(COMPLETIONS, { prompt: "next", max_tokens: 8, session });
+    const answer = await server.ask(COMPLETIONS, turn);
     assert.equal(answer.session.tokens, length + 2 * 12);
     costs.push({
       tokens: await server.metric("levin_prompt_tokens_total") - tokens,
@@ -690,7 +958,7 @@ Deno.test("keys open the door, and nothing else does", async () => {
   for (const path of ["/health", "/ready"]) {
     assert.equal((await server.handler(new Request(`http://localhost${path}`))).status, 200);
   }
-  for (const apiKeys of [[], [""], [7], "key"]) {
+  for (const apiKeys of [[], [""], [7], "key", ["first key "], ["\tfirst key"]]) {
     assert.throws(
       () => createHandler({ model: server.model, apiKeys: apiKeys as string[] }),
       (error: Error) => {
@@ -700,11 +968,28 @@ Deno.test("keys open the door, and nothing else does", async () => {
   }
 });
 
+Deno.test("a model whose name has slashes is found, escaped or not", async () => {
+  const name = "owner/a model 100%";
+  await using server = await serve({ name });
+  for (const path of [encodeURIComponent(name), "owner/a%20model%20100%25", encodeURI(name)]) {
+    assert.equal((await server.ask(`/v1/models/${path}`)).id, name);
+  }
+  assert.equal((await server.ask("/v1/models")).data[0].id, name);
+  for (const other of ["owner", "owner/", "a%20model", "owner%2Fother", "owner/a%20model%20100%25/more"]) {
+    await assertError(await server.send(`/v1/models/${other}`), 404, "model_not_found");
+  }
+  assert.equal((await server.ask(COMPLETIONS, { model: name, prompt: "a", max_tokens: 1 })).model, name);
+});
+
 Deno.test("pages of other origins are let in only where configured", async () => {
   const headers = { origin: "https://a.example" };
   const preflight = new Request(`http://localhost${COMPLETIONS}`, {
     method: "OPTIONS",
-    headers: { ...headers, "access-control-request-method": "POST" },
+    headers: {
+      ...headers,
+      "access-control-request-method": "POST",
+      "access-control-request-headers": "authorization,content-type,x-stainless-os,x-of-tomorrow",
+    },
   });
   await using closed = await serve();
   assert.equal(
@@ -720,8 +1005,69 @@ Deno.test("pages of other origins are let in only where configured", async () =>
   const response = await open.handler(preflight);
   assert.equal(response.status, 204);
   assert.equal(response.headers.get("access-control-allow-origin"), "https://a.example");
+  const asked = preflight.headers.get("access-control-request-headers");
+  assert.equal(response.headers.get("access-control-allow-headers"), asked);
+  // Pages may read errors too, and when to come back.
+  const refused = await open.send("/v1/models", undefined, { ...headers, authorization: "Bearer wrong" });
+  assert.equal(refused.status, 401);
+  assert.equal(refused.headers.get("access-control-allow-origin"), "https://a.example");
+  assert.equal(refused.headers.get("access-control-expose-headers"), "Retry-After");
+  await using all = await serve({ cors: ["*"], apiKeys: ["k"] });
+  assert.equal(
+    (await all.send("/v1/models", undefined, headers)).headers.get("access-control-allow-origin"),
+    "*",
+  );
   const other = await open.send("/v1/models", undefined, { origin: "https://b.example" });
   assert.equal(other.headers.get("access-control-allow-origin"), null);
+});
+
+Deno.test("without keys, pages of other origins and other names of the machine are refused", async () => {
+  const body = { prompt: "a", max_tokens: 1 };
+  const json = { "content-type": "application/json" };
+  const from = (origin: string, more = {}) => ({ ...json, origin, ...more });
+  await using server = await serve({ cors: ["https://a.example"], hosts: ["Levin.example"] });
+  const steps = () => server.metric("levin_completion_tokens_total");
+  for (const origin of ["https://b.example", "http://localhost:8001", "https://a.example.evil", "null"]) {
+    await assertError(await server.send(COMPLETIONS, body, from(origin)), 403, "origin_not_allowed");
+  }
+  // A page without permission can send only what forms send; a page with it has to say what it sends.
+  for (
+    const type of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"]
+  ) {
+    const headers = from("https://a.example", { "content-type": type });
+    await assertError(await server.send(COMPLETIONS, body, headers), 415, "unsupported_media_type");
+  }
+  assert.equal(await steps(), 0, "nothing was computed");
+  const welcome = [
+    from("https://a.example"),
+    from("http://localhost"),
+    from("https://behind.a.proxy", { "sec-fetch-site": "same-origin" }),
+    from("http://localhost", { "content-type": "application/json; charset=utf-8" }),
+    {},
+  ];
+  for (const headers of welcome) await server.ask(COMPLETIONS, body, headers);
+  assert.equal(await steps(), welcome.length);
+
+  const get = (url: string) => server.handler(new Request(url));
+  for (const url of ["http://evil.example/v1/models", "http://levin.example.evil:8000/v1/models"]) {
+    await assertError(await get(url), 403, "host_not_allowed");
+  }
+  for (const host of ["localhost", "a.localhost:1", "127.0.0.1:8000", "[::1]:8000", "levin.example:8000"]) {
+    assert.equal((await get(`http://${host}/v1/models`)).status, 200, host);
+  }
+  // A page must open wherever a link leads; health is for the host.
+  assert.equal((await get("http://evil.example/health")).status, 200);
+  await using open = await serve();
+  assert.equal((await open.handler(new Request("http://edge.example/v1/models"))).status, 200);
+  // A key says enough.
+  await using keyed = await serve({ apiKeys: ["k"] });
+  await keyed.ask(COMPLETIONS, body, from("app://editor"));
+  for (const hosts of [["a:80"], ["http://a"], [""], [7]]) {
+    assert.throws(
+      () => createHandler({ model: open.model, hosts: hosts as string[] }),
+      /hosts must be names/,
+    );
+  }
 });
 
 Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
@@ -739,10 +1085,68 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
     }
   }
   await assertError(await server.send("/nowhere", {}), 404, "not_found");
-  await assertError(await server.send(COMPLETIONS), 404);
+  await assertError(await server.send(COMPLETIONS), 405, "method_not_allowed");
   await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
   assert.equal(await server.metric("levin_writing"), 0);
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
+});
+
+Deno.test("work is counted before it is done", async () => {
+  await using server = await serve({ limits: { requestTokens: 10_000, bodyBytes: 10 ** 7 } });
+  const many = <T>(count: number, value: T) => Array.from({ length: count }, () => value);
+  const refused = async (path: string, body: unknown, param: string) => {
+    const error = await assertError(await server.send(path, body), 400);
+    assert.equal(error.param, param);
+    assert(error.message.length < 300, error.message);
+  };
+  const ids = many(9_999, 1);
+  const message = { role: "user", content: "Hi" };
+  for (
+    const body of [
+      { prompt: many(10 ** 6, "") },
+      { prompt: many(10 ** 6, [1]) },
+      { prompt: many(129, "a") },
+      { prompt: many(10 ** 6, 1) },
+      { prompt: [...ids, -1] },
+      { prompt: [...ids, "a"] },
+      { prompt: many(2, many(6_000, 1)) },
+      { prompt: many(6_000, 1), n: 2, max_tokens: 1 }, // each choice has the prompt
+    ]
+  ) await refused(COMPLETIONS, body, "prompt");
+  await refused(COMPLETIONS, { prompt: many(3_000, 1), max_tokens: 0, echo: true, logprobs: 4 }, "logprobs");
+  await refused(COMPLETIONS, { prompt: "a", max_tokens: 500, logprobs: 20 }, "logprobs");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, message) }, "messages");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, 7) }, "messages");
+  await refused("/v1/chat/completions", { messages: [message], tools: many(10 ** 5, {}) }, "tools");
+  await refused("/detokenize", { tokens: many(10 ** 6, 1) }, "tokens");
+  await refused("/detokenize", { tokens: [...ids, "a"] }, "tokens");
+  for (const stop of [many(129, "x"), many(10 ** 6, 7), "x".repeat(1025), ["x".repeat(1025)]]) {
+    const error = await assertError(await server.send(COMPLETIONS, { prompt: "a", stop }), 400);
+    assert.match(error.param!, /^stop/);
+  }
+  assert.equal(await server.metric("levin_prompt_tokens_total"), 0);
+  const { choices } = await server.ask(COMPLETIONS, {
+    prompt: ids,
+    max_tokens: 1,
+    stop: many(128, "x".repeat(1024)),
+  });
+  assert.equal(choices.length, 1);
+});
+
+Deno.test("answers are neither kept nor taken for anything but what they are", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/models", "/metrics", "/health", "/nowhere", "/"]) {
+    const { headers, body } = await server.send(path);
+    await body?.cancel();
+    assert.equal(headers.get("x-content-type-options"), "nosniff", path);
+    assert.equal(headers.get("cache-control"), path === "/" ? "no-cache" : "no-store", path);
+  }
+  for (const stream of [false, true]) {
+    const response = await server.send(COMPLETIONS, { prompt: "a", max_tokens: 1, stream });
+    assert.equal(response.headers.get("cache-control"), "no-store");
+    assert.equal(response.headers.get("connection"), null);
+    await response.text();
+  }
 });
 
 Deno.test("any JSON at all gets an answer or a 4xx", async () => {
@@ -794,7 +1198,7 @@ Deno.test("ready when the model is, and not before", async () => {
   }
 });
 
-Deno.test("options that are wrong are refused at once", async () => {
+Deno.test("options that are wrong are refused immediately", async () => {
   await using server = await serve();
   const { model } = server;
   assert.throws(() => createHandler({ model: undefined as never }), /model must be a TransNormerLLM/);
@@ -837,4 +1241,39 @@ Deno.test("metrics count what happened", async () => {
   assert.equal(await server.metric("levin_batch_size_count"), 4);
   assert.equal(await server.metric("levin_batch_size_sum"), 8);
   assert(await server.metric("levin_state_bytes") > 0);
+});
+
+Deno.test("a wrong method gets 405 and the right ones, on every route", async () => {
+  await using server = await serve();
+  const methods = {
+    "/v1/completions": "POST",
+    "/v1/chat/completions": "POST",
+    "/tokenize": "POST",
+    "/detokenize": "POST",
+    "/v1/sessions/mine/stop": "POST",
+    "/v1/sessions/mine": "GET, HEAD, DELETE",
+    "/v1/models": "GET, HEAD",
+    "/v1/models/levin": "GET, HEAD",
+    "/tokenizer_info": "GET, HEAD",
+    "/health": "GET, HEAD",
+    "/ready": "GET, HEAD",
+    "/metrics": "GET, HEAD",
+    "/": "GET, HEAD",
+  };
+  for (const [path, allowed] of Object.entries(methods)) {
+    for (const method of ["GET", "POST", "PUT", "DELETE"]) {
+      if (allowed.split(", ").includes(method)) continue;
+      const response = await server.handler(new Request(`http://localhost${path}`, { method }));
+      assert.equal(response.headers.get("allow"), allowed, `${method} ${path}`);
+      await assertError(response, 405, "method_not_allowed");
+    }
+  }
+});
+
+Deno.test("clients of the Responses API learn what to use", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/responses", "/v1/responses/resp_1"]) {
+    const { message } = await assertError(await server.send(path, {}), 404, "unsupported_endpoint");
+    assert.match(message, /use \/v1\/chat\/completions/);
+  }
 });

@@ -75,7 +75,7 @@ export class Parameters implements Disposable {
     this.config = config;
     const list: Parameter[] = [];
     try {
-      this.weights = mapWeights(config, config.tieWordEmbeddings, (name, shape) => {
+      this.weights = mapWeights(config, config.tieWordEmbeddings ?? false, (name, shape) => {
         const { value, first, second } = initial(name, shape);
         const used = usedShape(shape);
         const hold = (data: Float32Array | undefined) =>
@@ -107,7 +107,7 @@ export class Parameters implements Disposable {
   gradients(): Gradients {
     using held = new DisposableStack();
     const list: Tensor[] = [];
-    const tree = mapWeights(this.config, this.config.tieWordEmbeddings, (_, shape) => {
+    const tree = mapWeights(this.config, this.config.tieWordEmbeddings ?? false, (_, shape) => {
       const gradient = held.use(this.#backend.zeros(usedShape(shape)));
       list.push(gradient);
       return gradient;

@@ -9,7 +9,7 @@
  * @module
  */
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { parseArgs } from "node:util";
+import { cli, command, interruption, oneOf, path, StatusLine, write } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { quantize, quantizedRow } from "../core/quantize.ts";
 import { createBackend } from "../mod.ts";
@@ -23,10 +23,13 @@ import {
   type TensorEntry,
   toFloat32,
 } from "../model/safetensors.ts";
-import { openSource, type Source } from "../model/source.ts";
+import { openSource, readAll, reading, type Source } from "../model/source.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "quantizeModel";
+
+/** Files that go along as they are, if they are there. */
+const COPIED = ["generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"];
 
 /** Options of {@linkcode quantizeModel}. */
 export interface QuantizeOptions {
@@ -54,10 +57,18 @@ export async function quantizeModel(
     rangeError(OPERATION, "the folder to write to must not exist", folder);
   }
   const source = openSource(model, {});
+  await reading(source, () => quantizeFiles(source, folder, { bits, group, onProgress }));
+}
+
+async function quantizeFiles(
+  source: Source,
+  folder: string,
+  { bits, group, onProgress }: QuantizeOptions & { group: 32 | 64 },
+): Promise<void> {
   const fields = await readJson(source, "config.json") as Record<string, unknown>;
   const config = parseConfig(fields);
   if (config.quantization !== undefined) {
-    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`, model);
+    rangeError(OPERATION, "the model must not be quantised", `${config.quantization.bits} bits`);
   }
   const files = await weightFiles(source);
   const { shapes, tied } = expectedWeights(
@@ -70,9 +81,9 @@ export async function quantizeModel(
   const bitsOf = (name: string) => name.startsWith("model.embed_tokens.") && !tied ? 8 : bits;
   const kept = files.flatMap(({ entries }) => entries.filter(({ name }) => shapes.has(name)));
   const header = kept.flatMap((entry): { name: string; dtype: string; shape: readonly number[] }[] => {
-    const [out, inner] = entry.shape;
+    const [out, inDim] = entry.shape;
     if (entry.shape.length !== 2) return [entry];
-    const { bytes, groups } = quantizedRow(inner, { bits: bitsOf(entry.name), group });
+    const { bytes, groups } = quantizedRow(inDim, { bits: bitsOf(entry.name), group });
     const dtype = bitsOf(entry.name) === 8 ? "I8" : "U8";
     return [
       { name: entry.name, dtype, shape: [out, bytes] },
@@ -109,9 +120,9 @@ export async function quantizeModel(
       `${partial}/config.json`,
       JSON.stringify({ ...fields, quantization_config }, undefined, 2) + "\n",
     );
-    for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
-      const bytes = await readFile(`${model}/${name}`).catch(() => undefined);
-      if (bytes !== undefined) await writeFile(`${partial}/${name}`, bytes);
+    for (const name of COPIED) {
+      const reader = await source.open(name);
+      if (reader !== undefined) await writeFile(`${partial}/${name}`, await readAll(reader));
     }
     await rename(partial, folder);
   } catch (error) {
@@ -175,55 +186,43 @@ async function loss(model: string, texts: string | readonly Uint16Array[]): Prom
   return sum / tokens;
 }
 
-const USAGE = `Usage: deno task quantize <model> --bits 8|4 [options]
-
-  --bits 8|4          bits of a weight
-  --group 32|64       weights that share a scale; default 32
-  --out <folder>      default: <model>-int8 or <model>-int4
-  --evaluate <text>   then report the loss of both models on this file, or on what is held out of sotu`;
-
-async function main(): Promise<void> {
-  const { values, positionals: [model, ...rest] } = parseArgs({
-    allowPositionals: true,
-    options: {
-      bits: { type: "string" },
-      group: { type: "string", default: "32" },
-      out: { type: "string" },
-      evaluate: { type: "string" },
-      help: { type: "boolean", default: false },
-    },
-  });
-  if (values.help) return console.log(USAGE);
-  if (model === undefined || rest.length > 0) throw new RangeError(USAGE);
-  const bits = Number(values.bits), group = Number(values.group);
-  if (bits !== 8 && bits !== 4) rangeError("quantize", "--bits must be 8 or 4", values.bits);
-  if (group !== 32 && group !== 64) rangeError("quantize", "--group must be 32 or 64", values.group);
-  const source = model.replace(/\/+$/, ""), out = values.out ?? `${source}-int${bits}`;
-  const texts = values.evaluate === undefined ? undefined : await evaluationTexts(values.evaluate);
-  await quantizeModel(source, out, {
-    bits,
-    group,
-    onProgress(name, bytes, total) {
-      console.error(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
-    },
-  });
-  const { size } = await stat(`${out}/model.safetensors`);
-  console.log(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB`);
-  if (texts !== undefined) {
-    const before = await loss(source, texts), after = await loss(out, texts);
-    console.log(
-      `loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${
-        (100 * (after / before - 1)).toFixed(2)
-      } %)`,
-    );
-  }
-}
+const BITS = { 8: 8, 4: 4 } as const, GROUPS = { 32: 32, 64: 64 } as const;
 
 if (import.meta.main) {
-  try {
-    await main();
-  } catch (error) {
-    console.error((error as Error).message);
-    Deno.exit(1);
-  }
+  await cli(
+    command("quantize", "A model with weights of 8 or 4 bits.")
+      .argument("<model>", "a folder in the published layout", path)
+      .requiredOption("--bits <8|4>", "bits of a weight", oneOf(BITS))
+      .option("--group <32|64>", "weights that share a scale", oneOf(GROUPS), GROUPS[32])
+      .option("--out <folder>", "default: <model>-int8 or <model>-int4", path)
+      .option(
+        "--evaluate <text>",
+        'then report the loss of both models on this file, or on what is held out of "sotu"',
+        (name) => name === SOTU ? name : path(name),
+      )
+      .action(async (model, { bits, group, out = `${model}-int${bits}`, evaluate }) => {
+        const stop = interruption();
+        const texts = evaluate === undefined ? undefined : await evaluationTexts(evaluate);
+        const status = new StatusLine();
+        try {
+          await quantizeModel(model, out, {
+            bits,
+            group,
+            onProgress(name, bytes, total) {
+              stop.throwIfAborted();
+              status.draw(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
+            },
+          });
+        } finally {
+          status.end();
+        }
+        const { size } = await stat(`${out}/model.safetensors`);
+        write(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB\n`);
+        if (texts === undefined) return;
+        const before = await loss(model, texts), after = await loss(out, texts);
+        const change = (100 * (after / before - 1)).toFixed(2);
+        write(`loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${change} %)\n`);
+        stop.throwIfAborted();
+      }),
+  );
 }

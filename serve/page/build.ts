@@ -23,7 +23,7 @@ try {
     "index.html": { type: "text/html", body: await Deno.readTextFile(here("index.html")) },
     "style.css": { type: "text/css", body: await Deno.readTextFile(here("style.css")) },
   };
-  // The bundler's hashes in names depend on where the checkout lies: one of the contents takes their place.
+  // The bundler's hashes depend on where the checkout lies: a hash of the contents replaces them.
   const rename = (text: string, hash: string) => text.replaceAll(/-[A-Z0-9]{8}\.js/g, `-${hash}.js`);
   const scripts: [name: string, body: string][] = [];
   for (const { name } of Deno.readDirSync(folder)) {
@@ -46,7 +46,7 @@ try {
     await Deno.writeTextFile(OUTPUT, text);
     for (const [name, { body }] of Object.entries(assets)) console.log(`${name}: ${body.length} bytes`);
   } else if (await Deno.readTextFile(OUTPUT) !== text) {
-    console.error("serve/page/assets.ts is not what its sources make: run deno run -A serve/page/build.ts");
+    console.error("serve/page/assets.ts does not match its sources: run deno task page");
     Deno.exit(1);
   }
 } finally {

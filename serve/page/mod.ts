@@ -1,13 +1,11 @@
 /**
- * The page at `/`, and the model's files for those who run it in the page.
+ * The page at `/`.
  *
  * @module
  */
 import { type Context, Hono } from "hono";
-import { openSource } from "../../model/source.ts";
-import { ApiError } from "../errors.ts";
 
-/** Scripts and requests from here alone: nothing is loaded from other hosts. */
+/** The page loads scripts from this server and asks this server, and no other host. */
 const POLICY = [
   "default-src 'none'",
   "script-src 'self' 'wasm-unsafe-eval'",
@@ -23,13 +21,12 @@ const POLICY = [
 export function page(): Hono {
   const app = new Hono();
   const send = async (c: Context, name: string) => {
-    const { ASSETS } = await import("./assets.ts"); // when somebody asks: an isolate that only answers starts without
+    const { ASSETS } = await import("./assets.ts"); // on demand: an isolate that only answers starts without it
     const asset = Object.hasOwn(ASSETS, name) ? ASSETS[name] : undefined;
     if (asset === undefined) return c.notFound();
     return c.body(asset.body, 200, {
       "content-type": `${asset.type}; charset=utf-8`,
       "content-security-policy": POLICY,
-      "x-content-type-options": "nosniff",
       "referrer-policy": "no-referrer",
       // Names with a hash never change their content.
       "cache-control": /-[A-Z0-9]{8}\.js$/.test(name) ? "public, max-age=31536000, immutable" : "no-cache",
@@ -37,39 +34,5 @@ export function page(): Hono {
   };
   app.get("/", (c) => send(c, "index.html"));
   app.get("/page/:name", (c) => send(c, c.req.param("name")));
-  return app;
-}
-
-/** The files of the checkpoint, as they are: those that a model is loaded from, and no others. */
-export function modelFiles(checkpoint: string | URL): Hono {
-  const app = new Hono();
-  const source = openSource(checkpoint, {});
-  app.get(
-    "/:name{(config|tokenizer|tokenizer_config)\\.json|[\\w-]+\\.safetensors(\\.index\\.json)?}",
-    async (c) => {
-      const file = await source.open(c.req.param("name"));
-      if (file === undefined) {
-        throw new ApiError(404, "The checkpoint has no such file", {
-          code: "not_found",
-        });
-      }
-      const body = new ReadableStream<Uint8Array>({
-        async pull(controller) {
-          const piece = new Uint8Array(2 ** 18);
-          const filled = await file.read(piece);
-          if (filled > 0) controller.enqueue(piece.subarray(0, filled));
-          if (filled < piece.length) {
-            await file.close();
-            controller.close();
-          }
-        },
-        cancel: () => file.close(),
-      });
-      return c.body(body, 200, {
-        "content-type": "application/octet-stream",
-        ...(file.size === undefined ? {} : { "content-length": String(file.size) }),
-      });
-    },
-  );
   return app;
 }

@@ -100,6 +100,7 @@ function settings(): Settings {
 async function* remote(text: string, signal: AbortSignal): AsyncGenerator<Piece> {
   const response = await ask("v1/completions", {
     method: "POST",
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ prompt: text, session, stream: true, logprobs: 0, ...settings() }),
     signal,
   });
@@ -185,7 +186,7 @@ function bytes(n: number): string {
   return n < 1e6 ? `${(n / 1024).toFixed(0)} KiB` : `${(n / 2 ** 20).toFixed(1)} MiB`;
 }
 
-/** The state against the tokens read: a flat line, and beside it what grows. */
+/** The state against the tokens read, a flat line, and the cache of softmax attention, which grows. */
 function draw(): void {
   find("tokens").textContent = tokens.toLocaleString("en");
   if (card === undefined) return;
@@ -220,13 +221,13 @@ prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) form.requestSubmit();
 });
 stop.addEventListener("click", () => {
-  // The server is asked to end the answer, so that the session keeps what is on the page; a request that is broken off
-  // would leave it as it was before.
+  // The server is asked to end the answer, so that the session keeps what is on the page. A broken request would leave
+  // the session as it was before.
   if (local.checked) running?.abort();
   else ask(`v1/sessions/${session}/stop`, { method: "POST" }).catch((error) => say(error.message, true));
 });
 restart.addEventListener("click", begin);
-// The two do not share a state: changing the side begins anew.
+// Server and page do not share a state: changing sides begins a new session.
 local.addEventListener("change", begin);
 key.addEventListener("change", () => introduce().catch((error) => say(error.message, true)));
 introduce().catch((error) => say(error.message, true));
