@@ -132,7 +132,9 @@ export class Decoding {
     }
     this.#text = new StopText(stops);
     this.#stopIds = stops.flatMap((name) => tokenizer?.specialIdOf(name) ?? []);
-    this.#characters = tokenizer?.stream({ before: [...Array.from(before), ...Array.from(prompt)] });
+    this.#characters = tokenizer?.stream({
+      before: [...tokenizer.recent(before), ...tokenizer.recent(prompt)],
+    });
   }
 
   /** Tokens so far. */
