@@ -1,7 +1,7 @@
 /**
  * Text to token ids and back, by `tokenizer.json`, as the official library does it.
  *
- * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. What stands
+ * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. Everything
  * around them is in `tokenizer/`: the package computes some of it differently, and decodes no streams.
  *
  * @module
@@ -169,8 +169,8 @@ export class Tokenizer {
   }
 
   /**
-   * The bytes that an id stands for within a text: of a split character its part, of the beginning of a word its space
-   * too; of a special token its name.
+   * The bytes that an id represents within a text: its part of a split character, the space of a word too; for a special
+   * token its name.
    */
   bytesOf(id: number): Uint8Array {
     const token = this.#tokens.get(id);
@@ -179,7 +179,7 @@ export class Tokenizer {
     if (!isSpecial && this.#decoders.has("ByteLevel")) return levelBytes(token);
     const byte = isSpecial || !this.#decoders.has("ByteFallback") ? undefined : fallbackByte(token);
     if (byte !== undefined) return Uint8Array.of(byte);
-    const run = this.#decoder.start(), before = "x"; // whatever stands before
+    const run = this.#decoder.start(), before = "x"; // anything, so that the token is not the first
     const text = run.push({ text: before, isLiteral: true }) +
       run.push({ text: token, isLiteral: isSpecial }) +
       run.end();

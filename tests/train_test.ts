@@ -507,7 +507,7 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
   const checkout = `${shop.path}/a b%20c`;
   await Deno.mkdir(checkout);
   const root = fileURLToPath(new URL("..", import.meta.url));
-  const isNeeded = (name: string) => !/^(\..*|assembly|bench|docs|serve|tests)$/.test(name);
+  const isNeeded = (name: string) => !/^(\..*|assembly|bench|docs|node_modules|out|serve|tests)$/.test(name);
   for await (const { name } of Deno.readDir(root)) {
     if (!isNeeded(name)) continue;
     await copyTree(`${root}/${name}`, `${checkout}/${name}`);

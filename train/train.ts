@@ -20,7 +20,7 @@ import { CarriedStates } from "./states.ts";
 export { evaluate };
 export type { EvaluationReport, StepReport };
 
-/** Options of {@linkcode train}. Parts of the recipe that are left out come from the checkpoint, or the defaults. */
+/** Options of {@linkcode train}. Omitted parts of the recipe come from the checkpoint, or the defaults. */
 export interface TrainingOptions extends Partial<Recipe> {
   /** See {@linkcode readDocuments}. */
   data: readonly string[];
@@ -28,7 +28,7 @@ export interface TrainingOptions extends Partial<Recipe> {
   out: string;
   /** Where to compute. It stays the caller's. */
   backend: Backend;
-  /** Go on from the last checkpoint in `out`. Default false: `out` must hold none. */
+  /** Continue from the last checkpoint in `out`. Default false: `out` must hold none. */
   resume?: boolean;
   /** Keep only the input of each layer for the backward pass. Default false. */
   recompute?: boolean;
@@ -42,7 +42,7 @@ export interface TrainingOptions extends Partial<Recipe> {
   keep?: number;
   /** What mixes tokens. Default: Lightning Attention. */
   mixer?: Mixer;
-  /** Stops after the step that runs, with a checkpoint. */
+  /** Stops after the current step, with a checkpoint. */
   signal?: AbortSignal;
   /** Called before the first step. */
   onStart?: (start: StartReport) => void;
@@ -76,7 +76,7 @@ export interface TrainingResult {
   readonly finished: boolean;
   /** The checkpoint. */
   readonly checkpoint: string;
-  /** The last evaluation, where the run finished. */
+  /** The last evaluation, if the run finished. */
   readonly evaluation: EvaluationReport | undefined;
 }
 
@@ -116,11 +116,11 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
   };
 }
 
-/** A run: what it has on the device, and how far it is. */
+/** A run: what it holds on the device, and its progress. */
 class Run implements Disposable {
   /** Steps that were taken. */
   step: number;
-  /** Step of the last checkpoint; −1: there is none. */
+  /** Step of the last checkpoint; −1 without one. */
   saved: number;
   /** The last evaluation. */
   evaluation: EvaluationReport | undefined;
