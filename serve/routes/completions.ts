@@ -4,7 +4,7 @@
  * @module
  */
 import { type Context, Hono } from "hono";
-import type { Part } from "../answer.ts";
+import type { Part, PartSink } from "../answer.ts";
 import { readJson } from "../body.ts";
 import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
@@ -110,16 +110,22 @@ async function answer(
 
   let completion: Completion;
   let begun: Promise<Outcome>;
-  const queue = new PartQueue();
+  const queue = new PartQueue(() => engine.scheduler.wake());
   const collected: Part[][] = [];
+  const whole: PartSink = { push: (part) => void (collected[part.index] ??= []).push(part), isFull: false };
   try {
     if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
     const stored = await lease?.read();
     completion = { ...asked(stored !== undefined), options, lease, stored };
-    begun = begin(engine, completion, (part) => {
-      span.token();
-      if (options.stream) queue.push(part);
-      else (collected[part.index] ??= []).push(part);
+    const sink = options.stream ? queue : whole;
+    begun = begin(engine, completion, {
+      push(part) {
+        span.token();
+        sink.push(part);
+      },
+      get isFull() {
+        return sink.isFull;
+      },
     }, deadline.signal);
   } catch (error) {
     return fail(error);
