@@ -11,7 +11,8 @@ import { parseArgs } from "node:util";
 import { rangeError } from "../core/errors.ts";
 import { main, runCommand } from "../train/main.ts";
 import { DEFAULT_RECIPE } from "../train/recipe.ts";
-import { readConfig, type TrainingResult } from "../train/train.ts";
+import { readConfig } from "../train/configs.ts";
+import type { TrainingResult } from "../train/train.ts";
 import { leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 
 const HELP = `Usage: deno task bench:train-baseline --mixer <name> [--compare] [options of deno task train]

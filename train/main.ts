@@ -16,7 +16,7 @@ const HELP = `Usage: deno task train --data <files or folders> --out <folder> [o
 
   --data <path>          file, folder (its .txt and .md files) or "sotu"; several by repeating it
   --out <folder>         checkpoints (ordinary model folders) and log.jsonl go here
-  --resume               go on from the last checkpoint in --out, with its settings
+  --resume               continue from the last checkpoint in --out, with its settings
 
   --config <name>        tiny, small, medium, or a config.json        ${DEFAULT_RECIPE.config}
   --seq-len <n>          tokens per sequence                          ${DEFAULT_RECIPE.seqLen}
@@ -39,7 +39,7 @@ const HELP = `Usage: deno task train --data <files or folders> --out <folder> [o
   --evaluate-every <n>   steps between evaluations                    250
   --keep <n>             checkpoints to keep                          2
 
-Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops at once.
+Ctrl-C saves a checkpoint and stops; a second Ctrl-C stops immediately.
 `;
 
 const TEXTS = ["data", "out", "config", "backend", "threads"] as const;

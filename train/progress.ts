@@ -35,7 +35,7 @@ export class Progress {
     this.#write(`\r\x1b[K${this.#line}`);
   }
 
-  /** A line of its own, above the bar. */
+  /** A separate line, above the bar. */
   note(text: string): void {
     this.#write(this.#isTerminal ? `\r\x1b[K${text}\n${this.#line}` : `${text}\n`);
   }
