@@ -99,7 +99,6 @@ async function answer(
   const fail = (error: unknown): never => {
     release();
     span.fail(error);
-    report(error);
     throw error;
   };
   const succeed = (outcome: Outcome) => {
@@ -132,7 +131,7 @@ async function answer(
   }
   const outcome = begun.then(succeed, fail);
   if (!options.stream) return c.json(shape.whole(collected, await outcome));
-  outcome.then(() => queue.end(), () => queue.end());
+  outcome.catch(report).then(() => queue.end()); // the client, if it still reads, gets the error as an event
   const choices = completion.prompts.length * options.n;
   return eventStream(c, shape, queue, outcome, { choices, gone: deadline.clientGone });
 }
