@@ -20,9 +20,10 @@ const ALLOWED: Record<string, readonly string[]> = {
   wasm: ["core", "npm"],
   "": ["core", "gpu", "wasm"],
   model: ["", "core", "npm"],
-  train: ["", "core", "model", "npm"],
-  serve: ["", "core", "model", "npm"],
-  examples: ["", "model", "serve", "npm"],
+  cli: ["core", "npm"],
+  train: ["", "cli", "core", "model", "npm"],
+  serve: ["", "cli", "core", "model", "npm"],
+  examples: ["", "cli", "model", "serve", "npm"],
 };
 
 /** What `bench` may import of `tests`: the oracle, measures of errors, and how to wait for a server. */
