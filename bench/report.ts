@@ -24,7 +24,7 @@ async function measure(
     return created.info.device;
   })();
   const started = performance.now();
-  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
+  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
   const about: Omit<Report, "results"> = {
     backend,
     device,

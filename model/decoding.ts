@@ -100,6 +100,8 @@ export class Decoding {
   #length = 0;
 
   /**
+   * Decoding of one text.
+   *
    * @param model whose logits these are
    * @param prompt token ids that the repetition penalty counts, and that the text continues
    * @param options see {@linkcode DecodingOptions}; `before`: token ids that stand before the prompt, of earlier turns.
@@ -130,7 +132,9 @@ export class Decoding {
     }
     this.#text = new StopText(stops);
     this.#stopIds = stops.flatMap((name) => tokenizer?.specialIdOf(name) ?? []);
-    this.#characters = tokenizer?.stream({ before: [...Array.from(before), ...Array.from(prompt)] });
+    this.#characters = tokenizer?.stream({
+      before: [...tokenizer.recent(before), ...tokenizer.recent(prompt)],
+    });
   }
 
   /** Tokens so far. */

@@ -17,7 +17,7 @@ import {
 } from "./decoding.ts";
 import { checkIds, promptIds } from "./ids.ts";
 import { encodeSnapshot } from "./snapshot.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { RECENT_TOKENS, type Tokenizer } from "./tokenizer.ts";
 import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
 
 /**
@@ -25,9 +25,6 @@ import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
  * that they fall as in a single pass.
  */
 export const PREFILL_TOKENS: number = 32 * BLOCK;
-
-/** Tokens that {@linkcode Session.recent} holds: no character and no rule about spaces reaches further back. */
-export const RECENT_TOKENS = 8;
 
 /** A model as a session sees it. */
 export interface SessionModel extends Network, DecodingModel {
@@ -331,19 +328,13 @@ export class Session implements Disposable {
   }
 }
 
-/** The last tokens that have text, of those before and those read now; see {@linkcode Session.recent}. */
+/** {@linkcode Session.recent} once more ids were read. */
 export function recentTokens(
   tokenizer: Tokenizer | undefined,
   before: readonly number[],
   ids: Uint32Array,
 ): readonly number[] {
-  if (tokenizer === undefined) return before;
-  const recent: number[] = [];
-  for (let i = ids.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) {
-    if (tokenizer.hasText(ids[i])) recent.push(ids[i]);
-  }
-  for (let i = before.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) recent.push(before[i]);
-  return recent.reverse();
+  return tokenizer === undefined ? before : [...before, ...tokenizer.recent(ids)].slice(-RECENT_TOKENS);
 }
 
 /** Tokens of a prompt between two turns of the event loop. */

@@ -11,7 +11,7 @@ import type { Prompt } from "./prompts.ts";
 import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
 import type { Engine } from "./service.ts";
-import type { Lease } from "./sessions.ts";
+import type { Lease, StoredSession } from "./sessions.ts";
 
 /** What is asked for, checked. */
 export interface Completion {
@@ -29,6 +29,8 @@ export interface Completion {
   readonly keepEnd: boolean;
   /** The session to continue. */
   readonly lease: Lease | undefined;
+  /** What is stored of it. */
+  readonly stored: StoredSession | undefined;
 }
 
 /** How a request ended. */
@@ -59,9 +61,8 @@ export function begin(
   signal: AbortSignal,
 ): Promise<Outcome> {
   const { model, scheduler, limits, metrics } = engine;
-  const { options, prompts, maxTokens, echo, logprobs, lease } = completion;
+  const { options, prompts, maxTokens, echo, logprobs, lease, stored } = completion;
   checkSize(limits, completion);
-  const stored = lease?.stored;
   const session = stored === undefined ? undefined : restore(model, stored.snapshot);
   const arrived = performance.now();
   const usage = { promptTokens: 0, completionTokens: 0 };
@@ -132,7 +133,7 @@ export function begin(
       onPrompt: scored && ((logits, start) => scored.take(logits, start)),
       keep: lease !== undefined,
       signal,
-      tokens: ids.length + options.n * maxTokens,
+      tokens: options.n * (ids.length + maxTokens),
     };
   };
 
@@ -148,7 +149,12 @@ export function begin(
   };
 
   try {
-    return finish(scheduler.enqueue(prompts.map(newJob))).finally(() => session?.dispose());
+    return finish(scheduler.enqueue(prompts.map(newJob)))
+      .catch((error) => {
+        // Logits without a likeliest token, which a session's state brought about: its numbers are NaN.
+        throw session !== undefined && error instanceof RangeError ? damaged() : error;
+      })
+      .finally(() => session?.dispose());
   } catch (error) {
     session?.dispose();
     throw error;
@@ -156,17 +162,27 @@ export function begin(
 }
 
 /** Checks what depends on all prompts together. */
-function checkSize(limits: Limits, { options, prompts, maxTokens, echo, lease }: Completion): void {
+function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs, lease }: Completion): void {
   const choices = prompts.length * options.n;
   if (choices > limits.choices || options.n > limits.batch) {
     throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
   }
-  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0) + choices * maxTokens;
+  // Each choice looks at all of its prompt.
+  const read = options.n * prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const tokens = read + choices * maxTokens;
   if (tokens > limits.requestTokens) {
     throw invalid(
       "prompt",
       `prompt: prompts and answers must be at most ${limits.requestTokens} tokens, not ${tokens}`,
       "context_length_exceeded",
+    );
+  }
+  // A scored token costs as much as its alternatives.
+  const entries = logprobs === undefined ? 0 : (1 + logprobs) * (echo ? tokens : choices * maxTokens);
+  if (entries > limits.requestTokens) {
+    throw invalid(
+      "logprobs",
+      `logprobs: tokens and their alternatives must be at most ${limits.requestTokens}, not ${entries}`,
     );
   }
   if (lease === undefined) return;
@@ -184,6 +200,13 @@ function restore(model: TransNormerLLM, snapshot: Uint8Array): Session {
       code: "session_incompatible",
     });
   }
+}
+
+function damaged(): ApiError {
+  return new ApiError(409, "The session's state is damaged: delete it and begin a new one", {
+    param: "session",
+    code: "session_damaged",
+  });
 }
 
 /** Waits until all have ended, then throws the first failure, if any. */

@@ -75,6 +75,6 @@ export function eventStream(
   // The host frames the body: these two are forbidden in HTTP/2.
   response.headers.delete("transfer-encoding");
   response.headers.delete("connection");
-  response.headers.set("cache-control", "no-store");
+  response.headers.delete("cache-control"); // as of all answers
   return response;
 }

@@ -1,6 +1,6 @@
 /**
  * `deno task load`: what the server carries on this machine, as a table. Everything runs on loopback and is bounded in
- * count and time. The server is a process of its own; this one is its clients.
+ * count and time. The server is another process; this one is its clients.
  *
  * @module
  */
@@ -116,7 +116,7 @@ function wait(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
-/** Clients that stream at once, each of which checks every answer. */
+/** Many streaming clients together, each of which checks every answer. */
 async function streams(count: number, duration: number): Promise<Row[]> {
   const asked = requests(count);
   const expected = await answers(asked);
@@ -137,7 +137,7 @@ async function streams(count: number, duration: number): Promise<Row[]> {
 }
 
 /**
- * The same requests one at a time and all at once, in turns, since other work on the machine comes and goes. Tokens are
+ * The same requests one at a time and all together, alternately, since other work on the machine varies. Tokens are
  * those that the server counts while all clients are at work: neither how they begin nor how they end is measured.
  */
 async function batching(count: number, turns: number): Promise<Row[]> {
@@ -193,7 +193,7 @@ async function batching(count: number, turns: number): Promise<Row[]> {
     };
     return [
       row("one request at a time", rate(one), "", true),
-      row(`${count} at once`, rate(all), "", true),
+      row(`${count} together`, rate(all), "", true),
       row(`batching, median of ${turns} turns`, times(gain), ">= 3 times", gain >= 3),
       row("batching, tokens per second of the server's computing", times(gainPerCpu), "", true),
       row("model alone: to read a prompt", `${ofModel("prompt").toFixed(1)} ms`, "", true),
@@ -267,7 +267,7 @@ async function memory(requests: number): Promise<Row[]> {
   });
 }
 
-/** The cost of going on with a session, by the length of what it has read. */
+/** The cost of continuing a session, by the length of what it has read. */
 async function history(longest: number): Promise<Row[]> {
   return await withServer(async (url) => {
     const found: Row[] = [];
@@ -310,7 +310,7 @@ async function kills(count: number): Promise<Row[]> {
     `sessions lost or torn, ${kills} times kill -9 within ${turns} writes`,
     `${lost.length}`,
     "0",
-    lost.length === 0 && turns > kills,
+    lost.length === 0 && turns >= kills,
   )];
 }
 

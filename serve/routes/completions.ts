@@ -128,7 +128,8 @@ async function answer(
   const collected: Part[][] = [];
   try {
     if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
-    completion = { ...asked(lease?.stored !== undefined), options, lease };
+    const stored = await lease?.read();
+    completion = { ...asked(stored !== undefined), options, lease, stored };
     begun = begin(engine, completion, (part) => {
       span.token();
       if (options.stream) queue.push(part);

@@ -13,6 +13,7 @@ import type { Env, Service } from "../service.ts";
 
 /** `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`. */
 export function tokenizer({ engine, limits }: Service): Hono<Env> {
+  const detokenizeBody = detokenizeSchema(limits);
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
       const body = await readJson(c, tokenizeSchema);
@@ -26,7 +27,7 @@ export function tokenizer({ engine, limits }: Service): Hono<Env> {
       return c.json({ count: tokens.length, max_model_len: limits.requestTokens, tokens });
     })
     .post("/detokenize", async (c) => {
-      const { tokens } = await readJson(c, detokenizeSchema);
+      const { tokens } = await readJson(c, detokenizeBody);
       const { model } = await engine;
       const { vocabSize } = model.config;
       const outside = tokens.find((id) => id >= vocabSize);
