@@ -64,12 +64,12 @@ Deno.test("the demo refuses options that make no sense, with exit code 2", async
   try {
     for (
       const [args, complaint] of [
-        [["--max-length=12"], /--max-length must be an integer >= 1024: current value is 12/],
-        [["--max-length=many"], /--max-length must be an integer >= 1024: current value is many/],
-        [["--backend=cuda"], /--backend must be auto, webgpu or wasm: current value is cuda/],
-        [["--out="], /--out must name a file/],
-        [["--colour"], /Unknown option '--colour'/],
-        [["file"], /Unexpected argument 'file'/],
+        [["--max-length=12"], /'12' is invalid. It must be a whole number of at least 1024/],
+        [["--max-length=many"], /'many' is invalid. It must be a whole number of at least 1024/],
+        [["--backend=cuda"], /'cuda' is invalid. Allowed choices are auto, webgpu, wasm/],
+        [["--out="], /'--out <file>' argument '' is invalid. It must not be empty/],
+        [["--colour"], /unknown option '--colour'/],
+        [["file"], /too many arguments/],
       ] as const
     ) {
       const { code, output, errors } = await demo(folder, ...args);
