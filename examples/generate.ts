@@ -16,7 +16,7 @@ const USAGE = `Usage: deno task generate [options] "prompt"
   --model <folder or URL>   default: the model that the project ships, models/sotu
   --ids 5,17,9              token ids instead of a prompt
   --max-tokens 256          at most so many tokens
-  --temperature 0.8         0: always the likeliest token; default: what the model's generation_config.json says, else 0.8
+  --temperature 0.8         0: always the likeliest token; generation_config.json may set another default
   --top-k, --top-p, --min-p, --repetition-penalty, --seed
   --stop "text"             end before this text; several times for several
   --backend auto            auto, webgpu or wasm
