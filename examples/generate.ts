@@ -16,7 +16,7 @@ const USAGE = `Usage: deno task generate [options] "prompt"
   --model <folder or URL>   default: the model that the project ships, models/sotu
   --ids 5,17,9              token ids instead of a prompt
   --max-tokens 256          at most so many tokens
-  --temperature 0.8         0: always the likeliest token
+  --temperature 0.8         0: always the likeliest token; default: what the model's generation_config.json says, else 0.8
   --top-k, --top-p, --min-p, --repetition-penalty, --seed
   --stop "text"             end before this text; several times for several
   --backend auto            auto, webgpu or wasm
@@ -29,7 +29,7 @@ const { values, positionals } = parseArgs({
     "model": { type: "string", default: fileURLToPath(new URL("../models/sotu", import.meta.url)) },
     "ids": { type: "string" },
     "max-tokens": { type: "string", default: "256" },
-    "temperature": { type: "string", default: "0.8" },
+    "temperature": { type: "string" },
     "top-k": { type: "string" },
     "top-p": { type: "string" },
     "min-p": { type: "string" },
@@ -65,7 +65,7 @@ try {
   for await (
     const item of model.generate(prompt, {
       maxTokens: number(values["max-tokens"]),
-      temperature: number(values.temperature),
+      temperature: number(values.temperature) ?? model.sampling.temperature ?? 0.8,
       topK: number(values["top-k"]),
       topP: number(values["top-p"]),
       minP: number(values["min-p"]),

@@ -170,7 +170,7 @@ const BEGINNING = 256;
  */
 function isPage(name: string, contentType: string, beginning: Uint8Array): boolean {
   const text = new TextDecoder().decode(beginning).trimStart();
-  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>])/i.test(text)) return true;
+  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>]|\?xml\s)/i.test(text)) return true;
   if (!/^text\/html\b/i.test(contentType)) return false;
   return name.endsWith(".json") ? !/^[{[]/.test(text) : /^<[a-z!]/i.test(text);
 }

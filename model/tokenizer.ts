@@ -208,16 +208,26 @@ export class Tokenizer {
    */
   stream(options: { specialTokens?: boolean; before?: ArrayLike<number> } = {}): TokenStream {
     const { specialTokens = false, before = [] } = options;
-    const run = this.#decoder.start();
-    const stream: TokenStream = {
-      push: (id) => {
+    const start = () => {
+      const run = this.#decoder.start();
+      const push = (id: number) => {
         const token = this.#tokens.get(id), isLiteral = !this.hasText(id);
         return token === undefined || isLiteral && !specialTokens ? "" : run.push({ text: token, isLiteral });
-      },
-      end: () => run.end(),
+      };
+      for (const id of this.recent(before, specialTokens)) push(id);
+      return { push, end: () => run.end() };
     };
-    for (const id of this.recent(before, specialTokens)) stream.push(id);
-    return stream;
+    const stream = start();
+    // What is still held back of the text before is part of that text: it must not come again.
+    let known = before.length === 0 ? "" : start().end();
+    const withoutKnown = (text: string) => {
+      if (known === "" || text === "") return text;
+      const length = Math.min(known.length, text.length);
+      const isKnown = known.slice(0, length) === text.slice(0, length);
+      known = isKnown ? known.slice(length) : "";
+      return isKnown ? text.slice(length) : text;
+    };
+    return { push: (id) => withoutKnown(stream.push(id)), end: () => withoutKnown(stream.end()) };
   }
 }
 
