@@ -11,6 +11,7 @@
 import asc from "assemblyscript/asc";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { shadersModule } from "../gpu/build.ts";
 import { exportsModule, type Signature, signatures } from "./signatures.ts";
 
 /** Where the project lies. asc gets names relative to it, so that its output depends on no machine. */
@@ -99,6 +100,8 @@ if (import.meta.main) {
     "wasm/exports.ts": exportsModule(kernels),
     "wasm/kernels.ts": await kernelsModule("assembly", kernels),
     "bench/baselines/kernels.ts": await kernelsModule(baselines, kernelsIn(baselines)),
+    "gpu/shaders.ts": shadersModule("gpu"),
+    "bench/baselines/shaders.ts": shadersModule("bench/baselines"),
   };
   for (const [name, text] of Object.entries(made)) {
     const path = join(ROOT, name);
