@@ -19,16 +19,11 @@ import { linear, linearBackward } from "./linear.ts";
 import { lrpe, lrpeBackward } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm, normBackward } from "./norm.ts";
+import type { WebgpuOptions } from "./options.ts";
 import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
 import { splitHeads, splitHeadsBackward } from "./splitHeads.ts";
 import { sumRows, sumSquares } from "./sums.ts";
-
-/** Options of a backend on WebGPU. */
-export interface WebgpuOptions {
-  /** Stops the creation: it then rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
 
 /** What {@linkcode createMachine} asks of the adapter. */
 export interface WebgpuRequirements {
