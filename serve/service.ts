@@ -106,10 +106,10 @@ export class Service {
 
   /** Takes no more answers; resolves when those in flight have ended. */
   drain(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#drained = resolve;
-    if (this.#answering === 0) resolve();
-    return promise;
+    return new Promise((resolve) => {
+      this.#drained = resolve;
+      if (this.#answering === 0) resolve();
+    });
   }
 
   /** Ends all work. */
