@@ -953,6 +953,16 @@ Deno.test("any JSON at all gets an answer or a 4xx", async () => {
   );
 });
 
+Deno.test("a load that dies without a word fails its requests", async () => {
+  const handler = createHandler({ model: new Promise(() => {}), limits: { seconds: 0.01 } });
+  const post = (path: string, body: unknown) =>
+    handler(new Request(`http://localhost${path}`, { method: "POST", body: JSON.stringify(body) }));
+  await assertError(await handler(new Request("http://localhost/v1/models")), 503, "model_loading");
+  await assertError(await post("/v1/completions", { prompt: "x" }), 503, "model_loading");
+  await assertError(await post("/tokenize", { prompt: "x" }), 503, "model_loading");
+  await handler.close();
+});
+
 Deno.test("ready when the model is, and not before", async () => {
   await using server = await serve();
   const loading = Promise.withResolvers<TransNormerLLM>();
