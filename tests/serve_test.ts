@@ -954,12 +954,15 @@ Deno.test("any JSON at all gets an answer or a 4xx", async () => {
 });
 
 Deno.test("a load that dies without a word fails its requests", async () => {
-  const handler = createHandler({ model: new Promise(() => {}), limits: { seconds: 0.01 } });
+  const handler = createHandler({ model: new Promise(() => {}), limits: { seconds: 1 } });
   const post = (path: string, body: unknown) =>
     handler(new Request(`http://localhost${path}`, { method: "POST", body: JSON.stringify(body) }));
-  await assertError(await handler(new Request("http://localhost/v1/models")), 503, "model_loading");
-  await assertError(await post("/v1/completions", { prompt: "x" }), 503, "model_loading");
-  await assertError(await post("/tokenize", { prompt: "x" }), 503, "model_loading");
+  const answers = await Promise.all([
+    handler(new Request("http://localhost/v1/models")),
+    post("/v1/completions", { prompt: "x" }),
+    post("/tokenize", { prompt: "x" }),
+  ]);
+  for (const answer of answers) await assertError(answer, 503, "model_loading");
   await handler.close();
 });
 
