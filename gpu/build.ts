@@ -138,12 +138,12 @@ function constantsOf(parts: readonly Source[]): string {
 /** The functions of a module. */
 function functionsOf(text: string): Function[] {
   return [...text.matchAll(/^((?:@\w+(?:\([^)]*\))?\s+)*)fn (\w+)\(/gm)].map((match) => {
-    let at = text.indexOf("{", match.index), depth = 0;
+    let at = text.indexOf("{", match.index), open = 0;
     do {
-      if (text[at] === "{") depth++;
-      if (text[at] === "}") depth--;
+      if (text[at] === "{") open++;
+      if (text[at] === "}") open--;
       at++;
-    } while (depth > 0);
+    } while (open > 0);
     return { name: match[2], attributes: match[1], text: text.slice(match.index + match[1].length, at) };
   });
 }

@@ -1322,7 +1322,7 @@ fn main(
   let inColumn = firstColumn + 4u * column;
   writeTile(first, out, inColumn, accumulators.c00);
   writeTile(first, out, inColumn + 64u, accumulators.c01);
-  writeTile(first, out + 64u, inner, accumulators.c10);
+  writeTile(first, out + 64u, inColumn, accumulators.c10);
   writeTile(first, out + 64u, inColumn + 64u, accumulators.c11);
 }
 `;

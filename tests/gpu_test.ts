@@ -533,17 +533,17 @@ async function checkProducts(backend: Backend, dtype: FloatType, headDim = 12): 
   assertClose(await stepped.data(), after.output, limit, `output of a step, ${dtype}`);
   assertClose(await state.data(), after.state, limit, `state after a step, ${dtype}`);
 
-  for (const [rows, inner, outs] of [[1, 40, 70], [33, 52, 75]] as const) {
-    const [x, tx] = upload([rows, inner], 8);
-    const [weight, tw] = upload([outs, inner], 9);
-    const [bias, tb] = upload([outs], 10);
-    const [residual, tr] = upload([rows, outs], 11);
+  for (const [rows, inDim, outDim] of [[1, 40, 70], [33, 52, 75]] as const) {
+    const [x, tx] = upload([rows, inDim], 8);
+    const [weight, tw] = upload([outDim, inDim], 9);
+    const [bias, tb] = upload([outDim], 10);
+    const [residual, tr] = upload([rows, outDim], 11);
     const y = scope.keep(linear(tx, tw, { bias: tb, residual: tr }));
     assertClose(
       await y.data(),
-      reference.linear(x, weight, [rows, inner, outs], bias, residual),
+      reference.linear(x, weight, [rows, inDim, outDim], bias, residual),
       limit,
-      `linear ${rows} × ${inner} → ${outs}, ${dtype}`,
+      `linear ${rows} × ${inDim} → ${outDim}, ${dtype}`,
     );
   }
 }
@@ -573,13 +573,13 @@ async function checkGradients(backend: Backend): Promise<void> {
   const [gate, tg] = upload([rows, width], 2);
   const [residual, tr] = upload([rows, width], 3);
   const [d, td] = upload([rows, width], 4);
-  for (const outs of [30, 75]) {
-    const [weight, tw] = upload([outs, width], 5);
-    const [dy, tdy] = upload([rows, outs], 6);
-    const [weightBefore, dWeight] = upload([outs, width], 7);
-    const [biasBefore, dBias] = upload([outs], 8);
+  for (const outDim of [30, 75]) {
+    const [weight, tw] = upload([outDim, width], 5);
+    const [dy, tdy] = upload([rows, outDim], 6);
+    const [weightBefore, dWeight] = upload([outDim, width], 7);
+    const [biasBefore, dBias] = upload([outDim], 8);
     const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
-    const expected = gradients.linear(x, weight, dy, [rows, width, outs]);
+    const expected = gradients.linear(x, weight, dy, [rows, width, outDim]);
     await close(dx, residual, expected.dx, "linear dx");
     await close(dWeight, weightBefore, expected.dWeight, "linear dWeight");
     await close(dBias, biasBefore, expected.dBias, "linear dBias");
