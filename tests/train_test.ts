@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
 import { type Backend, createBackend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -15,7 +16,8 @@ import { duration, Progress } from "../train/progress.ts";
 import { evaluate, type StepReport, train, type TrainingOptions } from "../train/train.ts";
 import { assertClose, eachBackend, seeded } from "./harness.ts";
 
-const MAIN = new URL("../train/main.ts", import.meta.url).pathname;
+const MAIN = fileURLToPath(new URL("../train/main.ts", import.meta.url));
+const LOCK = `--lock=${fileURLToPath(new URL("../deno.dev.lock", import.meta.url))}`;
 
 /** A folder that holds a little text and a configuration, gone at the end of the test. */
 class Workshop implements AsyncDisposable {
@@ -313,7 +315,7 @@ eachBackend("stopped and resumed: the same losses and weights, bit for bit", asy
 /** `deno task train` as a process. */
 function command(workshop: Workshop, out: string, more: string[] = [], shell = ""): Deno.Command {
   const args = ["--data", workshop.data, "--out", `${workshop.path}/${out}`, "--backend", "wasm", ...more];
-  const program = [Deno.execPath(), "run", "--no-check", "-A", MAIN, ...args];
+  const program = [Deno.execPath(), "run", LOCK, "--frozen", "--no-check", "-A", MAIN, ...args];
   return new Deno.Command("sh", {
     args: ["-c", `${shell} exec "$@"`, "sh", ...program],
     stdout: "piped",
