@@ -1,7 +1,7 @@
 /**
  * Text to token ids and back, by `tokenizer.json`, as the official library does it.
  *
- * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. What stands
+ * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. Everything
  * around them is in `tokenizer/`: the package computes some of it differently, and decodes no streams.
  *
  * @module
@@ -169,8 +169,8 @@ export class Tokenizer {
   }
 
   /**
-   * The bytes that an id stands for within a text: of a split character its part, of the beginning of a word its space
-   * too; of a special token its name.
+   * The bytes that an id represents within a text: its part of a split character, the space of a word too; for a special
+   * token its name.
    */
   bytesOf(id: number): Uint8Array {
     const token = this.#tokens.get(id);
@@ -179,7 +179,7 @@ export class Tokenizer {
     if (!isSpecial && this.#decoders.has("ByteLevel")) return levelBytes(token);
     const byte = isSpecial || !this.#decoders.has("ByteFallback") ? undefined : fallbackByte(token);
     if (byte !== undefined) return Uint8Array.of(byte);
-    const run = this.#decoder.start(), before = "x"; // whatever stands before
+    const run = this.#decoder.start(), before = "x"; // anything, so that the token is not the first
     const text = run.push({ text: before, isLiteral: true }) +
       run.push({ text: token, isLiteral: isSpecial }) +
       run.end();
@@ -208,16 +208,26 @@ export class Tokenizer {
    */
   stream(options: { specialTokens?: boolean; before?: ArrayLike<number> } = {}): TokenStream {
     const { specialTokens = false, before = [] } = options;
-    const run = this.#decoder.start();
-    const stream: TokenStream = {
-      push: (id) => {
+    const start = () => {
+      const run = this.#decoder.start();
+      const push = (id: number) => {
         const token = this.#tokens.get(id), isLiteral = !this.hasText(id);
         return token === undefined || isLiteral && !specialTokens ? "" : run.push({ text: token, isLiteral });
-      },
-      end: () => run.end(),
+      };
+      for (const id of this.recent(before, specialTokens)) push(id);
+      return { push, end: () => run.end() };
     };
-    for (const id of this.recent(before, specialTokens)) stream.push(id);
-    return stream;
+    const stream = start();
+    // What is still held back of the text before is part of that text: it must not come again.
+    let known = before.length === 0 ? "" : start().end();
+    const withoutKnown = (text: string) => {
+      if (known === "" || text === "") return text;
+      const length = Math.min(known.length, text.length);
+      const isKnown = known.slice(0, length) === text.slice(0, length);
+      known = isKnown ? known.slice(length) : "";
+      return isKnown ? text.slice(length) : text;
+    };
+    return { push: (id) => withoutKnown(stream.push(id)), end: () => withoutKnown(stream.end()) };
   }
 }
 

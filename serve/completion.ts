@@ -4,7 +4,7 @@
  * @module
  */
 import type { Session, TransNormerLLM } from "../model/mod.ts";
-import { Answer, type Part, PromptEntries } from "./answer.ts";
+import { Answer, type Part, type PartSink, PromptEntries } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Prompt } from "./prompts.ts";
@@ -48,7 +48,7 @@ export interface Outcome {
 /**
  * Begins a request.
  *
- * @param emit gets the parts of all answers, in order for each answer. With a session the last part comes when the
+ * @param sink gets the parts of all answers, in order for each answer. With a session the last part comes when the
  * session is stored: what a client has seen the end of is never lost
  * @param signal ends the work within a step
  * @returns how it ended; the session may then be released
@@ -57,7 +57,7 @@ export interface Outcome {
 export function begin(
   engine: Engine,
   completion: Completion,
-  emit: (part: Part) => void,
+  sink: PartSink,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const { model, scheduler, limits, metrics } = engine;
@@ -88,6 +88,7 @@ export function begin(
       keepEnd: completion.keepEnd,
       end: lease?.finish,
       offset: echo ? prompt.text.length : 0,
+      isBlocked: () => sink.isFull,
     }, (part) => {
       const now = performance.now();
       if (last === undefined) openings[index]();
@@ -96,7 +97,7 @@ export function begin(
       usage.completionTokens += part.tokens;
       metrics.completionTokens.add(part.tokens);
       if (part.finish !== undefined && lease !== undefined) endings.push(part);
-      else emit(part);
+      else sink.push(part);
     });
   };
 
@@ -115,7 +116,7 @@ export function begin(
     for (let i = 0; i < options.n; i++) {
       const index = p * options.n + i;
       openings[index] = () => {
-        if (echo) emit({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
+        if (echo) sink.push({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
       };
       if (maxTokens === 0) endings.push({ index, text: "", entries: [], tokens: 0, finish: "length" });
       // Choices of one seed must differ from one another.
@@ -143,7 +144,7 @@ export function begin(
     const saved = lease && kept && await save(engine, options.session!, lease, kept, pending);
     for (const part of endings) {
       if (maxTokens === 0) openings[part.index]();
-      emit(part);
+      sink.push(part);
     }
     return { ...usage, session: saved };
   };

@@ -448,6 +448,46 @@ Deno.test("a client that goes stops the work within a step", async () => {
   assert.equal(await written(), 4);
 });
 
+Deno.test("an answer pauses while its client does not read, and keeps nobody else waiting", async () => {
+  await using server = await serve({ limits: { batch: 2 } });
+  const body = { prompt: "hello", max_tokens: 1000, temperature: 0, logprobs: 0 };
+  const written = () => server.metric("levin_completion_tokens_total");
+  const response = await server.send(COMPLETIONS, { ...body, stream: true });
+  await until(async () => await written() >= 64);
+  const other = await server.ask(COMPLETIONS, { ...body, max_tokens: 300 });
+  const ahead = await written() - 300;
+  assert(ahead < 80, `${ahead} tokens were written for a client that reads nothing`);
+  // When it reads, it gets all of it.
+  const chunks = (await Array.fromAsync(events(response))).slice(0, -1).map((data) => JSON.parse(data));
+  const expected = await server.ask(COMPLETIONS, body);
+  assert.equal(chunks.map(({ choices: [choice] }) => choice.text).join(""), expected.choices[0].text);
+  assert.equal(chunks.length, 1000);
+  assert(expected.choices[0].text.startsWith(other.choices[0].text.replace(/\ufffd$/, "")));
+
+  // Clients that never read give their slots back when they go, and take no processor time until then.
+  const unread = await Promise.all([1, 2].map(() => server.send(COMPLETIONS, { ...body, stream: true })));
+  const start = await written();
+  await until(async () => await written() >= start + 128);
+  const waiting = server.ask(COMPLETIONS, { ...body, max_tokens: 5 });
+  await until(async () => await server.metric("levin_waiting") === 1);
+  for (let turn = 0; turn < 200; turn++) await setImmediate();
+  assert(await written() < start + 2 * 80);
+  await unread[0].body!.cancel();
+  assert.equal((await waiting).choices[0].logprobs.tokens.length, 5);
+  await unread[1].body!.cancel();
+  await until(async () => await server.metric("levin_writing") === 0);
+});
+
+Deno.test("a client that does not read is given up when its time is over", async () => {
+  await using server = await serve({ limits: { seconds: 1 } });
+  const body = { prompt: "a", max_tokens: 1000, temperature: 0, logprobs: 0, stream: true };
+  const response = await server.send(COMPLETIONS, body);
+  await until(async () => await server.metric("levin_writing") === 1);
+  await until(async () => await server.metric("levin_writing") === 0);
+  const last = JSON.parse((await Array.fromAsync(events(response))).at(-1)!);
+  assert.equal(last.error.code, "timeout");
+});
+
 Deno.test("a request that takes too long is ended, whole and streamed", async () => {
   await using server = await serve({ limits: { seconds: 1, maxTokens: 10 ** 6 } });
   const body = { prompt: "a", max_tokens: 10 ** 6, temperature: 0 };
@@ -480,9 +520,10 @@ Deno.test("a failure ends the requests of its step, and the server continues", a
   } finally {
     console.error = log;
   }
-  assert(
-    logged.some((error) => String(error).includes("secret of the inside")),
-    "the host's log has the cause",
+  assert.deepEqual(
+    logged.map(String),
+    ["Error: secret of the inside", "Error: secret of the inside"],
+    "the host's log has the cause of each, once",
   );
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 3 })).choices.length, 1);
 });

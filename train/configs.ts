@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { rangeError } from "../core/errors.ts";
+import { readFile } from "node:fs/promises";
+import { message, rangeError } from "../core/errors.ts";
 import { elementCount } from "../core/shape.ts";
 import type { TransNormerConfig } from "../model/config.ts";
 import { randomNumbers } from "../model/sampling.ts";
@@ -122,4 +123,14 @@ export function byteTokenizer(): Record<string, unknown> {
       merges: [],
     },
   };
+}
+
+/** A `config.json` by the name of its size, or by its path. */
+export async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
+  if (!nameOrPath.endsWith(".json")) return configByName(nameOrPath);
+  try {
+    return JSON.parse(await readFile(nameOrPath, "utf8"));
+  } catch (cause) {
+    throw new RangeError(message("train", "config must be a readable config.json", nameOrPath), { cause });
+  }
 }

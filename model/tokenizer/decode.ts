@@ -8,14 +8,14 @@ import { compilePattern, type Hub } from "./pattern.ts";
 import { flatten, type Part, type PatternJson, refuse } from "./json.ts";
 import { CHARACTER_OF_BYTE, prependScheme } from "./split.ts";
 
-/** A token on its way to text. */
+/** A token that becomes text. */
 export interface DecoderPiece {
   readonly text: string;
   /** Whether it stays as it is: the name of a special token. */
   readonly isLiteral: boolean;
 }
 
-/** A step on its way through one text. */
+/** A step of decoding, for one text. */
 interface Step {
   push(piece: DecoderPiece): DecoderPiece[];
   /** What was held back, when no more comes. */
@@ -45,7 +45,7 @@ export class Decoder {
   }
 }
 
-/** A text on its way. */
+/** A text in progress. */
 export class DecoderRun {
   readonly #steps: readonly Step[];
 
@@ -69,13 +69,13 @@ export class DecoderRun {
   }
 }
 
-/** The byte that a token of byte fallback stands for, such as `<0x0A>`. */
+/** The byte that a token of byte fallback represents, such as `<0x0A>`. */
 export function fallbackByte(token: string): number | undefined {
   const hex = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1];
   return hex === undefined ? undefined : parseInt(hex, 16);
 }
 
-/** The bytes that a token of a byte-level vocabulary stands for. */
+/** The bytes that a token of a byte-level vocabulary represents. */
 export function levelBytes(token: string): Uint8Array<ArrayBuffer> {
   const bytes = Array.from(token, (character) => BYTE_OF_CHARACTER.get(character));
   return bytes.every((byte) => byte !== undefined) ? Uint8Array.from(bytes) : new TextEncoder().encode(token);
@@ -85,7 +85,7 @@ const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
   CHARACTER_OF_BYTE.map((character, byte) => [character, byte]),
 );
 
-/** @param isFused whether a `Fuse` stands before: all tokens are one to the step */
+/** @param isFused whether a `Fuse` precedes the step, so that all tokens are one to it */
 function maker(hub: Hub, part: Part, isFused: boolean): StepMaker {
   const { type } = part;
   if (isFused && type !== "Strip" && type !== "Fuse" && !isCharacter(part)) {
@@ -230,7 +230,7 @@ class Utf8 implements Step {
   /** With byte fallback: bytes of a character that is not whole. */
   #pending: number[] = [];
 
-  /** @param marks what stands for bytes that are no UTF-8, as the official library has it */
+  /** @param marks what replaces bytes that are no UTF-8, as in the official library */
   constructor(
     bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined,
     marks: "\ufffd of each byte" | "\ufffd of a cut character",

@@ -25,7 +25,7 @@ export interface AddedToken {
   readonly id: number;
   /** How a text spells it. */
   readonly content: string;
-  /** Whether it is no part of the text: begin of sequence, end of turn, ... */
+  /** Whether it is not part of the text, such as begin of sequence or end of turn. */
   readonly special: boolean;
   /** Whether it counts only between characters that are no part of a word. */
   readonly single_word: boolean;

@@ -16,8 +16,8 @@ export function createNormalizer(hub: Hub, part: Part | null): Normalizer {
 }
 
 /**
- * Whether a piece that stands at the beginning of the normalised text stands at that of the text itself, and,
- * `withOthers`, none but the first does.
+ * Whether the first piece of the normalised text is at the beginning of the text itself and, with `withOthers`, no
+ * other piece is.
  */
 export function keepsBeginning(part: Part | null, withOthers: boolean): boolean {
   return flatten(part, "normalizers").every(({ type, content }) =>
