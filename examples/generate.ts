@@ -32,7 +32,7 @@ const generate = command("generate", "Text from a model, as it is generated.")
   .option("--max-tokens <n>", "at most so many tokens", integer(0), 256)
   .option(
     "--temperature <x>",
-    "0: always the likeliest token (default: what the model's generation_config.json says, else 0.8)",
+    "0: always the likeliest token (default: 0.8, or what the model's generation_config.json says)",
     number("of at least 0", (x) => x >= 0),
   )
   .option("--top-k <n>", "only the n likeliest tokens", integer(1))
