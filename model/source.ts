@@ -4,6 +4,7 @@
  * @module
  */
 import type { FileHandle } from "node:fs/promises";
+import { builtin } from "../core/builtin.ts";
 import { rangeError, typeError } from "../core/errors.ts";
 import type { ByteReader } from "./safetensors.ts";
 
@@ -102,11 +103,16 @@ function folder(folder: string | URL, location: string, signal?: AbortSignal): S
     location,
     instead: () => undefined,
     async open(name) {
-      // Only here: browsers and edge isolates have no file system to import.
-      const { open } = await import("node:fs/promises");
+      const fileSystem = builtin("node:fs/promises") as typeof import("node:fs/promises") | undefined;
+      if (fileSystem === undefined) {
+        rangeError(OPERATION, "the location must be a URL where the host has no files", location);
+      }
       let file: FileHandle;
       try {
-        file = await open(folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`, "r");
+        file = await fileSystem.open(
+          folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`,
+          "r",
+        );
       } catch (error) {
         // ENOTDIR: the "folder" is a file.
         if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return undefined;

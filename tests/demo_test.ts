@@ -3,13 +3,16 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../", import.meta.url);
 const DEMO = new URL("bench/demo.ts", ROOT);
-const LOCK = [`--lock=${fileURLToPath(new URL("deno.demo.lock", ROOT))}`, "--frozen"];
-const MODELS = `--allow-read=${fileURLToPath(new URL("models", ROOT))}`;
+/** As `deno task demo` runs it: locked, with models to read. */
+const RUN = [
+  ...["run", "--no-prompt", "--frozen", `--lock=${fileURLToPath(new URL("deno.demo.lock", ROOT))}`],
+  `--allow-read=${fileURLToPath(new URL("models", ROOT))}`,
+];
 
 /** Runs the demo with no permission but to write into one folder, and no terminal. */
 async function demo(folder: string, ...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", ...LOCK, "--no-prompt", MODELS, `--allow-write=${folder}`, DEMO.href, ...args],
+    args: [...RUN, `--allow-write=${folder}`, DEMO.href, ...args],
     cwd: folder,
   }).output();
   const decoder = new TextDecoder();
@@ -87,10 +90,7 @@ Deno.test("Ctrl-C stops the demo", async () => {
   try {
     const process = new Deno.Command(Deno.execPath(), {
       args: [
-        "run",
-        ...LOCK,
-        "--no-prompt",
-        MODELS,
+        ...RUN,
         `--allow-write=${folder}`,
         DEMO.href,
         "--backend=wasm",

@@ -8,10 +8,11 @@
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import { type KernelFunction, makeCalls, serve } from "./calls.ts";
+import { type KernelFunction, makeCalls } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import { type LinearMemory, ReusedBlock } from "./memory.ts";
 import { roundUp } from "./operands.ts";
+import { startThreads, type Thread } from "./threads.ts";
 
 /** The kernels of an instance. */
 export type Kernels = Readonly<Record<Kernel, KernelFunction>>;
@@ -83,12 +84,12 @@ interface Workplace {
 export class Crew {
   /** Undefined after `dispose()`. */
   #workplace: Workplace | undefined;
-  readonly #workers: readonly Worker[];
+  readonly #workers: readonly Thread[];
   /** Offset of the control block; 0 without workers. */
   readonly #control: number;
 
   /** A crew of the calling thread and of workers that are ready. */
-  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Worker[] = [], control = 0) {
+  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
     this.#workplace = { kernels, memory, scratch: new ReusedBlock(memory), table: new ReusedBlock(memory) };
     this.#workers = workers;
     this.#control = control;
@@ -109,42 +110,20 @@ export class Crew {
     if (threads === 1) return new Crew(kernels, memory);
     const control = memory.allocate(CONTROL_BYTES);
     new Int32Array(memory.memory.buffer, control, JOB + JOB_WORDS).fill(0);
-    const text = `(${serve})(${makeCalls})`;
-    const url = workerUrl ?? URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-    const workers: Worker[] = [];
-    const aborted = Promise.withResolvers<never>();
-    const abort = () => aborted.reject(signal!.reason);
-    signal?.addEventListener("abort", abort);
     try {
-      for (let thread = 1; thread < threads; thread++) workers.push(new Worker(url, { type: "module" }));
-      const ready = workers.map((worker, index) =>
-        new Promise<void>((resolve, reject) => {
-          worker.onmessage = () => resolve();
-          worker.onerror = (event) => {
-            event.preventDefault();
-            // A script that the host does not even load comes without a message.
-            reject(
-              new Error(event.message ?? `the host does not load ${workerUrl ?? "workers from blob: URLs"}`),
-            );
-          };
-          const thread = index + 1;
-          worker.postMessage({ module, names: KERNEL_NAMES, memory: memory.memory, control, thread });
-        })
-      );
-      await Promise.race([Promise.all(ready), aborted.promise]);
+      const messages = Array.from({ length: threads - 1 }, (_, i) => (
+        { module, names: KERNEL_NAMES, memory: memory.memory, control, thread: i + 1 }
+      ));
+      const workers = await startThreads(messages, workerUrl, signal);
+      return new Crew(kernels, memory, workers, control);
     } catch (cause) {
-      for (const worker of workers) worker.terminate();
       memory.free(control);
       signal?.throwIfAborted();
       const advice = workerUrl === undefined
         ? `its workers do not start (a content security policy must allow "worker-src blob:", or pass workerUrl)`
         : `its workers do not start from ${workerUrl}`;
       throw new ThreadsError(threads, advice, { cause });
-    } finally {
-      signal?.removeEventListener("abort", abort);
-      if (workerUrl === undefined) URL.revokeObjectURL(url as string);
     }
-    return new Crew(kernels, memory, workers, control);
   }
 
   /** Number of threads, the calling one among them. */

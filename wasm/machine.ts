@@ -14,33 +14,10 @@ import { Crew, type CrewOptions, type Kernels, ThreadsError } from "./crew.ts";
 import { LinearMemory } from "./memory.ts";
 import { compileKernels } from "./module.ts";
 import { at } from "./operands.ts";
+import { cores, hasWorkers } from "./threads.ts";
 import { operations } from "./operations.ts";
+import type { WasmOptions } from "./options.ts";
 import { pack, packedBytes, unpackRows } from "./quantized.ts";
-
-/** Options of a backend on WebAssembly. */
-export interface WasmOptions {
-  /**
-   * A module compiled beforehand from `wasmKernels("relaxed")` or `wasmKernels("baseline")`, for hosts that forbid
-   * compiling from bytes. The module itself says which of the two it is.
-   */
-  module?: WebAssembly.Module;
-  /**
-   * Threads that compute, the calling one among them; default 1. `"auto"` starts one per core, or one thread alone where
-   * the host has no workers or no shared memory, or does not let them start; `info.reason` then says why. A number is
-   * what you get, or an error. Results have the same bits for any number. Workers live until the backend is disposed,
-   * and keep the process alive until then.
-   */
-  threads?: number | "auto";
-  /**
-   * Where the worker script of this library is served, `wasm/worker.ts` as a bundle, for pages whose content security
-   * policy forbids `blob:` workers. Default: workers start from a `blob:` URL.
-   */
-  workerUrl?: string | URL;
-  /** Uses baseline SIMD even if the host has relaxed SIMD. For comparison; default false. */
-  baseline?: boolean;
-  /** Stops the creation: its reason is thrown. */
-  signal?: AbortSignal;
-}
 
 /**
  * Makes a machine; `reason` says why it was chosen.
@@ -57,8 +34,8 @@ export async function createMachine(options: WasmOptions, reason: string): Promi
   }
   if (threads !== "auto") return await start(options, threads, reason);
   try {
-    // Where threads are lacking there may be no navigator to ask for cores: two stand for many.
-    return await start(options, lacking() === undefined ? navigator.hardwareConcurrency : 2, reason);
+    // Where threads are lacking the host may not tell its cores: two stand for many.
+    return await start(options, lacking() === undefined ? cores() : 2, reason);
   } catch (error) {
     if (!(error instanceof ThreadsError)) throw error;
     return await start(options, 1, `${reason}; on one thread, as ${error.why}`);
@@ -70,7 +47,7 @@ function lacking(): string | undefined {
   if (typeof SharedArrayBuffer === "undefined") {
     return "SharedArrayBuffer (a web page must be cross-origin isolated)";
   }
-  return typeof Worker === "undefined" ? "workers" : undefined;
+  return hasWorkers() ? undefined : "workers";
 }
 
 async function start(
