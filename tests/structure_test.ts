@@ -23,7 +23,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   cli: ["core", "npm"],
   train: ["", "cli", "core", "model", "npm"],
   serve: ["", "cli", "core", "model", "npm"],
-  examples: ["", "cli", "model", "serve", "npm"],
+  examples: ["", "cli", "model", "serve", "wasm", "npm"],
 };
 
 /** What `bench` may import of `tests`: the oracle, measures of errors, and how to wait for a server. */
