@@ -18,6 +18,9 @@ export const OUT: string = `${ROOT}dist/npm`;
 /** The worker script, which pages serve by themselves. */
 const WORKER = "wasm/worker.ts";
 
+/** What loads the kernels; on workerd a module of the package takes its place. */
+const LOADER = "wasm/load.ts";
+
 /** What the package needs of Node: `process.getBuiltinModule` is the youngest of it. */
 const NODE = ">=20.16";
 
@@ -76,16 +79,14 @@ function dependencies(metafile: Metafile, imports: Record<string, string>): Reco
   );
 }
 
-/** The kernels as files, each with its declaration, and a loader for each kind of host. */
+/** The kernels as files, each with its declaration, and the loader of the host that imports them. */
 async function writeKernels(): Promise<void> {
   await mkdir(`${OUT}/kernels`, { recursive: true });
   for (const variant of ["relaxed", "baseline"] as const) {
     await writeFile(`${OUT}/kernels/${variant}.wasm`, wasmKernels(variant));
     await cp(`${ROOT}package/kernels/wasm.d.ts`, `${OUT}/kernels/${variant}.wasm.d.ts`);
   }
-  for (const name of ["mod.d.ts", "node.js", "web.js", "workerd.js"]) {
-    await cp(`${ROOT}package/kernels/${name}`, `${OUT}/kernels/${name}`);
-  }
+  await cp(`${ROOT}package/kernels/workerd.js`, `${OUT}/kernels/workerd.js`);
 }
 
 /** Writes the package. */
@@ -102,6 +103,7 @@ export async function writePackage(): Promise<void> {
 
   const entry = (path: string) => ({
     types: `./types/${path.replace(/\.ts$/, ".d.ts")}`,
+    ...path === LOADER ? { workerd: "./kernels/workerd.js" } : undefined,
     default: `./esm/${path.replace(/\.ts$/, ".js")}`,
   });
   const description = {
@@ -119,12 +121,6 @@ export async function writePackage(): Promise<void> {
         Object.entries(exports as Record<string, string>).map(([name, path]) => [name, entry(path.slice(2))]),
       ),
       "./worker": entry(WORKER),
-      "./kernels": {
-        types: "./kernels/mod.d.ts",
-        workerd: "./kernels/workerd.js",
-        node: "./kernels/node.js",
-        default: "./kernels/web.js",
-      },
       ...Object.fromEntries(["relaxed", "baseline"].map((variant) => [`./kernels/${variant}.wasm`, {
         types: `./kernels/${variant}.wasm.d.ts`,
         default: `./kernels/${variant}.wasm`,

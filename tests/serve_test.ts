@@ -1216,6 +1216,19 @@ Deno.test("any JSON at all gets an answer or a 4xx", async () => {
   );
 });
 
+Deno.test("a load that dies without a word fails its requests", async () => {
+  const handler = createHandler({ model: new Promise(() => {}), limits: { seconds: 1 } });
+  const post = (path: string, body: unknown) =>
+    handler(new Request(`http://localhost${path}`, { method: "POST", body: JSON.stringify(body) }));
+  const answers = await Promise.all([
+    handler(new Request("http://localhost/v1/models")),
+    post("/v1/completions", { prompt: "x" }),
+    post("/tokenize", { prompt: "x" }),
+  ]);
+  for (const answer of answers) await assertError(answer, 503, "model_loading");
+  await handler.close();
+});
+
 Deno.test("ready when the model is, and not before", async () => {
   await using server = await serve();
   const loading = Promise.withResolvers<TransNormerLLM>();

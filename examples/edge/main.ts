@@ -5,8 +5,7 @@
  * the folder `model/` next to it. Sessions go to Deno KV if the host has it, so that any isolate can continue them, and
  * to memory otherwise. If `API_KEYS` in the environment lists keys, separated by commas, clients need one of them.
  *
- * On Cloudflare, which compiles WebAssembly beforehand, pass the module to `createBackend({ module })`, and write
- * `export default { fetch: handler }` instead of the last line.
+ * Cloudflare's runtime is another: see `examples/cloudflare/`.
  *
  * @module
  */

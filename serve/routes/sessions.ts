@@ -9,10 +9,11 @@ import type { Env, Service } from "../service.ts";
 import type { Lease } from "../sessions.ts";
 
 /** `GET`, `DELETE /v1/sessions/<id>` and `POST /v1/sessions/<id>/stop`. */
-export function sessions({ sessions, engine }: Service): Hono<Env> {
+export function sessions(service: Service): Hono<Env> {
+  const { sessions } = service;
   return new Hono<Env>()
     .get("/v1/sessions/:id", async (c) => {
-      const { stateBytes } = await engine;
+      const { stateBytes } = await service.engine;
       const id = c.req.param("id");
       using lease = await sessions.open(c.get("owner"), id);
       const { tokens, expires } = storedIn(lease);

@@ -12,12 +12,13 @@ import { detokenizeSchema, tokenizeSchema } from "../schema.ts";
 import type { Env, Service } from "../service.ts";
 
 /** `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`. */
-export function tokenizer({ engine, limits }: Service): Hono<Env> {
+export function tokenizer(service: Service): Hono<Env> {
+  const { limits } = service;
   const detokenizeBody = detokenizeSchema(limits);
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
       const body = await readJson(c, tokenizeSchema);
-      const { model } = await engine;
+      const { model } = await service.engine;
       const [text, addSpecialTokens] = "messages" in body
         ? [renderChat(model, body, body.add_generation_prompt ?? true), false]
         : [body.prompt, body.add_special_tokens ?? true];
@@ -28,7 +29,7 @@ export function tokenizer({ engine, limits }: Service): Hono<Env> {
     })
     .post("/detokenize", async (c) => {
       const { tokens } = await readJson(c, detokenizeBody);
-      const { model } = await engine;
+      const { model } = await service.engine;
       const { vocabSize } = model.config;
       const outside = tokens.find((id) => id >= vocabSize);
       if (outside !== undefined) {
@@ -37,7 +38,7 @@ export function tokenizer({ engine, limits }: Service): Hono<Env> {
       return c.json({ prompt: tokenizerOf(model).decode(tokens, { specialTokens: true }) });
     })
     .get("/tokenizer_info", async (c) => {
-      const { model } = await engine;
+      const { model } = await service.engine;
       const { bosTokenId, eosTokenIds } = model.config;
       const tokenizer = tokenizerOf(model);
       const nameOf = (id: number | undefined) => id === undefined ? null : tokenName(tokenizer, id);
