@@ -102,7 +102,7 @@ export class Batch implements Disposable {
   }
 
   /**
-   * Frees a slot and gives its session back, as one on its own, which the caller disposes.
+   * Frees a slot and gives its session back, as one outside the batch, which the caller disposes.
    *
    * @throws {RangeError} when the slot is free
    */
@@ -170,7 +170,7 @@ export class Batch implements Disposable {
     }
   }
 
-  /** Steps of at most `FEW_ROWS` sessions each: more rows go another way, whose sums round otherwise. */
+  /** Steps of at most `FEW_ROWS` sessions each: more rows are computed in another order of sums, which rounds differently. */
   #pass(
     states: readonly Tensor[],
     ids: Uint32Array,

@@ -66,8 +66,8 @@ export interface DecodingModel {
 }
 
 /**
- * One answer on its way: it takes the logits after the prompt, then those after each of its own tokens, and says which
- * token is next, what text is certain, and whether the answer ends.
+ * One answer in progress. It takes the logits after the prompt, then those after each of its own tokens. It says which
+ * token is next, which text is certain, and whether the answer ends.
  *
  * @example
  * ```ts
@@ -100,12 +100,12 @@ export class Decoding {
   #length = 0;
 
   /**
-   * Decoding of one text.
+   * An answer that has no token yet.
    *
    * @param model whose logits these are
    * @param prompt token ids that the repetition penalty counts, and that the text continues
-   * @param options see {@linkcode DecodingOptions}; `before`: token ids that stand before the prompt, of earlier turns.
-   * The last few suffice: `session.recent`
+   * @param options see {@linkcode DecodingOptions}; `before`: token ids before the prompt, of earlier turns. The last
+   * few suffice: `session.recent`
    * @param operation named in errors
    * @throws {TypeError} when an option is of the wrong kind, or the model has no tokenizer for stop strings
    * @throws {RangeError} when an option is out of range
@@ -132,7 +132,9 @@ export class Decoding {
     }
     this.#text = new StopText(stops);
     this.#stopIds = stops.flatMap((name) => tokenizer?.specialIdOf(name) ?? []);
-    this.#characters = tokenizer?.stream({ before: [...Array.from(before), ...Array.from(prompt)] });
+    this.#characters = tokenizer?.stream({
+      before: [...tokenizer.recent(before), ...tokenizer.recent(prompt)],
+    });
   }
 
   /** Tokens so far. */
@@ -180,7 +182,7 @@ export interface DecodeOptions {
   /** Tokens of the prompt per pass. */
   readonly prefillTokens: number;
   /**
-   * Whether the session reads every token that was yielded, whatever ends the loop: the next turn then continues from
+   * Whether the session reads every token that was yielded, whatever ends the loop, so that the next turn continues from
    * there. Without it the last token is not read.
    */
   readonly readsAll: boolean;
@@ -239,7 +241,7 @@ export async function* decode(
   }
 }
 
-/** Text on its way out, held back while it may be the beginning of a stop string. */
+/** Text, held back while it may be the beginning of a stop string. */
 export class StopText {
   readonly #stops: readonly string[];
   #held = "";

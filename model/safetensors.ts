@@ -1,7 +1,7 @@
 /**
  * The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes without holes
  * (https://huggingface.co/docs/safetensors). A header comes from strangers: nothing in it is believed before it is
- * checked, and nothing is allocated on its word beyond what it proves to hold.
+ * checked, and no more is allocated than the file proves to hold.
  *
  * @module
  */
@@ -171,7 +171,7 @@ export async function readSafetensorsHeader(reader: ByteReader, file: string): P
   return parseSafetensorsHeader(json, reader.size === undefined ? undefined : reader.size - 8 - length, file);
 }
 
-/** Reads a file's tensors one after another, each once and in order; the reader stands behind the header. */
+/** Reads a file's tensors one after another, each once and in order; the reader is at the end of the header. */
 export async function* readSafetensorsData(
   reader: ByteReader,
   header: SafetensorsHeader,

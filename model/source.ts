@@ -15,8 +15,8 @@ export interface Source {
   /** The folder or URL as messages name it: without a query, which may carry a key. */
   readonly location: string;
   /**
-   * The file, from its beginning; `undefined` when there is none of that name. Hosts that do not say 404 for what is
-   * absent count as well: a bucket that refuses (401, 403), or a web server that sends its page in place of the file.
+   * The file, from its beginning; `undefined` when there is none of that name. Some hosts do not say 404 for an absent
+   * file, and count as well: a bucket that refuses (401, 403), or a web server that sends its page in place of the file.
    */
   open(name: string): Promise<ByteReader | undefined>;
   /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */
@@ -176,7 +176,7 @@ const BEGINNING = 256;
  */
 function isPage(name: string, contentType: string, beginning: Uint8Array): boolean {
   const text = new TextDecoder().decode(beginning).trimStart();
-  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>])/i.test(text)) return true;
+  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>]|\?xml\s)/i.test(text)) return true;
   if (!/^text\/html\b/i.test(contentType)) return false;
   return name.endsWith(".json") ? !/^[{[]/.test(text) : /^<[a-z!]/i.test(text);
 }

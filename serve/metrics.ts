@@ -119,6 +119,10 @@ export class Metrics {
     "levin_session_writes_total",
     "Sessions written to the store.",
   );
+  readonly quarantined: Counter = new Counter(
+    "levin_quarantined_total",
+    "Damaged records that were put away from the store of sessions.",
+  );
   readonly batchSize: Histogram = new Histogram(
     "levin_batch_size",
     "Answers in one decode step.",
@@ -143,9 +147,10 @@ export class Metrics {
 
   /** All of it as text. */
   render(): string {
-    const { requests, promptTokens, completionTokens, sessionWrites, batchSize, firstToken, perToken } = this;
+    const { requests, promptTokens, completionTokens, sessionWrites, quarantined } = this;
     return [
-      ...[requests, promptTokens, completionTokens, sessionWrites, batchSize, firstToken, perToken],
+      ...[requests, promptTokens, completionTokens, sessionWrites, quarantined],
+      ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,
     ].map((metric) => metric.render()).join("");
   }

@@ -81,18 +81,17 @@ export function encode(model: TransNormerLLM, text: string, addSpecialTokens: bo
   }
 }
 
-/** The template for a chat, of one or of several by name: for tools `tool_use` if there is one, else `default`. */
-function chatTemplate(templates: unknown, withTools: boolean): string {
-  const named = Array.isArray(templates) ? templates : [{ name: "default", template: templates }];
-  const find = (name: string): unknown => named.find((template) => template?.name === name)?.template;
-  const source = (withTools ? find("tool_use") : undefined) ?? find("default");
-  if (typeof source === "string") return source;
-  const names = named.map((template) => template?.name).filter((name) => typeof name === "string");
+/** The template for a chat: for one with tools `tool_use`, if the checkpoint brings several and that is one of them. */
+function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
+  const template = (withTools ? tokenizer.chatTemplate("tool_use") : undefined) ?? tokenizer.chatTemplate();
+  if (template !== undefined) return template;
+  const { chat_template: given } = tokenizer.config;
+  const names = Array.isArray(given) ? given.map((entry) => entry?.name).join(", ") : "";
   throw invalid(
     "messages",
-    Array.isArray(templates) && names.length > 0
-      ? `The model's tokenizer has no chat template named default, only ${names.join(", ")}`
-      : "The model's tokenizer brings no chat template: use /v1/completions",
+    names === ""
+      ? "The model's tokenizer brings no chat template: use /v1/completions"
+      : `The model's tokenizer has no chat template named default, only ${names}`,
     "no_chat_template",
   );
 }
@@ -103,8 +102,9 @@ export function renderChat(
   { messages, tools }: Chat,
   addGenerationPrompt: boolean,
 ): string {
-  const { config } = tokenizerOf(model);
-  const source = chatTemplate(config.chat_template, tools !== undefined);
+  const tokenizer = tokenizerOf(model);
+  const { config } = tokenizer;
+  const source = chatTemplate(tokenizer, tools !== undefined);
   const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
   try {

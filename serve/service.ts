@@ -63,11 +63,16 @@ export class Service {
     checkpoint: string | URL | undefined;
     limits: Limits;
     storage: SessionStorage | undefined;
+    sessionSecret: string | undefined;
   }) {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
     this.limits = options.limits;
-    this.sessions = new SessionStore(options.storage, options.limits);
+    this.sessions = new SessionStore(options.storage, {
+      ...options.limits,
+      secret: options.sessionSecret,
+      onQuarantine: () => this.metrics.quarantined.add(),
+    });
     this.#engine = this.#start(options.model);
     this.#engine.catch(() => {}); // those who wait for it get the error
     this.#addGauges();

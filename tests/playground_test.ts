@@ -15,7 +15,7 @@ const MODEL = fileURLToPath(new URL("../models/sotu", import.meta.url));
 const PROMPT = "Fellow citizens, the state of the Union", YEAR = " In the year that lies ahead, ";
 
 Deno.test({
-  name: "the page: a prompt, streamed text, stop, the session goes on, the same in the browser alone",
+  name: "the page: a prompt, streamed text, stop, the session continues, the same in the browser alone",
   ignore: MAY_LEAVE_OUT && findBrowser() === undefined,
   fn: async (t) => {
     using backend = await createBackend({ prefer: "wasm" });
@@ -87,7 +87,7 @@ Deno.test({
         assert.match((await text("speed"))!, /^\d+ tokens\/s$/);
       });
 
-      await t.step("stop ends the answer, and the session goes on from what is there", async () => {
+      await t.step("stop ends the answer, and the session continues from there", async () => {
         const before = Number(await text("tokens"));
         await page.getByLabel("Tokens", { exact: true }).fill("4000");
         await page.getByLabel("Prompt", { exact: true }).fill(YEAR);

@@ -29,7 +29,7 @@ const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
   checkpoint: location,
   storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
-  apiKeys: setting("API_KEYS")?.split(","),
+  apiKeys: setting("API_KEYS")?.split(",").map((key) => key.trim()),
   // What one isolate with little memory and one core can carry.
   limits: { batch: 8, queue: 32, maxTokens: 1024, seconds: 60 },
 });

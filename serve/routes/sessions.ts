@@ -6,7 +6,7 @@
 import { Hono } from "hono";
 import { ApiError } from "../errors.ts";
 import type { Env, Service } from "../service.ts";
-import type { Lease, StoredSession } from "../sessions.ts";
+import type { Lease } from "../sessions.ts";
 
 /** `GET`, `DELETE /v1/sessions/<id>` and `POST /v1/sessions/<id>/stop`. */
 export function sessions(service: Service): Hono<Env> {
@@ -16,8 +16,8 @@ export function sessions(service: Service): Hono<Env> {
       const { stateBytes } = await service.engine;
       const id = c.req.param("id");
       using lease = await sessions.open(c.get("owner"), id);
-      const { tokens } = storedIn(lease);
-      return c.json({ id, tokens, state_bytes: stateBytes, expires: new Date(lease.expires).toISOString() });
+      const { tokens, expires } = storedIn(lease);
+      return c.json({ id, tokens, state_bytes: stateBytes, expires: new Date(expires).toISOString() });
     })
     .delete("/v1/sessions/:id", async (c) => {
       const id = c.req.param("id");
@@ -32,7 +32,7 @@ export function sessions(service: Service): Hono<Env> {
     });
 }
 
-function storedIn({ stored }: Lease): StoredSession {
+function storedIn({ stored }: Lease): NonNullable<Lease["stored"]> {
   if (stored === undefined) {
     throw new ApiError(404, "There is no such session", { code: "session_not_found" });
   }

@@ -14,6 +14,7 @@ import type { Env, Service } from "../service.ts";
 /** `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`. */
 export function tokenizer(service: Service): Hono<Env> {
   const { limits } = service;
+  const detokenizeBody = detokenizeSchema(limits);
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
       const body = await readJson(c, tokenizeSchema);
@@ -27,7 +28,7 @@ export function tokenizer(service: Service): Hono<Env> {
       return c.json({ count: tokens.length, max_model_len: limits.requestTokens, tokens });
     })
     .post("/detokenize", async (c) => {
-      const { tokens } = await readJson(c, detokenizeSchema);
+      const { tokens } = await readJson(c, detokenizeBody);
       const { model } = await service.engine;
       const { vocabSize } = model.config;
       const outside = tokens.find((id) => id >= vocabSize);
