@@ -2,6 +2,12 @@
 // deno-fmt-ignore-file
 // deno-lint-ignore-file
 
+// gpu/folded.wgsl
+const foldedSource = `fn folded(workgroup: vec3u, workgroups: vec3u) -> u32 {
+  return workgroup.x + workgroup.y * workgroups.x;
+}
+`;
+
 // core/activations.ts
 const activationsSource = `const IDENTITY = 0u;
 const SILU = 1u;
@@ -129,9 +135,64 @@ fn sine(x: f32) -> f32 {
 }
 `;
 
-// gpu/folded.wgsl
-const foldedSource = `fn folded(workgroup: vec3u, workgroups: vec3u) -> u32 {
-  return workgroup.x + workgroup.y * workgroups.x;
+// gpu/activate.wgsl
+const activateSource = `struct Parameters {
+  rows: u32,
+  width: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read_write> output: array<Output>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.rows) { return; }
+  let width = parameters.width;
+  let first = row * width;
+  var maximum = 0.0;
+  if (ACTIVATION == EXP) {
+    maximum = f32(x[first]);
+    for (var i = thread; i < width; i += THREADS) { maximum = max(maximum, f32(x[first + i])); }
+    maximum = maximumOver(maximum, thread);
+  }
+  for (var i = thread; i < width; i += THREADS) {
+    output[first + i] = Output(activate(f32(x[first + i]), maximum));
+  }
+}
+`;
+
+// gpu/activateBackward.wgsl
+const activateBackwardSource = `struct Parameters {
+  rows: u32,
+  width: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.rows) { return; }
+  let width = parameters.width;
+  let first = row * width;
+  var maximum = 0.0;
+  if (ACTIVATION == EXP) {
+    maximum = x[first];
+    for (var i = thread; i < width; i += THREADS) { maximum = max(maximum, x[first + i]); }
+    maximum = maximumOver(maximum, thread);
+  }
+  for (var i = thread; i < width; i += THREADS) {
+    dx[first + i] = dy[first + i] * derivative(x[first + i], maximum);
+  }
 }
 `;
 
@@ -1916,6 +1977,55 @@ fn main(
 }
 `;
 
+const activateModule = {
+  code: foldedSource + activationsSource + cosSinSource + activationSource + activateSource,
+  overrides: ["ACTIVATION"],
+  aliases: ["Output","X"],
+} as const;
+
+/** gpu/activate.wgsl */
+export const activate = {
+  constants: { THREADS: 64 },
+  main: {
+    ...activateModule,
+    entryPoint: "main",
+    threads: 64,
+    bindings: {
+      x: [0, "read"],
+      output: [1, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      width: [1, "u32"],
+    },
+  },
+} as const;
+
+const activateBackwardModule = {
+  code: foldedSource + activationsSource + cosSinSource + activationSource + activateBackwardSource,
+  overrides: ["ACTIVATION"],
+  aliases: [],
+} as const;
+
+/** gpu/activateBackward.wgsl */
+export const activateBackward = {
+  constants: { THREADS: 64 },
+  main: {
+    ...activateBackwardModule,
+    entryPoint: "main",
+    threads: 64,
+    bindings: {
+      x: [0, "read"],
+      dy: [1, "read"],
+      dx: [2, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      width: [1, "u32"],
+    },
+  },
+} as const;
+
 const adamwModule = {
   code: foldedSource + adamwSource,
   overrides: [],
@@ -2275,7 +2385,7 @@ export const linearBackward = {
 } as const;
 
 const lrpeModule = {
-  code: cosSinSource + foldedSource + lrpeSource,
+  code: foldedSource + cosSinSource + lrpeSource,
   overrides: [],
   aliases: ["Output","Theta","X"],
 } as const;
@@ -2304,7 +2414,7 @@ export const lrpe = {
 } as const;
 
 const lrpeBackwardModule = {
-  code: cosSinSource + foldedSource + lrpeBackwardSource,
+  code: foldedSource + cosSinSource + lrpeBackwardSource,
   overrides: [],
   aliases: [],
 } as const;
@@ -2574,7 +2684,7 @@ export const rows = {
 } as const;
 
 const splitHeadsModule = {
-  code: activationsSource + cosSinSource + activationSource + foldedSource + splitHeadsSource,
+  code: foldedSource + activationsSource + cosSinSource + activationSource + splitHeadsSource,
   overrides: ["ACTIVATION"],
   aliases: ["Output","X"],
 } as const;
@@ -2602,7 +2712,7 @@ export const splitHeads = {
 } as const;
 
 const splitHeadsBackwardModule = {
-  code: activationsSource + cosSinSource + activationSource + foldedSource + splitHeadsBackwardSource,
+  code: foldedSource + activationsSource + cosSinSource + activationSource + splitHeadsBackwardSource,
   overrides: ["ACTIVATION"],
   aliases: [],
 } as const;

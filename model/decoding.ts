@@ -175,15 +175,15 @@ export class Decoding {
   }
 }
 
-/** How {@linkcode decode} goes about it. */
+/** Options of {@linkcode decode}. */
 export interface DecodeOptions {
   /** Its reason is thrown at the next token or piece of the prompt. */
   readonly signal?: AbortSignal;
   /** Tokens of the prompt per pass. */
   readonly prefillTokens: number;
   /**
-   * Whether the session reads every token that was yielded, whatever ends the loop, so that the next turn continues from
-   * there. Without it the last token is not read.
+   * Whether the session reads every token that was yielded, whatever ends the loop, so that the next turn continues
+   * from there. Without it the last token is not read.
    */
   readonly readsAll: boolean;
 }
@@ -194,8 +194,8 @@ const TURN_MILLISECONDS = 16;
 /**
  * Lets a session read a prompt in pieces, and generates from there: one step and one readback per token.
  *
- * @param ids the prompt; none only where `logits` are given
- * @param logits what the session gave after its last token, taken over; read where the prompt has no token
+ * @param ids the prompt; empty only if `logits` are given
+ * @param logits what the session gave after its last token, taken over; the answer to an empty prompt begins with them
  */
 export async function* decode(
   session: Session,
@@ -253,7 +253,7 @@ export class StopText {
     this.#stops = stops;
   }
 
-  /** Takes text and returns what is certain to stand before any stop string. */
+  /** Takes text and returns what is certain to precede any stop string. */
   push(text: string): string {
     this.#held += text;
     const found = this.#stops.map((stop) => this.#held.indexOf(stop)).filter((index) => index >= 0);

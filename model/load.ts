@@ -36,7 +36,7 @@ const SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 export interface LoadProgress {
   /** Bytes of tensors that were read. */
   readonly bytes: number;
-  /** Bytes of tensors in all, where the checkpoint says so beforehand. */
+  /** Bytes of tensors in all, if the checkpoint says so beforehand. */
   readonly totalBytes: number | undefined;
   /** Tensors that were uploaded. */
   readonly tensors: number;
@@ -242,7 +242,7 @@ class Uploads implements Disposable {
     });
   }
 
-  /** See {@linkcode Checkpoint.fingerprint}. Sorted: the order of tensors and their distribution over shards do not matter. */
+  /** See {@linkcode Checkpoint.fingerprint}. Sorted: the order of tensors and the shards they are in do not matter. */
   fingerprint(): string {
     const text = JSON.stringify([this.#config, [...this.#hashes].sort()]);
     return hash(new TextEncoder().encode(text));

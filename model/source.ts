@@ -15,8 +15,8 @@ export interface Source {
   /** The folder or URL as messages name it: without a query, which may carry a key. */
   readonly location: string;
   /**
-   * The file, from its beginning; `undefined` when there is none of that name. Some hosts do not say 404 for an absent
-   * file, and count as well: a bucket that refuses (401, 403), or a web server that sends its page in place of the file.
+   * The file, from its beginning; `undefined` when there is none of that name. Hosts that say it in another way
+   * than by 404 count as well: a bucket that refuses (401, 403), or a web server that sends its page instead.
    */
   open(name: string): Promise<ByteReader | undefined>;
   /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */

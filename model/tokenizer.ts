@@ -152,8 +152,8 @@ export class Tokenizer {
   }
 
   /**
-   * The last ids that have text, at most eight: no character, no rule about spaces and nothing that is held back reaches
-   * further.
+   * The last ids that have text, at most eight: no character, no rule about spaces and no text that is held back
+   * reaches further.
    */
   recent(ids: ArrayLike<number>, specialTokens = false): number[] {
     const recent: number[] = [];
@@ -169,8 +169,8 @@ export class Tokenizer {
   }
 
   /**
-   * The bytes that an id represents within a text: its part of a split character, the space of a word too; for a special
-   * token its name.
+   * The bytes that an id represents within a text: its part of a split character, the space of a word too; for a
+   * special token its name.
    */
   bytesOf(id: number): Uint8Array {
     const token = this.#tokens.get(id);

@@ -88,7 +88,7 @@ export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
 
 /** A layer's activations, each of them held, and its output, which is the caller's. */
 export interface Layer {
-  /** What goes in, `[batch, seqLen, embed]`. */
+  /** The input, `[batch, seqLen, embed]`. */
   readonly x: Tensor;
   /** Of {@linkcode tokenMixer}. */
   readonly tokenMixer: Record<

@@ -6,6 +6,7 @@
  */
 import assert from "node:assert/strict";
 import {
+  activateBackward,
   adamw,
   crossEntropy,
   embeddingBackward,
@@ -17,7 +18,17 @@ import {
   sum,
   sumSquares,
 } from "../core/gradients.ts";
-import { embedding, gatherRows, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
+import {
+  activate,
+  embedding,
+  gatherRows,
+  linear,
+  lrpe,
+  multiply,
+  norm,
+  scatterRows,
+  splitHeads,
+} from "../core/ops.ts";
 import {
   type Backend,
   createBackend,
@@ -52,6 +63,8 @@ function functionsOf(backend: Backend, scope: Scope): Record<string, Function_> 
     linear: { call: linear, args: [x, weight], options: { bias: zeros(4), residual: dy } },
     norm: { call: norm, args: [x], options: { gate: x, weight: width, bias: width } },
     splitHeads: { call: splitHeads, args: [joint, 2, "silu"] },
+    activate: { call: activate, args: [x, "silu"] },
+    activateBackward: { call: activateBackward, args: [x, "silu", x] },
     lrpe: { call: lrpe, args: [tokens, theta, [0]] },
     multiply: { call: multiply, args: [x, x] },
     embeddingBackward: { call: embeddingBackward, args: [[1, 2], x, table] },
@@ -109,7 +122,7 @@ function disposeAll(value: unknown): void {
 }
 
 /** Functions whose first argument may have any shape. */
-const ANY_SHAPE = ["gatherRows", "norm", "sum", "sumSquares"];
+const ANY_SHAPE = ["activate", "gatherRows", "norm", "sum", "sumSquares"];
 
 eachBackend(
   "every argument of every function is checked: wrong kind, disposed, foreign, quantised",

@@ -41,7 +41,7 @@ export function readAddedTokens(json: unknown): AddedToken[] {
   });
 }
 
-/** Cuts texts at added tokens: first those that are found as they are, then, in what lies between, the normalised ones. */
+/** Cuts texts at added tokens: first at those that are found as they are, then between them at the normalised ones. */
 export class AddedTokens {
   readonly #normalize: Normalizer;
   readonly #asTheyAre: Finder;

@@ -1,7 +1,7 @@
 /**
- * `tokenizer.json` as this library reads it: the parts that it computes as the official library (huggingface/tokenizers,
- * in Rust) does, and the refusal of all others by name. Other ids than the model was trained with would give wrong
- * answers without a word.
+ * `tokenizer.json` as this library reads it: parts that it computes as the official library (huggingface/tokenizers, in
+ * Rust) does, and the refusal of all others by name. Ids that the model was not trained with would silently give wrong
+ * answers.
  *
  * @module
  */

@@ -88,8 +88,8 @@ const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 
 /**
- * SentencePiece's own map: a double-array trie (Darts) from UTF-8 to the places of strings that end with a zero. Clusters
- * of characters of up to five bytes are looked up whole, then each character; the shortest entry that begins it counts.
+ * SentencePiece's own map: a double-array trie (Darts) from UTF-8 to the places of strings that end with a zero.
+ * Clusters of characters of up to five bytes are looked up whole, then each character; the shortest entry that begins it counts.
  */
 function precompiled({ precompiled_charsmap }: Part): Normalizer {
   if (precompiled_charsmap === null || precompiled_charsmap === undefined) return (text) => text;

@@ -28,7 +28,7 @@ const BEHAVIORS: readonly unknown[] = [
   "Contiguous",
 ];
 
-/** The characters that byte-level vocabularies write bytes as: printable Latin-1 as itself, the others from U+0100 on. */
+/** The characters that byte-level vocabularies write bytes as: printable Latin-1 as itself, others from U+0100. */
 export const CHARACTER_OF_BYTE: readonly string[] = (() => {
   const printable = (byte: number) => byte > 0x20 && byte < 0x7f || byte > 0xa0 && byte !== 0xad;
   let next = 0x100;
@@ -55,7 +55,7 @@ export function createPreTokenizer(hub: Hub, part: Part | null, normalizer: Part
 }
 
 /**
- * A Metaspace of `"first"` looks for the piece at the beginning of the text as it was before the normaliser. Where steps
+ * A Metaspace of `"first"` looks for the piece at the beginning of the text as it was before the normaliser. If steps
  * before it add or remove characters there, the official library's account of them would be needed.
  */
 function checkFirst(before: readonly Part[], normalizer: Part | null): void {
