@@ -107,6 +107,24 @@ export interface Operations {
   adamw(call: AdamWCall): void;
 }
 
+/** The operations that only training needs. A machine may lack them: see `gpu/gradients.ts`. */
+export const TRAINING = [
+  "lightningBackward",
+  "embeddingBackward",
+  "linearBackward",
+  "normBackward",
+  "splitHeadsBackward",
+  "activateBackward",
+  "lrpeBackward",
+  "crossEntropy",
+  "sumRows",
+  "sumSquares",
+  "adamw",
+] as const satisfies readonly (keyof Operations)[];
+
+/** The operations that only training needs, by name. */
+export type Gradients = Pick<Operations, typeof TRAINING[number]>;
+
 // ------------------------------------------------------------------------------------------------- attention
 
 /** One sequence of a call: `length` tokens from token `start` of batch element `batch`. */
