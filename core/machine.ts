@@ -108,22 +108,20 @@ export interface Operations {
 }
 
 /** The operations that only training needs. A machine may lack them: see `gpu/gradients.ts`. */
-export const TRAINING = [
-  "lightningBackward",
-  "embeddingBackward",
-  "linearBackward",
-  "normBackward",
-  "splitHeadsBackward",
-  "activateBackward",
-  "lrpeBackward",
-  "crossEntropy",
-  "sumRows",
-  "sumSquares",
-  "adamw",
-] as const satisfies readonly (keyof Operations)[];
-
-/** The operations that only training needs, by name. */
-export type Gradients = Pick<Operations, typeof TRAINING[number]>;
+export type Gradients = Pick<
+  Operations,
+  | "lightningBackward"
+  | "embeddingBackward"
+  | "linearBackward"
+  | "normBackward"
+  | "splitHeadsBackward"
+  | "activateBackward"
+  | "lrpeBackward"
+  | "crossEntropy"
+  | "sumRows"
+  | "sumSquares"
+  | "adamw"
+>;
 
 // ------------------------------------------------------------------------------------------------- attention
 

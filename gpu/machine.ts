@@ -5,13 +5,7 @@
  */
 import { BackendError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
-import {
-  type BackendInfo,
-  type Gradients,
-  type Machine,
-  type Operations,
-  TRAINING,
-} from "../core/machine.ts";
+import type { BackendInfo, Gradients, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";

@@ -23,16 +23,7 @@ import {
   sumSquares,
 } from "../core/gradients.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
-import {
-  embedding,
-  gatherRows,
-  linear,
-  lrpe,
-  multiply,
-  norm,
-  scatterRows,
-  splitHeads,
-} from "../core/ops.ts";
+import { embedding, gatherRows, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
 import type { Operations } from "../core/machine.ts";
 import { shadersModule } from "../gpu/build.ts";
 import { type Device, type Store, storeOf } from "../gpu/device.ts";
@@ -41,14 +32,7 @@ import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { checkBackward } from "./attention.ts";
-import {
-  assertClose,
-  assertSameBits,
-  manyCalls,
-  randomArray,
-  Scope,
-  WITHOUT_WEBGPU,
-} from "./harness.ts";
+import { assertClose, assertSameBits, manyCalls, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
 import * as reference from "./reference.ts";
 import * as gradients from "./reference_gradients.ts";
 
@@ -69,26 +53,19 @@ function gpuTest(
     name: `WebGPU: ${name}`,
     ignore: WITHOUT_WEBGPU,
     fn: async () => {
-      const machine = await createMachine({}, "asked for by the test", {
-        gradients: training,
-        ...requirements,
-      });
+      const machine = await createMachine({}, "asked for by the test", { gradients: training, ...requirements });
       using backend = new Backend(machine);
       await body(backend, machine.device);
     },
   });
 }
 
-const full = (value: number, length = 5) =>
-  new Float32Array(length).fill(value);
+const full = (value: number, length = 5) => new Float32Array(length).fill(value);
 
 async function valueOf(tensor: Tensor): Promise<number> {
   using held = tensor;
   const data = await held.data();
-  assert(
-    data.every((value) => value === data[0]),
-    "all elements are made equal",
-  );
+  assert(data.every((value) => value === data[0]), "all elements are made equal");
   return data[0];
 }
 
@@ -97,119 +74,93 @@ const rejectsWith = (reason: BackendError["reason"]) => (error: unknown) =>
 
 // ------------------------------------------------------------------------------------------------- order of work
 
-gpuTest(
-  "an upload does not overtake enqueued work that reads the old elements",
-  async (backend) => {
-    using x = backend.tensor(full(3), [5]);
-    const before = multiply(x, x);
-    backend.write(x, full(7));
-    const after = multiply(x, x);
-    assert.equal(await valueOf(before), 9);
-    assert.equal(await valueOf(after), 49);
-  },
-);
+gpuTest("an upload does not overtake enqueued work that reads the old elements", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  const before = multiply(x, x);
+  backend.write(x, full(7));
+  const after = multiply(x, x);
+  assert.equal(await valueOf(before), 9);
+  assert.equal(await valueOf(after), 49);
+});
 
-gpuTest(
-  "a new tensor does not take memory from under enqueued work",
-  async (backend) => {
-    const old = backend.tensor(full(3), [5]);
-    const before = multiply(old, old);
-    old.dispose();
-    const young = backend.tensor(full(8), [5]);
-    assert.equal(await valueOf(before), 9);
-    assert.equal(await valueOf(young), 8);
-  },
-);
+gpuTest("a new tensor does not take memory from under enqueued work", async (backend) => {
+  const old = backend.tensor(full(3), [5]);
+  const before = multiply(old, old);
+  old.dispose();
+  const young = backend.tensor(full(8), [5]);
+  assert.equal(await valueOf(before), 9);
+  assert.equal(await valueOf(young), 8);
+});
 
-gpuTest(
-  "data() gives the elements as they were when it was called",
-  async (backend) => {
-    using x = backend.tensor(full(3), [5]);
-    const first = x.data();
-    backend.write(x, full(4));
-    const second = x.data();
-    assert.deepEqual([(await first)[0], (await second)[0]], [3, 4]);
-  },
-);
+gpuTest("data() gives the elements as they were when it was called", async (backend) => {
+  using x = backend.tensor(full(3), [5]);
+  const first = x.data();
+  backend.write(x, full(4));
+  const second = x.data();
+  assert.deepEqual([(await first)[0], (await second)[0]], [3, 4]);
+});
 
-gpuTest(
-  "a decoded token of a model is one submit and one readback",
-  async (backend) => {
-    using model = await TransNormerLLM.load(GOLDEN, { backend });
-    using session = model.session();
-    using prefilled = session.prefill([5, 17, 9]);
-    await prefilled.data();
-    using first = session.step(4); // pipelines and tables are made now
-    await first.data();
-    const counts = { submit: 0, mapAsync: 0 };
-    const counted = <Name extends keyof typeof counts>(
-      name: Name,
-      prototype: Record<Name, unknown>,
-    ) => {
-      const original = prototype[name] as (...args: unknown[]) => unknown;
-      return {
-        value(this: unknown, ...args: unknown[]) {
-          counts[name]++;
-          return original.apply(this, args);
-        },
-      };
+gpuTest("a decoded token of a model is one submit and one readback", async (backend) => {
+  using model = await TransNormerLLM.load(GOLDEN, { backend });
+  using session = model.session();
+  using prefilled = session.prefill([5, 17, 9]);
+  await prefilled.data();
+  using first = session.step(4); // pipelines and tables are made now
+  await first.data();
+  const counts = { submit: 0, mapAsync: 0 };
+  const counted = <Name extends keyof typeof counts>(name: Name, prototype: Record<Name, unknown>) => {
+    const original = prototype[name] as (...args: unknown[]) => unknown;
+    return {
+      value(this: unknown, ...args: unknown[]) {
+        counts[name]++;
+        return original.apply(this, args);
+      },
     };
-    const submit = counted("submit", GPUQueue.prototype),
-      mapAsync = counted("mapAsync", GPUBuffer.prototype);
-    await withProperty(
-      GPUQueue.prototype,
-      "submit",
-      submit,
-      () =>
-        withProperty(GPUBuffer.prototype, "mapAsync", mapAsync, async () => {
-          using logits = session.step(8);
-          await logits.data();
-        }),
-    );
-    assert.deepEqual(counts, { submit: 1, mapAsync: 1 });
-  },
-);
+  };
+  const submit = counted("submit", GPUQueue.prototype), mapAsync = counted("mapAsync", GPUBuffer.prototype);
+  await withProperty(
+    GPUQueue.prototype,
+    "submit",
+    submit,
+    () =>
+      withProperty(GPUBuffer.prototype, "mapAsync", mapAsync, async () => {
+        using logits = session.step(8);
+        await logits.data();
+      }),
+  );
+  assert.deepEqual(counts, { submit: 1, mapAsync: 1 });
+});
 
 // -------------------------------------------------------------------------------------------------------- faults
 
-gpuTest(
-  "a refused command reaches all that depends on it, and nothing else",
-  async (backend, device) => {
-    using x = backend.tensor(full(3), [5]);
-    await x.data();
-    using broken = backend.empty([5]);
-    const kernel = device.kernel({
-      code: "no WGSL",
-      entryPoint: "main",
-      threads: 1,
-      overrides: [],
-      aliases: [],
-      bindings: { z: [0, "read_write"] },
-      parameters: {},
-    }, { access: { z: "write" } });
-    device.dispatch(kernel, { z: storeOf(broken) }, {}, 1);
-    using dependent = multiply(broken, x);
-    await assert.rejects(broken.data(), rejectsWith("validation"));
-    await assert.rejects(dependent.data(), rejectsWith("validation"));
-    await assert.rejects(
-      dependent.data(),
-      rejectsWith("validation"),
-      "reading again does not help",
-    );
-    assert.throws(() => multiply(dependent, x), rejectsWith("validation"));
-    assert.equal(await valueOf(multiply(x, x)), 9);
-  },
-);
+gpuTest("a refused command reaches all that depends on it, and nothing else", async (backend, device) => {
+  using x = backend.tensor(full(3), [5]);
+  await x.data();
+  using broken = backend.empty([5]);
+  const kernel = device.kernel({
+    code: "no WGSL",
+    entryPoint: "main",
+    threads: 1,
+    overrides: [],
+    aliases: [],
+    bindings: { z: [0, "read_write"] },
+    parameters: {},
+  }, { access: { z: "write" } });
+  device.dispatch(kernel, { z: storeOf(broken) }, {}, 1);
+  using dependent = multiply(broken, x);
+  await assert.rejects(broken.data(), rejectsWith("validation"));
+  await assert.rejects(dependent.data(), rejectsWith("validation"));
+  await assert.rejects(dependent.data(), rejectsWith("validation"), "reading again does not help");
+  assert.throws(() => multiply(dependent, x), rejectsWith("validation"));
+  assert.equal(await valueOf(multiply(x, x)), 9);
+});
 
 gpuTest(
   "a lost device fails what is pending, or it is right, and what comes; a new backend works",
   async (backend, device) => {
     using x = backend.tensor(full(3), [5]);
     // What is pending fails or, where it was read before the loss, is right.
-    const pending = multiply(x, x).data().then(
-      (values) => [...values],
-      rejectsWith("lost"),
-    );
+    const pending = multiply(x, x).data().then((values) => [...values], rejectsWith("lost"));
     await device.lose();
     const outcome = await pending;
     if (outcome !== true) assert.deepEqual(outcome, Array(5).fill(9));
@@ -262,94 +213,56 @@ gpuTest("a session started on WASM continues on WebGPU", async (backend) => {
   assertClose(await logits.data(), await expected.data(), 1e-5);
 });
 
-gpuTest(
-  "a lack of memory is an error, and passes when memory is given back",
-  async (backend) => {
-    // The software adapter has as much memory as the process may map; a real one has an end of its own.
-    const deno = [
-      "run",
-      "--allow-all",
-      "--no-lock",
-      new URL("./outOfMemory.ts", import.meta.url).href,
-    ];
-    const limited = Deno.build.os === "linux" &&
-      /llvmpipe/.test(backend.info.device);
-    const [program, args] = limited
-      ? ["sh", [
-        "-c",
-        'ulimit -v 104857600 && exec "$0" "$@"',
-        Deno.execPath(),
-        ...deno,
-      ]]
-      : [Deno.execPath(), deno];
-    const { stdout, stderr } = await new Deno.Command(program, {
-      args,
-      cwd: new URL("..", import.meta.url),
-    })
-      .output();
-    const text = new TextDecoder().decode(stdout);
-    assert(text.startsWith("{"), new TextDecoder().decode(stderr));
-    assert.deepEqual(JSON.parse(text), {
-      during: "out-of-memory",
-      after: [9],
-      again: [0],
-    });
-  },
-);
+gpuTest("a lack of memory is an error, and passes when memory is given back", async (backend) => {
+  // The software adapter has as much memory as the process may map; a real one has an end of its own.
+  const deno = ["run", "--allow-all", "--no-lock", new URL("./outOfMemory.ts", import.meta.url).href];
+  const limited = Deno.build.os === "linux" && /llvmpipe/.test(backend.info.device);
+  const [program, args] = limited
+    ? ["sh", ["-c", 'ulimit -v 104857600 && exec "$0" "$@"', Deno.execPath(), ...deno]]
+    : [Deno.execPath(), deno];
+  const { stdout, stderr } = await new Deno.Command(program, { args, cwd: new URL("..", import.meta.url) })
+    .output();
+  const text = new TextDecoder().decode(stdout);
+  assert(text.startsWith("{"), new TextDecoder().decode(stderr));
+  assert.deepEqual(JSON.parse(text), { during: "out-of-memory", after: [9], again: [0] });
+});
 
-gpuTest(
-  "attention cuts its work where tensors are cut, and copies none of them",
-  async (backend) => {
-    const shape = [1, 4, 192, 16],
-      sizes = { batch: 1, heads: 4, seqLen: 192, headDim: 16, valueDim: 16 };
-    const [q, k, v] = [1, 2, 3].map((seed) => randomArray(shape, seed));
-    const slopes = alibiSlopes(4),
-      expected =
-        reference.lightningAttention(q, k, v, sizes, { slopes }).output;
-    for (const layout of ["bhnd", "bnhd"] as const) {
-      const turned = (x: ArrayLike<number>) =>
-        layout === "bnhd" ? reference.toBnhd(x, shape) : Float32Array.from(x);
-      const operands = [q, k, v].map((x) =>
-        backend.tensor(turned(x), layout === "bnhd" ? [1, 192, 4, 16] : shape)
-      );
-      assert.equal(storeOf(operands[0]).pieces.length, 2);
-      let copies = 0, output: Tensor | undefined;
-      const copy = { value: () => copies++ };
-      await withProperty(
-        GPUCommandEncoder.prototype,
-        "copyBufferToBuffer",
-        copy,
-        async () => {
-          const [q, k, v] = operands;
-          output = await Promise.resolve(
-            lightningAttention(q, k, v, { slopes, layout }).output,
-          );
-        },
-      );
-      assert.equal(copies, 0, layout);
-      assertClose(await output!.data(), turned(expected), 1e-5, layout);
-    }
-  },
-  { limits: { windowBytes: 192 * 4 * 16 * 4 / 2 } },
-);
+gpuTest("attention cuts its work where tensors are cut, and copies none of them", async (backend) => {
+  const shape = [1, 4, 192, 16], sizes = { batch: 1, heads: 4, seqLen: 192, headDim: 16, valueDim: 16 };
+  const [q, k, v] = [1, 2, 3].map((seed) => randomArray(shape, seed));
+  const slopes = alibiSlopes(4), expected = reference.lightningAttention(q, k, v, sizes, { slopes }).output;
+  for (const layout of ["bhnd", "bnhd"] as const) {
+    const turned = (x: ArrayLike<number>) =>
+      layout === "bnhd" ? reference.toBnhd(x, shape) : Float32Array.from(x);
+    const operands = [q, k, v].map((x) =>
+      backend.tensor(turned(x), layout === "bnhd" ? [1, 192, 4, 16] : shape)
+    );
+    assert.equal(storeOf(operands[0]).pieces.length, 2);
+    let copies = 0, output: Tensor | undefined;
+    const copy = { value: () => copies++ };
+    await withProperty(GPUCommandEncoder.prototype, "copyBufferToBuffer", copy, async () => {
+      const [q, k, v] = operands;
+      output = await Promise.resolve(lightningAttention(q, k, v, { slopes, layout }).output);
+    });
+    assert.equal(copies, 0, layout);
+    assertClose(await output!.data(), turned(expected), 1e-5, layout);
+  }
+}, { limits: { windowBytes: 192 * 4 * 16 * 4 / 2 } });
 
 // -------------------------------------------------------------------------------------------------------- memory
 
-gpuTest(
-  "after dispose() everything is disposed, and disposing again does nothing",
-  async (backend) => {
-    const x = backend.tensor(full(3), [5]);
-    assert(backend.bytesInUse > 0);
-    backend.dispose();
-    assert.equal(backend.bytesInUse, 0);
-    assert.equal(backend.bytesReserved, 0);
-    await assert.rejects(x.data(), rejectsWith("disposed"));
-    assert.throws(() => multiply(x, x), rejectsWith("disposed"));
-    x.dispose();
-    backend.dispose();
-    assert.equal(backend.bytesInUse, 0);
-  },
-);
+gpuTest("after dispose() everything is disposed, and disposing again does nothing", async (backend) => {
+  const x = backend.tensor(full(3), [5]);
+  assert(backend.bytesInUse > 0);
+  backend.dispose();
+  assert.equal(backend.bytesInUse, 0);
+  assert.equal(backend.bytesReserved, 0);
+  await assert.rejects(x.data(), rejectsWith("disposed"));
+  assert.throws(() => multiply(x, x), rejectsWith("disposed"));
+  x.dispose();
+  backend.dispose();
+  assert.equal(backend.bytesInUse, 0);
+});
 
 gpuTest("disposed tensors give their memory back at once", async (backend) => {
   using x = backend.tensor(full(3), [5]);
@@ -385,189 +298,107 @@ gpuTest("many forward calls do not grow memory", async (backend) => {
   );
 });
 
-gpuTest(
-  "operations give uploads and scratch back when a dispatch throws",
-  (backend, device) => {
-    using scope = new Scope();
-    const tensor = (...shape: number[]) =>
-      scope.keep(backend.tensor(randomArray(shape, 1), shape));
-    const quantized = (bits: 8 | 4) =>
-      scope.keep(
-        backend.quantized(
-          quantize(randomArray([30, 37], 2), [30, 37], { bits }),
-        ),
-      );
-    const [x, y, weight, bias] = [
-      tensor(70, 37),
-      tensor(70, 37),
-      tensor(30, 37),
-      tensor(30),
-    ];
-    const [few, dy, table, weight4] = [
-      tensor(2, 37),
-      tensor(70, 30),
-      quantized(8),
-      quantized(4),
-    ];
-    const joint = tensor(1, 5, 24),
-      headed = tensor(1, 5, 2, 3),
-      gate = tensor(1, 5, 6);
-    const [tokens, theta, encoded] = [
-      tensor(2, 7, 3, 5),
-      tensor(3, 5),
-      tensor(2, 7, 3, 10),
-    ];
-    const [q, k, v] = [
-      tensor(1, 2, 300, 13),
-      tensor(1, 1, 300, 13),
-      tensor(1, 4, 300, 6),
-    ];
-    const [q1, v1, state] = [
-      tensor(3, 2, 13),
-      tensor(3, 4, 6),
-      tensor(5, 4, 13, 6),
-    ];
-    const [width, row] = [tensor(37), tensor(37)],
-      states = tensor(1, 4, 13, 6),
-      one = tensor(1);
-    const ids = Array.from({ length: 70 }, (_, i) => i % 30);
-    const step = {
-      learningRate: 1,
-      beta1: 0.9,
-      beta2: 0.9,
-      eps: 1,
-      weightDecay: 0,
-      maxNorm: 1,
-      count: 1,
-    };
-    const calls: Record<keyof Operations, (() => unknown)[]> = {
-      lightning: [() => lightningAttention(q, k, v, { initialState: states })],
-      lightningStep: [
-        () => lightningAttentionStep(q1, q1, v1, state, { rows: [4, 0, 2] }),
-      ],
-      lightningBackward: [
-        () =>
-          lightningAttentionBackward(q, k, v, v, {
-            initialState: states,
-            dState: states,
-          }),
-      ],
-      embedding: [() => embedding(weight, ids), () => embedding(table, ids)],
-      embeddingBackward: [() => embeddingBackward(ids, x, weight)],
-      linear: [
-        () => linear(x, weight, { bias }),
-        () => linear(few, weight),
-        () => linear(few, weight4),
-        () => linear(x, table),
-      ],
-      linearBackward: [
-        () => linearBackward(x, weight, dy, { dWeight: weight, dBias: bias }),
-      ],
-      norm: [() => norm(x, { weight: width, bias: row, gate: y })],
-      normBackward: [
-        () =>
-          normBackward(x, y, {
-            weight: width,
-            bias: row,
-            dWeight: width,
-            dBias: row,
-            gate: y,
-          }),
-      ],
-      splitHeads: [() => splitHeads(joint, 2, "silu")],
-      splitHeadsBackward: [
-        () =>
-          splitHeadsBackward(joint, 2, "exp", {
-            dq: headed,
-            dk: headed,
-            dv: headed,
-            du: gate,
-          }),
-      ],
-      lrpe: [() => lrpe(tokens, theta, [0, 9])],
-      lrpeBackward: [() => lrpeBackward(tokens, theta, [0, 9], encoded, theta)],
-      multiply: [() => multiply(x, y)],
-      gatherRows: [() => gatherRows(x, [3, 5])],
-      scatterRows: [() => scatterRows(few, [3, 5], x)],
-      crossEntropy: [() => crossEntropy(x, ids)],
-      sumRows: [() => sum(x, one)],
-      sumSquares: [() => sumSquares(x, one)],
-      adamw: [() => adamw(x, y, { first: x, second: y }, one, step)],
-    };
-    assert.deepEqual(
-      Object.keys(calls).sort(),
-      Object.keys(backend.machine.operations).sort(),
-    );
-    const { dispatch } = device;
-    for (const [name, variants] of Object.entries(calls)) {
-      for (const [variant, call] of variants.entries()) {
-        // The n-th dispatch throws, for every n that the call comes to.
-        for (let last = 0, thrown = true; thrown; last++) {
-          const before = backend.bytesInUse;
-          let count = 0;
-          device.dispatch = (...operands) => {
-            if (count++ === last) throw new Error("this dispatch throws");
-            dispatch.apply(device, operands);
-          };
-          try {
-            using results = new Scope();
-            const result = call();
-            thrown = false;
-            if (result !== undefined) results.keep(result as Tensor);
-          } catch (error) {
-            assert.equal(
-              (error as Error).message,
-              "this dispatch throws",
-              `${name} ${variant}`,
-            );
-          } finally {
-            device.dispatch = dispatch;
-          }
-          assert.equal(
-            backend.bytesInUse,
-            before,
-            `${name} ${variant}, dispatch ${last}`,
-          );
+gpuTest("operations give uploads and scratch back when a dispatch throws", (backend, device) => {
+  using scope = new Scope();
+  const tensor = (...shape: number[]) => scope.keep(backend.tensor(randomArray(shape, 1), shape));
+  const quantized = (bits: 8 | 4) =>
+    scope.keep(backend.quantized(quantize(randomArray([30, 37], 2), [30, 37], { bits })));
+  const [x, y, weight, bias] = [tensor(70, 37), tensor(70, 37), tensor(30, 37), tensor(30)];
+  const [few, dy, table, weight4] = [tensor(2, 37), tensor(70, 30), quantized(8), quantized(4)];
+  const joint = tensor(1, 5, 24), headed = tensor(1, 5, 2, 3), gate = tensor(1, 5, 6);
+  const [tokens, theta, encoded] = [tensor(2, 7, 3, 5), tensor(3, 5), tensor(2, 7, 3, 10)];
+  const [q, k, v] = [tensor(1, 2, 300, 13), tensor(1, 1, 300, 13), tensor(1, 4, 300, 6)];
+  const [q1, v1, state] = [tensor(3, 2, 13), tensor(3, 4, 6), tensor(5, 4, 13, 6)];
+  const [width, row] = [tensor(37), tensor(37)], states = tensor(1, 4, 13, 6), one = tensor(1);
+  const ids = Array.from({ length: 70 }, (_, i) => i % 30);
+  const step = { learningRate: 1, beta1: 0.9, beta2: 0.9, eps: 1, weightDecay: 0, maxNorm: 1, count: 1 };
+  const calls: Record<keyof Operations, (() => unknown)[]> = {
+    lightning: [() => lightningAttention(q, k, v, { initialState: states })],
+    lightningStep: [
+      () => lightningAttentionStep(q1, q1, v1, state, { rows: [4, 0, 2] }),
+    ],
+    lightningBackward: [
+      () => lightningAttentionBackward(q, k, v, v, { initialState: states, dState: states }),
+    ],
+    embedding: [() => embedding(weight, ids), () => embedding(table, ids)],
+    embeddingBackward: [() => embeddingBackward(ids, x, weight)],
+    linear: [
+      () => linear(x, weight, { bias }),
+      () => linear(few, weight),
+      () => linear(few, weight4),
+      () => linear(x, table),
+    ],
+    linearBackward: [() => linearBackward(x, weight, dy, { dWeight: weight, dBias: bias })],
+    norm: [() => norm(x, { weight: width, bias: row, gate: y })],
+    normBackward: [
+      () => normBackward(x, y, { weight: width, bias: row, dWeight: width, dBias: row, gate: y }),
+    ],
+    splitHeads: [() => splitHeads(joint, 2, "silu")],
+    splitHeadsBackward: [
+      () => splitHeadsBackward(joint, 2, "exp", { dq: headed, dk: headed, dv: headed, du: gate }),
+    ],
+    lrpe: [() => lrpe(tokens, theta, [0, 9])],
+    lrpeBackward: [() => lrpeBackward(tokens, theta, [0, 9], encoded, theta)],
+    multiply: [() => multiply(x, y)],
+    gatherRows: [() => gatherRows(x, [3, 5])],
+    scatterRows: [() => scatterRows(few, [3, 5], x)],
+    crossEntropy: [() => crossEntropy(x, ids)],
+    sumRows: [() => sum(x, one)],
+    sumSquares: [() => sumSquares(x, one)],
+    adamw: [() => adamw(x, y, { first: x, second: y }, one, step)],
+  };
+  assert.deepEqual(Object.keys(calls).sort(), Object.keys(backend.machine.operations).sort());
+  const { dispatch } = device;
+  for (const [name, variants] of Object.entries(calls)) {
+    for (const [variant, call] of variants.entries()) {
+      // The n-th dispatch throws, for every n that the call comes to.
+      for (let last = 0, thrown = true; thrown; last++) {
+        const before = backend.bytesInUse;
+        let count = 0;
+        device.dispatch = (...operands) => {
+          if (count++ === last) throw new Error("this dispatch throws");
+          dispatch.apply(device, operands);
+        };
+        try {
+          using results = new Scope();
+          const result = call();
+          thrown = false;
+          if (result !== undefined) results.keep(result as Tensor);
+        } catch (error) {
+          assert.equal((error as Error).message, "this dispatch throws", `${name} ${variant}`);
+        } finally {
+          device.dispatch = dispatch;
         }
+        assert.equal(backend.bytesInUse, before, `${name} ${variant}, dispatch ${last}`);
       }
     }
-    return Promise.resolve();
-  },
-);
+  }
+  return Promise.resolve();
+});
 
-gpuTest(
-  "reading a quantised weight gives scratch back when a dispatch throws",
-  async (backend, device) => {
-    using weight = backend.quantized(
-      quantize(randomArray([30, 37], 2), [30, 37], { bits: 8 }),
-    );
-    const before = backend.bytesInUse;
-    device.dispatch = () => {
-      throw new Error("this dispatch throws");
-    };
-    await assert.rejects(weight.data(), /this dispatch throws/);
-    assert.equal(backend.bytesInUse, before);
-  },
-);
+gpuTest("reading a quantised weight gives scratch back when a dispatch throws", async (backend, device) => {
+  using weight = backend.quantized(quantize(randomArray([30, 37], 2), [30, 37], { bits: 8 }));
+  const before = backend.bytesInUse;
+  device.dispatch = () => {
+    throw new Error("this dispatch throws");
+  };
+  await assert.rejects(weight.data(), /this dispatch throws/);
+  assert.equal(backend.bytesInUse, before);
+});
 
 // ------------------------------------------------------------------------------------------------ the seam to WGSL
 
 Deno.test("shaders.ts is what the WGSL says, in gpu/ and in bench/baselines/", async () => {
   for (const folder of ["gpu", "bench/baselines"]) {
     const path = new URL(`../${folder}/shaders.ts`, import.meta.url);
-    assert.equal(
-      shadersModule(folder),
-      await Deno.readTextFile(path),
-      `${folder}: run \`deno task build\``,
-    );
+    assert.equal(shadersModule(folder), await Deno.readTextFile(path), `${folder}: run \`deno task build\``);
   }
 });
 
 Deno.test("a dispatch whose names are not those of its WGSL does not compile", () => {
   // Only compiled: each of the marked lines would be an error without its mark, and is one with a needless mark.
   const compiled = (device: Device, x: Store) => {
-    const { main } = shaders.multiply,
-      types = { X: "f32", Y: "f32", Output: "f32" };
+    const { main } = shaders.multiply, types = { X: "f32", Y: "f32", Output: "f32" };
     const kernel = device.kernel(main, { access: { output: "write" }, types });
     device.dispatch(kernel, { x, y: x, output: x }, { count: 1 }, 1);
     // @ts-expect-error: y is missing
@@ -585,51 +416,29 @@ Deno.test("a dispatch whose names are not those of its WGSL does not compile", (
     // @ts-expect-error: how output is written is missing
     device.kernel(main, { access: {}, types });
     // @ts-expect-error: the alias Output is missing
-    device.kernel(main, {
-      access: { output: "write" },
-      types: { X: "f32", Y: "f32" },
-    });
+    device.kernel(main, { access: { output: "write" }, types: { X: "f32", Y: "f32" } });
     // @ts-expect-error: the override ACTIVATION is missing
     device.kernel(shaders.splitHeadsBackward.main, { access: { dx: "write" } });
     const constants = { ACTIVATIONS: 1 };
     // @ts-expect-error: ACTIVATION is misspelled
-    device.kernel(shaders.splitHeadsBackward.main, {
-      access: { dx: "write" },
-      constants,
-    });
+    device.kernel(shaders.splitHeadsBackward.main, { access: { dx: "write" }, constants });
   };
   assert.equal(typeof compiled, "function");
 });
 
-gpuTest(
-  "pipelines differ where constants, aliases or accesses differ, and are made once",
-  (_, device) => {
-    const kernel = (ADD: boolean, SQUARE: boolean) =>
-      device.kernel(shaders.sums.main, {
-        access: { y: "update" },
-        constants: { SQUARE, COLUMNS: 1, ADD },
-      });
-    assert.equal(kernel(true, false), kernel(true, false));
-    assert.notEqual(kernel(true, false), kernel(false, true));
-    const { input } = shaders.normBackward,
-      constants = { WORKGROUP: 64, AFFINE: 0, GATED: 1, RESIDUAL: 0 };
-    const first = device.kernel(input, {
-      access: { dx: "write", dGate: "update" },
-      constants,
-    });
-    const same = device.kernel(input, {
-      access: { dGate: "update", dx: "write" },
-      constants,
-    });
-    const other = device.kernel(input, {
-      access: { dGate: "write", dx: "update" },
-      constants,
-    });
-    assert.equal(first, same);
-    assert.notEqual(first, other);
-    return Promise.resolve();
-  },
-);
+gpuTest("pipelines differ where constants, aliases or accesses differ, and are made once", (_, device) => {
+  const kernel = (ADD: boolean, SQUARE: boolean) =>
+    device.kernel(shaders.sums.main, { access: { y: "update" }, constants: { SQUARE, COLUMNS: 1, ADD } });
+  assert.equal(kernel(true, false), kernel(true, false));
+  assert.notEqual(kernel(true, false), kernel(false, true));
+  const { input } = shaders.normBackward, constants = { WORKGROUP: 64, AFFINE: 0, GATED: 1, RESIDUAL: 0 };
+  const first = device.kernel(input, { access: { dx: "write", dGate: "update" }, constants });
+  const same = device.kernel(input, { access: { dGate: "update", dx: "write" }, constants });
+  const other = device.kernel(input, { access: { dGate: "write", dx: "update" }, constants });
+  assert.equal(first, same);
+  assert.notEqual(first, other);
+  return Promise.resolve();
+});
 
 // --------------------------------------------------------------------------------------------- limits and storage
 
@@ -637,43 +446,21 @@ gpuTest(
 async function checkOps(backend: Backend, dtype: FloatType): Promise<void> {
   using scope = new Scope();
   const limit = dtype === "f16" ? HALF_LIMIT : LIMIT;
-  const store = (data: Float32Array) =>
-    dtype === "f16" ? fromHalf(toHalf(data)) : data;
-  const upload = (
-    shape: number[],
-    seed: number,
-    factor = 1,
-  ): [Float32Array, Tensor] => {
+  const store = (data: Float32Array) => dtype === "f16" ? fromHalf(toHalf(data)) : data;
+  const upload = (shape: number[], seed: number, factor = 1): [Float32Array, Tensor] => {
     const data = store(randomArray(shape, seed).map((x) => factor * x));
     return [data, scope.keep(backend.tensor(data, shape, { dtype }))];
   };
-  const close = async (
-    tensor: Tensor,
-    expected: ArrayLike<number>,
-    what: string,
-  ) =>
-    assertClose(
-      await scope.keep(tensor).data(),
-      expected,
-      limit,
-      `${what}, ${dtype}`,
-    );
+  const close = async (tensor: Tensor, expected: ArrayLike<number>, what: string) =>
+    assertClose(await scope.keep(tensor).data(), expected, limit, `${what}, ${dtype}`);
 
   const [x, tx] = upload([100, 37], 1);
   const [y, ty] = upload([100, 37], 2);
   await close(multiply(tx, ty), x.map((value, i) => value * y[i]), "multiply");
-  await close(
-    multiply(tx, tx),
-    x.map((value) => value * value),
-    "multiply of a tensor with itself",
-  );
+  await close(multiply(tx, tx), x.map((value) => value * value), "multiply of a tensor with itself");
 
   const ids = Array.from({ length: 151 }, (_, i) => i * 7919 % 100);
-  await close(
-    embedding(tx, ids, { scale: 3 }),
-    reference.embedding(x, 37, ids, 3),
-    "embedding",
-  );
+  await close(embedding(tx, ids, { scale: 3 }), reference.embedding(x, 37, ids, 3), "embedding");
 
   const [weight, tw] = upload([37], 3);
   const [bias, tb] = upload([37], 4);
@@ -688,9 +475,7 @@ async function checkOps(backend: Backend, dtype: FloatType): Promise<void> {
   for (const activation of ["silu", "exp"] as const) {
     const actual = splitHeads(tj, 3, activation);
     const expected = reference.splitHeads(joint, 24, 3, activation);
-    for (const part of ["q", "k", "v", "u"] as const) {
-      await close(actual[part], expected[part], activation);
-    }
+    for (const part of ["q", "k", "v", "u"] as const) await close(actual[part], expected[part], activation);
   }
 
   const [theta, tt] = upload([3, 5], 6, 3);
@@ -702,11 +487,7 @@ async function checkOps(backend: Backend, dtype: FloatType): Promise<void> {
 }
 
 /** The same for the operations that do the work: attention, its step, and linear. */
-async function checkProducts(
-  backend: Backend,
-  dtype: FloatType,
-  headDim = 12,
-): Promise<void> {
+async function checkProducts(backend: Backend, dtype: FloatType, headDim = 12): Promise<void> {
   using scope = new Scope();
   const limit = dtype === "f16" ? HALF_LIMIT : LIMIT;
   const upload = (shape: number[], seed: number): [Float32Array, Tensor] => {
@@ -722,79 +503,36 @@ async function checkProducts(
   const initialState = randomArray([batch, heads, headDim, valueDim], 4);
   const options = {
     slopes,
-    initialState: scope.keep(
-      backend.tensor(initialState, [batch, heads, headDim, valueDim]),
-    ),
+    initialState: scope.keep(backend.tensor(initialState, [batch, heads, headDim, valueDim])),
   };
   const { output, state } = scope.keep(lightningAttention(tq, tk, tv, options));
-  const expected = reference.lightningAttention(q, k, v, sizes, {
-    slopes,
-    initialState,
-  });
+  const expected = reference.lightningAttention(q, k, v, sizes, { slopes, initialState });
   assertClose(await output.data(), expected.output, limit, `output, ${dtype}`);
   assertClose(await state.data(), expected.state, limit, `state, ${dtype}`);
 
   const bnhd = (x: Float32Array, dim: number) =>
     scope.keep(
-      backend.tensor(reference.toBnhd(x, [batch, heads, seqLen, dim]), [
-        batch,
-        seqLen,
-        heads,
-        dim,
-      ], {
+      backend.tensor(reference.toBnhd(x, [batch, heads, seqLen, dim]), [batch, seqLen, heads, dim], {
         dtype,
       }),
     );
   const other = scope.keep(
-    lightningAttention(bnhd(q, headDim), bnhd(k, headDim), bnhd(v, valueDim), {
-      ...options,
-      layout: "bnhd",
-    }),
+    lightningAttention(bnhd(q, headDim), bnhd(k, headDim), bnhd(v, valueDim), { ...options, layout: "bnhd" }),
   );
-  const turned = reference.toBnhd(expected.output, [
-    batch,
-    heads,
-    seqLen,
-    valueDim,
-  ]);
-  assertClose(
-    await other.output.data(),
-    turned,
-    limit,
-    `output of layout bnhd, ${dtype}`,
-  );
-  assertClose(
-    await other.state.data(),
-    expected.state,
-    limit,
-    `state of layout bnhd, ${dtype}`,
-  );
+  const turned = reference.toBnhd(expected.output, [batch, heads, seqLen, valueDim]);
+  assertClose(await other.output.data(), turned, limit, `output of layout bnhd, ${dtype}`);
+  assertClose(await other.state.data(), expected.state, limit, `state of layout bnhd, ${dtype}`);
 
   const [q1, tq1] = upload([batch, heads, headDim], 5);
   const [k1, tk1] = upload([batch, heads, headDim], 6);
   const [v1, tv1] = upload([batch, heads, valueDim], 7);
-  const stepped = scope.keep(
-    lightningAttentionStep(tq1, tk1, tv1, state, { slopes }),
-  );
-  const after = reference.lightningAttention(q1, k1, v1, {
-    ...sizes,
-    seqLen: 1,
-  }, {
+  const stepped = scope.keep(lightningAttentionStep(tq1, tk1, tv1, state, { slopes }));
+  const after = reference.lightningAttention(q1, k1, v1, { ...sizes, seqLen: 1 }, {
     slopes,
     initialState: expected.state,
   });
-  assertClose(
-    await stepped.data(),
-    after.output,
-    limit,
-    `output of a step, ${dtype}`,
-  );
-  assertClose(
-    await state.data(),
-    after.state,
-    limit,
-    `state after a step, ${dtype}`,
-  );
+  assertClose(await stepped.data(), after.output, limit, `output of a step, ${dtype}`);
+  assertClose(await state.data(), after.state, limit, `state after a step, ${dtype}`);
 
   for (const [rows, inDim, outDim] of [[1, 40, 70], [33, 52, 75]] as const) {
     const [x, tx] = upload([rows, inDim], 8);
@@ -841,9 +579,7 @@ async function checkGradients(backend: Backend): Promise<void> {
     const [dy, tdy] = upload([rows, outDim], 6);
     const [weightBefore, dWeight] = upload([outDim, width], 7);
     const [biasBefore, dBias] = upload([outDim], 8);
-    const dx = scope.keep(
-      linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }),
-    );
+    const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
     const expected = gradients.linear(x, weight, dy, [rows, width, outDim]);
     await close(dx, residual, expected.dx, "linear dx");
     await close(dWeight, weightBefore, expected.dWeight, "linear dWeight");
@@ -855,11 +591,7 @@ async function checkGradients(backend: Backend): Promise<void> {
   const [weightBefore, dWeight] = upload([width], 11);
   const [biasBefore, dBias] = upload([width], 12);
   const affine = { weight: tw, bias: tb, dWeight, dBias };
-  const { dx, dGate } = normBackward(tx, td, {
-    ...affine,
-    gate: tg,
-    residual: tr,
-  });
+  const { dx, dGate } = normBackward(tx, td, { ...affine, gate: tg, residual: tr });
   const norm = gradients.norm(x, d, width, 1e-5, { weight, bias }, gate);
   await close(dx, residual, norm.dx, "norm dx");
   await close(dGate!, undefined, norm.dGate, "norm dGate");
@@ -867,44 +599,24 @@ async function checkGradients(backend: Backend): Promise<void> {
   await close(dBias, biasBefore, norm.dBias, "norm dBias");
 
   const [joint, tj] = upload([2, 13, 4 * 24], 13);
-  const parts = [[3, 8], [3, 8], [3, 8], [24]].map((shape, i) =>
-    upload([2, 13, ...shape], 14 + i)
-  );
+  const parts = [[3, 8], [3, 8], [3, 8], [24]].map((shape, i) => upload([2, 13, ...shape], 14 + i));
   const [dq, dk, dv, du] = parts.map(([, tensor]) => tensor);
   const incoming = parts.map(([data]) => data);
   const dJoint = splitHeadsBackward(tj, 3, "exp", { dq, dk, dv, du });
-  await close(
-    dJoint,
-    undefined,
-    gradients.splitHeads(joint, incoming, 24, 3, "exp"),
-    "splitHeads",
-  );
+  await close(dJoint, undefined, gradients.splitHeads(joint, incoming, 24, 3, "exp"), "splitHeads");
 
   const [theta, tt] = upload([3, 5], 20);
   const [tokens, tokensTensor] = upload([2, 20, 3, 5], 21);
   const [dEncoded, tEncoded] = upload([2, 20, 3, 10], 22);
   const [thetaBefore, dTheta] = upload([3, 5], 23);
   const lrpe = gradients.lrpe(tokens, theta, dEncoded, [2, 20, 3, 5], [0, 500]);
-  await close(
-    lrpeBackward(tokensTensor, tt, [0, 500], tEncoded, dTheta),
-    undefined,
-    lrpe.dx,
-    "lrpe dx",
-  );
+  await close(lrpeBackward(tokensTensor, tt, [0, 500], tEncoded, dTheta), undefined, lrpe.dx, "lrpe dx");
   await close(dTheta, thetaBefore, lrpe.dTheta, "lrpe dTheta");
 
-  const ids = Array.from(
-    { length: rows },
-    (_, i) => i % 2 === 0 ? 5 : i * 7919 % 100,
-  );
+  const ids = Array.from({ length: rows }, (_, i) => i % 2 === 0 ? 5 : i * 7919 % 100);
   const [tableBefore, dTable] = upload([100, width], 24);
   embeddingBackward(ids, td, dTable, { scale: 3 });
-  await close(
-    dTable,
-    tableBefore,
-    gradients.embedding(ids, d, [100, width], 3),
-    "embedding",
-  );
+  await close(dTable, tableBefore, gradients.embedding(ids, d, [100, width], 3), "embedding");
 
   const labels = ids.map((id) => id % width - 1);
   const { loss, dLogits } = crossEntropy(tx, labels, { scale: 0.5 });
@@ -916,9 +628,7 @@ async function checkGradients(backend: Backend): Promise<void> {
   sumSquares(td, squares);
   const exact = d.reduce((sum, value) => sum + value ** 2, 0);
   await close(squares, undefined, Float64Array.of(exact), "sumSquares");
-  const [first, second] = [1, 2].map(() =>
-    scope.keep(backend.zeros([rows, width]))
-  );
+  const [first, second] = [1, 2].map(() => scope.keep(backend.zeros([rows, width])));
   const step = {
     count: 1,
     learningRate: 0.1,
@@ -929,67 +639,27 @@ async function checkGradients(backend: Backend): Promise<void> {
     maxNorm: 3,
   };
   adamw(tx, td, { first, second }, squares, step);
-  const stepped = [
-    Float64Array.from(x),
-    new Float64Array(x.length),
-    new Float64Array(x.length),
-  ];
+  const stepped = [Float64Array.from(x), new Float64Array(x.length), new Float64Array(x.length)];
   gradients.adamw(stepped, d, step, exact);
   await close(tx, undefined, stepped[0], "adamw");
 }
 
 gpuTest("gradients", checkGradients);
-for (
-  const limits of [{ windowBytes: 4096, workgroups: 7 }, {
-    windowBytes: 1536,
-    workgroups: 3,
-  }]
-) {
-  gpuTest(
-    `gradients split where a binding holds ${limits.windowBytes} bytes`,
-    checkGradients,
-    { limits },
-  );
+for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536, workgroups: 3 }]) {
+  gpuTest(`gradients split where a binding holds ${limits.windowBytes} bytes`, checkGradients, { limits });
 }
 
 /** Gradients of attention with shared heads and states, over several segments, in both layouts and packed. */
 async function checkAttentionGradients(backend: Backend): Promise<void> {
-  const sizes = {
-    heads: 4,
-    headDim: 12,
-    valueDim: 20,
-    slopes: alibiSlopes(4),
-    scale: 0.5,
-    withState: true,
-  };
-  await checkBackward(backend, {
-    ...sizes,
-    batch: 2,
-    queryHeads: 2,
-    seqLen: 150,
-  });
-  const packed = {
-    ...sizes,
-    batch: 1,
-    cuSeqlens: [0, 40, 40, 330],
-    seqLen: 330,
-  };
-  await checkBackward(backend, {
-    ...packed,
-    layout: "bnhd",
-    queryHeads: 1,
-    keyHeads: 2,
-  });
+  const sizes = { heads: 4, headDim: 12, valueDim: 20, slopes: alibiSlopes(4), scale: 0.5, withState: true };
+  await checkBackward(backend, { ...sizes, batch: 2, queryHeads: 2, seqLen: 150 });
+  const packed = { ...sizes, batch: 1, cuSeqlens: [0, 40, 40, 330], seqLen: 330 };
+  await checkBackward(backend, { ...packed, layout: "bnhd", queryHeads: 1, keyHeads: 2 });
   await checkBackward(backend, { ...packed, keyHeads: 1 });
 }
 
 gpuTest("gradients of attention", checkAttentionGradients);
-for (
-  const limits of [{ windowBytes: 8192, workgroups: 7 }, {
-    windowBytes: 3072,
-    workgroups: 3,
-  }]
-) {
+for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
   gpuTest(
     `gradients of attention split where a binding holds ${limits.windowBytes} bytes`,
     checkAttentionGradients,
@@ -1008,20 +678,12 @@ gpuTest("gradients of attention are refused for f16", (backend) => {
 });
 
 for (const dtype of ["f32", "f16"] as const) {
-  gpuTest(
-    `attention and linear store ${dtype}`,
-    (backend) => checkProducts(backend, dtype),
-  );
+  gpuTest(`attention and linear store ${dtype}`, (backend) => checkProducts(backend, dtype));
   gpuTest(
     `attention of heads larger than a tile stores ${dtype}`,
     (backend) => checkProducts(backend, dtype, 150),
   );
-  for (
-    const limits of [{ windowBytes: 8192, workgroups: 7 }, {
-      windowBytes: 3072,
-      workgroups: 3,
-    }]
-  ) {
+  for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
     gpuTest(
       `attention and linear of ${dtype} split where a binding holds ${limits.windowBytes} bytes`,
       (backend) => checkProducts(backend, dtype),
@@ -1029,12 +691,7 @@ for (const dtype of ["f32", "f16"] as const) {
     );
   }
   gpuTest(`operations store ${dtype}`, (backend) => checkOps(backend, dtype));
-  for (
-    const limits of [{ windowBytes: 2048, workgroups: 7 }, {
-      windowBytes: 512,
-      workgroups: 3,
-    }]
-  ) {
+  for (const limits of [{ windowBytes: 2048, workgroups: 7 }, { windowBytes: 512, workgroups: 3 }]) {
     gpuTest(
       `operations of ${dtype} split where a binding holds ${limits.windowBytes} bytes`,
       (backend) => checkOps(backend, dtype),
@@ -1048,25 +705,11 @@ Deno.test("halves are rounded to nearest, ties to even, and read back exactly", 
   const values = fromHalf(all);
   const isNumber = (_: number, i: number) => (i & 0x7fff) <= 0x7c00;
   assert.deepEqual(toHalf(values).filter(isNumber), all.filter(isNumber));
-  assert(
-    values.every((value, i) => isNumber(value, i) !== Number.isNaN(value)),
-  );
+  assert(values.every((value, i) => isNumber(value, i) !== Number.isNaN(value)));
   assert(fromHalf(toHalf(full(NaN))).every(Number.isNaN));
-  const between = [...randomArray([20000], 1)].flatMap((
-    x,
-  ) => [x, x * 2 ** -14, x * 2 ** -24, x * 70000]);
-  const ties = [...values.filter(Number.isFinite)].map((x) =>
-    x * (1 + 2 ** -11)
-  );
-  const samples = Float32Array.from([
-    ...between,
-    ...ties,
-    65519,
-    65520,
-    -65520,
-    2 ** -25,
-    3 * 2 ** -26,
-  ]);
+  const between = [...randomArray([20000], 1)].flatMap((x) => [x, x * 2 ** -14, x * 2 ** -24, x * 70000]);
+  const ties = [...values.filter(Number.isFinite)].map((x) => x * (1 + 2 ** -11));
+  const samples = Float32Array.from([...between, ...ties, 65519, 65520, -65520, 2 ** -25, 3 * 2 ** -26]);
   assert.deepEqual(fromHalf(toHalf(samples)), samples.map(Math.f16round));
 });
 
@@ -1097,9 +740,7 @@ async function checkUnavailable(gpu: unknown, why: RegExp): Promise<void> {
     assert.match(auto.info.reason, why);
     await assert.rejects(
       createBackend({ prefer: "webgpu" }),
-      (error) =>
-        error instanceof BackendError && error.reason === "unavailable" &&
-        why.test(error.message),
+      (error) => error instanceof BackendError && error.reason === "unavailable" && why.test(error.message),
     );
   });
 }
@@ -1113,14 +754,8 @@ Deno.test("createBackend says why there is no WebGPU", async () => {
     requestDevice: () => Promise.reject(new Error("no more devices")),
   };
   await checkUnavailable(undefined, /no WebGPU/);
-  await checkUnavailable(
-    { requestAdapter: () => Promise.resolve(null) },
-    /no GPU adapter/,
-  );
-  await checkUnavailable(
-    { requestAdapter: () => Promise.resolve(adapter) },
-    /no more devices/,
-  );
+  await checkUnavailable({ requestAdapter: () => Promise.resolve(null) }, /no GPU adapter/);
+  await checkUnavailable({ requestAdapter: () => Promise.resolve(adapter) }, /no more devices/);
 });
 
 /** Runs the body with an adapter that says whether it is software in one of the two places hosts say it in. */
@@ -1132,68 +767,50 @@ function withAdapter(
   const requestAdapter = async () => {
     const adapter = (await gpu.requestAdapter())!;
     return {
-      info: {
-        description: "a card",
-        vendor: "",
-        architecture: "",
-        isFallbackAdapter: software.info,
-      },
+      info: { description: "a card", vendor: "", architecture: "", isFallbackAdapter: software.info },
       isFallbackAdapter: software.adapter,
       features: adapter.features,
       limits: adapter.limits,
-      requestDevice: (descriptor: GPUDeviceDescriptor) =>
-        adapter.requestDevice(descriptor),
+      requestDevice: (descriptor: GPUDeviceDescriptor) => adapter.requestDevice(descriptor),
     };
   };
   return withProperty(navigator, "gpu", { value: { requestAdapter } }, body);
 }
 
-gpuTest(
-  `"auto" takes a hardware adapter that passes its self-test, and no software adapter`,
-  async () => {
-    await withAdapter({ info: false }, async () => {
-      using backend = await createBackend();
-      assert.equal(backend.name, "webgpu", backend.info.reason);
-      assert.match(backend.info.reason, /self-test/);
+gpuTest(`"auto" takes a hardware adapter that passes its self-test, and no software adapter`, async () => {
+  await withAdapter({ info: false }, async () => {
+    using backend = await createBackend();
+    assert.equal(backend.name, "webgpu", backend.info.reason);
+    assert.match(backend.info.reason, /self-test/);
+  });
+  for (const software of [{ info: true }, { adapter: true }]) {
+    await withAdapter(software, async () => {
+      using auto = await createBackend();
+      assert.equal(auto.name, "wasm");
+      assert.match(auto.info.reason, /software/);
+      using named = await createBackend({ prefer: "webgpu" });
+      assert.equal(named.name, "webgpu");
     });
-    for (const software of [{ info: true }, { adapter: true }]) {
-      await withAdapter(software, async () => {
-        using auto = await createBackend();
-        assert.equal(auto.name, "wasm");
-        assert.match(auto.info.reason, /software/);
-        using named = await createBackend({ prefer: "webgpu" });
-        assert.equal(named.name, "webgpu");
-      });
-    }
-  },
-);
+  }
+});
 
 gpuTest(`"auto" leaves a GPU alone that computes wrong numbers`, async () => {
   const skip = { value: () => {} };
-  await withProperty(
-    GPUComputePassEncoder.prototype,
-    "dispatchWorkgroups",
-    skip,
-    async () => {
-      await withAdapter({ info: false }, async () => {
-        using backend = await createBackend();
-        assert.equal(backend.name, "wasm");
-        assert.match(backend.info.reason, /self-test/);
-      });
-    },
-  );
+  await withProperty(GPUComputePassEncoder.prototype, "dispatchWorkgroups", skip, async () => {
+    await withAdapter({ info: false }, async () => {
+      using backend = await createBackend();
+      assert.equal(backend.name, "wasm");
+      assert.match(backend.info.reason, /self-test/);
+    });
+  });
 });
 
 Deno.test("importing the library touches no global of WebGPU", async () => {
   const code = `
     for (const name of Object.getOwnPropertyNames(globalThis)) if (name.startsWith("GPU")) delete globalThis[name];
     Object.defineProperty(navigator, "gpu", { get() { throw new Error("navigator.gpu was touched"); } });
-    for (const path of ${
-    JSON.stringify(["mod.ts", "core/ops.ts", "model/mod.ts", "gpu/mod.ts"])
-  }) {
-      await import(${
-    JSON.stringify(new URL("..", import.meta.url).href)
-  } + path);
+    for (const path of ${JSON.stringify(["mod.ts", "core/ops.ts", "model/mod.ts", "gpu/mod.ts"])}) {
+      await import(${JSON.stringify(new URL("..", import.meta.url).href)} + path);
     }
     console.log("imported", typeof GPUBuffer);`;
   const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
