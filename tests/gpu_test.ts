@@ -26,6 +26,7 @@ import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
 import { type Device, type Store, storeOf } from "../gpu/device.ts";
+import { gradients as training } from "../gpu/gradients.ts";
 import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -51,7 +52,10 @@ function gpuTest(
     name: `WebGPU: ${name}`,
     ignore: WITHOUT_WEBGPU,
     fn: async () => {
-      const machine = await createMachine({}, "asked for by the test", requirements);
+      const machine = await createMachine({}, "asked for by the test", {
+        gradients: training,
+        ...requirements,
+      });
       using backend = new Backend(machine);
       await body(backend, machine.device);
     },
