@@ -49,7 +49,10 @@ export interface AnswerOptions extends DecodingOptions {
   readonly before: readonly number[];
   /** How many alternatives to name; undefined: no log-probabilities. */
   readonly logprobs: number | undefined;
-  /** Whether an end-of-sequence token counts as read: chat templates close an answer with it, plain text has none. */
+  /**
+   * Whether the special token that ends an answer counts as read, of the model's or one that `stop` names: chat
+   * templates close an answer with it, plain text has none.
+   */
   readonly keepEnd: boolean;
   /** Length of the text before the answer, for offsets. */
   readonly offset: number;
@@ -81,20 +84,15 @@ export class Answer implements Branch {
 
   /** See {@linkcode Branch.next}. */
   next(logits: Float32Array): number | undefined {
-    const { index, logprobs, end } = this.#options;
+    const { index, logprobs, keepEnd, end } = this.#options;
     const offset = this.#options.offset + this.#decoding.length;
     const { token, text, finish } = this.#decoding.next(logits, end?.aborted);
     const entries = logprobs === undefined ? [] : [{ ...score(logits, token, logprobs), offset }];
-    if (finish !== undefined && this.#isKept(token)) this.pending = [token];
+    const isNamed = finish === "stop" && !end?.aborted && this.#model.tokenizer?.hasText(token) === false;
+    const isEnd = isNamed || this.#model.config.eosTokenIds.includes(token);
+    if (finish !== undefined && (keepEnd || !isEnd)) this.pending = [token];
     this.#emit({ index, text, entries, tokens: 1, finish: finish === "eos" ? "stop" : finish });
     return finish === undefined ? token : undefined;
-  }
-
-  /** Whether the last token of an answer becomes part of the session. */
-  #isKept(token: number): boolean {
-    const { config, tokenizer } = this.#model;
-    const isEnd = config.eosTokenIds.includes(token) || tokenizer?.hasText(token) === false;
-    return this.#options.keepEnd || !isEnd;
   }
 }
 

@@ -22,6 +22,13 @@ export function boundedBody({ bodyBytes }: Limits): MiddlewareHandler {
 
 /** The body of a request as its schema describes it. Throws an `ApiError` if it is anything else. */
 export async function readJson<T>(c: Context, schema: z.ZodType<T>): Promise<T> {
+  // Other clients may forget the type, as curl's -d does. A page could send a form to another origin unasked.
+  const isFromPage = c.req.header("origin") !== undefined;
+  if (isFromPage && !/^application\/json\s*(;|$)/i.test(c.req.header("content-type") ?? "")) {
+    throw new ApiError(415, "The body must have the content type application/json", {
+      code: "unsupported_media_type",
+    });
+  }
   return parseBody(schema, await readBody(c));
 }
 

@@ -4,7 +4,6 @@
  * @module
  */
 import { Hono } from "hono";
-import { cors } from "hono/cors";
 import { routePath } from "hono/route";
 import { typeError } from "../core/errors.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
@@ -12,7 +11,9 @@ import { authentication } from "./auth.ts";
 import { boundedBody } from "./body.ts";
 import { ApiError, respondError } from "./errors.ts";
 import { checkLimits, type Limits } from "./limits.ts";
-import { modelFiles, page } from "./page/mod.ts";
+import { crossOrigin, sameOrigin } from "./origin.ts";
+import { modelFiles } from "./page/files.ts";
+import { page } from "./page/mod.ts";
 import { completions } from "./routes/completions.ts";
 import { models } from "./routes/models.ts";
 import { sessions } from "./routes/sessions.ts";
@@ -43,6 +44,11 @@ export interface HandlerOptions {
    * as from anywhere. Default: none but the server's own.
    */
   cors?: readonly string[];
+  /**
+   * Names, without port, by which clients reach a server without keys, besides IP addresses and `localhost`; requests
+   * for others are refused. It keeps out web pages whose name their owner lets resolve to this machine. Default: any.
+   */
+  hosts?: readonly string[];
 }
 
 /** What {@linkcode createHandler} returns: a function, and an object with a `fetch`, whichever a host asks for. */
@@ -120,6 +126,7 @@ export function createHandler(options: HandlerOptions): Handler {
   app.route("/", health(service));
   app.route("/", page());
 
+  if (options.apiKeys === undefined) app.use(sameOrigin(options.cors ?? [], options.hosts));
   app.use(authenticated);
   app.use(boundedBody(limits));
   app.route("/", metrics(service));
@@ -129,21 +136,16 @@ export function createHandler(options: HandlerOptions): Handler {
   app.route("/", tokenizer(service));
   if (checkpoint !== undefined) app.route("/model", modelFiles(checkpoint));
 
-  const fetch = async (request: Request) => await app.fetch(request);
+  const fetch = async (request: Request) => {
+    if (request.method !== "HEAD") return await app.fetch(request);
+    // Hono would answer as to GET and forget the body: what it reads from would stay open.
+    const response = await app.fetch(new Request(request, { method: "GET" }));
+    await response.body?.cancel();
+    return new Response(null, response);
+  };
   return Object.assign((request: Request) => fetch(request), {
     fetch,
     close: () => service.close(),
     sweep: () => service.sessions.sweep(),
-  });
-}
-
-/**
- * Lets pages of other origins in. Their preflight may ask for any header, since clients send their own, such as
- * `x-stainless-*` of the `openai` package; what a request may do depends on its key alone.
- */
-function crossOrigin(origins: readonly string[]) {
-  return cors({
-    origin: origins.includes("*") ? "*" : [...origins],
-    exposeHeaders: ["Retry-After"],
   });
 }

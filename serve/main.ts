@@ -22,6 +22,7 @@ const HELP = `Usage: deno task serve --model <folder or URL> [options]
   --batch <n>            answers decoded together                    64
   --max-tokens <n>       maximum number of tokens of an answer       4096
   --cors <origin>        whose pages may use it; may be repeated
+  --host <name>          by which clients reach it; may be repeated  --hostname, localhost, addresses
 
 LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
 `;
@@ -38,6 +39,7 @@ const { values } = parseArgs({
     batch: { type: "string", default: "64" },
     "max-tokens": { type: "string", default: "4096" },
     cors: { type: "string", multiple: true },
+    host: { type: "string", multiple: true },
     help: { type: "boolean", short: "h" },
   },
 });
@@ -66,6 +68,7 @@ const handler = createHandler({
   apiKeys: Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== ""),
   limits: { batch: Number(values.batch), maxTokens: Number(values["max-tokens"]) },
   cors: values.cors,
+  hosts: [values.hostname, ...values.host ?? []],
 });
 const server = Deno.serve({
   hostname: values.hostname,

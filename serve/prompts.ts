@@ -81,6 +81,22 @@ export function encode(model: TransNormerLLM, text: string, addSpecialTokens: bo
   }
 }
 
+/** The template for a chat, of one or of several by name: for tools `tool_use` if there is one, else `default`. */
+function chatTemplate(templates: unknown, withTools: boolean): string {
+  const named = Array.isArray(templates) ? templates : [{ name: "default", template: templates }];
+  const find = (name: string): unknown => named.find((template) => template?.name === name)?.template;
+  const source = (withTools ? find("tool_use") : undefined) ?? find("default");
+  if (typeof source === "string") return source;
+  const names = named.map((template) => template?.name).filter((name) => typeof name === "string");
+  throw invalid(
+    "messages",
+    Array.isArray(templates) && names.length > 0
+      ? `The model's tokenizer has no chat template named default, only ${names.join(", ")}`
+      : "The model's tokenizer brings no chat template: use /v1/completions",
+    "no_chat_template",
+  );
+}
+
 /** A chat as text, by the template that the tokenizer brings. */
 export function renderChat(
   model: TransNormerLLM,
@@ -88,17 +104,7 @@ export function renderChat(
   addGenerationPrompt: boolean,
 ): string {
   const { config } = tokenizerOf(model);
-  const named = config.chat_template;
-  const source = Array.isArray(named)
-    ? named.find((template) => template?.name === "default")?.template
-    : named;
-  if (typeof source !== "string") {
-    throw invalid(
-      "messages",
-      "The model's tokenizer brings no chat template: use /v1/completions",
-      "no_chat_template",
-    );
-  }
+  const source = chatTemplate(config.chat_template, tools !== undefined);
   const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
   try {

@@ -18,7 +18,7 @@ const generation = (limits: Limits) => ({
   temperature: optional(z.number().min(0).max(100)),
   top_p: optional(z.number().gt(0).max(1)),
   // Other servers write 0 or −1 for "all".
-  top_k: optional(z.int().min(-1)).transform((k) => k === undefined || k < 1 ? undefined : k),
+  top_k: optional(z.int().min(-1)).transform((k) => k === undefined ? undefined : k < 1 ? Infinity : k),
   min_p: optional(z.number().min(0).max(1)),
   repetition_penalty: optional(z.number().gt(0).max(100)),
   seed: optional(z.int()),

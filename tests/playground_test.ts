@@ -217,6 +217,11 @@ function unreadable(): string[] {
   return bad;
 }
 
+/** Number of open descriptors; only Linux tells. */
+function openFiles(): number {
+  return Deno.build.os === "linux" ? Array.from(Deno.readDirSync("/proc/self/fd")).length : 0;
+}
+
 Deno.test("the page needs no key, its files have types and a policy, and only a model's files are handed out", async () => {
   const folder = await Deno.makeTempDir();
   try {
@@ -225,6 +230,9 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
     }
     await Deno.writeTextFile(`${folder}/secret.txt`, "secret");
     await Deno.writeTextFile(`${folder}/secret.json`, "{}");
+    await Deno.writeTextFile(`${folder}/secret.safetensors`, "{}");
+    await Deno.writeTextFile(`${folder}/generation_config.json`, "{}");
+    await Deno.writeTextFile(`${folder}/chat_template.jinja`, "a template");
     await using server = await serve({ apiKeys: ["k"], checkpoint: folder });
     const get = (path: string) => server.handler(new Request(`http://localhost${path}`));
     const index = await get("/");
@@ -247,6 +255,8 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
       new Uint8Array(await config.arrayBuffer()),
       await Deno.readFile(`${folder}/config.json`),
     );
+    assert.equal(await (await server.send("/model/chat_template.jinja")).text(), "a template");
+    assert.equal((await server.send("/model/generation_config.json")).status, 200);
     const weights = await server.send("/model/model.safetensors");
     assert.deepEqual(
       new Uint8Array(await weights.arrayBuffer()),
@@ -259,11 +269,46 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
         "..%2fsecret.json",
         "%2e%2e/config.json",
         "other.safetensors",
+        "secret.safetensors",
+        "xconfig.json",
+        "config.jsonx",
+        "model.safetensors.bak",
         "",
       ]
     ) {
       assert.equal((await server.send(`/model/${name}`)).status, 404, name);
     }
+    // HEAD is answered without a body, and no file stays open.
+    const before = openFiles();
+    const head = (path: string) =>
+      server.handler(
+        new Request(`http://localhost${path}`, { method: "HEAD", headers: { authorization: "Bearer k" } }),
+      );
+    for (let i = 0; i < 20; i++) {
+      for (const name of ["model.safetensors", "config.json", "secret.txt"]) {
+        const response = await head(`/model/${name}`);
+        assert.equal(response.body, null);
+        assert.equal(response.status, name === "secret.txt" ? 404 : 200);
+        if (name !== "secret.txt") {
+          const { size } = await Deno.stat(`${folder}/${name}`);
+          assert.equal(response.headers.get("content-length"), String(size));
+        }
+      }
+    }
+    assert.equal((await head("/")).status, 200);
+    assert.equal((await head("/v1/completions")).status, 404);
+    // A client that goes in the middle closes the file, and so does one that never reads.
+    const reader = (await server.send("/model/model.safetensors")).body!.getReader();
+    await reader.read();
+    await reader.cancel();
+    await (await server.send("/model/model.safetensors")).body!.cancel();
+    assert.equal(openFiles(), before);
+    // Shards are handed out if the index names them.
+    const names = { weight_map: { a: "part-1.safetensors" } };
+    await Deno.writeTextFile(`${folder}/model.safetensors.index.json`, JSON.stringify(names));
+    await Deno.writeTextFile(`${folder}/part-1.safetensors`, "a shard");
+    assert.equal(await (await server.send("/model/part-1.safetensors")).text(), "a shard");
+    assert.equal((await server.send("/model/secret.safetensors")).status, 404);
     await using closed = await serve();
     assert.equal((await closed.send("/model/config.json")).status, 404);
   } finally {

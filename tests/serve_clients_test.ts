@@ -337,6 +337,32 @@ Deno.test("tools and their calls reach the template", async () => {
   }
 });
 
+Deno.test("of several templates the one for the request is taken, and chat_template.jinja wins", async () => {
+  const body = { messages: [{ role: "user", content: "Hi" }] };
+  const tools = [{ type: "function", function: { name: "f" } }];
+  const named = (...names: string[]) =>
+    textFile({
+      chat_template: names.map((name) => ({ name, template: `${name}: {{ messages[0].content }}` })),
+    });
+  await using server = await serve({}, TEXT, 1, { "tokenizer_config.json": named("tool_use", "default") });
+  assert.equal(await rendered(server, body), "default: Hi");
+  assert.equal(await rendered(server, { ...body, tools }), "tool_use: Hi");
+  await using plain = await serve({}, TEXT, 1, { "tokenizer_config.json": named("default") });
+  assert.equal(await rendered(plain, { ...body, tools }), "default: Hi");
+  await using rag = await serve({}, TEXT, 1, { "tokenizer_config.json": named("rag") });
+  const { message } = await assertError(
+    await rag.send("/v1/chat/completions", body),
+    400,
+    "no_chat_template",
+  );
+  assert.match(message, /only rag/);
+  await using file = await serve({}, TEXT, 1, {
+    "tokenizer_config.json": named("default"),
+    "chat_template.jinja": new TextEncoder().encode("file: {{ messages[0].content }}"),
+  });
+  assert.equal(await rendered(file, body), "file: Hi");
+});
+
 Deno.test("what a template refuses, it tells the client", async () => {
   const advice = "Conversation roles must alternate user/assistant/user/assistant/...";
   const config = { chat_template: `{{ raise_exception('${advice}') }}` };

@@ -253,6 +253,35 @@ Deno.test("a stop string that is the name of a special token stops by its id", a
   }
   const { usage } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY });
   assert.equal(usage.completion_tokens, 12, "nothing else stops there");
+  const body = { prompt: "hello", max_tokens: end + 1, temperature: 0, session: "length" };
+  const { choices: [choice], session } = await server.ask(COMPLETIONS, body);
+  assert.equal(choice.finish_reason, "length");
+  const read = server.model.tokenizer!.encode("hello").length;
+  assert.equal(session.tokens, read + end + 1, "a special token that stops nothing is one like any other");
+});
+
+Deno.test("generation_config.json says how to sample and where to end, unless the request does", async () => {
+  const greedy = await (async () => {
+    await using server = await serve();
+    return (await generated(server.model, "hello", { maxTokens: 12 })).tokens.map(({ token }) => token);
+  })();
+  const json = { eos_token_id: [greedy[5], 262], temperature: 1.5, top_k: 1 };
+  await using server = await serve({}, TEXT, 1, { "generation_config.json": textFile(json) });
+  const end = greedy.indexOf(greedy[5]);
+  for (const body of [{}, { top_k: null, temperature: null }]) { // with one candidate the likeliest is drawn
+    const { choices: [choice], usage } = await server.ask(COMPLETIONS, {
+      prompt: "hello",
+      ...body,
+      max_tokens: 12,
+    });
+    assert.equal(choice.text, server.model.tokenizer!.decode(greedy.slice(0, end)));
+    assert.equal(choice.finish_reason, "stop");
+    assert.equal(usage.completion_tokens, end + 1);
+  }
+  const drawn = { prompt: "hello", max_tokens: 1, n: 40, seed: 3, top_k: -1, logprobs: 0 };
+  const { choices } = await server.ask(COMPLETIONS, drawn);
+  // deno-lint-ignore no-explicit-any -- see Server.ask
+  assert(new Set(choices.map((choice: any) => choice.logprobs.tokens[0])).size > 5, "-1 asks for all tokens");
 });
 
 Deno.test("a stream is the whole answer in pieces", async () => {
@@ -714,9 +743,10 @@ Deno.test("what a turn reads and stores does not depend on the length of the his
     const session = `history of ${length}`;
     const prompt = Array.from({ length }, (_, t) => t * t % 251);
     await server.ask(COMPLETIONS, { prompt, max_tokens: 0, session });
-    await server.ask(COMPLETIONS, { prompt: "next", max_tokens: 8, session });
+    const turn = { prompt: "next", max_tokens: 8, temperature: 0, session };
+    await server.ask(COMPLETIONS, turn);
     const [tokens, bytes] = [await server.metric("levin_prompt_tokens_total"), traffic()];
-    const answer = await server.ask(COMPLETIONS, { prompt: "next", max_tokens: 8, session });
+    const answer = await server.ask(COMPLETIONS, turn);
     assert.equal(answer.session.tokens, length + 2 * 12);
     costs.push({
       tokens: await server.metric("levin_prompt_tokens_total") - tokens,
@@ -825,6 +855,55 @@ Deno.test("pages of other origins are let in only where configured", async () =>
   );
   const other = await open.send("/v1/models", undefined, { origin: "https://b.example" });
   assert.equal(other.headers.get("access-control-allow-origin"), null);
+});
+
+Deno.test("without keys, pages of other origins and other names of the machine are refused", async () => {
+  const body = { prompt: "a", max_tokens: 1 };
+  const json = { "content-type": "application/json" };
+  const from = (origin: string, more = {}) => ({ ...json, origin, ...more });
+  await using server = await serve({ cors: ["https://a.example"], hosts: ["Levin.example"] });
+  const steps = () => server.metric("levin_completion_tokens_total");
+  for (const origin of ["https://b.example", "http://localhost:8001", "https://a.example.evil", "null"]) {
+    await assertError(await server.send(COMPLETIONS, body, from(origin)), 403, "origin_not_allowed");
+  }
+  // A page without permission can send only what forms send; a page with it has to say what it sends.
+  for (
+    const type of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "text/json"]
+  ) {
+    const headers = from("https://a.example", { "content-type": type });
+    await assertError(await server.send(COMPLETIONS, body, headers), 415, "unsupported_media_type");
+  }
+  assert.equal(await steps(), 0, "nothing was computed");
+  const welcome = [
+    from("https://a.example"),
+    from("http://localhost"),
+    from("https://behind.a.proxy", { "sec-fetch-site": "same-origin" }),
+    from("http://localhost", { "content-type": "application/json; charset=utf-8" }),
+    {},
+  ];
+  for (const headers of welcome) await server.ask(COMPLETIONS, body, headers);
+  assert.equal(await steps(), welcome.length);
+
+  const get = (url: string) => server.handler(new Request(url));
+  for (const url of ["http://evil.example/v1/models", "http://levin.example.evil:8000/v1/models"]) {
+    await assertError(await get(url), 403, "host_not_allowed");
+  }
+  for (const host of ["localhost", "a.localhost:1", "127.0.0.1:8000", "[::1]:8000", "levin.example:8000"]) {
+    assert.equal((await get(`http://${host}/v1/models`)).status, 200, host);
+  }
+  // A page must open wherever a link leads; health is for the host.
+  assert.equal((await get("http://evil.example/health")).status, 200);
+  await using open = await serve();
+  assert.equal((await open.handler(new Request("http://edge.example/v1/models"))).status, 200);
+  // A key says enough.
+  await using keyed = await serve({ apiKeys: ["k"] });
+  await keyed.ask(COMPLETIONS, body, from("app://editor"));
+  for (const hosts of [["a:80"], ["http://a"], [""], [7]]) {
+    assert.throws(
+      () => createHandler({ model: open.model, hosts: hosts as string[] }),
+      /hosts must be names/,
+    );
+  }
 });
 
 Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {

@@ -1,11 +1,9 @@
 /**
- * The page at `/`, and the model's files for those who run it in the page.
+ * The page at `/`.
  *
  * @module
  */
 import { type Context, Hono } from "hono";
-import { openSource } from "../../model/source.ts";
-import { ApiError } from "../errors.ts";
 
 /** The page loads scripts from this server and asks this server, and no other host. */
 const POLICY = [
@@ -37,39 +35,5 @@ export function page(): Hono {
   };
   app.get("/", (c) => send(c, "index.html"));
   app.get("/page/:name", (c) => send(c, c.req.param("name")));
-  return app;
-}
-
-/** The files that a model is loaded from, as they are, and no others of the checkpoint. */
-export function modelFiles(checkpoint: string | URL): Hono {
-  const app = new Hono();
-  const source = openSource(checkpoint, {});
-  app.get(
-    "/:name{(config|tokenizer|tokenizer_config)\\.json|[\\w-]+\\.safetensors(\\.index\\.json)?}",
-    async (c) => {
-      const file = await source.open(c.req.param("name"));
-      if (file === undefined) {
-        throw new ApiError(404, "The checkpoint has no such file", {
-          code: "not_found",
-        });
-      }
-      const body = new ReadableStream<Uint8Array>({
-        async pull(controller) {
-          const piece = new Uint8Array(2 ** 18);
-          const filled = await file.read(piece);
-          if (filled > 0) controller.enqueue(piece.subarray(0, filled));
-          if (filled < piece.length) {
-            await file.close();
-            controller.close();
-          }
-        },
-        cancel: () => file.close(),
-      });
-      return c.body(body, 200, {
-        "content-type": "application/octet-stream",
-        ...(file.size === undefined ? {} : { "content-length": String(file.size) }),
-      });
-    },
-  );
   return app;
 }

@@ -100,6 +100,7 @@ function settings(): Settings {
 async function* remote(text: string, signal: AbortSignal): AsyncGenerator<Piece> {
   const response = await ask("v1/completions", {
     method: "POST",
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ prompt: text, session, stream: true, logprobs: 0, ...settings() }),
     signal,
   });

@@ -1,0 +1,65 @@
+/**
+ * The model's files, for those who run it in the page.
+ *
+ * @module
+ */
+import { Hono } from "hono";
+import { openSource, readAll, type Source } from "../../model/source.ts";
+import type { ByteReader } from "../../model/safetensors.ts";
+import { ApiError } from "../errors.ts";
+
+/** Files that a model is loaded from, apart from shards of its weights. */
+const FILES: ReadonlySet<string> = new Set([
+  "config.json",
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer_config.json",
+  "chat_template.jinja",
+  "model.safetensors",
+  "model.safetensors.index.json",
+]);
+
+/** The files that a model is loaded from, as they are, and no others of the checkpoint. */
+export function modelFiles(checkpoint: string | URL): Hono {
+  const source = openSource(checkpoint, {});
+  return new Hono().get("/:name", async (c) => {
+    const name = c.req.param("name");
+    const file = FILES.has(name) || (await shards(source)).has(name) ? await source.open(name) : undefined;
+    if (file === undefined) {
+      throw new ApiError(404, "The checkpoint has no such file", { code: "not_found" });
+    }
+    return c.body(stream(file), 200, {
+      "content-type": "application/octet-stream",
+      ...(file.size === undefined ? {} : { "content-length": String(file.size) }),
+    });
+  });
+}
+
+/** The files that the index of the weights names. */
+async function shards(source: Source): Promise<ReadonlySet<unknown>> {
+  const index = await source.open("model.safetensors.index.json");
+  if (index === undefined) return new Set();
+  const { weight_map: files } = JSON.parse(new TextDecoder().decode(await readAll(index)));
+  return new Set(Object.values(files ?? {}));
+}
+
+/** A file in pieces, none of which is read before somebody asks for it. It is closed at its end, however that comes. */
+function stream(file: ByteReader): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    async pull(controller) {
+      const piece = new Uint8Array(2 ** 18);
+      let filled: number;
+      try {
+        filled = await file.read(piece);
+      } catch (error) {
+        await file.close();
+        throw error;
+      }
+      if (filled > 0) controller.enqueue(piece.subarray(0, filled));
+      if (filled === piece.length) return;
+      await file.close();
+      controller.close();
+    },
+    cancel: () => file.close(),
+  }, { highWaterMark: 0 });
+}
