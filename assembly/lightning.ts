@@ -60,7 +60,7 @@ function keepOf(change: f32): f32 {
 
 /**
  * A walk over one sequence and head, for the forward and for dq. A record at the head of the scratch, so that its
- * twenty fields have names, and each thread its own: it is filled and read once per walk, which costs nothing.
+ * fields have names and each thread has its own. It is filled and read once per walk, which costs nothing.
  */
 @unmanaged
 class Walk {
@@ -89,8 +89,8 @@ export function lightningScratch(headDim: i32, valueDim: i32): i32 {
 }
 
 /**
- * Forward over one sequence and head; the arguments are those of a Walk. The columns of v, output and the state do not
- * mix, so that a call may do with some of them.
+ * Forward over one sequence and head; the arguments are those of a Walk. The columns of v, output and the state are
+ * independent, so a call may take a part of them.
  */
 export function lightning(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, output: usize, outputStride: usize,
@@ -309,8 +309,8 @@ export function lightningStep(
 //   dV = (Q Kᵀ ⊙ M)ᵀ dO + λ^(m−1−j) K dS
 //   dS ← λ^m dS + Σ_i λ^(i+1) q_i dO_iᵀ
 //
-// The reversed walk comes first. It computes all but what dQ takes from the state, because dO Vᵀ ⊙ M is there, for dK. What
-// the state adds is the forward itself without `intra`, with (dO, V, K) for (q, k, v) and Sᵀ for S.
+// The reversed walk comes first. It computes everything but what dQ takes from the state: dK needs dO Vᵀ ⊙ M too. What the
+// state adds is the forward without `intra`, with (dO, V, K) for (q, k, v) and Sᵀ for S.
 //
 // Scratch of the reversed walk, in f32 (names as above; P: panels, T: transposed, D: with decay):
 //

@@ -21,7 +21,9 @@ function entry(name: string): string {
   return JSON.stringify(new URL(exports[name], ROOT).href);
 }
 
-const ATTENTION = `export { lightningAttention, lightningAttentionStep } from ${entry(".")};\n`;
+/** A program that computes attention, on what one entry of the library offers. */
+const attentionOf = (name: string) =>
+  `export { createBackend, lightningAttention, lightningAttentionStep } from ${entry(name)};`;
 
 /** Programs by name, and the text of their entries. */
 const PROGRAMS = [
@@ -29,15 +31,10 @@ const PROGRAMS = [
     name: "edge function, `examples/edge/main.ts`",
     text: `import ${JSON.stringify(new URL("examples/edge/main.ts", ROOT).href)};`,
   },
-  {
-    name: "attention on WebGPU alone, `@levin/attention/webgpu`",
-    text: `${ATTENTION}export * from ${entry("./webgpu")};`,
-  },
-  {
-    name: "attention on WASM alone, `@levin/attention/wasm`",
-    text: `${ATTENTION}export * from ${entry("./wasm")};`,
-  },
-  { name: "the library whole, `mod.ts`", text: `export * from ${entry(".")};` },
+  { name: "attention on WebGPU alone, `@levin/attention/webgpu`", text: attentionOf("./webgpu") },
+  { name: "attention on WASM alone, `@levin/attention/wasm`", text: attentionOf("./wasm") },
+  { name: "attention on either, `@levin/attention`", text: attentionOf(".") },
+  { name: "all of `@levin/attention`, `mod.ts`", text: `export * from ${entry(".")};` },
 ];
 
 /** How each kind of kernel is told in a bundle: WGSL by its entry points, WebAssembly by its first bytes in base64. */

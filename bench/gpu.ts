@@ -3,8 +3,8 @@
  *
  *     deno run -A bench/gpu.ts [lightning] [backward] [linear]
  *
- * Every figure is the median of repeated runs on a warm device, with inputs that rotate between buffers so that caches
- * do not flatter. Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
+ * Every figure is the median of repeated runs on a warm device. Inputs rotate between buffers, so that caches do not flatter.
+ * Outputs are held to the float64 reference first. GPUs lower their clock while the host prepares
  * inputs, so work runs until a chain of dependent fmas takes no less time than before.
  *
  * @module
@@ -12,8 +12,9 @@
 import assert from "node:assert/strict";
 import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts";
 import { elementCount } from "../core/shape.ts";
-import { createWebgpuBackend } from "../gpu/backend.ts";
+import { Backend } from "../core/tensor.ts";
 import { storeOf } from "../gpu/device.ts";
+import { createMachine } from "../gpu/machine.ts";
 import { randomArray, relativeError } from "../tests/numbers.ts";
 import * as reference from "../tests/reference.ts";
 import { repeat } from "./baselines/mod.ts";
@@ -23,8 +24,9 @@ const RUNS = 15;
 const SETS = 3;
 const LIMIT = 2e-5;
 
-const backend = await createWebgpuBackend({}, "asked for by name");
-const { device } = backend;
+const machine = await createMachine({}, "asked for by name");
+const { device, operations } = machine;
+const backend = new Backend(machine);
 const software = (await navigator.gpu.requestAdapter())!.info.isFallbackAdapter;
 
 /** A chain of dependent fmas: its time is the clock's, whatever the memory does. */
@@ -113,7 +115,7 @@ async function attention(batch: number, heads: number, seqLen: number, dim: numb
   }));
   // Columns of v do not mix: one column of the last head costs its float64 reference little.
   device.clear(storeOf(calls[0].output));
-  backend.kernels.lightning(calls[0]);
+  operations.lightning(calls[0]);
   const head = batch * heads - 1, column = dim - 1;
   const [q, k, v, output] = await Promise.all(
     [calls[0].q, calls[0].k, calls[0].v, calls[0].output].map(async (tensor) =>
@@ -132,7 +134,7 @@ async function attention(batch: number, heads: number, seqLen: number, dim: numb
 
   // Of short calls several at a time: one alone is timed with the GPU's own start and end.
   const tokens = batch * heads * seqLen;
-  const ms = await time((index) => backend.kernels.lightning(calls[index % SETS]), tokens < 2 ** 19 ? 8 : 1);
+  const ms = await time((index) => operations.lightning(calls[index % SETS]), tokens < 2 ** 19 ? 8 : 1);
   const flops = tokens * (4 * dim * dim + 64 * 2 * dim);
   report(`lightning ${batch}, ${heads}, ${seqLen}, ${dim}`, ms, flops, tokens * dim * 4 * 4, error);
   for (const tensor of pool) tensor.dispose();
@@ -174,7 +176,16 @@ async function linear(rows: number, inDim: number, outDim: number): Promise<void
   const output = Array.from({ length: SETS }, () => backend.empty([rows, outDim]));
   const run = (index: number) => {
     const set = index % SETS;
-    backend.kernels.linear(x[set], weight[set], undefined, undefined, output[set]);
+    operations.linear({
+      x: x[set],
+      weight: weight[set],
+      bias: undefined,
+      residual: undefined,
+      rows,
+      inDim,
+      outDim,
+      output: output[set],
+    });
   };
   device.clear(storeOf(output[0]));
   run(0);

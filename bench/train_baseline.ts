@@ -7,23 +7,13 @@
  * @module
  */
 import { mkdir, readFile, writeFile } from "node:fs/promises";
-import { parseArgs } from "node:util";
+import { cli, interruption, oneOf } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
-import { main, runCommand } from "../train/main.ts";
+import type { Mixer } from "../train/backward.ts";
+import { runTraining, trainingCommand, type TrainingCommandOptions } from "../train/main.ts";
 import { DEFAULT_RECIPE } from "../train/recipe.ts";
 import { readConfig, type TrainingResult } from "../train/train.ts";
 import { leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
-
-const HELP = `Usage: deno task bench:train-baseline --mixer <name> [--compare] [options of deno task train]
-
-  --mixer softmax        a transformer: softmax attention, rotary positions; all other layers TransNormerLLM's
-  --mixer left-product   TransNormerLLM, its attention by the papers' first method
-  --compare              train with Lightning Attention too, and print both final losses; those of left-product, the
-                         same numbers computed otherwise, must not differ from them by more than 0.001. The runs are
-                         folders in --out
-
-The backend is WebGPU. The trainer's options:
-`;
 
 /** What the papers' check allows: the two methods differ by rounding alone. */
 const LARGEST_DIFFERENCE = 0.001;
@@ -36,52 +26,27 @@ interface FinalLosses {
   readonly heldOut: number;
 }
 
-async function trainBaseline(args: string[]): Promise<void> {
-  // Options that are the trainer's are read here, too, and handed on as they are; the last of two counts.
-  const { values, tokens } = parseArgs({
-    args,
-    options: {
-      mixer: { type: "string" },
-      compare: { type: "boolean" },
-      out: { type: "string" },
-      config: { type: "string", default: DEFAULT_RECIPE.config },
-      resume: { type: "boolean" },
-      help: { type: "boolean" },
-    },
-    strict: false,
-    tokens: true,
-  });
-  if (values.help) {
-    console.log(HELP);
-    await main(["--help"]);
-    return;
-  }
-  const own = new Set(tokens.flatMap((token) => {
-    if (token.kind !== "option" || token.name !== "mixer" && token.name !== "compare") return [];
-    return token.name === "mixer" && !token.inlineValue ? [token.index, token.index + 1] : [token.index];
-  }));
-  const others = ["--backend", "webgpu", ...args.filter((_, index) => !own.has(index))];
-  const { out, config, resume } = values as { out?: string; config: string; resume?: boolean };
-  const mixer = Object.hasOwn(MIXERS, String(values.mixer)) ? MIXERS[String(values.mixer)] : undefined;
-  if (mixer === undefined) {
-    rangeError("train-baseline", `--mixer must be one of ${Object.keys(MIXERS).join(", ")}`, values.mixer);
-  }
-  if (typeof out !== "string") rangeError("train-baseline", "--out must be given", args.join(" "));
-
-  const folder = values.compare ? `${out}/${mixer.name}` : out;
-  const baseline = [...others, "--out", folder];
+/** What `--mixer` and `--compare` ask for, with the trainer's options. */
+async function trainBaseline(
+  { mixer, compare, ...options }: TrainingCommandOptions & { mixer: Mixer; compare?: true },
+  stop: AbortSignal,
+): Promise<void> {
+  const { out, config = DEFAULT_RECIPE.config, resume } = options;
+  const folder = compare ? `${out}/${mixer.name}` : out;
+  const baseline = { ...options, out: folder };
   if (mixer === softmaxMixer && !resume) {
     await mkdir(folder, { recursive: true });
     await writeFile(
       `${folder}/config.json`,
       JSON.stringify(softmaxConfig(await readConfig(config)), null, 2),
     );
-    baseline.push("--config", `${folder}/config.json`);
+    baseline.config = `${folder}/config.json`;
   }
-  const result = await main(baseline, mixer);
-  if (!values.compare || !result?.finished) return;
-  const lightning = await main([...others, "--out", `${out}/lightning`]);
-  if (!lightning?.finished) return;
+  const result = await runTraining(baseline, stop, mixer);
+  if (!result.finished) stop.throwIfAborted();
+  if (!compare) return;
+  const lightning = await runTraining({ ...options, out: `${out}/lightning` }, stop);
+  if (!lightning.finished) stop.throwIfAborted();
 
   const found = {
     [mixer.name]: await finalLosses(folder, result),
@@ -116,4 +81,19 @@ async function finalLosses(folder: string, { step, evaluation }: TrainingResult)
   return { training: last.loss, heldOut: evaluation!.heldOutLoss };
 }
 
-await runCommand(() => trainBaseline(Deno.args));
+await cli(
+  trainingCommand("bench:train-baseline", "Trains a baseline as deno task train does.", "webgpu")
+    .optionsGroup("The baseline:")
+    .requiredOption(
+      "--mixer <name>",
+      "softmax: a transformer, with rotary positions, all other layers TransNormerLLM's; left-product: " +
+        "TransNormerLLM, its attention by the papers' first method",
+      oneOf(MIXERS),
+    )
+    .option(
+      "--compare",
+      "train with Lightning Attention too, and print both final losses; those of left-product, the same numbers " +
+        `computed otherwise, must not differ by more than ${LARGEST_DIFFERENCE}; the runs are folders in --out`,
+    )
+    .action((options) => trainBaseline(options, interruption())),
+);

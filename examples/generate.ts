@@ -2,90 +2,91 @@
  * Text from a model on the command line, as it is generated.
  *
  *     deno task generate "The state of the Union is"
+ *     echo "The state of the Union is" | deno task generate --no-echo
  *     deno task generate --model tests/golden/tnl --ids 205,7,19 --temperature 0
  *
  * @module
  */
-import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import {
+  backendOption,
+  cli,
+  command,
+  integer,
+  interruption,
+  items,
+  location,
+  number,
+  pipedText,
+  several,
+  text,
+  UsageError,
+  write,
+} from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 
-const USAGE = `Usage: deno task generate [options] "prompt"
+const generate = command("generate", "Text from a model, as it is generated.")
+  .argument("[prompt...]", '"-", or none: what is piped into the command')
+  .option("--model <folder or URL>", "default: the model that the project ships, models/sotu", location)
+  .option("--ids <5,17,9>", "token ids instead of a prompt", items(integer(0, 2 ** 32 - 1)))
+  .option("--max-tokens <n>", "at most so many tokens", integer(0), 256)
+  .option("--temperature <x>", "0: always the likeliest token", number("of at least 0", (x) => x >= 0), 0.8)
+  .option("--top-k <n>", "only the n likeliest tokens", integer(1))
+  .option(
+    "--top-p <x>",
+    "only the likeliest tokens that together are as probable as this",
+    number("above 0 and at most 1", (x) => x > 0 && x <= 1),
+  )
+  .option(
+    "--min-p <x>",
+    "only tokens that are, compared with the likeliest, as probable as this",
+    number("from 0 to 1", (x) => x >= 0 && x <= 1),
+  )
+  .option(
+    "--repetition-penalty <x>",
+    "above 1: tokens that came before become less likely",
+    number("above 0", (x) => x > 0),
+  )
+  .option("--seed <n>", "the same seed gives the same text", integer(Number.MIN_SAFE_INTEGER))
+  .option("--stop <text>", "end before this text; may be repeated", several(text))
+  .option("--no-echo", "only what is generated, without the prompt")
+  .addOption(backendOption())
+  .action(async (words, { model: from, ids, echo, backend: prefer, ...options }) => {
+    if (ids !== undefined && words.length > 0) throw new UsageError("--ids takes the place of a prompt");
+    const isPiped = words.length === 0 ? !Deno.stdin.isTerminal() : words.join() === "-";
+    const prompt = ids ?? (isPiped ? await pipedText() : words.join(" "));
+    if (prompt.length === 0) throw new UsageError("a prompt is missing");
 
-  --model <folder or URL>   default: the model that the project ships, models/sotu
-  --ids 5,17,9              token ids instead of a prompt
-  --max-tokens 256          at most so many tokens
-  --temperature 0.8         0: always the likeliest token
-  --top-k, --top-p, --min-p, --repetition-penalty, --seed
-  --stop "text"             end before this text; several times for several
-  --backend auto            auto, webgpu or wasm
-`;
+    const signal = interruption(); // Ctrl-C ends the generation, not the report.
+    using backend = await createBackend({ prefer, signal });
+    using model = await TransNormerLLM.load(from ?? new URL("../models/sotu", import.meta.url), {
+      backend,
+      signal,
+    });
+    console.error(
+      `${(model.parameterCount / 1e6).toFixed(1)} M parameters on ${backend.name}: ${backend.info.device}`,
+    );
 
-const { values, positionals } = parseArgs({
-  args: Deno.args,
-  allowPositionals: true,
-  options: {
-    "model": { type: "string", default: fileURLToPath(new URL("../models/sotu", import.meta.url)) },
-    "ids": { type: "string" },
-    "max-tokens": { type: "string", default: "256" },
-    "temperature": { type: "string", default: "0.8" },
-    "top-k": { type: "string" },
-    "top-p": { type: "string" },
-    "min-p": { type: "string" },
-    "repetition-penalty": { type: "string" },
-    "seed": { type: "string" },
-    "stop": { type: "string", multiple: true },
-    "backend": { type: "string", default: "auto" },
-    "help": { type: "boolean", short: "h" },
-  },
-});
-const number = (text: string | undefined) => text === undefined ? undefined : Number(text);
-const prompt = values.ids?.split(",").map(Number) ?? positionals.join(" ");
-if (values.help || prompt.length === 0) {
-  console.error(USAGE);
-  Deno.exit(values.help ? 0 : 2);
-}
+    if (echo && typeof prompt === "string") write(prompt);
+    const start = performance.now();
+    let first = start, count = 0, finish = "length";
+    try {
+      for await (const item of model.generate(prompt, { ...options, signal })) {
+        if (count++ === 0) first = performance.now();
+        write(model.tokenizer === undefined ? `${count === 1 ? "" : " "}${item.token}` : item.text);
+        finish = item.finish ?? finish;
+      }
+    } catch (error) {
+      if (error !== signal.reason) throw error;
+      finish = "interrupted";
+    }
+    write("\n");
+    const milliseconds = (first - start).toFixed(0), seconds = (performance.now() - first) / 1000;
+    console.error(
+      `${count} tokens (${finish})` + (count === 0 ? "" : `: the first after ${milliseconds} ms`) +
+        (count > 1 ? `, then ${((count - 1) / seconds).toFixed(1)} tokens/s` : ""),
+    );
+    signal.throwIfAborted();
+  });
 
-// Ctrl-C ends the generation, not the report.
-const interrupt = new AbortController();
-Deno.addSignalListener("SIGINT", () => interrupt.abort(new DOMException("interrupted", "AbortError")));
-
-using backend = await createBackend({ prefer: values.backend as "auto" });
-using model = await TransNormerLLM.load(values.model, { backend, signal: interrupt.signal });
-console.error(
-  `${(model.parameterCount / 1e6).toFixed(1)} M parameters on ${backend.name}: ${backend.info.device}`,
-);
-
-const write = (text: string) => Deno.stdout.writeSync(new TextEncoder().encode(text));
-if (typeof prompt === "string") write(prompt);
-const start = performance.now();
-let first = start, count = 0, finish: string | undefined;
-try {
-  for await (
-    const item of model.generate(prompt, {
-      maxTokens: number(values["max-tokens"]),
-      temperature: number(values.temperature),
-      topK: number(values["top-k"]),
-      topP: number(values["top-p"]),
-      minP: number(values["min-p"]),
-      repetitionPenalty: number(values["repetition-penalty"]),
-      seed: number(values.seed),
-      stop: values.stop,
-      signal: interrupt.signal,
-    })
-  ) {
-    if (count++ === 0) first = performance.now();
-    write(model.tokenizer === undefined ? `${count === 1 ? "" : " "}${item.token}` : item.text);
-    finish = item.finish;
-  }
-} catch (error) {
-  if (!interrupt.signal.aborted) throw error;
-  finish = "interrupted";
-}
-write("\n");
-const seconds = (performance.now() - first) / 1000;
-console.error(
-  `${count} tokens (${finish}): the first after ${(first - start).toFixed(0)} ms, then ` +
-    `${count > 1 ? ((count - 1) / seconds).toFixed(1) : "no more"} tokens/s`,
-);
+await cli(generate);

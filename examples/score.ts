@@ -6,43 +6,53 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
+import { backendOption, cli, command, location, path, pipedText, UsageError, write } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { localPath } from "../train/path.ts";
 
-const USAGE = `Usage: deno task score --model <folder or URL> "context" "continuation"
-       deno task score --model <folder or URL> --file <text>
+const score = command(
+  "score",
+  "The log-likelihood of a continuation after a context, or the perplexity of a text.",
+)
+  .argument("[context]")
+  .argument("[continuation]")
+  .requiredOption("--model <folder or URL>", "the model", location)
+  .option(
+    "--file <text>",
+    'a text, in place of context and continuation; "-": what is piped into the command',
+    (file) => file === "-" ? file : path(file),
+  )
+  .option("--ids", "context and continuation are token ids, such as 5,17,9")
+  .addOption(backendOption())
+  .action(async (context, continuation, { model: from, file, ids, backend: prefer }) => {
+    // All that a person can get wrong is read before the model.
+    const parts = [context, continuation].filter((part) => part !== undefined);
+    if (parts.length !== (file === undefined ? 2 : 0)) {
+      throw new UsageError("either context and continuation or --file must be given");
+    }
+    const [first, second] = ids ? parts.map(tokenIds) : parts;
+    const whole = file === undefined
+      ? undefined
+      : file === "-"
+      ? await pipedText()
+      : await Deno.readTextFile(file);
 
-  --ids             context and continuation are token ids, such as 5,17,9
-  --backend auto    auto, webgpu or wasm
-`;
+    using backend = await createBackend({ prefer });
+    using model = await TransNormerLLM.load(from, { backend });
+    const start = performance.now();
+    const result = whole === undefined ? await model.loglikelihood(first, second) : {
+      perplexity: await model.perplexity(whole),
+      characters: whole.length,
+      seconds: (performance.now() - start) / 1000,
+    };
+    write(`${JSON.stringify(result)}\n`);
+  });
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    model: { type: "string" },
-    file: { type: "string" },
-    ids: { type: "boolean" },
-    backend: { type: "string", default: "auto" },
-    help: { type: "boolean", short: "h" },
-  },
-});
-if (values.help || values.model === undefined || positionals.length !== (values.file === undefined ? 2 : 0)) {
-  console.error(USAGE);
-  Deno.exit(values.help ? 0 : 2);
+function tokenIds(part: string): number[] {
+  if (!/^\d+(,\d+)*$/.test(part)) {
+    throw new UsageError(`with --ids context and continuation must be ids, such as 5,17,9, not '${part}'`);
+  }
+  return part.split(",").map(Number);
 }
 
-using backend = await createBackend({ prefer: values.backend as "auto" });
-using model = await TransNormerLLM.load(values.model, { backend });
-if (values.file !== undefined) {
-  const text = await Deno.readTextFile(localPath(values.file));
-  const start = performance.now();
-  const perplexity = await model.perplexity(text);
-  const seconds = (performance.now() - start) / 1000;
-  console.log(JSON.stringify({ perplexity, characters: text.length, seconds }));
-} else {
-  const parse = (text: string) => values.ids ? text.split(",").map(Number) : text;
-  const [context, continuation] = positionals.map(parse);
-  console.log(JSON.stringify(await model.loglikelihood(context, continuation)));
-}
+await cli(score);

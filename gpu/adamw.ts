@@ -3,20 +3,16 @@
  *
  * @module
  */
-import type { AdamWStep } from "../core/backend.ts";
-import type { Tensor } from "../core/tensor.ts";
+import type { AdamWCall } from "../core/machine.ts";
 import { type Device, float, storeOf } from "./device.ts";
 import source from "./adamw.wgsl" with { type: "text" };
 
-/** See {@linkcode GradientKernels.adamw}. */
+/** See {@linkcode Operations.adamw}. */
 export function adamw(
   device: Device,
-  parameter: Tensor,
-  gradient: Tensor,
-  { first, second }: { first: Tensor; second: Tensor },
-  squares: Tensor,
-  { count: step, learningRate, beta1, beta2, eps, weightDecay, maxNorm }: AdamWStep,
+  { parameter, gradient, first, second, squares, count: step, ...rates }: AdamWCall,
 ): void {
+  const { learningRate, beta1, beta2, eps, weightDecay, maxNorm } = rates;
   const kernel = device.kernel({ source, bindings: ["read", "read", "update", "update", "update"] });
   const numbers = [
     1 - learningRate * weightDecay,

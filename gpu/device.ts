@@ -38,7 +38,9 @@
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import { type DType, elementCount, type Tensor } from "../core/tensor.ts";
+import { elementBytes, type FloatType } from "../core/dtype.ts";
+import { elementCount } from "../core/shape.ts";
+import type { Tensor } from "../core/tensor.ts";
 
 /**
  * How a kernel uses a binding: `"read"` is `var<storage, read>`; `"write"` and `"update"` are
@@ -101,22 +103,27 @@ interface Block {
 export class Store implements Window {
   readonly store: Store = this;
   readonly start = 0;
+  /** Storage of an element; integers are words, as f32. */
+  readonly dtype: FloatType;
+  /** Bytes of one element. */
+  readonly elementBytes: number;
+  readonly length: number;
+  /** Elements of every piece but the last. */
+  readonly pieceLength: number;
+  /** The buffers; empty after release. */
+  readonly pieces: Block[];
   /** Clock of the last write; see {@linkcode Device} on faults. */
   writtenAt = 0;
   /**
    * @param dtype storage of an element @param length number of elements
    * @param pieceLength elements of every piece but the last @param pieces buffers, empty after release
    */
-  constructor(
-    readonly dtype: DType,
-    readonly length: number,
-    readonly pieceLength: number,
-    readonly pieces: Block[],
-  ) {}
-
-  /** Bytes of one element. */
-  get elementBytes(): number {
-    return this.dtype === "f16" ? 2 : 4;
+  constructor(dtype: FloatType, length: number, pieceLength: number, pieces: Block[]) {
+    this.dtype = dtype;
+    this.elementBytes = elementBytes(dtype);
+    this.length = length;
+    this.pieceLength = pieceLength;
+    this.pieces = pieces;
   }
 
   /** Bytes that the elements take. */
@@ -133,6 +140,38 @@ export class Store implements Window {
 /** The store of a tensor of this backend. */
 export function storeOf(tensor: Tensor): Store {
   return tensor.storage as Store;
+}
+
+/** Scratch and uploads of one operation, given back at the end of a `using` scope, also where a dispatch throws. */
+export class Scope implements Disposable {
+  /** The device that the stores are of. */
+  readonly device: Device;
+  readonly #stores: Store[] = [];
+
+  /** @param device the device */
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** See {@linkcode Device.allocate}. */
+  allocate(shape: readonly number[], dtype?: FloatType): Store {
+    return this.#keep(this.device.allocate(shape, dtype));
+  }
+
+  /** See {@linkcode Device.upload}. */
+  upload(data: Float32Array | Uint32Array): Store {
+    return this.#keep(this.device.upload(data));
+  }
+
+  #keep(store: Store): Store {
+    this.#stores.push(store);
+    return store;
+  }
+
+  /** Gives all stores back. */
+  [Symbol.dispose](): void {
+    for (const store of this.#stores) this.device.release(store);
+  }
 }
 
 const floats = new Float32Array(1);
@@ -310,7 +349,7 @@ export class Device {
   }
 
   /** Bytes of all buffers, also the idle ones. */
-  get bytesAllocated(): number {
+  get bytesReserved(): number {
     let bytes = 0;
     for (const block of this.#blocks) bytes += block.bytes;
     return bytes;
@@ -464,16 +503,10 @@ export class Device {
   // ----------------------------------------------------------------------------------------------------- memory
 
   /** A store for elements of this shape; what it holds is not defined. */
-  allocate(shape: readonly number[], dtype: DType = "f32"): Store {
+  allocate(shape: readonly number[], dtype: FloatType = "f32"): Store {
     this.#checkAlive();
-    if (dtype === "f16" && !this.half) {
-      throw new BackendError(
-        "unavailable",
-        `Cannot store f16 as the adapter has no shader-f16: ${this.name}`,
-      );
-    }
     const length = elementCount(shape);
-    const pieceLength = this.#pieceLength(shape, length, dtype === "f16" ? 2 : 4);
+    const pieceLength = this.#pieceLength(shape, length, elementBytes(dtype));
     const store = new Store(dtype, length, pieceLength, []);
     for (let start = 0; start === 0 || start < length; start += pieceLength) {
       const bytes = roundUp(Math.min(pieceLength, length - start) * store.elementBytes, 4);
@@ -507,6 +540,11 @@ export class Device {
     if (store.pieces.length === 0 || this.#end?.reason === "disposed") return;
     this.#bytesInUse -= store.bytes;
     for (const block of store.pieces.splice(0)) this.#recycle(block);
+  }
+
+  /** Stores that are given back together: `using scope = device.scope()`. */
+  scope(): Scope {
+    return new Scope(this);
   }
 
   /** A store with these elements (u32 values as they are), for the duration of an operation: release it after. */

@@ -7,11 +7,12 @@
  *
  * @module
  */
-import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/backend.ts";
 import { decayChange } from "../core/decay.ts";
-import type { DType, Tensor } from "../core/tensor.ts";
+import type { FloatType } from "../core/dtype.ts";
+import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/machine.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
-import { multipleOf4, pad } from "./pad.ts";
+import { multipleOf4, pad, padded } from "./pad.ts";
 import source from "./lightning.wgsl" with { type: "text" };
 import outer from "./outer.wgsl" with { type: "text" };
 
@@ -68,7 +69,7 @@ interface Span {
   readonly reverse: boolean;
 }
 
-/** See {@linkcode Kernels.lightning}. */
+/** See {@linkcode Operations.lightning}. */
 export function lightning(device: Device, call: LightningCall): void {
   const { slopes, scale, sequences, initialState } = call;
   withPadding(device, call, initialState, (operands) => {
@@ -77,13 +78,10 @@ export function lightning(device: Device, call: LightningCall): void {
       return runSequences(device, operands, slopes, scale, sequences, false);
     }
     // Tiles of rows add to what the tiles before them wrote: halves would round every sum.
-    const sums = device.allocate([output.length]);
-    try {
-      runSequences(device, { ...operands, output: sums }, slopes, scale, sequences, false);
-      pad(device, sums, [1, shape.valueDim], [1, shape.valueDim], output);
-    } finally {
-      device.release(sums);
-    }
+    using scope = device.scope();
+    const sums = scope.allocate([output.length]);
+    runSequences(device, { ...operands, output: sums }, slopes, scale, sequences, false);
+    pad(device, sums, [1, shape.valueDim], [1, shape.valueDim], output);
   });
 }
 
@@ -105,13 +103,14 @@ export function runSequences(
   for (const span of spans(device, operands, whole)) runSpan(device, operands, slopes, scale, span);
 }
 
-/** See {@linkcode Kernels.lightningStep}. */
+/** See {@linkcode Operations.lightningStep}. */
 export function lightningStep(device: Device, call: LightningStepCall): void {
-  const { slopes, scale, rows } = call;
+  const { slopes, scale, stateRows } = call;
   withPadding(device, call, undefined, ({ shape, q, k, v, state, output }) => {
     const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-    // With rows any element may be anywhere: the states are bound as a whole.
-    const table = rows && device.upload(Uint32Array.from([...rows].flatMap((row) => [row, 0, 0, 0])));
+    using scope = device.scope();
+    // With stateRows any state may be anywhere: they are bound as a whole.
+    const table = stateRows && scope.upload(rowTable(stateRows));
     const kernel = lightningKernel(device, "step", { S: q.dtype, O: output.dtype }, shape);
     const decays = device.constant(`lightning step ${slopes.join()}`, () => {
       return Float32Array.from(slopes, (slope) => decayChange(slope, 1));
@@ -120,7 +119,7 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
     const [queries, keys, values, states] = [q, k, v, state].map((store, index) =>
       [store, lengths[index]] as const
     );
-    const cut = rows === undefined ? [states] : [];
+    const cut = stateRows === undefined ? [states] : [];
     for (
       const { start, count } of device.chunks(batch, queries, keys, values, [output, lengths[2]], ...cut)
     ) {
@@ -148,8 +147,14 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
         workgroups,
       );
     }
-    if (table !== undefined) device.release(table);
   });
+}
+
+/** Rows of states as vectors, which is how `step` reads its table. */
+function rowTable(rows: Uint32Array): Uint32Array {
+  const table = new Uint32Array(4 * rows.length);
+  rows.forEach((row, i) => table[4 * i] = row);
+  return table;
 }
 
 /** Runs an operation on operands whose dimensions are multiples of 4: the call's own, or padded copies of them. */
@@ -166,24 +171,21 @@ function withPadding(
   const [d4, e4] = [multipleOf4(d), multipleOf4(e)];
   if (d4 === d && e4 === e) return run({ shape, q, k, v, initialState, state, output });
 
-  const held: Store[] = [];
-  const keep = (store: Store) => (held.push(store), store);
-  try {
-    const padded = {
-      shape: { ...shape, headDim: d4, valueDim: e4 },
-      q: keep(pad(device, q, [1, d], [1, d4])),
-      k: keep(pad(device, k, [1, d], [1, d4])),
-      v: keep(pad(device, v, [1, e], [1, e4])),
-      initialState: initialState && keep(pad(device, initialState, [d, e], [d4, e4])),
-      state: keep(pad(device, state, [d, e], [d4, e4])),
-      output: keep(device.allocate([output.length / e, e4], output.dtype)),
-    };
-    run(padded);
-    pad(device, padded.output, [1, e4], [1, e], output);
-    pad(device, padded.state, [d4, e4], [d, e], state);
-  } finally {
-    for (const store of held) device.release(store);
-  }
+  using scope = device.scope();
+  const rows = (store: Store, from: number, to: number) => padded(scope, store, [1, from], [1, to]);
+  const states = (store: Store) => padded(scope, store, [d, e], [d4, e4]);
+  const operands = {
+    shape: { ...shape, headDim: d4, valueDim: e4 },
+    q: rows(q, d, d4),
+    k: rows(k, d, d4),
+    v: rows(v, e, e4),
+    initialState: initialState && states(initialState),
+    state: states(state),
+    output: e === e4 ? output : scope.allocate([output.length / e, e4], output.dtype),
+  };
+  run(operands);
+  if (operands.output !== output) pad(device, operands.output, [1, e4], [1, e], output);
+  if (operands.state !== state) pad(device, operands.state, [d4, e4], [d, e], state);
 }
 
 /** Elements from one batch element, one head and one token to the next. */
@@ -327,7 +329,7 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
 function lightningKernel(
   device: Device,
   entryPoint: keyof typeof BINDINGS,
-  dtypes: { S: DType; O: DType },
+  dtypes: { S: FloatType; O: FloatType },
   shape: LightningShape,
   { reverse = false, steep = false, later = false, alone = false } = {},
 ) {
@@ -409,7 +411,8 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
   };
   const steep = slopes.some((slope) => slope > STEEP);
   const types = { S: operands.q.dtype, O: operands.output.dtype };
-  const scratch = device.allocate([segments, span.heads, headDim, valueDim]);
+  using scope = device.scope();
+  const scratch = scope.allocate([segments, span.heads, headDim, valueDim]);
   const dispatch = (
     stage: "updateState" | "carryState" | "attend",
     operands: readonly Window[],
@@ -431,24 +434,20 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
       ],
       workgroups,
     );
-  try {
-    if (carried > 0) {
-      dispatch("updateState", [windows.k, windows.v], carried * span.heads * rowTiles * columnTiles);
-    }
+  if (carried > 0) {
+    dispatch("updateState", [windows.k, windows.v], carried * span.heads * rowTiles * columnTiles);
+  }
+  dispatch(
+    "carryState",
+    [windows.initialState ?? device.nothing, windows.state],
+    Math.ceil(pieces.length * span.heads * headDim * valueDim / 4 / 64),
+  );
+  for (let row = 0; row < headDim; row += rows) {
     dispatch(
-      "carryState",
-      [windows.initialState ?? device.nothing, windows.state],
-      Math.ceil(pieces.length * span.heads * headDim * valueDim / 4 / 64),
+      "attend",
+      [windows.k, windows.v, windows.q, windows.output, windows.state],
+      segments * span.heads * columnTiles,
+      row,
     );
-    for (let row = 0; row < headDim; row += rows) {
-      dispatch(
-        "attend",
-        [windows.k, windows.v, windows.q, windows.output, windows.state],
-        segments * span.heads * columnTiles,
-        row,
-      );
-    }
-  } finally {
-    device.release(scratch);
   }
 }

@@ -1,123 +1,109 @@
 /**
- * Gradients of Lightning Attention by its own kernels. With S_t = λ S_{t−1} + k_t v_tᵀ, o_t = scale · q_tᵀ S_t, and
- * Z_t the gradient of S_t:
+ * Gradients of Lightning Attention by its own kernels. (Apart from `lightning.ts`: that file is how work is cut and
+ * dispatched, this one is which runs of it make the gradients.) With S_t = λ S_{t−1} + k_t v_tᵀ, o_t = scale · q_tᵀ S_t,
+ * and dS_t the gradient of S_t:
  *
  *     dq_t = scale · S_t do_t                                      S_t  = λ S_{t−1} + k_t v_tᵀ
- *     dk_t = Z_t v_t,   dv_t = Z_tᵀ k_t                            Z_t  = λ Z_{t+1} + scale · q_t do_tᵀ
- *     dInitialState = λ Z_1
+ *     dk_t = dS_t v_t,   dv_t = dS_tᵀ k_t                          dS_t = λ dS_{t+1} + scale · q_t do_tᵀ
+ *     dInitialState = λ dS_1
  *
  * dq is the forward itself with (do, v, k) for (q, k, v) and the transposed initial state. dv is the forward from the
  * last token to the first with (k, q, do) for (q, k, v), dk the same with (v, do, q) and transposed. What differs is
- * when states decay: the forward's initial state precedes its first token, while Z of the final state, dState, stands
- * at the last one. `REVERSE` in `lightning.wgsl` moves two exponents for that.
+ * when states decay: the forward's initial state precedes its first token, while dState, the gradient of the final
+ * state, stands at the last one. `REVERSE` in `lightning.wgsl` moves two exponents for that.
  *
  * @module
  */
-import type { LightningBackwardCall, LightningShape } from "../core/backend.ts";
-import { typeError } from "../core/errors.ts";
+import type { LightningBackwardCall, LightningShape } from "../core/machine.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { type Device, type Store, storeOf } from "./device.ts";
+import { type Device, type Scope, type Store, storeOf } from "./device.ts";
 import { runSequences } from "./lightning.ts";
-import { multipleOf4, pad } from "./pad.ts";
+import { multipleOf4, pad, padded } from "./pad.ts";
 import source from "./lightningBackward.wgsl" with { type: "text" };
 
-/** See {@linkcode GradientKernels.lightning}. */
+/** See {@linkcode Operations.lightningBackward}. */
 export function lightningBackward(device: Device, call: LightningBackwardCall): void {
-  for (const name of ["q", "k", "v", "dOutput"] as const) {
-    if (call[name].dtype !== "f32") {
-      typeError("lightningAttentionBackward", `${name} must be stored as f32 on webgpu`, call[name].dtype);
-    }
-  }
   const { slopes, scale, sequences } = call;
   const { heads, queryHeads, keyHeads, headDim: d, valueDim: e } = call.shape;
   const [d4, e4] = [multipleOf4(d), multipleOf4(e)];
   const shape = { ...call.shape, headDim: d4, valueDim: e4 };
   const transposed = { ...shape, queryHeads: heads, keyHeads: heads, headDim: e4, valueDim: d4 };
 
-  const held: Store[] = [];
-  const keep = (store: Store) => (held.push(store), store);
-  const free = (store: Store) => {
-    const index = held.indexOf(store);
-    if (index >= 0) device.release(held.splice(index, 1)[0]);
-  };
-  /** A tensor's store, or a padded copy of it. */
-  const padded = (tensor: Tensor, dim: number, dim4: number) => {
-    return dim === dim4 ? storeOf(tensor) : keep(pad(device, storeOf(tensor), [1, dim], [1, dim4]));
-  };
-  /** Runs into a tensor, or into a padded store that is then cut. */
-  const into = (
-    tensor: Tensor,
-    [rows, columns]: readonly [number, number],
-    [rows4, columns4]: readonly [number, number],
-    run: (store: Store) => void,
+  using scope = device.scope();
+  const rows = (tensor: Tensor, dim: number, dim4: number) =>
+    padded(scope, storeOf(tensor), [1, dim], [1, dim4]);
+  const q = rows(call.q, d, d4), k = rows(call.k, d, d4);
+  const v = rows(call.v, e, e4), dOutput = rows(call.dOutput, e, e4);
+  const transposedState = (scope: Scope) => scope.allocate([sequences.length, heads, e4, d4]);
+  const unused = transposedState(scope); // the final state of a transposed run
+
+  /**
+   * A transposed run, whose value is the key or query of the call: its heads are repeated for all that share them. Of
+   * those that share a head of the gradient, the sum is the gradient.
+   */
+  const runTransposed = (
+    operands: { q: Store; k: Store; v: Store },
+    valueHeads: number,
+    state: Tensor | undefined,
+    gradient: Tensor,
+    gradientHeads: number,
+    reverse: boolean,
   ) => {
-    if (rows === rows4 && columns === columns4) return run(storeOf(tensor));
-    const store = keep(device.allocate([tensor.size / (rows * columns), rows4, columns4]));
-    run(store);
-    pad(device, store, [rows4, columns4], [rows, columns], storeOf(tensor));
-    free(store);
+    using scope = device.scope();
+    const initialState = state && transposedState(scope);
+    if (initialState !== undefined) transposeStates(device, storeOf(state!), [d, e], initialState);
+    writePadded(device, gradient, [1, d], [1, d4], (result) => {
+      const repeated = valueHeads < heads, summed = gradientHeads < heads;
+      const value = repeated ? scope.allocate(headsShape(transposed, heads)) : operands.v;
+      if (repeated) repeatHeads(device, transposed, operands.v, valueHeads, value);
+      const output = summed ? scope.allocate(headsShape(transposed, heads)) : result;
+      const all = { ...operands, shape: transposed, v: value, initialState, output, state: unused };
+      runSequences(device, all, slopes, scale, sequences, reverse);
+      if (summed) sumHeads(device, transposed, output, gradientHeads, result);
+    });
   };
-  const states = (rows: number, columns: number) =>
-    keep(device.allocate([sequences.length, heads, rows, columns]));
+  runTransposed({ q: dOutput, k: v, v: k }, keyHeads, call.initialState, call.dq, queryHeads, false);
+  runTransposed({ q: v, k: dOutput, v: q }, queryHeads, call.dState, call.dk, keyHeads, true);
 
-  try {
-    const q = padded(call.q, d, d4), k = padded(call.k, d, d4);
-    const v = padded(call.v, e, e4), dOutput = padded(call.dOutput, e, e4);
-    const state = states(e4, d4); // what the transposed runs end with: of no use
-    const stateOf = (tensor: Tensor | undefined) => {
-      return tensor && transposeStates(device, storeOf(tensor), [d, e], states(e4, d4));
-    };
-    // A transposed run, whose value is the key or query of the call: its heads are repeated for all that share them. Of
-    // those that share a head of the gradient, the sum is the gradient.
-    const runTransposed = (
-      operands: { q: Store; k: Store; v: Store; initialState: Store | undefined },
-      valueHeads: number,
-      gradient: Tensor,
-      gradientHeads: number,
-      reverse: boolean,
-    ) =>
-      into(gradient, [1, d], [1, d4], (store) => {
-        const repeated = valueHeads < heads, summed = gradientHeads < heads;
-        const value = repeated ? keep(repeatHeads(device, transposed, operands.v, valueHeads)) : operands.v;
-        const output = summed ? keep(device.allocate(headsShape(transposed, heads))) : store;
-        const all = { ...operands, shape: transposed, v: value, output, state };
-        runSequences(device, all, slopes, scale, sequences, reverse);
-        if (summed) sumHeads(device, transposed, output, gradientHeads, store);
-        if (repeated) free(value);
-        if (summed) free(output);
-        if (operands.initialState !== undefined) free(operands.initialState);
-      });
-
-    const initialState = stateOf(call.initialState);
-    runTransposed({ q: dOutput, k: v, v: k, initialState }, keyHeads, call.dq, queryHeads, false);
-    const dState = stateOf(call.dState);
-    runTransposed({ q: v, k: dOutput, v: q, initialState: dState }, queryHeads, call.dk, keyHeads, true);
-
-    into(call.dv, [1, e], [1, e4], (output) =>
-      into(call.dInitialState, [d, e], [d4, e4], (state) => {
-        const initialState = call.dState && (d === d4 && e === e4
-          ? storeOf(call.dState)
-          : keep(pad(device, storeOf(call.dState), [d, e], [d4, e4])));
-        const turned = { ...shape, queryHeads: keyHeads, keyHeads: queryHeads };
-        const operands = { shape: turned, q: k, k: q, v: dOutput, initialState, state, output };
+  writePadded(
+    device,
+    call.dv,
+    [1, e],
+    [1, e4],
+    (output) =>
+      writePadded(device, call.dInitialState, [d, e], [d4, e4], (state) => {
+        const initialState = call.dState && padded(scope, storeOf(call.dState), [d, e], [d4, e4]);
+        const exchanged = { ...shape, queryHeads: keyHeads, keyHeads: queryHeads };
+        const operands = { shape: exchanged, q: k, k: q, v: dOutput, initialState, state, output };
         runSequences(device, operands, slopes, scale, sequences, true);
-      }));
-  } finally {
-    for (const store of held) device.release(store);
-  }
+      }),
+  );
+}
+
+/** Has a tensor written: as it is, or, where its sizes are no multiples of 4, as a padded store that is then cut. */
+function writePadded(
+  device: Device,
+  tensor: Tensor,
+  [rows, columns]: readonly [number, number],
+  [rows4, columns4]: readonly [number, number],
+  write: (store: Store) => void,
+): void {
+  if (rows === rows4 && columns === columns4) return write(storeOf(tensor));
+  using scope = device.scope();
+  const store = scope.allocate([tensor.size / (rows * columns), rows4, columns4]);
+  write(store);
+  pad(device, store, [rows4, columns4], [rows, columns], storeOf(tensor));
 }
 
 const headsShape = ({ layout, batch, seqLen, valueDim }: LightningShape, heads: number) =>
   layout === "bhnd" ? [batch, heads, seqLen, valueDim] : [batch, seqLen, heads, valueDim];
 
-/** Copies each head of x to all the heads of value that share it; the caller releases the result. */
-function repeatHeads(device: Device, shape: LightningShape, x: Store, sharedHeads: number): Store {
-  const y = device.allocate(headsShape(shape, shape.heads));
+/** Copies each head of x to all the heads of value that share it. */
+function repeatHeads(device: Device, shape: LightningShape, x: Store, sharedHeads: number, y: Store): void {
   const kernel = device.kernel({ source, entryPoint: "repeatHeads", bindings: ["read", "write"] });
   for (const { shared, each, size, group, width } of groups(device, shape, sharedHeads, x, y)) {
     device.dispatch(kernel, [shared, each], [size, group, width], Math.ceil(size / 64));
   }
-  return y;
 }
 
 /** Sums the heads of x that share a head of y, in their order. */
@@ -169,8 +155,8 @@ function* groups(device: Device, shape: LightningShape, sharedHeads: number, sha
   }
 }
 
-/** Turns each state of x, `[count, d, e]`, to `[e, d]`, with zeros up to multiples of 4, into y. */
-function transposeStates(device: Device, x: Store, [d, e]: readonly [number, number], y: Store): Store {
+/** Transposes each state of x, `[count, d, e]`, to `[e, d]`, with zeros up to multiples of 4, into y. */
+function transposeStates(device: Device, x: Store, [d, e]: readonly [number, number], y: Store): void {
   const [d4, e4] = [multipleOf4(d), multipleOf4(e)];
   const kernel = device.kernel({ source, entryPoint: "transposeStates", bindings: ["read", "write"] });
   for (const { start, count } of device.chunks(x.length / (d * e), [x, d * e], [y, e4 * d4])) {
@@ -181,5 +167,4 @@ function transposeStates(device: Device, x: Store, [d, e]: readonly [number, num
       Math.ceil(count * e4 * d4 / 64),
     );
   }
-  return y;
 }

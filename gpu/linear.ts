@@ -1,86 +1,98 @@
 /**
- * Matrix products with weights: tiles of the result, or, for few rows, one pass over the weight.
+ * Matrix products with weights, and their gradients: tiles of the result, or, for few rows, one pass over the weight.
  *
  * @module
  */
-import type { Tensor } from "../core/tensor.ts";
-import { FEW_ROWS } from "../core/tile.ts";
+import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
+import { FEW_ROWS } from "../core/sizes.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
-import { multipleOf4, pad } from "./pad.ts";
+import { multipleOf4, pad, padded } from "./pad.ts";
+import { dequantized, productQuantized } from "./quantized.ts";
+import { addRows } from "./sums.ts";
+import { transpose } from "./transpose.ts";
 import source from "./linear.wgsl" with { type: "text" };
+import backwardSource from "./linearBackward.wgsl" with { type: "text" };
 import outer from "./outer.wgsl" with { type: "text" };
 
 const SOURCE = source + outer;
 
 /** Rows that `fewRows` takes in one pass over the weight. */
-const ROWS_AT_ONCE = 16;
-/** Tiles of 128 × 128 that fill a large GPU; fewer are cut into tiles of 64 × 64. */
-const ENOUGH_TILES = 128;
+const ROWS_OF_PASS = 16;
+/** Tiles of 128 × 128 that fill a large GPU; a product of fewer is cut into tiles of 64 × 64. */
+const FORWARD_TILES = 128;
+/** The same for the gradient of the weight; fewer are multiplied by ranges of rows. */
+const BACKWARD_TILES = 512;
+/** Rows of such a range at least. */
+const RANGE_ROWS = 256;
 
-/** See {@linkcode Kernels.linear}. */
-export function linear(
-  device: Device,
-  x: Tensor,
-  weight: Tensor,
-  bias: Tensor | undefined,
-  residual: Tensor | undefined,
-  output: Tensor,
-): void {
-  const [out, inner] = weight.shape;
+/** See {@linkcode Operations.linear}. */
+export function linear(device: Device, call: LinearCall): void {
+  const { x, weight, bias, residual, rows, inDim, outDim, output } = call;
   if (output.size === 0) return;
-  const rows = output.size / out;
-  const few = rows <= FEW_ROWS;
-  const inner4 = multipleOf4(inner), out4 = few ? out : multipleOf4(out);
-
-  const held: Store[] = [];
-  const padded = (tensor: Tensor, from: number, to: number) => {
-    const store = storeOf(tensor);
-    if (from === to) return store;
-    held.push(pad(device, store, [1, from], [1, to]));
-    return held.at(-1)!;
-  };
-  try {
-    const result = out === out4 ? storeOf(output) : device.allocate([rows, out4], output.dtype);
-    if (out !== out4) held.push(result);
-    multiply(device, {
-      x: padded(x, inner, inner4),
-      weight: padded(weight, inner, inner4),
-      bias: bias && padded(bias, out, out4),
-      residual: residual && padded(residual, out, out4),
-      output: result,
-      rows,
-      inner: inner4,
-      out,
-      stride: out4,
-    });
-    if (out !== out4) pad(device, result, [1, out4], [1, out], storeOf(output));
-  } finally {
-    for (const store of held) device.release(store);
+  // A quantised weight: for few rows it is dequantised on the way into each product, for many once before all of them.
+  if (weight.quantization !== undefined && rows <= FEW_ROWS) {
+    productQuantized(device, call, weight.quantization);
+    return;
   }
+  using scope = device.scope();
+  const result = storeOf(output);
+  multiplyPadded(device, {
+    x: storeOf(x),
+    weight: weight.quantization === undefined
+      ? storeOf(weight)
+      : dequantized(scope, weight, weight.quantization, result.dtype),
+    bias: bias && storeOf(bias),
+    residual: residual && storeOf(residual),
+    output: result,
+    rows,
+    inDim,
+    outDim,
+  });
 }
 
+/** Operands of a product with a weight that is not quantised; sizes as in {@linkcode LinearCall}. */
 interface Product {
-  x: Store;
-  weight: Store;
-  bias: Store | undefined;
-  residual: Store | undefined;
-  output: Store;
-  rows: number;
-  inner: number;
-  /** Rows of the weight. */
-  out: number;
-  /** Elements of a row of the output: `out`, padded. */
-  stride: number;
+  readonly x: Store;
+  readonly weight: Store;
+  readonly bias: Store | undefined;
+  readonly residual: Store | undefined;
+  readonly output: Store;
+  readonly rows: number;
+  readonly inDim: number;
+  readonly outDim: number;
 }
 
-function multiply(
+/** Pads operands whose sizes are no multiples of 4, where the kernels read vectors. */
+function multiplyPadded(device: Device, product: Product): void {
+  const { x, weight, bias, residual, output, rows, inDim, outDim } = product;
+  const in4 = multipleOf4(inDim), out4 = rows <= FEW_ROWS ? outDim : multipleOf4(outDim);
+  using scope = device.scope();
+  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
+  const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, out4]);
+  const result = outDim === out4 ? output : scope.allocate([rows, out4], output.dtype);
+  multiplyVectors(device, {
+    x: inputs(x),
+    weight: inputs(weight),
+    bias: bias && outputs(bias),
+    residual: residual && outputs(residual),
+    output: result,
+    rows,
+    inDim: in4,
+    outDim,
+  }, out4);
+  if (outDim !== out4) pad(device, result, [1, out4], [1, outDim], output);
+}
+
+/** `stride`: elements of a row of output, bias and residual: outDim, padded. */
+function multiplyVectors(
   device: Device,
-  { x, weight, bias, residual, output, rows, inner, out, stride }: Product,
+  { x, weight, bias, residual, output, rows, inDim, outDim }: Product,
+  stride: number,
 ): void {
   const few = rows <= FEW_ROWS;
-  const wide = Math.ceil(rows / 128) * Math.ceil(out / 128) >= ENOUGH_TILES;
+  const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
   const edge = wide ? 128 : 64;
-  const team = inner >= 2048 ? 128 : inner >= 1024 ? 64 : 32;
+  const team = inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
   const kernel = device.kernel({
     source: SOURCE,
     entryPoint: few ? "fewRows" : "tiled",
@@ -97,34 +109,104 @@ function multiply(
       THREADS: wide ? 256 : 128,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
       TEAM: team,
-      ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_AT_ONCE),
+      ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
       BIAS: Number(bias !== undefined),
       RESIDUAL: Number(residual !== undefined),
     },
   });
   // Windows of the weight start at whole vectors of the output.
-  const fit = Math.floor(device.limits.windowBytes / (inner * weight.elementBytes));
-  const step = weight.pieces.length === 1 ? out : fit - fit % (fit < 128 ? 4 : 128);
+  const fit = Math.floor(device.limits.windowBytes / (inDim * weight.elementBytes));
+  const step = weight.pieces.length === 1 ? outDim : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
-  for (const { start, count } of device.chunks(rows, [x, inner], [output, stride], ...residualRows)) {
+  for (const { start, count } of device.chunks(rows, [x, inDim], [output, stride], ...residualRows)) {
     const result = [start * stride, count * stride] as const;
-    for (let column = 0; column < out; column += step) {
-      const columns = Math.min(step, out - column);
+    for (let column = 0; column < outDim; column += step) {
+      const columns = Math.min(step, outDim - column);
       const workgroups = few
-        ? Math.ceil(columns / (4 * 128 / team)) * Math.ceil(count / ROWS_AT_ONCE)
+        ? Math.ceil(columns / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
         : Math.ceil(count / edge) * Math.ceil(columns / edge);
       device.dispatch(
         kernel,
         [
-          x.window(start * inner, count * inner),
-          weight.window(column * inner, columns * inner),
+          x.window(start * inDim, count * inDim),
+          weight.window(column * inDim, columns * inDim),
           bias ?? device.nothing,
           residual?.window(...result) ?? device.nothing,
           output.window(...result),
         ],
-        [count, inner / 4, columns, column, stride, workgroups],
+        [count, inDim / 4, columns, column, stride, workgroups],
         workgroups,
       );
+    }
+  }
+}
+
+/**
+ * See {@linkcode Operations.linearBackward}. dx is the forward with the weight transposed, which is small beside the
+ * rows.
+ */
+export function linearBackward(device: Device, call: LinearBackwardCall): void {
+  const { x, weight, dy, residual, rows, inDim, outDim, dx, dWeight } = call;
+  if (dx.size > 0) {
+    using scope = device.scope();
+    const transposed = scope.allocate([inDim, outDim]);
+    transpose(device, storeOf(weight), [outDim, inDim], transposed);
+    multiplyPadded(device, {
+      x: storeOf(dy),
+      weight: transposed,
+      bias: undefined,
+      residual: residual && storeOf(residual),
+      output: storeOf(dx),
+      rows,
+      inDim: outDim,
+      outDim: inDim,
+    });
+  }
+  if (dWeight !== undefined && dWeight.size > 0 && x.size > 0) {
+    addWeightGradient(device, storeOf(dy), storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);
+  }
+}
+
+/** `dWeight += dyᵀ x`: tiles of dWeight over ranges of rows, whose products are then added up. */
+function addWeightGradient(
+  device: Device,
+  dy: Store,
+  x: Store,
+  dWeight: Store,
+  [rows, inDim, outDim]: readonly [number, number, number],
+): void {
+  const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
+  using scope = device.scope();
+  const left = padded(scope, dy, [1, outDim], [1, out4]), right = padded(scope, x, [1, inDim], [1, in4]);
+  for (const bound of device.chunks(outDim, [dWeight, inDim])) {
+    const part = dWeight.window(bound.start * inDim, bound.count * inDim);
+    const tiles = Math.ceil((bound.start % 4 + bound.count) / 128) * Math.ceil(inDim / 128);
+    const most = Math.floor(device.limits.windowBytes / (4 * part.length)); // ranges whose products can be bound
+    for (const { start, count } of device.chunks(rows, [left, out4], [right, in4])) {
+      const wanted = Math.min(Math.ceil(BACKWARD_TILES / tiles), Math.ceil(count / RANGE_ROWS));
+      const step = Math.ceil(count / Math.max(1, Math.min(wanted, most)));
+      const ranges = Math.ceil(count / step);
+      const kernel = device.kernel({
+        source: backwardSource,
+        bindings: ["read", "read", "update"],
+        constants: {
+          BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+          ADD: Number(ranges === 1),
+        },
+      });
+      using products = device.scope();
+      const target = ranges === 1 ? part : products.allocate([ranges, part.length]);
+      device.dispatch(
+        kernel,
+        [
+          left.window(start * out4, count * out4),
+          right.window(start * in4, count * in4),
+          target,
+        ],
+        [count, step, out4 / 4, in4 / 4, bound.start, bound.count, inDim, tiles * ranges],
+        tiles * ranges,
+      );
+      if (target !== part) addRows(device, target.store, part.length, part);
     }
   }
 }

@@ -3,12 +3,12 @@
  *
  * @module
  */
-import type { Tensor } from "../core/tensor.ts";
+import type { MultiplyCall } from "../core/machine.ts";
 import { type Device, storeOf } from "./device.ts";
 import source from "./multiply.wgsl" with { type: "text" };
 
-/** See {@linkcode Kernels.multiply}. */
-export function multiply(device: Device, x: Tensor, y: Tensor, output: Tensor): void {
+/** See {@linkcode Operations.multiply}. */
+export function multiply(device: Device, { x, y, output }: MultiplyCall): void {
   const kernel = device.kernel({
     source,
     bindings: ["read", "read", "write"],

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { Device, Store } from "./device.ts";
+import type { Device, Scope, Store } from "./device.ts";
 import source from "./pad.wgsl" with { type: "text" };
 
 /** The next multiple of 4. */
@@ -11,17 +11,16 @@ export const multipleOf4 = (n: number): number => Math.ceil(n / 4) * 4;
 
 /**
  * Copies `[count, rows, columns]` to `[count, rows, columns]` of other sizes: zeros where the result has more, cut where
- * it has less. Makes the result where `result` is left out; the caller releases it. A result of another type is rounded.
+ * it has less. A result of another type is rounded.
  */
 export function pad(
   device: Device,
   x: Store,
   [rows, columns]: readonly [number, number],
   [toRows, toColumns]: readonly [number, number],
-  result?: Store,
-): Store {
+  y: Store,
+): void {
   const count = rows * columns === 0 ? 0 : x.length / (rows * columns);
-  const y = result ?? device.allocate([count, toRows, toColumns], x.dtype);
   const kernel = device.kernel({ source, bindings: ["read", "write"], types: { X: x.dtype, Y: y.dtype } });
   const [from, to] = [rows * columns, toRows * toColumns];
   for (const { start, count: part } of device.chunks(count, [x, from], [y, to])) {
@@ -32,5 +31,18 @@ export function pad(
       Math.ceil(part * to / 256),
     );
   }
+}
+
+/** x itself where the sizes are the same, else a padded copy of it in the scope. */
+export function padded(
+  scope: Scope,
+  x: Store,
+  from: readonly [number, number],
+  to: readonly [number, number],
+): Store {
+  if (from[0] === to[0] && from[1] === to[1]) return x;
+  const count = from[0] * from[1] === 0 ? 0 : x.length / (from[0] * from[1]);
+  const y = scope.allocate([count, ...to], x.dtype);
+  pad(scope.device, x, from, to, y);
   return y;
 }

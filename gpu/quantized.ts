@@ -5,11 +5,11 @@
  * @module
  */
 import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/quantize.ts";
-import type { DType, Tensor } from "../core/tensor.ts";
-import { FEW_ROWS } from "../core/tile.ts";
-import { type Device, float, type Store, storeOf } from "./device.ts";
-import { linear } from "./linear.ts";
-import { pad } from "./pad.ts";
+import type { Tensor } from "../core/tensor.ts";
+import type { FloatType } from "../core/dtype.ts";
+import type { LinearCall } from "../core/machine.ts";
+import { type Device, float, type Scope, type Store, storeOf } from "./device.ts";
+import { padded } from "./pad.ts";
 import linearSource from "./quantizedLinear.wgsl" with { type: "text" };
 import rowsSource from "./quantizedRows.wgsl" with { type: "text" };
 
@@ -17,23 +17,23 @@ import rowsSource from "./quantizedRows.wgsl" with { type: "text" };
 const TEAM = 32;
 
 /** Words of a row, and where its scales begin. */
-function rowWords(inner: number, { bits, group }: Quantization): { words: number; scalesAt: number } {
-  const groups = Math.ceil(inner / group), scalesAt = groups * group * bits / 32;
+function rowWords(inDim: number, { bits, group }: Quantization): { words: number; scalesAt: number } {
+  const groups = Math.ceil(inDim / group), scalesAt = groups * group * bits / 32;
   return { words: 4 * Math.ceil((scalesAt + Math.ceil(groups / 2)) / 4), scalesAt };
 }
 
 /** Uploads a weight. */
 export function upload(device: Device, weight: QuantizedWeight): Store {
-  const [outs, inner] = weight.shape;
-  const { words, scalesAt } = rowWords(inner, weight);
-  const { bytes, groups } = quantizedRow(inner, weight);
-  const data = new Uint32Array(outs * words);
+  const [outDim, inDim] = weight.shape;
+  const { words, scalesAt } = rowWords(inDim, weight);
+  const { bytes, groups } = quantizedRow(inDim, weight);
+  const data = new Uint32Array(outDim * words);
   const integers = new Uint8Array(data.buffer), scales = new Uint16Array(data.buffer);
-  for (let o = 0; o < outs; o++) {
+  for (let o = 0; o < outDim; o++) {
     integers.set(weight.values.subarray(o * bytes, (o + 1) * bytes), 4 * o * words);
     scales.set(weight.scales.subarray(o * groups, (o + 1) * groups), 2 * (o * words + scalesAt));
   }
-  const store = device.allocate([outs, words]);
+  const store = device.allocate([outDim, words]);
   try {
     device.write(store, data);
     return store;
@@ -52,9 +52,9 @@ export function quantizedRows(
   scale: number,
   to: Store,
 ): void {
-  const [vocab, inner] = table.shape;
+  const [vocab, inDim] = table.shape;
   if (to.length === 0) return;
-  const { words, scalesAt } = rowWords(inner, quantization);
+  const { words, scalesAt } = rowWords(inDim, quantization);
   const { bits, group } = quantization;
   const kernel = device.kernel({
     source: rowsSource,
@@ -68,89 +68,51 @@ export function quantizedRows(
     rows: { start: number; count: number },
     indices?: Store,
   ) => {
-    const size = rows.count * inner;
+    const size = rows.count * inDim;
     device.dispatch(
       kernel,
       [
         from.window(range.start * words, range.count * words),
         indices?.window(rows.start, rows.count) ?? device.nothing,
-        to.window(rows.start * inner, size),
+        to.window(rows.start * inDim, size),
       ],
-      [size, inner, words, scalesAt, range.start, range.count, float(scale)],
+      [size, inDim, words, scalesAt, range.start, range.count, float(scale)],
       Math.ceil(size / 256),
     );
   };
   if (ids === undefined) {
-    for (const range of device.chunks(vocab, [from, words], [to, inner])) dispatch(range, range);
+    for (const range of device.chunks(vocab, [from, words], [to, inDim])) dispatch(range, range);
     return;
   }
-  const indices = device.upload(ids);
-  for (const rows of device.chunks(ids.length, [to, inner], [indices, 1])) {
+  using scope = device.scope();
+  const indices = scope.upload(ids);
+  for (const rows of device.chunks(ids.length, [to, inDim], [indices, 1])) {
     for (const range of device.chunks(vocab, [from, words])) dispatch(range, rows, indices);
   }
-  device.release(indices);
 }
 
-/** The elements that a weight stands for, in a store that the caller releases. */
+/** The elements that a weight stands for, `[out, in]`, in a store of the scope. */
 export function dequantized(
-  device: Device,
+  scope: Scope,
   weight: Tensor,
   quantization: Quantization,
-  dtype: DType = "f32",
+  dtype: FloatType,
 ): Store {
-  const store = device.allocate(weight.shape, dtype);
-  try {
-    quantizedRows(device, weight, quantization, undefined, 1, store);
-    return store;
-  } catch (error) {
-    device.release(store);
-    throw error;
-  }
+  const store = scope.allocate(weight.shape, dtype);
+  quantizedRows(scope.device, weight, quantization, undefined, 1, store);
+  return store;
 }
 
-/** See {@linkcode Kernels.linear}. */
-export function linearQuantized(
+/** A linear layer of few rows: one pass over the weight for every 4 rows of x. */
+export function productQuantized(
   device: Device,
-  x: Tensor,
-  weight: Tensor,
+  { x: { storage }, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
   quantization: Quantization,
-  bias: Tensor | undefined,
-  residual: Tensor | undefined,
-  output: Tensor,
 ): void {
-  const [out, inner] = weight.shape;
-  if (output.size === 0) return;
-  const rows = output.size / out;
-  // Few rows: the weight is dequantised on the way into each product; many: once before all of them.
-  if (rows > FEW_ROWS) {
-    using plain = weight.backend.empty(weight.shape, x.dtype);
-    quantizedRows(device, weight, quantization, undefined, 1, storeOf(plain));
-    linear(device, x, plain, bias, residual, output);
-    return;
-  }
-  const padded = Math.ceil(inner / quantization.group) * quantization.group;
-  const from = padded === inner ? storeOf(x) : pad(device, storeOf(x), [1, inner], [1, padded]);
-  try {
-    fewRows(device, from, padded, weight, quantization, bias, residual, output);
-  } finally {
-    if (padded !== inner) device.release(from);
-  }
-}
-
-/** One pass over the weight for every 4 rows of x, which are `padded` elements long. */
-function fewRows(
-  device: Device,
-  x: Store,
-  padded: number,
-  weight: Tensor,
-  quantization: Quantization,
-  bias: Tensor | undefined,
-  residual: Tensor | undefined,
-  output: Tensor,
-): void {
-  const [out, inner] = weight.shape;
-  const rows = output.size / out;
-  const { words, scalesAt } = rowWords(inner, quantization);
+  const { words, scalesAt } = rowWords(inDim, quantization);
+  const width = Math.ceil(inDim / quantization.group) * quantization.group;
+  using scope = device.scope();
+  const x = padded(scope, storage as Store, [1, inDim], [1, width]);
   const kernel = device.kernel({
     source: linearSource,
     bindings: ["read", "read", "read", "read", "update"],
@@ -174,24 +136,24 @@ function fewRows(
   for (
     const { start, count } of device.chunks(
       rows,
-      [x, padded],
-      [to, out],
-      ...addend ? [[addend, out] as const] : [],
+      [x, width],
+      [to, outDim],
+      ...addend ? [[addend, outDim] as const] : [],
     )
   ) {
-    const result = [start * out, count * out] as const;
-    for (const columns of device.chunks(out, [from, words])) {
+    const result = [start * outDim, count * outDim] as const;
+    for (const columns of device.chunks(outDim, [from, words])) {
       const workgroups = Math.ceil(columns.count * TEAM / 128) * Math.ceil(count / 4);
       device.dispatch(
         kernel,
         [
-          x.window(start * padded, count * padded),
+          x.window(start * width, count * width),
           from.window(columns.start * words, columns.count * words),
           bias === undefined ? device.nothing : storeOf(bias),
           addend?.window(...result) ?? device.nothing,
           to.window(...result),
         ],
-        [count, padded / 4, words / 4, scalesAt, columns.start, columns.count, out, workgroups],
+        [count, width / 4, words / 4, scalesAt, columns.start, columns.count, outDim, workgroups],
         workgroups,
       );
     }

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { Hono } from "hono";
+import { type Context, Hono } from "hono";
+import { methodNotAllowed } from "hono/method-not-allowed";
 import { routePath } from "hono/route";
 import { typeError } from "../core/errors.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
@@ -56,6 +57,13 @@ export interface Handler {
   (request: Request): Promise<Response>;
   /** The same function. */
   readonly fetch: (request: Request) => Promise<Response>;
+  /** The number of answers in flight. */
+  readonly answering: () => number;
+  /**
+   * Takes no more answers: new ones get 503, and so does `/ready`. Resolves when those in flight have ended; `close()`
+   * ends them early.
+   */
+  readonly drain: () => Promise<void>;
   /** Ends all requests and frees what the handler holds; the model stays. */
   readonly close: () => Promise<void>;
   /** Removes expired sessions from a store that keeps everything, such as a folder. */
@@ -122,6 +130,7 @@ export function createHandler(options: HandlerOptions): Handler {
     service.metrics.requests.add(1, { route: routePath(c), status: c.res.status });
   });
   if (options.cors !== undefined) app.use(crossOrigin(options.cors));
+  app.use(methodNotAllowed({ app, onMethodNotAllowed: respondMethods }));
 
   app.route("/", health(service));
   app.route("/", page());
@@ -145,7 +154,19 @@ export function createHandler(options: HandlerOptions): Handler {
   };
   return Object.assign((request: Request) => fetch(request), {
     fetch,
+    answering: () => service.answering,
+    drain: () => service.drain(),
     close: () => service.close(),
     sweep: () => service.sessions.sweep(),
   });
+}
+
+/** There is such a path, but not for this method. */
+function respondMethods(c: Context, methods: string[]): Response {
+  const allowed = methods.join(", ");
+  const response = respondError(
+    new ApiError(405, `${c.req.path} takes ${allowed}, not ${c.req.method}`, { code: "method_not_allowed" }),
+  );
+  response.headers.set("allow", allowed);
+  return response;
 }

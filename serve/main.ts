@@ -3,88 +3,144 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
 import { createStorage } from "unstorage";
 import folder from "unstorage/drivers/fs-lite";
+import {
+  backendOption,
+  cli,
+  command,
+  integer,
+  interruption,
+  location,
+  number,
+  path,
+  several,
+  text,
+  threads,
+  UsageError,
+} from "../cli/mod.ts";
 import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { createHandler } from "./mod.ts";
+import { createHandler, type Handler, type SessionStorage } from "./mod.ts";
 
-const HELP = `Usage: deno task serve --model <folder or URL> [options]
+/** Milliseconds that a client gets to take the last event of an answer that was cut off. */
+const LAST_EVENT = 1000;
 
-  --model <location>     checkpoint: config.json, model.safetensors, tokenizer.json
-  --name <name>          what clients call it                        levin
-  --hostname <name>      where to listen                             127.0.0.1
-  --port <n>             0: any free port                            8000
-  --sessions <folder>    where sessions are kept                     memory
-  --backend <name>       auto, webgpu or wasm                        auto
-  --threads <n>          of WASM; "auto": one per core               1
-  --batch <n>            answers decoded together                    64
-  --max-tokens <n>       maximum number of tokens of an answer       4096
-  --cors <origin>        whose pages may use it; may be repeated
-  --host <name>          by which clients reach it; may be repeated  --hostname, localhost, addresses
-
+const serve = command("serve", "Serves a model over HTTP.")
+  .requiredOption(
+    "--model <folder or URL>",
+    "checkpoint: config.json, model.safetensors, tokenizer.json",
+    location,
+  )
+  .option("--name <name>", "what clients call it", text, "levin")
+  .option("--hostname <name>", "where to listen; 0.0.0.0: everywhere", text, "127.0.0.1")
+  .option("--port <n>", "0: any free port", integer(0, 65535), 8000)
+  .option("--sessions <folder>", "where sessions are kept; default: memory", path)
+  .addOption(backendOption())
+  .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
+  .option("--batch <n>", "answers decoded together", integer(1), 64)
+  .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
+  .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
+  .option("--host <name>", "by which clients reach it, next to --hostname; may be repeated", several(text))
+  .option(
+    "--drain <seconds>",
+    "how long answers in flight may take after SIGTERM or Ctrl-C",
+    number("of at least 0", (x) => x >= 0),
+    25,
+  )
+  .addHelpText(
+    "after",
+    `
 LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
-`;
+SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a second one stops it immediately.`,
+  )
+  .action(async (options) => {
+    const { hostname, port, model: checkpoint } = options;
+    const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== "");
+    if (apiKeys?.length === 0) throw new UsageError("LEVIN_API_KEYS must hold a key, or not be set");
+    const storage = options.sessions === undefined ? undefined : await sessionStorage(options.sessions);
 
-const { values } = parseArgs({
-  options: {
-    model: { type: "string" },
-    name: { type: "string", default: "levin" },
-    hostname: { type: "string", default: "127.0.0.1" },
-    port: { type: "string", default: "8000" },
-    sessions: { type: "string" },
-    backend: { type: "string", default: "auto" },
-    threads: { type: "string", default: "1" },
-    batch: { type: "string", default: "64" },
-    "max-tokens": { type: "string", default: "4096" },
-    cors: { type: "string", multiple: true },
-    host: { type: "string", multiple: true },
-    help: { type: "boolean", short: "h" },
-  },
-});
-if (values.help || values.model === undefined) {
-  console.error(HELP);
-  Deno.exit(values.help ? 0 : 2);
+    const stop = interruption("SIGTERM");
+    using backend = await createBackend({
+      prefer: options.backend,
+      threads: options.threads,
+      signal: stop,
+    });
+    const begun = Promise.withResolvers<void>();
+    const loading = TransNormerLLM.load(checkpoint, {
+      backend,
+      signal: stop,
+      onProgress: () => begun.resolve(),
+    });
+    // Configuration and headers were right once weights arrive: from then on the server says that it is loading.
+    await Promise.race([begun.promise, loading]);
+    const handler = createHandler({
+      model: new Promise((resolve) => loading.then(resolve, () => {})), // its failure ends the process
+      name: options.name,
+      checkpoint,
+      storage,
+      apiKeys,
+      limits: { batch: options.batch, maxTokens: options.maxTokens },
+      cors: options.cors,
+      hosts: [hostname, ...options.host ?? []],
+    });
+    const server = listen(handler, hostname, port);
+    using model = await loading;
+    console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
+    await handler.sweep();
+    const sweeping = setInterval(() => handler.sweep().catch(console.error), 3600_000);
+    await aborted(stop);
+    clearInterval(sweeping);
+    await putDown(handler, server, options.drain);
+    stop.throwIfAborted();
+  });
+
+/** A folder of sessions; it is written to now, so that a server without it does not start. */
+async function sessionStorage(base: string): Promise<SessionStorage> {
+  const storage = createStorage({ driver: folder({ base }) });
+  const key = `started:${crypto.randomUUID()}`;
+  try {
+    await storage.setItemRaw(key, new Uint8Array(1), {});
+    await storage.removeItem(key);
+  } catch (cause) {
+    throw new Error(`Cannot keep sessions in ${base}: ${(cause as Error).message}`, { cause });
+  }
+  return storage;
 }
 
-const stop = new AbortController();
-for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => stop.abort());
+function listen(handler: Handler, hostname: string, port: number): Deno.HttpServer {
+  try {
+    return Deno.serve({
+      hostname,
+      port,
+      onListen: ({ hostname, port }) => console.log(`Listening on http://${hostname}:${port}/`),
+    }, handler);
+  } catch (cause) {
+    throw new Error(`Cannot listen on ${hostname}:${port}: ${(cause as Error).message}`, { cause });
+  }
+}
 
-using backend = await createBackend({
-  prefer: values.backend as "auto",
-  threads: values.threads === "auto" ? "auto" : Number(values.threads),
-  signal: stop.signal,
-});
-const checkpoint = values.model;
-const loading = TransNormerLLM.load(checkpoint, { backend, signal: stop.signal });
-const handler = createHandler({
-  model: loading,
-  name: values.name,
-  checkpoint,
-  storage: values.sessions === undefined
-    ? undefined
-    : createStorage({ driver: folder({ base: values.sessions }) }),
-  apiKeys: Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== ""),
-  limits: { batch: Number(values.batch), maxTokens: Number(values["max-tokens"]) },
-  cors: values.cors,
-  hosts: [values.hostname, ...values.host ?? []],
-});
-const server = Deno.serve({
-  hostname: values.hostname,
-  port: Number(values.port),
-  signal: stop.signal,
-  onListen: ({ hostname, port }) => console.log(`Listening on http://${hostname}:${port}/`),
-}, handler);
-try {
-  using model = await loading;
-  console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
-  const sweeping = setInterval(handler.sweep, 3600_000);
-  await handler.sweep();
-  await server.finished;
-  clearInterval(sweeping);
+/** Lets the answers in flight end, within `seconds`; cuts off the others with a last event. */
+async function putDown(handler: Handler, server: Deno.HttpServer, seconds: number): Promise<void> {
+  const answering = handler.answering();
+  console.log(
+    answering === 0
+      ? "Stopping"
+      : `Stopping: up to ${seconds} s for the answers in flight, ${answering}; a second signal cuts them off`,
+  );
+  await Promise.race([handler.drain(), aborted(AbortSignal.timeout(1000 * seconds))]);
+  const cut = handler.answering();
   await handler.close();
-} catch (error) {
-  if (error !== stop.signal.reason) throw error; // told to stop while the model was loading
-  await server.finished;
+  // Clients that do not take what is left for them are not waited for.
+  await Promise.race([server.shutdown(), aborted(AbortSignal.timeout(LAST_EVENT))]);
+  console.log(cut === 0 ? "Stopped" : `Stopped; answers cut off: ${cut}`);
 }
+
+function aborted(signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve();
+    signal.addEventListener("abort", () => resolve(), { once: true });
+  });
+}
+
+await cli(serve);

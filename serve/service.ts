@@ -52,6 +52,10 @@ export class Service {
   readonly engine: Promise<Engine>;
   #ready: Engine | undefined;
   #failed = false;
+  /** Answers in flight. */
+  #answering = 0;
+  /** Called when the last of them ends; set once the service takes no more. */
+  #drained: (() => void) | undefined;
 
   /** A service whose model may still be loading. */
   constructor(options: {
@@ -71,10 +75,41 @@ export class Service {
   }
 
   /** Whether the service can answer now, and if not, why. */
-  get status(): "ready" | "loading" | "failed" | "full" {
+  get status(): "ready" | "loading" | "failed" | "full" | "stopping" {
+    if (this.#drained !== undefined) return "stopping";
     if (this.#failed) return "failed";
     if (this.#ready === undefined) return "loading";
     return this.#ready.scheduler.load.waiting >= this.limits.queue ? "full" : "ready";
+  }
+
+  /**
+   * Counts an answer until it is disposed.
+   *
+   * @throws {ApiError} 503 when the service takes no more
+   */
+  admit(): Disposable {
+    if (this.#drained !== undefined) {
+      throw new ApiError(503, "The server is going down", { code: "shutting_down", retryAfter: 1 });
+    }
+    this.#answering++;
+    return {
+      [Symbol.dispose]: () => {
+        if (--this.#answering === 0) this.#drained?.();
+      },
+    };
+  }
+
+  /** The number of answers in flight. */
+  get answering(): number {
+    return this.#answering;
+  }
+
+  /** Takes no more answers; resolves when those in flight have ended. */
+  drain(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#drained = resolve;
+    if (this.#answering === 0) resolve();
+    return promise;
   }
 
   /** Ends all work. */

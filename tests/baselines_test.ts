@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { type AttentionSizes, Baselines } from "../bench/baselines/mod.ts";
-import { KEYS, QUERIES } from "../bench/baselines/assembly/sizes.ts";
+import { KEYS, QUERIES } from "../bench/baselines/sizes.ts";
 import { softmaxAttention } from "../bench/baselines/reference.ts";
 import { TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
 import { ascending, assertClose, edges, randomArray } from "./harness.ts";

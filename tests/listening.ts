@@ -8,6 +8,8 @@
 export interface Listening {
   /** The address of its "Listening on" line; rejected with its log when it ends without one. */
   readonly url: Promise<string>;
+  /** Resolves when it has printed a text; rejected with its log when it ends without it. */
+  line(text: string): Promise<void>;
   /** Settles when all that it prints has been read. */
   readonly done: Promise<unknown>;
   /** What it printed so far. */
@@ -17,17 +19,37 @@ export interface Listening {
 /** Reads what a process prints, from its start to its end. */
 export function listening(process: Deno.ChildProcess): Listening {
   let log = "";
-  const url = Promise.withResolvers<string>();
+  const waiting = new Set<() => void>();
+  /** Waits until the log gives something. */
+  const found = <T>(look: () => T | undefined) => {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const check = () => {
+      const value = look();
+      if (value === undefined) return;
+      waiting.delete(check);
+      resolve(value);
+    };
+    waiting.add(check);
+    check();
+    ended.then(() => reject(new Error(log)));
+    return promise;
+  };
   const read = async (stream: ReadableStream<Uint8Array<ArrayBuffer>>) => {
     for await (const text of stream.pipeThrough(new TextDecoderStream())) {
       log += text;
-      const address = /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1];
-      if (address !== undefined) url.resolve(address);
+      for (const check of waiting) check();
     }
   };
   const done = Promise.all([read(process.stdout), read(process.stderr)]);
-  process.status.then(() => done).then(() =>
-    url.reject(new Error(`The process ended before it listened: ${log}`))
-  );
-  return { url: url.promise, done, log: () => log };
+  const ended = process.status.then(() => done);
+  const url = found(() => /Listening on (http:\/\/[\d.:]+)/.exec(log)?.[1]).catch((error: Error) => {
+    throw new Error(`The process ended before it listened: ${error.message}`);
+  });
+  url.catch(() => {}); // whoever waits for it gets the error
+  return {
+    url,
+    line: (text) => found(() => log.includes(text) || undefined).then(() => {}),
+    done,
+    log: () => log,
+  };
 }

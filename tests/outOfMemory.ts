@@ -5,9 +5,9 @@
  */
 import { BackendError } from "../core/errors.ts";
 import { gatherRows, multiply } from "../core/ops.ts";
-import { createWebgpuBackend } from "../gpu/backend.ts";
+import { createBackend } from "../gpu/mod.ts";
 
-using backend = await createWebgpuBackend({}, "asked for by the test");
+using backend = await createBackend();
 using x = backend.tensor(new Float32Array([3]), [1]);
 await x.data(); // what is enqueued together fails together
 const attempt = async (work: () => Promise<Float32Array>) => {

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { type Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
+import { Backend, createBackend, dequantize, lightningAttention, quantize } from "../mod.ts";
 import { embedding, linear, norm } from "../core/ops.ts";
-import { createWebgpuBackend } from "../gpu/backend.ts";
+import { createMachine } from "../gpu/machine.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { quantizeModel } from "../train/quantize.ts";
 import {
@@ -151,7 +151,7 @@ Deno.test({
   ignore: WITHOUT_WEBGPU,
   fn: async () => {
     for (const limits of [{ windowBytes: 8192, workgroups: 7 }, { windowBytes: 3072, workgroups: 3 }]) {
-      using backend = await createWebgpuBackend({}, "asked for by the test", { limits });
+      using backend = new Backend(await createMachine({}, "asked for by the test", { limits }));
       for (const format of FORMATS) {
         await checkLinear(backend, [1, 130, 150], format, { bias: true });
         await checkLinear(backend, [7, 64, 70], format, { residual: true });

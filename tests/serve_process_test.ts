@@ -1,4 +1,4 @@
-/** The server as a process: killed in the middle of writes, traced, asked for help. */
+/** The server as a process: killed in the middle of writes, traced. */
 import assert from "node:assert/strict";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -83,19 +83,4 @@ Deno.test("log-likelihood and perplexity by command are those of the model", asy
     await Deno.writeTextFile(`${folder}/text.txt`, text);
     assert.equal((await score("--file", `${folder}/text.txt`)).perplexity, await model.perplexity(text));
   });
-});
-
-Deno.test("the command says what it takes", async () => {
-  const run = async (...args: string[]) => {
-    const { code, stderr } = await new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", MAIN, ...args],
-    })
-      .output();
-    return { code, text: new TextDecoder().decode(stderr) };
-  };
-  const help = await run("--help");
-  assert.equal(help.code, 0);
-  assert.match(help.text, /--model <folder or URL>/);
-  assert.equal((await run()).code, 2);
-  assert.notEqual((await run("--model", "nowhere")).code, 0);
 });

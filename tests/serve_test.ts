@@ -686,7 +686,7 @@ Deno.test("sessions that expired are forgotten, also in the store", async () => 
   using time = clock();
   const { storage, keys } = strictStore(10 ** 6);
   await using server = await serve({ storage, limits: { sessionSeconds: 60 } });
-  const body = { prompt: "a", max_tokens: 3, session: "s" };
+  const body = { prompt: "a", max_tokens: 3, temperature: 0, session: "s" };
   await server.ask(COMPLETIONS, body);
   time.forward(59);
   assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 8);
@@ -921,7 +921,7 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
     }
   }
   await assertError(await server.send("/nowhere", {}), 404, "not_found");
-  await assertError(await server.send(COMPLETIONS), 404);
+  await assertError(await server.send(COMPLETIONS), 405, "method_not_allowed");
   await assertError(await server.send("/v1/models/another"), 404, "model_not_found");
   assert.equal(await server.metric("levin_writing"), 0);
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
@@ -1019,4 +1019,39 @@ Deno.test("metrics count what happened", async () => {
   assert.equal(await server.metric("levin_batch_size_count"), 4);
   assert.equal(await server.metric("levin_batch_size_sum"), 8);
   assert(await server.metric("levin_state_bytes") > 0);
+});
+
+Deno.test("a wrong method gets 405 and the right ones, on every route", async () => {
+  await using server = await serve();
+  const methods = {
+    "/v1/completions": "POST",
+    "/v1/chat/completions": "POST",
+    "/tokenize": "POST",
+    "/detokenize": "POST",
+    "/v1/sessions/mine/stop": "POST",
+    "/v1/sessions/mine": "GET, HEAD, DELETE",
+    "/v1/models": "GET, HEAD",
+    "/v1/models/levin": "GET, HEAD",
+    "/tokenizer_info": "GET, HEAD",
+    "/health": "GET, HEAD",
+    "/ready": "GET, HEAD",
+    "/metrics": "GET, HEAD",
+    "/": "GET, HEAD",
+  };
+  for (const [path, allowed] of Object.entries(methods)) {
+    for (const method of ["GET", "POST", "PUT", "DELETE"]) {
+      if (allowed.split(", ").includes(method)) continue;
+      const response = await server.handler(new Request(`http://localhost${path}`, { method }));
+      assert.equal(response.headers.get("allow"), allowed, `${method} ${path}`);
+      await assertError(response, 405, "method_not_allowed");
+    }
+  }
+});
+
+Deno.test("clients of the Responses API learn what to use", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/responses", "/v1/responses/resp_1"]) {
+    const { message } = await assertError(await server.send(path, {}), 404, "unsupported_endpoint");
+    assert.match(message, /use \/v1\/chat\/completions/);
+  }
 });

@@ -33,6 +33,8 @@ interface Import {
   readonly from: string;
   readonly to: string;
   readonly typeOnly: boolean;
+  /** By `import()`. */
+  readonly dynamic: boolean;
 }
 
 /** All TypeScript files of a folder and its folders, by their paths from the root. */
@@ -62,7 +64,11 @@ async function denoGraph(entries: readonly string[]): Promise<{ reached: string[
       modules: {
         specifier: string;
         error?: string;
-        dependencies?: { code?: { specifier?: string }; type?: { specifier?: string } }[];
+        dependencies?: {
+          code?: { specifier?: string };
+          type?: { specifier?: string };
+          isDynamic?: boolean;
+        }[];
       }[];
     };
     const pathOf = (specifier: string) =>
@@ -72,10 +78,11 @@ async function denoGraph(entries: readonly string[]): Promise<{ reached: string[
     return {
       reached: own.map(({ specifier }) => pathOf(specifier)),
       imports: own.flatMap(({ specifier, dependencies = [] }) =>
-        dependencies.map(({ code, type }) => ({
+        dependencies.map(({ code, type, isDynamic = false }) => ({
           from: pathOf(specifier),
           to: pathOf((code ?? type)!.specifier!),
           typeOnly: code === undefined,
+          dynamic: isDynamic,
         }))
       ),
     };
@@ -91,6 +98,7 @@ function assemblyImports(from: string): Import[] {
     from,
     to: new URL(`${specifier}.ts`, new URL(from, ROOT)).href.slice(ROOT.href.length),
     typeOnly: false,
+    dynamic: false,
   }));
 }
 
@@ -107,11 +115,13 @@ const imports = [
 const isFile = ({ to }: Import) => !to.includes(":");
 const isPackage = ({ to, typeOnly }: Import) => !typeOnly && to.includes(":") && !to.startsWith("node:");
 
-/** All that a file reaches by imports of values, itself too. */
-function reached(entry: string): Set<string> {
+/** All that a file reaches by imports of values, itself too; with `atStart` what loads together with it. */
+function reached(entry: string, { atStart = false } = {}): Set<string> {
   const found = new Set([entry]);
   for (const path of found) {
-    for (const { from, to, typeOnly } of imports) if (from === path && !typeOnly) found.add(to);
+    for (const { from, to, typeOnly, dynamic } of imports) {
+      if (from === path && !typeOnly && !(atStart && dynamic)) found.add(to);
+    }
   }
   return found;
 }
@@ -143,13 +153,14 @@ Deno.test("the graph of imports holds all files, and tells types, values and pac
   assert(files.length > 100);
   assert.deepEqual(files.filter((file) => !isAssembly(file) && !graph.reached.includes(file)), []);
   const has = (wanted: Import) => imports.some((one) => JSON.stringify(one) === JSON.stringify(wanted));
-  assert(has({ from: "tests/structure_test.ts", to: "node:assert/strict", typeOnly: false }));
-  assert(has({ from: "gpu/lightning.ts", to: "gpu/lightning.wgsl", typeOnly: false }));
-  assert(has({ from: "assembly/lightning.ts", to: "assembly/tile.ts", typeOnly: false }));
+  assert(has({ from: "tests/structure_test.ts", to: "node:assert/strict", typeOnly: false, dynamic: false }));
+  assert(imports.some(({ from, to }) => from.startsWith("assembly/") && to.startsWith("assembly/")));
   assert(
     imports.some(({ from, to, typeOnly }) => from.startsWith("gpu/") && to.startsWith("core/") && typeOnly),
   );
-  const cut = (from: string, to: string): Import => ({ from, to, typeOnly: false });
+  const whole = [...reached("mod.ts")]; // by dynamic imports
+  for (const room of ["gpu", "wasm"]) assert(whole.some((path) => roomOf(path) === room), room);
+  const cut = (from: string, to: string): Import => ({ from, to, typeOnly: false, dynamic: false });
   assert.deepEqual(circle([cut("a", "b"), cut("b", "c"), cut("c", "b")]), ["b", "c", "b"]);
   assert.equal(circle([cut("a", "b"), cut("a", "c"), cut("b", "c")]), undefined);
 });
@@ -191,6 +202,11 @@ Deno.test("a program for one backend loads nothing of the other", () => {
   }
 });
 
+Deno.test("the library loads a backend when it is wanted, not before", () => {
+  const early = [...reached("mod.ts", { atStart: true })].filter((path) => /^(gpu|wasm)\//.test(path));
+  assert.deepEqual(early, [], "what mod.ts loads at its start");
+});
+
 /**
  * Words that the glossary of ARCHITECTURE.md replaces, where code or a comment says them, and the files that are read.
  * Each pattern is precise enough that whatever it meets is wrong.
@@ -207,7 +223,7 @@ const FORBIDDEN: readonly { word: RegExp; say: string; in: RegExp }[] = [
 ];
 
 const texts = folders.flatMap((folder) => [...sourcesIn(`${folder}/`, [".ts", ".wgsl"])]).concat(rootFiles)
-  .filter((file) => !/(^|\/)(kernels|assets|structure_test)\.ts$/.test(file))
+  .filter((file) => !/(^|\/)(kernels|shaders|assets|structure_test)\.ts$/.test(file))
   .map((file) => ({ file, lines: Deno.readTextFileSync(new URL(file, ROOT)).split("\n") }));
 
 Deno.test("code and comments use the glossary's words", () => {

@@ -7,6 +7,7 @@ import { Tokenizer } from "../model/tokenizer.ts";
 import { lightningMixer, lossOf } from "../train/backward.ts";
 import { byteTokenizer, configByName, initialWeights, SPECIAL_TOKENS } from "../train/configs.ts";
 import { Corpus, readDocuments } from "../train/data.ts";
+import { StatusLine } from "../cli/mod.ts";
 import { renderCurve } from "../train/curve.ts";
 import { exportModel } from "../train/export.ts";
 import { learningRateAt, Parameters } from "../train/optimizer.ts";
@@ -132,12 +133,12 @@ Deno.test("the learning rate rises linearly and falls along a cosine to a tenth"
 Deno.test("the progress bar redraws on a terminal and is quiet elsewhere", () => {
   const report = { step: 5, loss: 1.5, learningRate: 1e-3, gradientNorm: 1, tokensPerSecond: 1234.4 };
   let text = "";
-  const bar = new Progress(10, (part) => text += part, true);
+  const bar = new Progress(10, new StatusLine((part) => text += part, true));
   bar.step(report, 3);
   const line = `${"█".repeat(12)}${"░".repeat(12)} 5/10  loss 1.5000  lr 1.00e-3  1234 tokens/s  15s left`;
   assert.equal(text, `\r\x1b[K${line}`);
   text = "";
-  const quiet = new Progress(10, (part) => text += part, false);
+  const quiet = new Progress(10, new StatusLine((part) => text += part, false));
   quiet.step(report, 3);
   quiet.evaluation({ step: 5, heldOutLoss: 1, perplexity: Math.E, bitsPerByte: 1.5 });
   assert.equal(text, "step 5: held-out loss 1.0000, perplexity 2.718, 1.5000 bits per byte\n");
@@ -395,11 +396,14 @@ Deno.test("Ctrl-C saves and stops", async () => {
   await using workshop = new Workshop();
   const endless = settings(workshop, { steps: 1e6, "save-every": 1e6 });
   const process = command(workshop, "out", endless).spawn();
-  await new Promise((resolve) => setTimeout(resolve, 1500));
-  process.kill("SIGINT");
-  const { success, stdout, stderr } = await process.output();
-  assert(success, new TextDecoder().decode(stderr));
-  assert.match(new TextDecoder().decode(stdout), /stopped after step [1-9]\d*: .*step-\d+/);
+  let log = "";
+  for await (const part of process.stderr.pipeThrough(new TextDecoderStream())) {
+    const hadBegun = log.includes("M parameters");
+    log += part;
+    if (!hadBegun && log.includes("M parameters")) process.kill("SIGINT"); // before the first step, or within one
+  }
+  assert.equal((await process.status).code, 130, log);
+  assert.match(await new Response(process.stdout).text(), /stopped after step \d+: .*step-\d+/);
 });
 
 Deno.test("a full disk stops training with a sentence, and the last good checkpoint stays", async () => {

@@ -2,13 +2,24 @@
 import assert from "node:assert/strict";
 import {
   alibiSlopes,
+  type BackendError,
+  type BackendOptions,
   createBackend,
   lightningAttention,
   lightningAttentionBackward,
   type Tensor,
   wasmKernels,
 } from "../mod.ts";
-import { linear, multiply, norm, splitHeads } from "../core/ops.ts";
+import {
+  adamw,
+  crossEntropy,
+  linearBackward,
+  lrpeBackward,
+  normBackward,
+  splitHeadsBackward,
+  sumSquares,
+} from "../core/gradients.ts";
+import { linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
 import { LinearMemory } from "../wasm/memory.ts";
 import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
 import * as reference from "./reference.ts";
@@ -120,6 +131,47 @@ Deno.test("memory runs out with a clear error, and the backend stays usable", as
   state.dispose();
 });
 
+/** All gradients that threads share, each with enough work for several. */
+function gradients(scope: Scope, tensor: (shape: number[], seed: number) => Tensor): Tensor[] {
+  const x = tensor([300, 130], 1), weight = tensor([310, 130], 2), dy = tensor([300, 310], 3);
+  const dWeight = tensor([310, 130], 4), dBias = tensor([310], 5);
+  const wide = tensor([300, 1000], 6), scale = tensor([1000], 7);
+  const affine = { weight: scale, bias: scale, dWeight: tensor([1000], 8), dBias: tensor([1000], 9) };
+  const part = (seed: number) => tensor([1, 500, 3, 40], seed), joint = tensor([1, 500, 480], 10);
+  const encoded = tensor([3, 150, 5, 100], 11), theta = tensor([5, 100], 12), dTheta = tensor([5, 100], 13);
+  const positions = [0, 9, 1000];
+  const moments = { first: tensor([300, 1000], 14), second: scope.keep(multiply(wide, wide)) };
+  const parameter = tensor([300, 1000], 15);
+  const results = [
+    scope.keep(linearBackward(x, weight, dy, { dWeight, dBias, residual: x })),
+    scope.keep(normBackward(wide, wide, { residual: wide }).dx),
+    ...Object.values(scope.keep(normBackward(wide, wide, { gate: wide }) as { dx: Tensor; dGate: Tensor })),
+    scope.keep(normBackward(wide, wide, affine).dx),
+    scope.keep(
+      splitHeadsBackward(joint, 3, "silu", {
+        dq: part(16),
+        dk: part(17),
+        dv: part(18),
+        du: tensor([1, 500, 120], 20),
+      }),
+    ),
+    scope.keep(lrpe(encoded, theta, positions)),
+    scope.keep(lrpeBackward(encoded, theta, positions, tensor([3, 150, 5, 200], 19), dTheta)),
+    ...Object.values(scope.keep(crossEntropy(wide, Array.from({ length: 300 }, (_, i) => i - 1)))),
+  ];
+  adamw(parameter, wide, moments, tensor([1], 21), { count: 3, learningRate: 0.1, maxNorm: 0.5 });
+  return [
+    ...results,
+    dWeight,
+    dBias,
+    affine.dWeight,
+    affine.dBias,
+    dTheta,
+    parameter,
+    ...Object.values(moments),
+  ];
+}
+
 Deno.test("the same bits for any number of threads", async () => {
   const run = async (threads: number | "auto", heads: number) => {
     using backend = await createBackend({ prefer: "wasm", threads });
@@ -141,6 +193,7 @@ Deno.test("the same bits for any number of threads", async () => {
       scope.keep(norm(x, { gate: x })),
       scope.keep(multiply(v, v)),
       ...Object.values(scope.keep(splitHeads(tensor([1, 500, 480], 10), 3, "silu"))),
+      ...gradients(scope, tensor),
     ];
     return await Promise.all(results.map((result: Tensor) => result.data()));
   };
@@ -154,35 +207,152 @@ Deno.test("the same bits for any number of threads", async () => {
   }
 });
 
-Deno.test("threads: a host without workers or shared memory says so; one thread works there", async () => {
-  for (
-    const [name, message] of [["SharedArrayBuffer", /no SharedArrayBuffer/], [
-      "Worker",
-      /no workers: ask for one/,
-    ]]
-  ) {
-    const descriptor = Object.getOwnPropertyDescriptor(globalThis, name as string)!;
-    Object.defineProperty(globalThis, name as string, { value: undefined, configurable: true });
-    try {
-      await assert.rejects(createBackend({ prefer: "wasm", threads: 2 }), {
-        reason: "unavailable",
-        message: message as RegExp,
+/** Runs a body while a global is another, or is gone. */
+async function withGlobal(name: string, value: unknown, body: () => Promise<void>): Promise<void> {
+  const descriptor = Object.getOwnPropertyDescriptor(globalThis, name)!;
+  Object.defineProperty(globalThis, name, { value, configurable: true });
+  try {
+    await body();
+  } finally {
+    Object.defineProperty(globalThis, name, descriptor);
+  }
+}
+
+/** A worker as a host makes it that does not load its script: it says so in an event without a message. */
+class RefusedWorker {
+  onerror?: (event: Event) => void;
+  terminated = false;
+  postMessage() {
+    queueMicrotask(() => this.onerror?.(new Event("error", { cancelable: true })));
+  }
+  terminate() {
+    this.terminated = true;
+  }
+}
+
+/** A worker as a host makes it that refuses it immediately. */
+class ThrowingWorker {
+  constructor() {
+    throw new DOMException("blocked by the content security policy", "SecurityError");
+  }
+}
+
+/** A worker that never answers. */
+class SilentWorker extends RefusedWorker {
+  static made: SilentWorker[] = [];
+  constructor() {
+    super();
+    SilentWorker.made.push(this);
+  }
+  override postMessage() {}
+}
+
+Deno.test("threads: a number is had or refused, auto falls back to one thread and says why", async () => {
+  const hosts: [string, unknown, RegExp][] = [
+    ["SharedArrayBuffer", undefined, /no SharedArrayBuffer/],
+    ["Worker", undefined, /no workers/],
+    ["Worker", RefusedWorker, /its workers do not start .*"worker-src blob:", or pass workerUrl/],
+    ["Worker", ThrowingWorker, /its workers do not start .*"worker-src blob:", or pass workerUrl/],
+  ];
+  for (const [name, value, why] of hosts) {
+    await withGlobal(name, value, async () => {
+      await assert.rejects(createBackend({ prefer: "wasm", threads: 2 }), (error: BackendError) => {
+        assert.equal(error.reason, "unavailable");
+        assert.match(error.message, why);
+        assert.match(error.message, /with 2 threads as .*: ask for one thread$/);
+        return true;
       });
-      using backend = await createBackend({ prefer: "wasm", threads: "auto" });
-      assert.equal(backend.info.threads, 1);
-    } finally {
-      Object.defineProperty(globalThis, name as string, descriptor);
-    }
+      await withGlobal("navigator", { hardwareConcurrency: 4 }, async () => {
+        using backend = await createBackend({ prefer: "wasm", threads: "auto" });
+        assert.equal(backend.info.threads, 1);
+        assert.match(backend.info.reason, /^asked for by name; on one thread, as /);
+        assert.match(backend.info.reason, why);
+        assert.equal(backend.bytesInUse, 0);
+        using x = backend.tensor(new Float32Array([1, 2]), [2]);
+        using y = multiply(x, x);
+        assert.deepEqual([...await y.data()], [1, 4]);
+      });
+    });
   }
   await assert.rejects(
     createBackend({ prefer: "wasm", threads: 0 }),
     /threads must be an integer >= 1 or "auto"/,
   );
+});
+
+Deno.test("threads: modules for one and for several threads", async () => {
   const module = new WebAssembly.Module(wasmKernels("baseline"));
-  await assert.rejects(createBackend({ prefer: "wasm", threads: 2, module }), /wasmKernels\(variant, true\)/);
   const shared = new WebAssembly.Module(wasmKernels("baseline", true));
-  using backend = await createBackend({ prefer: "wasm", threads: 2, module: shared });
-  assert.equal(backend.info.threads, 2);
+  await assert.rejects(createBackend({ prefer: "wasm", threads: 2, module }), /wasmKernels\(variant, true\)/);
+  const made: [{ module: WebAssembly.Module; threads: number | "auto" }, number][] = [
+    [{ threads: 2, module: shared }, 2],
+    [{ threads: 1, module: shared }, 1],
+    [{ threads: 1, module }, 1],
+    [{ threads: "auto", module }, 1],
+    [{ threads: "auto", module: shared }, 3],
+  ];
+  await withGlobal("navigator", { hardwareConcurrency: 3 }, async () => {
+    for (const [options, threads] of made) {
+      using backend = await createBackend({ prefer: "wasm", ...options });
+      assert.equal(backend.info.threads, threads);
+      const fellBack = options.threads === "auto" && threads === 1;
+      assert.equal(/wasmKernels\(variant, true\)/.test(backend.info.reason), fellBack);
+    }
+  });
+});
+
+Deno.test("threads: workers start from a URL too", async () => {
+  const workerUrl = new URL("../wasm/worker.ts", import.meta.url);
+  const run = async (options: BackendOptions) => {
+    using backend = await createBackend({ prefer: "wasm", ...options });
+    using x = backend.tensor(randomArray([1, 4, 500, 32], 1), [1, 4, 500, 32]);
+    using scope = new Scope();
+    return await scope.keep(lightningAttention(x, x, x)).output.data();
+  };
+  const expected = await run({});
+  for (const url of [workerUrl, workerUrl.href]) {
+    assertSameBits(await run({ threads: 3, workerUrl: url }), expected);
+  }
+  const absent = new URL("absent.ts", workerUrl);
+  await assert.rejects(createBackend({ prefer: "wasm", threads: 2, workerUrl: absent }), {
+    reason: "unavailable",
+    message: /its workers do not start from file:.*absent.ts: ask for one thread/,
+  });
+});
+
+Deno.test("threads: an aborted creation does not wait for workers that never answer", async () => {
+  await withGlobal("Worker", SilentWorker, async () => {
+    for (const threads of [3, "auto"] as const) {
+      const controller = new AbortController();
+      SilentWorker.made = [];
+      await withGlobal("navigator", { hardwareConcurrency: 3 }, async () => {
+        const creation = createBackend({ prefer: "wasm", threads, signal: controller.signal });
+        while (SilentWorker.made.length === 0) await new Promise((resolve) => setTimeout(resolve));
+        controller.abort(new Error("enough"));
+        await assert.rejects(creation, /enough/);
+      });
+      assert(SilentWorker.made.every((worker) => worker.terminated));
+    }
+  });
+});
+
+Deno.test("a disposed backend refuses every use, on any number of threads", async () => {
+  for (const threads of [1, 3]) {
+    const backend = await createBackend({ prefer: "wasm", threads });
+    const shape = [600, 600];
+    const [x, y, total] = [backend.zeros(shape), backend.zeros(shape), backend.zeros([1])];
+    backend.dispose();
+    backend.dispose();
+    const disposed = { name: "BackendError", reason: "disposed" };
+    assert.throws(() => backend.zeros([1]), disposed);
+    assert.throws(() => backend.write(x, new Float32Array(360_000)), disposed);
+    assert.throws(() => linear(x, y), disposed);
+    assert.throws(() => scatterRows(x, Array.from({ length: 600 }, (_, i) => i), y), disposed);
+    assert.throws(() => sumSquares(x, total), disposed);
+    await assert.rejects(x.data(), disposed);
+    assert.equal(backend.bytesInUse, 0);
+    x.dispose();
+  }
 });
 
 Deno.test("linear memory: blocks never overlap, freed memory is reused and joins", () => {

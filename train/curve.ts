@@ -6,8 +6,8 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { parse, View } from "vega";
 import { compile, type TopLevelSpec } from "vega-lite";
-import { rangeError } from "../core/errors.ts";
-import { localPath } from "./path.ts";
+import { cli, command, path, UsageError } from "../cli/mod.ts";
+import { message, rangeError } from "../core/errors.ts";
 
 /** A training run. */
 export interface Run {
@@ -87,19 +87,29 @@ export function renderCurve(runs: readonly Run[]): Promise<string> {
   return new View(parse(compile(spec).spec), { renderer: "none" }).toSVG();
 }
 
+/** `<name>=<folder>`. */
+function namedFolder(text: string, others: { name: string; folder: string }[] = []) {
+  const [, name, folder] = /^([^=]+)=(.+)$/.exec(text) ?? [];
+  if (name === undefined) throw new UsageError(`a run must be <name>=<folder>, not '${text}'`);
+  return [...others, { name, folder: path(folder) }];
+}
+
+async function readRun({ name, folder }: { name: string; folder: string }): Promise<Run> {
+  const file = `${folder}/log.jsonl`, lines = (await readFile(file, "utf8")).trim().split("\n");
+  try {
+    return { name, log: lines.map((line) => JSON.parse(line)) };
+  } catch (cause) {
+    throw new RangeError(message("curve", "every line of a log must be JSON", file), { cause });
+  }
+}
+
 if (import.meta.main) {
-  const [target, ...named] = Deno.args;
-  if (named.length === 0) {
-    console.error("Usage: deno task curve <out.svg> <name>=<folder> ...");
-    Deno.exit(1);
-  }
-  const runs: Run[] = [];
-  for (const argument of named) {
-    const border = argument.indexOf("="); // a path may hold more of them
-    if (border < 1) rangeError("curve", "a run must be given as <name>=<folder>", argument);
-    const [name, folder] = [argument.slice(0, border), argument.slice(border + 1)];
-    const lines = (await readFile(`${localPath(folder)}/log.jsonl`, "utf8")).trim().split("\n");
-    runs.push({ name, log: lines.map((line) => JSON.parse(line)) });
-  }
-  await writeFile(localPath(target), `${await renderCurve(runs)}\n`);
+  await cli(
+    command("curve", "Loss curves of training runs as SVG.")
+      .argument("<out.svg>", "where the picture goes", path)
+      .argument("<name=folder...>", "runs: a name for the legend, and what was --out", namedFolder)
+      .action(async (target, runs) => {
+        await writeFile(target, `${await renderCurve(await Promise.all(runs.map(readRun)))}\n`);
+      }),
+  );
 }

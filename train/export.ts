@@ -5,10 +5,10 @@
  * @module
  */
 import { mkdir, readFile, rename, stat, writeFile } from "node:fs/promises";
+import { cli, command, path } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { toHalf } from "../core/half.ts";
 import { decodeSafetensors, encodeSafetensors, toFloat32 } from "../model/safetensors.ts";
-import { localPath } from "./path.ts";
 
 /**
  * Writes the model beside its place, then renames it.
@@ -50,15 +50,13 @@ export async function exportModel(checkpoint: string, folder: string): Promise<v
 }
 
 if (import.meta.main) {
-  const [checkpoint, folder] = Deno.args;
-  if (folder === undefined) {
-    console.error("Usage: deno task export <checkpoint> <folder>");
-    Deno.exit(1);
-  }
-  try {
-    await exportModel(localPath(checkpoint), localPath(folder));
-  } catch (error) {
-    console.error((error as Error).message);
-    Deno.exit(1);
-  }
+  await cli(
+    command(
+      "export",
+      "A checkpoint as a model to ship, its weights as halves and without the optimiser's state.",
+    )
+      .argument("<checkpoint>", "a folder that deno task train wrote", path)
+      .argument("<folder>", "where the model goes; it must not exist", path)
+      .action(exportModel),
+  );
 }

@@ -3,41 +3,33 @@
  *
  * @module
  */
+import { StatusLine } from "../cli/mod.ts";
 import type { EvaluationReport, StepReport } from "./train.ts";
 
-/** A line that redraws itself; without a terminal only the rare lines are written. */
+/** A bar that redraws itself on a terminal, and lines that stay. */
 export class Progress {
   readonly #steps: number;
-  readonly #write: (text: string) => void;
-  readonly #isTerminal: boolean;
-  #line = "";
+  readonly #status: StatusLine;
 
-  /**
-   * @param steps steps in all
-   * @param write puts text out
-   * @param isTerminal whether that is a terminal, on which a line can be drawn over
-   */
-  constructor(steps: number, write: (text: string) => void, isTerminal: boolean) {
+  /** @param steps steps in all @param status where it is shown */
+  constructor(steps: number, status: StatusLine = new StatusLine()) {
     this.#steps = steps;
-    this.#write = write;
-    this.#isTerminal = isTerminal;
+    this.#status = status;
   }
 
   /** Redraws the bar. */
   step({ step, loss, learningRate, tokensPerSecond }: StepReport, secondsPerStep: number): void {
-    if (!this.#isTerminal) return;
     const width = 24, done = Math.floor(width * step / this.#steps);
-    this.#line = `${"█".repeat(done)}${"░".repeat(width - done)} ${step}/${this.#steps}  loss ${
-      loss.toFixed(4)
-    }  lr ${learningRate.toExponential(2)}  ${Math.round(tokensPerSecond)} tokens/s  ${
-      duration((this.#steps - step) * secondsPerStep)
-    } left`;
-    this.#write(`\r\x1b[K${this.#line}`);
+    this.#status.draw(
+      `${"█".repeat(done)}${"░".repeat(width - done)} ${step}/${this.#steps}  loss ${loss.toFixed(4)}  lr ${
+        learningRate.toExponential(2)
+      }  ${Math.round(tokensPerSecond)} tokens/s  ${duration((this.#steps - step) * secondsPerStep)} left`,
+    );
   }
 
-  /** A line of its own, above the bar. */
+  /** A line that stays, above the bar. */
   note(text: string): void {
-    this.#write(this.#isTerminal ? `\r\x1b[K${text}\n${this.#line}` : `${text}\n`);
+    this.#status.note(text);
   }
 
   /** See {@linkcode EvaluationReport}. */
@@ -51,8 +43,7 @@ export class Progress {
 
   /** Ends the bar's line. */
   end(): void {
-    if (this.#line !== "") this.#write("\n");
-    this.#line = "";
+    this.#status.end();
   }
 }
 

@@ -9,7 +9,7 @@
  * @module
  */
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { parseArgs } from "node:util";
+import { cli, command, interruption, oneOf, path, StatusLine, write } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { quantize, quantizedRow } from "../core/quantize.ts";
 import { createBackend } from "../mod.ts";
@@ -25,7 +25,6 @@ import {
 } from "../model/safetensors.ts";
 import { openSource, readAll, reading, type Source } from "../model/source.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
-import { localPath } from "./path.ts";
 
 const OPERATION = "quantizeModel";
 
@@ -166,7 +165,7 @@ const WINDOW = 4096;
 
 /** What a model is evaluated on: a text as a whole, or the tokens held out of `"sotu"` in windows, as in training. */
 async function evaluationTexts(name: string): Promise<string | Uint16Array[]> {
-  if (name !== SOTU) return await readFile(localPath(name), "utf8");
+  if (name !== SOTU) return await readFile(name, "utf8");
   const { heldOut } = await Corpus.create(await readDocuments([SOTU]));
   return Array.from(
     { length: Math.ceil((heldOut.length - 1) / WINDOW) },
@@ -187,56 +186,43 @@ async function loss(model: string, texts: string | readonly Uint16Array[]): Prom
   return sum / tokens;
 }
 
-const USAGE = `Usage: deno task quantize <model> --bits 8|4 [options]
-
-  --bits 8|4          bits of a weight
-  --group 32|64       weights that share a scale; default 32
-  --out <folder>      default: <model>-int8 or <model>-int4
-  --evaluate <text>   then report the loss of both models on this file, or on what is held out of sotu`;
-
-async function main(): Promise<void> {
-  const { values, positionals: [model, ...rest] } = parseArgs({
-    allowPositionals: true,
-    options: {
-      bits: { type: "string" },
-      group: { type: "string", default: "32" },
-      out: { type: "string" },
-      evaluate: { type: "string" },
-      help: { type: "boolean", default: false },
-    },
-  });
-  if (values.help) return console.log(USAGE);
-  if (model === undefined || rest.length > 0) throw new RangeError(USAGE);
-  const bits = Number(values.bits), group = Number(values.group);
-  if (bits !== 8 && bits !== 4) rangeError("quantize", "--bits must be 8 or 4", values.bits);
-  if (group !== 32 && group !== 64) rangeError("quantize", "--group must be 32 or 64", values.group);
-  const source = localPath(model).replace(/\/+$/, "");
-  const out = localPath(values.out ?? `${source}-int${bits}`);
-  const texts = values.evaluate === undefined ? undefined : await evaluationTexts(values.evaluate);
-  await quantizeModel(source, out, {
-    bits,
-    group,
-    onProgress(name, bytes, total) {
-      console.error(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
-    },
-  });
-  const { size } = await stat(`${out}/model.safetensors`);
-  console.log(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB`);
-  if (texts !== undefined) {
-    const before = await loss(source, texts), after = await loss(out, texts);
-    console.log(
-      `loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${
-        (100 * (after / before - 1)).toFixed(2)
-      } %)`,
-    );
-  }
-}
+const BITS = { 8: 8, 4: 4 } as const, GROUPS = { 32: 32, 64: 64 } as const;
 
 if (import.meta.main) {
-  try {
-    await main();
-  } catch (error) {
-    console.error((error as Error).message);
-    Deno.exit(1);
-  }
+  await cli(
+    command("quantize", "A model with weights of 8 or 4 bits.")
+      .argument("<model>", "a folder in the published layout", path)
+      .requiredOption("--bits <8|4>", "bits of a weight", oneOf(BITS))
+      .option("--group <32|64>", "weights that share a scale", oneOf(GROUPS), GROUPS[32])
+      .option("--out <folder>", "default: <model>-int8 or <model>-int4", path)
+      .option(
+        "--evaluate <text>",
+        'then report the loss of both models on this file, or on what is held out of "sotu"',
+        (name) => name === SOTU ? name : path(name),
+      )
+      .action(async (model, { bits, group, out = `${model}-int${bits}`, evaluate }) => {
+        const stop = interruption();
+        const texts = evaluate === undefined ? undefined : await evaluationTexts(evaluate);
+        const status = new StatusLine();
+        try {
+          await quantizeModel(model, out, {
+            bits,
+            group,
+            onProgress(name, bytes, total) {
+              stop.throwIfAborted();
+              status.draw(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
+            },
+          });
+        } finally {
+          status.end();
+        }
+        const { size } = await stat(`${out}/model.safetensors`);
+        write(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB\n`);
+        if (texts === undefined) return;
+        const before = await loss(model, texts), after = await loss(out, texts);
+        const change = (100 * (after / before - 1)).toFixed(2);
+        write(`loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${change} %)\n`);
+        stop.throwIfAborted();
+      }),
+  );
 }

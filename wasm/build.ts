@@ -35,7 +35,9 @@ export function kernelsIn(folder: string): Signature[] {
 
 /** What the module exports: all kernels, and which variant it is. */
 function entryOf(kernels: readonly Signature[]): string {
-  const lines = kernels.map(({ name, file }) => `export { ${name} } from "./${file.split("/").at(-1)!.slice(0, -3)}";`);
+  const lines = kernels.map(({ name, file }) =>
+    `export { ${name} } from "./${file.split("/").at(-1)!.slice(0, -3)}";`
+  );
   return [...lines, "export const RELAXED: i32 = ASC_FEATURE_RELAXED_SIMD ? 1 : 0;"].join("\n");
 }
 

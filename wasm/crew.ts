@@ -48,7 +48,11 @@ export class ThreadsError extends BackendError {
 
   /** An error with the reason as a clause, such as "this host has no workers". */
   constructor(threads: number, why: string, options?: ErrorOptions) {
-    super("unavailable", `Cannot create the WASM backend with ${threads} threads as ${why}: ask for one thread`, options);
+    super(
+      "unavailable",
+      `Cannot create the WASM backend with ${threads} threads as ${why}: ask for one thread`,
+      options,
+    );
     this.why = why;
   }
 }
@@ -112,7 +116,9 @@ export class Crew {
           worker.onerror = (event) => {
             event.preventDefault();
             // A script that the host does not even load comes without a message.
-            reject(new Error(event.message ?? `the host does not load ${workerUrl ?? "workers from blob: URLs"}`));
+            reject(
+              new Error(event.message ?? `the host does not load ${workerUrl ?? "workers from blob: URLs"}`),
+            );
           };
           const thread = index + 1;
           worker.postMessage({ module, names: KERNEL_NAMES, memory: memory.memory, control, thread });

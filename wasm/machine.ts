@@ -73,7 +73,11 @@ function lacking(): string | undefined {
   return typeof Worker === "undefined" ? "workers" : undefined;
 }
 
-async function start(options: WasmOptions & CrewOptions, threads: number, reason: string): Promise<WasmMachine> {
+async function start(
+  options: WasmOptions & CrewOptions,
+  threads: number,
+  reason: string,
+): Promise<WasmMachine> {
   const { module = await compileKernels(options.baseline ?? false, threads > 1), signal } = options;
   const missing = threads > 1 ? lacking() : undefined;
   if (missing !== undefined) throw new ThreadsError(threads, `this host has no ${missing}`);
@@ -106,7 +110,8 @@ async function instantiate(
     }
   }
   if (threads > 1) {
-    const why = "its module could not be instantiated over shared memory: make it from wasmKernels(variant, true), or";
+    const why =
+      "its module could not be instantiated over shared memory: make it from wasmKernels(variant, true), or";
     throw new ThreadsError(threads, why, { cause });
   }
   throw new BackendError(
@@ -138,7 +143,9 @@ export class WasmMachine implements Machine {
 
   get bytesInUse(): number {
     const memory = this.#memory;
-    return memory === undefined ? 0 : memory.bytesInUse - memory.sizeOf(this.#scratch.offset) - this.crew.bytes;
+    return memory === undefined
+      ? 0
+      : memory.bytesInUse - memory.sizeOf(this.#scratch.offset) - this.crew.bytes;
   }
 
   get bytesReserved(): number {

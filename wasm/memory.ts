@@ -30,7 +30,10 @@ export class LinearMemory {
   /** Sizes of live blocks. */
   #blocks = new Map<number, number>();
 
-  /** A memory, shared between threads or not; its first page stays unused, so that offset 0 can mean "none". */
+  /**
+   * A memory, shared between threads or not. The first page belongs to the module, whose constants lie there, so that
+   * offset 0 can mean "none".
+   */
   constructor(shared = false) {
     this.memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES, shared });
   }
@@ -70,7 +73,7 @@ export class LinearMemory {
     else this.#gaps.splice(index, 0, { offset, bytes });
   }
 
-  /** Bytes of a live block, 0 where there is none. */
+  /** Bytes of a live block, 0 if no block is there. */
   sizeOf(offset: number): number {
     return this.#blocks.get(offset) ?? 0;
   }
@@ -80,12 +83,12 @@ export class LinearMemory {
     return new Float32Array(this.memory.buffer, offset, length);
   }
 
-  /** A view of `length` bytes at an offset, likewise. */
+  /** A view of `length` bytes at an offset. Never keep it either. */
   bytes(offset: number, length: number): Uint8Array {
     return new Uint8Array(this.memory.buffer, offset, length);
   }
 
-  /** Joins a gap with the next one where they adjoin. */
+  /** Joins a gap with the next one if they adjoin. */
   #join(index: number): void {
     const gap = this.#gaps[index], next = this.#gaps[index + 1];
     if (gap !== undefined && next !== undefined && gap.offset + gap.bytes === next.offset) {

@@ -14,19 +14,21 @@ function decode(base64: string): Uint8Array<ArrayBuffer> {
 }
 
 /**
- * The bytes of the embedded kernels, for hosts that forbid compiling from bytes at run time: write them to a file at
+ * The bytes of the embedded kernels, for hosts that forbid compiling from bytes at run time. Write them to a file at
  * build time, let the host compile it, and pass the module to `createBackend({ module })`.
  *
  * @example
  * ```ts
  * import { createBackend, wasmKernels } from "@levin/attention";
+ * import assert from "node:assert/strict";
  *
  * const module = new WebAssembly.Module(wasmKernels("baseline"));
  * using backend = await createBackend({ prefer: "wasm", module });
+ * assert.equal(backend.info.device, "baseline SIMD");
  * ```
  *
  * @param variant `"relaxed"` needs relaxed SIMD (fused multiply-add), `"baseline"` runs on any SIMD engine
- * @param shared for `createBackend({ threads })` with more than one thread; default false
+ * @param shared whether the module runs over shared memory, which more than one thread needs; default false
  */
 export function wasmKernels(variant: "relaxed" | "baseline", shared = false): Uint8Array<ArrayBuffer> {
   const bytes = decode(variant === "relaxed" ? RELAXED : BASELINE);
@@ -43,7 +45,7 @@ function withSharedMemory(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffe
   return bytes;
 }
 
-/** Compiles the build that this engine can run, over shared memory where several threads shall run it. */
+/** Compiles the variant that this engine can run; `shared` for more than one thread. */
 export async function compileKernels(baseline: boolean, shared: boolean): Promise<WebAssembly.Module> {
   const variants = baseline ? ["baseline"] as const : ["relaxed", "baseline"] as const;
   for (const variant of variants) {

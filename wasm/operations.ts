@@ -19,7 +19,13 @@ export function operations(machine: WasmMachine): Operations {
   const { threads } = crew;
 
   /** Copies rows. On one thread: it moves bytes, which the others would only wait for too. */
-  function copyRows(source: Tensor, indices: Uint32Array, scale: number, width: number, output: Tensor): void {
+  function copyRows(
+    source: Tensor,
+    indices: Uint32Array,
+    scale: number,
+    width: number,
+    output: Tensor,
+  ): void {
     indices.forEach((row, i) => {
       crew.call("copyRow", { source: at(source, row * width), target: at(output, i * width), width, scale });
     });

@@ -63,14 +63,20 @@ function signature(
   refuse: (what: string) => never,
 ): Signature {
   const typeOf = (node: asc.TypeNode, of: string, known: readonly string[]): string => {
-    const type = node instanceof asc.NamedTypeNode && !node.isNullable ? node.name.identifier.text : "another";
-    return known.includes(type) ? type : refuse(`${name}'s ${of} must be of ${known}: it is of ${type} type`);
+    const type = node instanceof asc.NamedTypeNode && !node.isNullable
+      ? node.name.identifier.text
+      : "another";
+    return known.includes(type)
+      ? type
+      : refuse(`${name}'s ${of} must be of ${known.join(", ")}: it is of ${type} type`);
   };
   if (typeParameters !== null) refuse(`${name} must not be generic`);
   const names: string[] = [];
   for (const { name: { text }, type, initializer, parameterKind } of parameters) {
     typeOf(type, text, NUMBERS);
-    if (initializer !== null || parameterKind !== 0) refuse(`${name}'s ${text} must be neither optional nor rest`);
+    if (initializer !== null || parameterKind !== 0) {
+      refuse(`${name}'s ${text} must be neither optional nor rest`);
+    }
     names.push(text);
   }
   const returns = typeOf(returnType, "result", [...NUMBERS, "void"]) !== "void";
@@ -81,7 +87,8 @@ function signature(
 
 /** The text of `exports.ts`. */
 export function exportsModule(kernels: readonly Signature[]): string {
-  const union = (chosen: readonly Signature[]) => wrapped("", chosen.map(({ name }) => `| "${name}"`), "", "");
+  const union = (chosen: readonly Signature[]) =>
+    wrapped("", chosen.map(({ name }) => `| "${name}"`), "", "");
   return `// Made from assembly/ by \`deno task build\`: do not edit.
 
 /**

@@ -6,8 +6,8 @@
  */
 import type { Backend, Tensor } from "../../mod.ts";
 import { embedding, linear, norm, splitHeads } from "../../core/ops.ts";
-import type { WebgpuBackend } from "../../gpu/backend.ts";
 import { float, type Store, storeOf } from "../../gpu/device.ts";
+import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { TransNormerLLM } from "../../model/mod.ts";
 import { channelMixer, lastLogits, Transient } from "../../model/transnormer.ts";
 import { rotaryTable, rotateBy } from "./mixers.ts";
@@ -79,9 +79,7 @@ export class SoftmaxSession implements Disposable {
 
 /** Caches of so many layers; dimensions are multiples of 4 up to 128. */
 export function createCaches(backend: Backend, layers: number, sizes: AttentionSizes): Caches {
-  return backend.name === "wasm"
-    ? wasmCaches(backend, layers, sizes)
-    : webgpuCaches(backend as WebgpuBackend, layers, sizes);
+  return backend.name === "wasm" ? wasmCaches(backend, layers, sizes) : webgpuCaches(backend, layers, sizes);
 }
 
 function wasmCaches(backend: Backend, layers: number, sizes: AttentionSizes): Caches {
@@ -108,8 +106,8 @@ function rotated(x: Float32Array, table: Float32Array): Float32Array {
   });
 }
 
-function webgpuCaches(backend: WebgpuBackend, layers: number, sizes: AttentionSizes): Caches {
-  const { device } = backend;
+function webgpuCaches(backend: Backend, layers: number, sizes: AttentionSizes): Caches {
+  const { device } = backend.machine as WebgpuMachine;
   const { heads, seqLen: capacity, headDim, valueDim } = sizes;
   const scale = Math.LOG2E / Math.sqrt(headDim);
   const caches = Array.from({ length: layers }, () => ({

@@ -6,12 +6,12 @@
  *
  * @module
  */
-import { checkShape } from "../../core/check.ts";
+import { checkShape } from "../../core/shape.ts";
 import { BackendError, rangeError, typeError } from "../../core/errors.ts";
 import type { LightningOptions } from "../../core/ops/lightning.ts";
-import type { Tensor } from "../../core/tensor.ts";
-import type { WebgpuBackend } from "../../gpu/backend.ts";
+import type { Backend, Tensor } from "../../core/tensor.ts";
 import { type Access, type Device, float, type Kernel, type Store, storeOf } from "../../gpu/device.ts";
+import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { Mixer } from "../../train/backward.ts";
 import leftProductSource from "./leftProduct.wgsl" with { type: "text" };
 import softmaxSource from "./softmax.wgsl" with { type: "text" };
@@ -115,7 +115,7 @@ export function softmaxConfig<T extends object>(config: T): T {
 
 /** A checked call; layout `[batch, seqLen, heads, dim]`. */
 interface Call {
-  readonly backend: WebgpuBackend;
+  readonly backend: Backend;
   readonly device: Device;
   readonly batch: number;
   readonly seqLen: number;
@@ -155,8 +155,8 @@ function checkCall(operation: string, q: Tensor, k: Tensor, v: Tensor, options: 
       cuSeqlens ?? initialState,
     );
   }
-  const backend = q.backend as WebgpuBackend;
-  return { backend, device: backend.device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
+  const { backend } = q, { device } = backend.machine as WebgpuMachine;
+  return { backend, device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
 }
 
 /** Tensors as a kernel binds them: as a whole. */

@@ -8,7 +8,7 @@
 import { decayPowers } from "../../core/decay.ts";
 import { TILE_COLUMNS, TILE_ROWS } from "../../core/sizes.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
-import { KEYS } from "./assembly/sizes.ts";
+import { KEYS } from "./sizes.ts";
 import { BASELINE, RELAXED } from "./kernels.ts";
 
 /** The functions of `bench/baselines/assembly/`. */

@@ -109,8 +109,8 @@ export function baseline(
 
 /**
  * Runs a call up to ten times, as far as half of the patience reaches, but once and `least` times more in any case.
- * `seconds` is the fastest run: what others do on the machine only ever adds. `steadiness` is its speed over that of
- * the shortest length, which runs in turns with it and for as long, so that a slow moment meets both.
+ * `seconds` is the fastest run: what others do on the machine only ever adds. `steadiness` is its speed over
+ * that of the shortest length. That one runs in turns with it and for as long, so that a slow moment meets both.
  */
 async function time(
   call: Call,

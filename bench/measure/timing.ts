@@ -21,7 +21,7 @@ export async function seconds(run: () => unknown): Promise<number> {
 
 /**
  * Runs again and again for at least `duration` seconds. WebAssembly begins in a baseline compiler, and only calls
- * that return reach the optimised code, so a short problem warms up what a long one then uses.
+ * that return reach the optimised code. So a short problem warms up what a long one then uses.
  */
 export async function warmUp(run: () => unknown, duration = 0.3): Promise<void> {
   for (const end = performance.now() + 1000 * duration; performance.now() < end;) await run();

@@ -1,6 +1,6 @@
 /**
- * What the library promises of its speed on WASM, each as a ratio within one run, so that it holds on a machine that
- * others use too. The report shows them; the guard fails a release that falls far behind.
+ * What the library promises of its speed on WASM, each as a ratio within one run. So it holds on a machine
+ * that others use too. The report shows them; the guard fails a release that falls far behind.
  *
  * @module
  */

@@ -8,7 +8,7 @@ import type { Part } from "../answer.ts";
 import { readJson } from "../body.ts";
 import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
-import { report } from "../errors.ts";
+import { ApiError, report } from "../errors.ts";
 import { chatShape, type Shape, textShape } from "../openai.ts";
 import { checkTexts, encode, renderChat, textPrompts, tokenizerOf } from "../prompts.ts";
 import { chatSchema, completionSchema, type Generation } from "../schema.ts";
@@ -70,6 +70,17 @@ export function completions(service: Service): Hono<Env> {
     }));
   });
 
+  // Clients that know only OpenAI's newest protocol learn here what to use instead.
+  const noResponses = () => {
+    throw new ApiError(
+      404,
+      "There is no Responses API here: use /v1/chat/completions (client.chat.completions), or /v1/completions " +
+        "for a model without a chat template; a session takes the place of previous_response_id",
+      { code: "unsupported_endpoint" },
+    );
+  };
+  app.all("/v1/responses", noResponses).all("/v1/responses/*", noResponses);
+
   return app;
 }
 
@@ -83,18 +94,21 @@ type Asked = Pick<Completion, "prompts" | "maxTokens" | "echo" | "logprobs" | "k
  */
 async function answer(
   c: Context<Env>,
-  { sessions, name, limits }: Service,
+  service: Service,
   engine: Engine,
   shape: Shape,
   options: Generation,
   asked: (isContinued: boolean) => Asked,
 ): Promise<Response> {
+  const { sessions, name, limits } = service;
+  const place = service.admit();
   const span = startSpan(c.req.path, name);
   const deadline = new Deadline(c.req.raw.signal, limits.seconds);
   let lease: Lease | undefined;
   const release = () => {
     deadline[Symbol.dispose]();
     lease?.[Symbol.dispose]();
+    place[Symbol.dispose]();
   };
   const fail = (error: unknown): never => {
     release();

@@ -27,7 +27,7 @@ import {
   tile,
   unpackPanels,
 } from "../../../assembly/parts/tile";
-import { KEYS, QUERIES } from "./sizes";
+import { KEYS, QUERIES } from "../sizes";
 
 /** Bytes between rows of scores. */
 // @ts-ignore: decorator

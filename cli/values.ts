@@ -1,0 +1,89 @@
+/**
+ * Values of options: each function makes a parser, which refuses a value before the command does anything.
+ *
+ * @module
+ */
+import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+/** A number that fits; `expectation` says in words which do. */
+export function number(
+  expectation = "",
+  fits: (value: number) => boolean = () => true,
+): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === "" ? NaN : Number(text);
+    if (Number.isFinite(value) && fits(value)) return value;
+    throw new InvalidArgumentError(`It must be a number${expectation === "" ? "" : ` ${expectation}`}.`);
+  };
+}
+
+/** A whole number from `least` to `most`. */
+export function integer(least: number, most: number = Number.MAX_SAFE_INTEGER): (text: string) => number {
+  return (text) => {
+    const value = text.trim() === "" ? NaN : Number(text);
+    if (Number.isSafeInteger(value) && value >= least && value <= most) return value;
+    const limits = most === Number.MAX_SAFE_INTEGER ? `of at least ${least}` : `from ${least} to ${most}`;
+    throw new InvalidArgumentError(`It must be a whole number ${limits}.`);
+  };
+}
+
+/** Text that is not empty. */
+export function text(value: string): string {
+  if (value === "") throw new InvalidArgumentError("It must not be empty.");
+  return value;
+}
+
+/** One of a few values, by their names. */
+export function oneOf<T>(values: Readonly<Record<string, T>>): (text: string) => T {
+  return (text) => {
+    if (Object.hasOwn(values, text)) return values[text];
+    throw new InvalidArgumentError(`It must be one of ${Object.keys(values).join(", ")}.`);
+  };
+}
+
+/** Several values with commas between them, such as token ids. */
+export function items<T>(parse: (text: string) => T): (text: string) => T[] {
+  return (text) => text.split(",").map(parse);
+}
+
+/** An option that may be given several times: its values in their order. */
+export function several<T>(parse: (text: string) => T): (text: string, previous: T[] | undefined) => T[] {
+  return (text, previous = []) => [...previous, parse(text)];
+}
+
+/** A path, or the path that a `file:` URL names; made absolute from where the person stands. */
+export function path(value: string): string {
+  return /^file:/i.test(value) ? fileURLToPath(value) : resolve(whereThePersonStands(), text(value));
+}
+
+/** A URL as it is, or a path, made absolute from where the person stands. */
+export function location(value: string): string {
+  return /^[a-z][a-z0-9+.-]+:/i.test(value) ? value : path(value);
+}
+
+/** Threads of the WASM backend: a count, or as many as there are cores. */
+export function threads(value: string): number | "auto" {
+  return value === "auto" ? value : integer(1)(value);
+}
+
+/** `--backend`. */
+export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
+  return new Option("--backend <name>", "where to compute").choices(["auto", "webgpu", "wasm"])
+    .default(choice);
+}
+
+/**
+ * The folder that relative paths begin from. `deno task` runs everything in the folder of `deno.json` and says in
+ * `INIT_CWD` where it was started; without the permission to read that, its own folder counts.
+ */
+function whereThePersonStands(): string {
+  const folder = Deno.cwd(), name = "INIT_CWD";
+  const isTask = import.meta.url.startsWith("file:") &&
+    folder === resolve(fileURLToPath(new URL("..", import.meta.url)));
+  if (!isTask || Deno.permissions.querySync({ name: "env", variable: name }).state !== "granted") {
+    return folder;
+  }
+  return Deno.env.get(name) ?? folder;
+}

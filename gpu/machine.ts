@@ -1,0 +1,155 @@
+/**
+ * The WebGPU machine: tensors are stores of the device, operations enqueue compute passes. See `device.ts`.
+ *
+ * @module
+ */
+import { BackendError } from "../core/errors.ts";
+import { fromHalf, toHalf } from "../core/half.ts";
+import type { BackendInfo, Machine, Operations } from "../core/machine.ts";
+import type { FloatType } from "../core/dtype.ts";
+import type { QuantizedWeight } from "../core/quantize.ts";
+import type { Tensor } from "../core/tensor.ts";
+import { adamw } from "./adamw.ts";
+import { crossEntropy } from "./crossEntropy.ts";
+import { Device, type Limits, type Store, storeOf } from "./device.ts";
+import { embedding, embeddingBackward } from "./embedding.ts";
+import { lightning, lightningStep } from "./lightning.ts";
+import { lightningBackward } from "./lightningBackward.ts";
+import { linear, linearBackward } from "./linear.ts";
+import { lrpe, lrpeBackward } from "./lrpe.ts";
+import { multiply } from "./multiply.ts";
+import { norm, normBackward } from "./norm.ts";
+import { dequantized, upload } from "./quantized.ts";
+import { gatherRows, scatterRows } from "./rows.ts";
+import { splitHeads, splitHeadsBackward } from "./splitHeads.ts";
+import { sumRows, sumSquares } from "./sums.ts";
+
+/** Options of a backend on WebGPU. */
+export interface WebgpuOptions {
+  /** Stops the creation: it then rejects with the signal's reason. */
+  signal?: AbortSignal;
+}
+
+/** What {@linkcode createMachine} asks of the adapter. */
+export interface WebgpuRequirements {
+  /** Refuse an adapter that computes on the CPU. */
+  hardware?: boolean;
+  /** Lower limits than the adapter's, for tests. */
+  limits?: Partial<Limits>;
+}
+
+/**
+ * Makes a WebGPU machine; `reason` says why it was chosen.
+ *
+ * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter that will do, or no device
+ */
+export async function createMachine(
+  { signal }: WebgpuOptions,
+  reason: string,
+  { hardware = false, limits }: WebgpuRequirements = {},
+): Promise<WebgpuMachine> {
+  const unavailable = (why: string, cause?: unknown) =>
+    new BackendError("unavailable", `Cannot create the WebGPU backend as ${why}`, { cause });
+  const gpu = globalThis.navigator?.gpu;
+  if (gpu === undefined) throw unavailable("this host has no WebGPU (navigator.gpu)");
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  signal?.throwIfAborted();
+  if (adapter === null) throw unavailable("no GPU adapter was found: is a driver installed?");
+  // The flag moved from the adapter to its info; hosts have it in one place, in both, or in the old one only.
+  const software = adapter.info.isFallbackAdapter ||
+    (adapter as { isFallbackAdapter?: boolean }).isFallbackAdapter;
+  if (hardware && software) {
+    throw unavailable(`the only adapter is software, ${adapter.info.description || adapter.info.vendor}`);
+  }
+  let device: Device;
+  try {
+    device = await Device.request(adapter, limits);
+  } catch (cause) {
+    throw unavailable(`the adapter gives no device: ${(cause as Error).message}`, cause);
+  }
+  if (signal?.aborted) device.dispose();
+  signal?.throwIfAborted();
+  return new WebgpuMachine(device, reason);
+}
+
+/** A GPU that computes, behind the seam of `core/machine.ts`. */
+export class WebgpuMachine implements Machine {
+  readonly name = "webgpu";
+  readonly info: BackendInfo;
+  readonly dtypes: readonly FloatType[];
+  readonly operations: Operations;
+  /** The GPU. */
+  readonly device: Device;
+
+  /** @param device the GPU, taken over @param reason why it was chosen */
+  constructor(device: Device, reason: string) {
+    this.device = device;
+    this.info = { reason, device: device.name, threads: 1 };
+    this.dtypes = device.half ? ["f32", "f16"] : ["f32"];
+    this.operations = {
+      lightning: (call) => lightning(device, call),
+      lightningStep: (call) => lightningStep(device, call),
+      lightningBackward: (call) => lightningBackward(device, call),
+      embedding: (call) => embedding(device, call),
+      embeddingBackward: (call) => embeddingBackward(device, call),
+      linear: (call) => linear(device, call),
+      linearBackward: (call) => linearBackward(device, call),
+      norm: (call) => norm(device, call),
+      normBackward: (call) => normBackward(device, call),
+      splitHeads: (call) => splitHeads(device, call),
+      splitHeadsBackward: (call) => splitHeadsBackward(device, call),
+      lrpe: (call) => lrpe(device, call),
+      lrpeBackward: (call) => lrpeBackward(device, call),
+      multiply: (call) => multiply(device, call),
+      gatherRows: (call) => gatherRows(device, call),
+      scatterRows: (call) => scatterRows(device, call),
+      crossEntropy: (call) => crossEntropy(device, call),
+      sumRows: (call) => sumRows(device, call),
+      sumSquares: (call) => sumSquares(device, call),
+      adamw: (call) => adamw(device, call),
+    };
+  }
+
+  get bytesInUse(): number {
+    return this.device.bytesInUse;
+  }
+
+  get bytesReserved(): number {
+    return this.device.bytesReserved;
+  }
+
+  allocate(shape: readonly number[], dtype: FloatType): Store {
+    return this.device.allocate(shape, dtype);
+  }
+
+  allocateQuantized(weight: QuantizedWeight): Store {
+    return upload(this.device, weight);
+  }
+
+  free(storage: unknown): void {
+    this.device.release(storage as Store);
+  }
+
+  write(tensor: Tensor, data: Float32Array): void {
+    this.device.write(storeOf(tensor), tensor.dtype === "f16" ? toHalf(data) : data);
+  }
+
+  clear(tensor: Tensor): void {
+    this.device.clear(storeOf(tensor));
+  }
+
+  async read(tensor: Tensor): Promise<Float32Array> {
+    const { size, dtype, quantization } = tensor;
+    if (quantization !== undefined) {
+      using scope = this.device.scope();
+      const store = dequantized(scope, tensor, quantization, "f32");
+      return new Float32Array(await this.device.read(store), 0, size);
+    }
+    const bytes = await this.device.read(storeOf(tensor));
+    return dtype === "f16" ? fromHalf(new Uint16Array(bytes, 0, size)) : new Float32Array(bytes, 0, size);
+  }
+
+  dispose(): void {
+    this.device.dispose();
+  }
+}

@@ -1,0 +1,253 @@
+/** The commands as processes: what they take, how they tell what is wrong, and how they end. */
+import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { textFiles } from "./serve_setup.ts";
+
+const ROOT = fileURLToPath(new URL("../", import.meta.url));
+const COMMANDS = {
+  generate: "examples/generate.ts",
+  score: "examples/score.ts",
+  serve: "serve/main.ts",
+  train: "train/main.ts",
+  quantize: "train/quantize.ts",
+  export: "train/export.ts",
+  curve: "train/curve.ts",
+  "bench:train-baseline": "bench/train_baseline.ts",
+};
+
+interface Surroundings {
+  cwd?: string;
+  env?: Record<string, string>;
+  /** What is piped into the command. */
+  stdin?: string;
+}
+
+function spawn(
+  name: keyof typeof COMMANDS,
+  args: readonly string[],
+  { cwd = ROOT, env, stdin }: Surroundings = {},
+): Deno.ChildProcess {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", ROOT + COMMANDS[name], ...args],
+    cwd,
+    env: { INIT_CWD: cwd, ...env },
+    stdin: stdin === undefined ? "null" : "piped",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+}
+
+async function run(name: keyof typeof COMMANDS, args: readonly string[], around: Surroundings = {}) {
+  const process = spawn(name, args, around);
+  if (around.stdin !== undefined) await new Response(around.stdin).body!.pipeTo(process.stdin);
+  const { code, stdout, stderr } = await process.output();
+  return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
+}
+
+/** Holds a run to one line on stderr, nothing on stdout, and a status. */
+async function assertTold(
+  status: number,
+  line: RegExp,
+  name: keyof typeof COMMANDS,
+  args: readonly string[],
+  around?: Surroundings,
+) {
+  const { code, out, err } = await run(name, args, around);
+  const what = `${name} ${args.join(" ")}: ${err}`;
+  assert.match(err, line, what);
+  assert.match(err, /^error: [^\n]*\n$/, what);
+  assert.equal(code, status, what);
+  assert.equal(out, "", what);
+}
+
+async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
+  const folder = await Deno.makeTempDir({ prefix: "levin-cli-" });
+  try {
+    await body(await Deno.realPath(folder));
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** A folder that holds a model, `model/`. */
+async function withModel(body: (folder: string) => Promise<void>): Promise<void> {
+  await withFolder(async (folder) => {
+    await Deno.mkdir(`${folder}/model`);
+    for (const [name, bytes] of Object.entries(textFiles())) {
+      await Deno.writeFile(`${folder}/model/${name}`, bytes);
+    }
+    await body(folder);
+  });
+}
+
+const QUICK = ["--backend", "wasm", "--temperature", "0", "--max-tokens", "8"];
+
+Deno.test("every command says on stdout what it takes, without colours", async () => {
+  const { tasks } = JSON.parse(await Deno.readTextFile(`${ROOT}deno.json`));
+  for (const [name, path] of Object.entries(COMMANDS)) {
+    assert(tasks[name].command.endsWith(` ${path}`), `${name} is no task of deno.json`);
+    const { code, out, err } = await run(name as keyof typeof COMMANDS, ["--help"], {
+      env: { FORCE_COLOR: "1" },
+    });
+    assert.equal(code, 0, err);
+    assert.equal(err, "");
+    assert(out.startsWith(`Usage: deno task ${name} `), out);
+    assert(!out.includes("\x1b"), out);
+  }
+});
+
+Deno.test("of every command: a typo is told in a line that names the nearest option", async () => {
+  for (const name of Object.keys(COMMANDS) as (keyof typeof COMMANDS)[]) {
+    await assertTold(2, /unknown option '--hlep' \(Did you mean --help\?\)/, name, ["--hlep"]);
+  }
+  await assertTold(2, /Did you mean --temperature\?/, "generate", ["--temprature", "1", "x"]);
+  // Also of an option that must be given.
+  await assertTold(2, /Did you mean --model\?/, "serve", ["--modle", "x"]);
+});
+
+Deno.test("what is wrong on the command line is told before anything is loaded, with status 2", async () => {
+  const wrong: [keyof typeof COMMANDS, RegExp, ...string[]][] = [
+    ["generate", /'--max-tokens <n>' argument missing/, "--max-tokens"],
+    ["generate", /'ten' is invalid\. It must be a whole number of at least 0/, "--max-tokens", "ten", "x"],
+    ["generate", /It must be a number of at least 0/, "--temperature", "-1", "x"],
+    ["generate", /It must be a number of at least 0/, "--temperature", "", "x"],
+    ["generate", /above 0 and at most 1/, "--top-p", "0", "x"],
+    ["generate", /choices are auto, webgpu, wasm/, "--backend", "cuda", "x"],
+    ["generate", /It must be a whole number from 0/, "--ids", "1,,2"],
+    ["generate", /takes the place of a prompt/, "--ids", "1", "x"],
+    ["generate", /a prompt is missing/],
+    ["score", /'--model <folder or URL>' not specified/, "a", "b"],
+    ["score", /either context and continuation or --file/, "--model", "nowhere", "a"],
+    ["score", /must be ids, such as 5,17,9, not 'a'/, "--model", "nowhere", "--ids", "1", "a"],
+    ["serve", /'--model <folder or URL>' not specified/],
+    ["serve", /too many arguments/, "--model", "nowhere", "models/sotu"],
+    ["serve", /from 0 to 65535/, "--model", "nowhere", "--port", "abc"],
+    ["serve", /of at least 1/, "--model", "nowhere", "--threads", "0"],
+    ["serve", /of at least 0/, "--model", "nowhere", "--drain", "soon"],
+    ["train", /'--data <path>' not specified/],
+    ["train", /of at least 1/, "--data", "sotu", "--out", "none", "--steps", "0"],
+    ["train", /below 1/, "--data", "sotu", "--out", "none", "--beta1", "1"],
+    ["quantize", /one of 4, 8/, "nowhere", "--bits", "3"],
+    ["quantize", /missing required argument/, "--bits", "8"],
+    ["export", /missing required argument 'folder'/, "nowhere"],
+    ["curve", /must be <name>=<folder>, not 'a'/, "out.svg", "a"],
+    ["bench:train-baseline", /one of /, "--data", "sotu", "--out", "none", "--mixer", "none"],
+  ];
+  for (const [name, line, ...args] of wrong) await assertTold(2, line, name, args);
+  await assertTold(2, /LEVIN_API_KEYS must hold a key/, "serve", ["--model", "nowhere"], {
+    env: { LEVIN_API_KEYS: "," },
+  });
+});
+
+Deno.test("what is missing is told in a line, with status 1", async () => {
+  await withFolder(async (folder) => {
+    const around = { cwd: folder };
+    await Deno.mkdir(`${folder}/empty`);
+    const wrong: [keyof typeof COMMANDS, RegExp, ...string[]][] = [
+      ["generate", /must have config\.json/, "--backend", "wasm", "--model", "nowhere", "x"],
+      ["score", /No such file.*none\.txt/, "--model", "nowhere", "--file", "none.txt"],
+      ["quantize", /must have config\.json/, "nowhere", "--bits", "8"],
+      ["export", /must hold model\.safetensors/, "nowhere", "out"],
+      ["curve", /no such file.*nowhere/, "out.svg", "a=nowhere"],
+      ["train", /data must exist/, "--backend", "wasm", "--data", "nowhere", "--out", "out"],
+    ];
+    for (const [name, line, ...args] of wrong) await assertTold(1, line, name, args, around);
+  });
+});
+
+Deno.test("a prompt comes from the arguments, from a pipe, or from where - says", async () => {
+  await withModel(async (cwd) => {
+    const text = async (args: string[], stdin?: string) => {
+      const { code, out, err } = await run("generate", ["--model", "model", ...QUICK, ...args], {
+        cwd,
+        stdin,
+      });
+      assert.equal(code, 0, err);
+      assert.match(err, /8 tokens \(length\)/);
+      return out;
+    };
+    const wanted = await text(["hello", "there"]);
+    assert(wanted.startsWith("hello there"));
+    assert.equal(await text(["hello there"], "something else\n"), wanted);
+    // The line's end is echo's, not the prompt's.
+    assert.equal(await text([], "hello there\n"), wanted);
+    assert.equal(await text(["-"], "hello there"), wanted);
+    assert.equal(await text(["--no-echo"], "hello there"), wanted.slice("hello there".length));
+    const { code, err } = await run("generate", ["--model", "model"], { cwd, stdin: "\n" });
+    assert.deepEqual([code, err], [2, "error: a prompt is missing (--help lists all options)\n"]);
+  });
+});
+
+Deno.test("no tokens are as many as were asked for", async () => {
+  await withModel(async (cwd) => {
+    const args = ["--model", "model", "--backend", "wasm", "--max-tokens", "0", "hello"];
+    const { code, out, err } = await run("generate", args, { cwd });
+    assert.equal(code, 0, err);
+    assert.equal(out, "hello\n");
+    assert.match(err, /^0 tokens \(length\)$/m);
+  });
+});
+
+Deno.test("relative paths begin where the person stands", async () => {
+  await withModel(async (folder) => {
+    const args = ["--model", "../model", ...QUICK, "hello"], elsewhere = `${folder}/elsewhere`;
+    await Deno.mkdir(elsewhere);
+    // As `deno task` runs a command: in the project's folder, INIT_CWD says where the person stands.
+    const byTask = await run("generate", args, { cwd: ROOT, env: { INIT_CWD: elsewhere } });
+    assert.equal(byTask.code, 0, byTask.err);
+    // A command that runs elsewhere was not started by a task: what INIT_CWD says is of another program.
+    const byHand = await run("generate", args, { cwd: elsewhere, env: { INIT_CWD: "/" } });
+    assert.equal(byHand.code, 0, byHand.err);
+    assert.equal(byHand.out, byTask.out);
+    // For writing, too; and what is no terminal shows no progress.
+    const { code, out, err } = await run("quantize", ["../model", "--bits", "8", "--out", "small"], {
+      env: { INIT_CWD: elsewhere },
+    });
+    assert.equal(code, 0, err);
+    assert.equal(err, "");
+    assert(out.startsWith(`${elsewhere}/small: `), out);
+    assert((await Deno.stat(`${elsewhere}/small/model.safetensors`)).isFile);
+  });
+});
+
+Deno.test("a command whose reader goes ends without a word", async () => {
+  await withModel(async (cwd) => {
+    const endless = ["--model", "model", "--backend", "wasm", "--max-tokens", "1000000000", "hello"];
+    const process = spawn("generate", endless, { cwd });
+    const reader = process.stdout.getReader();
+    assert(!(await reader.read()).done);
+    await reader.cancel();
+    const err = await new Response(process.stderr).text();
+    assert.equal((await process.status).code, 141, err);
+    assert.match(err, /^[\d.]+ M parameters on wasm[^\n]*\n$/);
+  });
+});
+
+Deno.test("Ctrl-C ends a generation with its report, and status 130", async () => {
+  await withModel(async (cwd) => {
+    const endless = ["--model", "model", "--backend", "wasm", "--max-tokens", "1000000000", "hello"];
+    const process = spawn("generate", endless, { cwd });
+    const err = new Response(process.stderr).text();
+    let out = "";
+    for await (const part of process.stdout.pipeThrough(new TextDecoderStream())) {
+      if (out.length <= "hello".length && (out + part).length > "hello".length) process.kill("SIGINT");
+      out += part;
+    }
+    assert.equal((await process.status).code, 130, await err);
+    assert.match(await err, /^\d+ tokens \(interrupted\): the first after /m);
+    assert(out.endsWith("\n"));
+  });
+});
+
+Deno.test("a defect shows where it is, and no colours where there is no terminal", async () => {
+  const script = 'import { cli, command } from "./cli/mod.ts";\n' +
+    'await cli(command("x", "x.").action(() => { throw new TypeError("x is undefined"); }));\n';
+  const { code, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-check", script],
+    cwd: ROOT,
+  }).output();
+  assert.equal(code, 1);
+  const text = new TextDecoder().decode(stderr);
+  assert.match(text, /^TypeError: x is undefined\n +at /);
+  assert(!text.includes("\x1b"));
+});
