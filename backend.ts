@@ -13,7 +13,7 @@ import type { WebgpuOptions } from "./gpu/machine.ts";
 import type { WasmOptions } from "./wasm/machine.ts";
 
 export { Backend } from "./core/tensor.ts";
-export type { BackendInfo, BackendName } from "./core/machine.ts";
+export type * from "./core/machine.ts"; // for whoever implements a machine
 export type { WebgpuOptions } from "./gpu/machine.ts";
 export type { WasmOptions } from "./wasm/machine.ts";
 

@@ -8,7 +8,7 @@
  *
  * @module
  */
-import type { DType, FloatType } from "./dtype.ts";
+import type { FloatType } from "./dtype.ts";
 import type { QuantizedWeight } from "./quantize.ts";
 import type { Tensor } from "./tensor.ts";
 
@@ -201,7 +201,7 @@ export interface LightningBackwardCall extends Omit<LightningCall, "output" | "s
 
 /** A call of `embedding`. */
 export interface EmbeddingCall {
-  /** `[vocab, width]`, any {@linkcode DType}. */
+  /** `[vocab, width]`, any `DType`. */
   readonly table: Tensor;
   /** Rows of the table, each below vocab. */
   readonly ids: Uint32Array;
@@ -257,7 +257,7 @@ export interface ScatterRowsCall {
 export interface LinearCall {
   /** `[rows, inDim]`, f32 or f16. */
   readonly x: Tensor;
-  /** `[outDim, inDim]`, any {@linkcode DType}. */
+  /** `[outDim, inDim]`, any `DType`. */
   readonly weight: Tensor;
   /** `[outDim]`. */
   readonly bias: Tensor | undefined;

@@ -194,7 +194,7 @@ export class Backend implements Disposable {
   /** What implements the operations. For the library. */
   readonly machine: Machine;
 
-  /** @param machine the device, taken over */
+  /** A backend over a machine, which it takes over; `createBackend` makes both. */
   constructor(machine: Machine) {
     this.machine = machine;
   }

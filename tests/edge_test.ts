@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { bucket, fileOf, firstToken, isolate } from "./edge_function.ts";
+import { bucket, fileOf, isolate } from "./edge_function.ts";
 
 /** The shipped model, where a bucket on loopback has it. */
 const files = () => bucket((name) => fileOf(new URL("../models/sotu/", import.meta.url), name));

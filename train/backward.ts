@@ -14,7 +14,11 @@ import {
   splitHeadsBackward,
   sum,
 } from "../core/gradients.ts";
-import { lightningAttention, lightningAttentionBackward, type LightningOptions } from "../core/ops/lightning.ts";
+import {
+  lightningAttention,
+  lightningAttentionBackward,
+  type LightningOptions,
+} from "../core/ops/lightning.ts";
 import { linear, norm } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
