@@ -40,6 +40,7 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
   .option("--batch <n>", "answers decoded together", integer(1), 64)
   .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
+  .option("--chat-template <file>", "Jinja template for chats; default: the model's", path)
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
   .option("--host <name>", "by which clients reach it, next to --hostname; may be repeated", several(text))
   .option(
@@ -58,6 +59,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     const { hostname, port, model: checkpoint } = options;
     const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== "");
     if (apiKeys?.length === 0) throw new UsageError("LEVIN_API_KEYS must hold a key, or not be set");
+    const chatTemplate = options.chatTemplate && await templateFile(options.chatTemplate);
     const storage = options.sessions === undefined ? undefined : await sessionStorage(options.sessions);
 
     const stop = interruption("SIGTERM");
@@ -78,6 +80,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       model: new Promise((resolve) => loading.then(resolve, () => {})), // its failure ends the process
       name: options.name,
       checkpoint,
+      chatTemplate,
       storage,
       apiKeys,
       limits: { batch: options.batch, maxTokens: options.maxTokens },
@@ -106,6 +109,14 @@ async function sessionStorage(base: string): Promise<SessionStorage> {
     throw new Error(`Cannot keep sessions in ${base}: ${(cause as Error).message}`, { cause });
   }
   return storage;
+}
+
+async function templateFile(file: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(file);
+  } catch (cause) {
+    throw new Error(`Cannot read the chat template ${file}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 function listen(handler: Handler, hostname: string, port: number): Deno.HttpServer {

@@ -4,6 +4,7 @@
  * @module
  */
 import { Template } from "@huggingface/jinja";
+import { rangeError, typeError } from "../core/errors.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
 import { invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
@@ -18,7 +19,7 @@ export interface Prompt {
 }
 
 /** The model's tokenizer. Throws an `ApiError` if it has none. */
-export function tokenizerOf({ tokenizer }: TransNormerLLM): Tokenizer {
+export function tokenizerOf({ tokenizer }: Pick<TransNormerLLM, "tokenizer">): Tokenizer {
   if (tokenizer === undefined) {
     throw invalid(
       null,
@@ -69,7 +70,11 @@ function toUint32(ids: readonly number[]): Uint32Array {
 }
 
 /** Token ids of a text. Throws an `ApiError` if the tokenizer has no token for a part of it. */
-export function encode(model: TransNormerLLM, text: string, addSpecialTokens: boolean): number[] {
+export function encode(
+  model: Pick<TransNormerLLM, "tokenizer">,
+  text: string,
+  addSpecialTokens: boolean,
+): number[] {
   const tokenizer = tokenizerOf(model);
   try {
     return tokenizer.encode(text, { addSpecialTokens });
@@ -81,14 +86,23 @@ export function encode(model: TransNormerLLM, text: string, addSpecialTokens: bo
   }
 }
 
-/** The template for a chat, of one or of several by name: for tools `tool_use` if there is one, else `default`. */
-function chatTemplate(templates: unknown, withTools: boolean): string {
-  const named = Array.isArray(templates) ? templates : [{ name: "default", template: templates }];
-  const find = (name: string): unknown => named.find((template) => template?.name === name)?.template;
+/** One template, or several by name. */
+const named = (templates: unknown): { name?: unknown; template?: unknown }[] =>
+  Array.isArray(templates) ? templates.map(Object) : [{ name: "default", template: templates }];
+
+/**
+ * The template for a chat, of one or of several by name: for tools `tool_use` if there is one, else `default`; undefined
+ * if there is none.
+ */
+export function chatTemplate(templates: unknown, withTools: boolean): string | undefined {
+  const find = (name: string) => named(templates).find((template) => template.name === name)?.template;
   const source = (withTools ? find("tool_use") : undefined) ?? find("default");
-  if (typeof source === "string") return source;
-  const names = named.map((template) => template?.name).filter((name) => typeof name === "string");
-  throw invalid(
+  return typeof source === "string" ? source : undefined;
+}
+
+function noTemplate(templates: unknown): Error {
+  const names = named(templates).map(({ name }) => name).filter((name) => typeof name === "string");
+  return invalid(
     "messages",
     Array.isArray(templates) && names.length > 0
       ? `The model's tokenizer has no chat template named default, only ${names.join(", ")}`
@@ -97,14 +111,30 @@ function chatTemplate(templates: unknown, withTools: boolean): string {
   );
 }
 
-/** A chat as text, by the template that the tokenizer brings. */
+/**
+ * Throws unless it is a template.
+ *
+ * @throws {TypeError} when it is not a string @throws {RangeError} when its syntax is wrong
+ */
+export function checkTemplate(template: unknown): void {
+  if (typeof template !== "string") typeError("createHandler", "chatTemplate must be a string", template);
+  try {
+    new Template(template);
+  } catch (error) {
+    rangeError("createHandler", "chatTemplate must be a Jinja template", (error as Error).message);
+  }
+}
+
+/** A chat as text, by a template or, if that is undefined, by the one that the tokenizer brings. */
 export function renderChat(
-  model: TransNormerLLM,
+  model: Pick<TransNormerLLM, "tokenizer">,
   { messages, tools }: Chat,
   addGenerationPrompt: boolean,
+  template: string | undefined,
 ): string {
   const { config } = tokenizerOf(model);
-  const source = chatTemplate(config.chat_template, tools !== undefined);
+  const source = template ?? chatTemplate(config.chat_template, tools !== undefined);
+  if (source === undefined) throw noTemplate(config.chat_template);
   const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
   try {

@@ -12,6 +12,8 @@ const tokenIds = z.array(z.int().min(0)).min(1);
 const optional = <T extends z.ZodType>(schema: T) =>
   schema.nullish().transform((value) => value ?? undefined);
 
+const sessionId = z.string().min(1).max(256);
+
 /** Fields of both kinds of generation. */
 const generation = (limits: Limits) => ({
   model: optional(z.string().max(256)),
@@ -28,7 +30,7 @@ const generation = (limits: Limits) => ({
   stream: optional(z.boolean()).transform((stream) => stream ?? false),
   stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
   /** Levin's own: continues where the last request of this session ended. */
-  session: optional(z.string().min(1).max(256)),
+  session: optional(sessionId),
 });
 
 /** `POST /v1/completions`. */
@@ -111,6 +113,9 @@ export const tokenizeSchema = z.union([
 
 /** `POST /detokenize`. */
 export const detokenizeSchema = z.object({ tokens: z.array(z.int().min(0)) });
+
+/** `POST /v1/sessions/<id>/fork`: the id of the new session. */
+export const forkSchema = z.object({ id: sessionId });
 
 /** What both kinds of generation have in common. */
 export type Generation = Omit<

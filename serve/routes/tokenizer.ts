@@ -12,13 +12,13 @@ import { detokenizeSchema, tokenizeSchema } from "../schema.ts";
 import type { Env, Service } from "../service.ts";
 
 /** `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`. */
-export function tokenizer({ engine, limits }: Service): Hono<Env> {
+export function tokenizer({ engine, limits, chatTemplate }: Service): Hono<Env> {
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
       const body = await readJson(c, tokenizeSchema);
       const { model } = await engine;
       const [text, addSpecialTokens] = "messages" in body
-        ? [renderChat(model, body, body.add_generation_prompt ?? true), false]
+        ? [renderChat(model, body, body.add_generation_prompt ?? true, chatTemplate), false]
         : [body.prompt, body.add_special_tokens ?? true];
       checkTexts([text], limits);
       const tokens = encode(model, text, addSpecialTokens);
