@@ -9,13 +9,13 @@ import { checkThreads } from "./core/check.ts";
 import { BackendError, rangeError } from "./core/errors.ts";
 import type { BackendName } from "./core/machine.ts";
 import { Backend } from "./core/tensor.ts";
-import type { WebgpuOptions } from "./gpu/machine.ts";
-import type { WasmOptions } from "./wasm/machine.ts";
+import type { WebgpuOptions } from "./gpu/options.ts";
+import type { WasmOptions } from "./wasm/options.ts";
 
 export { Backend } from "./core/tensor.ts";
 export type * from "./core/machine.ts"; // for whoever implements a machine
-export type { WebgpuOptions } from "./gpu/machine.ts";
-export type { WasmOptions } from "./wasm/machine.ts";
+export type { WebgpuOptions } from "./gpu/options.ts";
+export type { WasmOptions } from "./wasm/options.ts";
 
 /** Options of {@linkcode createBackend}; those of WASM also hold where `"auto"` ends there. */
 export interface BackendOptions extends WasmOptions, WebgpuOptions {

@@ -7,19 +7,14 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
+import { cli, command, integer, location, oneOf, several } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { Baselines } from "./baselines/mod.ts";
 import { randomModel } from "./measure/models.ts";
 import { median, seconds, warmUp } from "./measure/timing.ts";
 
-const { values: options, positionals: folders } = parseArgs({
-  allowPositionals: true,
-  options: { repeats: { type: "string", default: "41" }, group: { type: "string", default: "32" } },
-});
-const repeats = Number(options.repeats), group = Number(options.group) as 32 | 64;
-const config = {
+const CONFIG = {
   vocab_size: 16384,
   decoder_embed_dim: 768,
   hidden_dim: 768,
@@ -28,65 +23,79 @@ const config = {
   decoder_attention_heads: 12,
 };
 
-using backend = await createBackend({ prefer: "wasm" });
-
-/** What is timed: a step of a session, and the bytes that it reads. */
-async function variant(name: string, load: () => TransNormerLLM | Promise<TransNormerLLM>) {
-  const before = backend.bytesInUse, model = await load(), session = model.session();
-  session.prefill([1]).dispose();
-  const total = backend.bytesInUse - before;
-  const table = total * model.weights.embedTokens.size / model.parameterCount; // of which one row is read
-  return {
-    name,
-    bytes: Math.ceil((total - table) / 128) * 128,
-    parameters: model.parameterCount,
-    run: () => session.step(1).dispose(),
-    times: [] as number[],
-  };
-}
-
-const sources: [string, () => TransNormerLLM | Promise<TransNormerLLM>][] = folders.length > 0
-  ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
-  : ([32, 8, 4] as const).map((bits) => [
-    bits === 32 ? "f32" : `int${bits}`,
-    () => randomModel(backend, config, bits, group),
-  ]);
-const variants = [];
-for (const [name, load] of sources) variants.push(await variant(name, load));
-const [first] = variants;
-const baselines = new Baselines();
-using read = baselines.readBandwidth(first.bytes);
-const reads: number[] = [];
-for (const { run } of variants) await warmUp(run, 1);
-await warmUp(() => read.run());
-for (let i = 0; i < repeats; i++) {
-  reads.push(await seconds(() => read.run()));
-  for (const { run, times } of variants) times.push(await seconds(run));
-}
-
-/** Medians of ratios within a turn, not ratios of medians: a slow moment meets both. */
-const ratio = (a: readonly number[], b: readonly number[]) => median(a.map((value, i) => value / b[i]));
-console.log(
-  `${(first.parameters / 1e6).toFixed(0)} M parameters, ${backend.info.device}, one thread, ${
-    folders.length > 0 ? "" : `groups of ${group}, `
-  }` +
-    `${navigator.userAgent}, ${repeats} turns; reading: ${
-      (first.bytes / median(reads) / 1e9).toFixed(1)
-    } GB/s, ` +
-    `at its fastest ${(first.bytes / Math.min(...reads) / 1e9).toFixed(1)} GB/s\n`,
+await cli(
+  command("bench:decode", "Tokens per second of decoding, compared with reading the model's bytes.")
+    .argument("[model...]", "default: one of 100 M parameters, in f32, int8 and int4", several(location))
+    .option("--repeats <n>", "turns", integer(1), 41)
+    .option("--group <32|64>", "weights that share a scale", oneOf({ 32: 32, 64: 64 } as const), 32)
+    .action(measure),
 );
-console.log(
-  "| weights | MiB | tokens/s | over the first | of the read bandwidth | fastest: tokens/s | over the first | of the bandwidth |",
-);
-console.log("|---|--:|--:|--:|--:|--:|--:|--:|");
-for (const { name, bytes, times } of variants) {
-  const share = bytes / first.bytes * ratio(reads, times), fastest = Math.min(...times);
-  const fastestShare = bytes / first.bytes * Math.min(...reads) / fastest;
+
+async function measure(
+  models: string[] | undefined,
+  { repeats, group }: { repeats: number; group: 32 | 64 },
+): Promise<void> {
+  const folders = models ?? [];
+  using backend = await createBackend({ prefer: "wasm" });
+
+  /** What is timed: a step of a session, and the bytes that it reads. */
+  async function variant(name: string, load: () => TransNormerLLM | Promise<TransNormerLLM>) {
+    const before = backend.bytesInUse, model = await load(), session = model.session();
+    session.prefill([1]).dispose();
+    const total = backend.bytesInUse - before;
+    const table = total * model.weights.embedTokens.size / model.parameterCount; // of which one row is read
+    return {
+      name,
+      bytes: Math.ceil((total - table) / 128) * 128,
+      parameters: model.parameterCount,
+      run: () => session.step(1).dispose(),
+      times: [] as number[],
+    };
+  }
+
+  const sources: [string, () => TransNormerLLM | Promise<TransNormerLLM>][] = folders.length > 0
+    ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
+    : ([32, 8, 4] as const).map((bits) => [
+      bits === 32 ? "f32" : `int${bits}`,
+      () => randomModel(backend, CONFIG, bits, group),
+    ]);
+  const variants = [];
+  for (const [name, load] of sources) variants.push(await variant(name, load));
+  const [first] = variants;
+  const baselines = new Baselines();
+  using read = baselines.readBandwidth(first.bytes);
+  const reads: number[] = [];
+  for (const { run } of variants) await warmUp(run, 1);
+  await warmUp(() => read.run());
+  for (let i = 0; i < repeats; i++) {
+    reads.push(await seconds(() => read.run()));
+    for (const { run, times } of variants) times.push(await seconds(run));
+  }
+
+  /** Medians of ratios within a turn, not ratios of medians: a slow moment meets both. */
+  const ratio = (a: readonly number[], b: readonly number[]) => median(a.map((value, i) => value / b[i]));
   console.log(
-    `| ${name} | ${(bytes / 2 ** 20).toFixed(0)} | ${(1 / median(times)).toFixed(1)} | ${
-      ratio(first.times, times).toFixed(2)
-    } | ${(100 * share).toFixed(0)} % | ${(1 / fastest).toFixed(1)} | ${
-      (Math.min(...first.times) / fastest).toFixed(2)
-    } | ${(100 * fastestShare).toFixed(0)} % |`,
+    `${(first.parameters / 1e6).toFixed(0)} M parameters, ${backend.info.device}, one thread, ${
+      folders.length > 0 ? "" : `groups of ${group}, `
+    }` +
+      `${navigator.userAgent}, ${repeats} turns; reading: ${
+        (first.bytes / median(reads) / 1e9).toFixed(1)
+      } GB/s, ` +
+      `at its fastest ${(first.bytes / Math.min(...reads) / 1e9).toFixed(1)} GB/s\n`,
   );
+  console.log(
+    "| weights | MiB | tokens/s | over the first | of the read bandwidth | fastest: tokens/s | over the first | of the bandwidth |",
+  );
+  console.log("|---|--:|--:|--:|--:|--:|--:|--:|");
+  for (const { name, bytes, times } of variants) {
+    const share = bytes / first.bytes * ratio(reads, times), fastest = Math.min(...times);
+    const fastestShare = bytes / first.bytes * Math.min(...reads) / fastest;
+    console.log(
+      `| ${name} | ${(bytes / 2 ** 20).toFixed(0)} | ${(1 / median(times)).toFixed(1)} | ${
+        ratio(first.times, times).toFixed(2)
+      } | ${(100 * share).toFixed(0)} % | ${(1 / fastest).toFixed(1)} | ${
+        (Math.min(...first.times) / fastest).toFixed(2)
+      } | ${(100 * fastestShare).toFixed(0)} % |`,
+    );
+  }
 }

@@ -8,8 +8,8 @@
  * @module
  */
 import { dirname } from "node:path";
-import { parseArgs } from "node:util";
-import { type Backend, BackendError, createBackend } from "../mod.ts";
+import { backendOption, cli, command, integer, interruption, text } from "../cli/mod.ts";
+import { type Backend, createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { Baselines } from "./baselines/mod.ts";
 import { baseline, compare, lightningOn } from "./demo/compare.ts";
@@ -17,52 +17,6 @@ import { cacheBytes, DIM, HEADS, type Options, SHORTEST, SLOPES, STATE_BYTES } f
 import { renderPlot } from "./demo/plot.ts";
 import { stream } from "./demo/stream.ts";
 import { bytes, count, progress } from "./demo/text.ts";
-
-const HELP = `Lightning attention at growing lengths, compared with what it replaces.
-
-Usage: deno task demo [options]
-
-  --max-length N   longest sequence, an integer >= 1024 (default 262144; with --quick 4096)
-  --backend NAME   auto, webgpu or wasm (default auto)
-  --out FILE       where the plot goes (default out/demo.svg)
-  --quick          a few seconds instead of about a minute: too short to judge speed and memory
-  --help           this text`;
-
-/** Options that make no sense end the demo before it starts, with exit code 2. */
-class UsageError extends Error {}
-
-function readOptions(args: string[]): Options | "help" {
-  let values;
-  try {
-    ({ values } = parseArgs({
-      args,
-      options: {
-        "max-length": { type: "string" },
-        backend: { type: "string", default: "auto" },
-        out: { type: "string", default: "out/demo.svg" },
-        quick: { type: "boolean", default: false },
-        help: { type: "boolean", default: false },
-      },
-    }));
-  } catch (error) {
-    throw new UsageError((error as Error).message);
-  }
-  const { backend, out, quick } = values;
-  const maxLength = Number(values["max-length"] ?? (quick ? 4096 : 262144));
-  if (values.help) return "help";
-  if (!Number.isSafeInteger(maxLength) || maxLength < SHORTEST) {
-    throw new UsageError(
-      `--max-length must be an integer >= ${SHORTEST}: current value is ${values["max-length"]}`,
-    );
-  }
-  if (backend !== "auto" && backend !== "webgpu" && backend !== "wasm") {
-    throw new UsageError(`--backend must be auto, webgpu or wasm: current value is ${backend}`);
-  }
-  if (out === "") throw new UsageError("--out must name a file");
-  return quick
-    ? { maxLength, backend, out, quick, patience: 0.5, stream: 2 ** 16, segment: 2 ** 12 }
-    : { maxLength, backend, out, quick, patience: 4, stream: 2 ** 20, segment: 2 ** 14 };
-}
 
 /** Speed at the longest sequence over speed at the shortest. Memory beyond the caches costs some. */
 const STEADY_LIMIT = 0.6;
@@ -193,28 +147,26 @@ async function main(options: Options, signal: AbortSignal): Promise<boolean> {
   return findings.every(([good]) => good !== false);
 }
 
-if (import.meta.main) {
-  const interruption = new AbortController();
-  Deno.addSignalListener("SIGINT", () => {
-    progress.clear();
-    console.error("Stopping after this measurement.");
-    interruption.abort();
-  });
-  try {
-    const options = readOptions(Deno.args);
-    if (options === "help") console.log(HELP);
-    else Deno.exit(await main(options, interruption.signal) ? 0 : 1);
-  } catch (error) {
-    progress.clear();
-    if (interruption.signal.aborted) Deno.exit(130);
-    if (error instanceof UsageError) {
-      console.error(`${error.message}\n\n${HELP}`);
-      Deno.exit(2);
-    }
-    if (error instanceof BackendError || error instanceof Deno.errors.NotCapable) {
-      console.error(error.message);
-      Deno.exit(1);
-    }
-    throw error;
-  }
-}
+await cli(
+  command("demo", "Lightning attention at growing lengths, compared with what it replaces.")
+    .option(
+      "--max-length <n>",
+      "longest sequence (default: 262144; with --quick 4096)",
+      integer(SHORTEST),
+    )
+    .addOption(backendOption())
+    .option("--out <file>", "where the plot goes", text, "out/demo.svg")
+    .option("--quick", "a few seconds instead of about a minute: too short to judge speed and memory", false)
+    .action(async ({ quick, maxLength = quick ? 4096 : 262144, ...options }) => {
+      const signal = interruption();
+      signal.addEventListener("abort", () => progress.note("Stopping after this measurement."));
+      const scale = quick
+        ? { patience: 0.5, stream: 2 ** 16, segment: 2 ** 12 }
+        : { patience: 4, stream: 2 ** 20, segment: 2 ** 14 };
+      try {
+        if (!await main({ ...options, quick, maxLength, ...scale }, signal)) Deno.exitCode = 1;
+      } finally {
+        progress.draw("");
+      }
+    }),
+);

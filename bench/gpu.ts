@@ -30,14 +30,22 @@ const backend = new Backend(machine);
 const software = (await navigator.gpu.requestAdapter())!.info.isFallbackAdapter;
 
 /** A chain of dependent fmas: its time is the clock's, whatever the memory does. */
-const CHAIN = `
-@group(0) @binding(0) var<storage, read_write> z: array<f32>;
-@compute @workgroup_size(1) fn main() {
-  var a = z[0];
-  for (var i = 0u; i < 4096u; i++) { ${"a = fma(a, 0.999, 0.001);".repeat(16)} }
-  z[0] = a;
-}`;
-const chain = device.kernel({ source: CHAIN, bindings: ["update"] });
+const CHAIN = {
+  code: `
+    @group(0) @binding(0) var<storage, read_write> z: array<f32>;
+    @compute @workgroup_size(1) fn main() {
+      var a = z[0];
+      for (var i = 0u; i < 4096u; i++) { ${"a = fma(a, 0.999, 0.001);".repeat(16)} }
+      z[0] = a;
+    }`,
+  entryPoint: "main",
+  threads: 1,
+  overrides: [],
+  aliases: [],
+  bindings: { z: [0, "read_write"] },
+  parameters: {},
+} as const;
+const chain = device.kernel(CHAIN, { access: { z: "update" } });
 const chainStore = device.upload(new Float32Array(4));
 
 /** Milliseconds of the chain at the highest clock seen. */
@@ -52,7 +60,7 @@ async function time(run: (index: number) => void, calls = 1): Promise<number> {
   const start = performance.now(), least = fastest === Infinity ? 3000 : 300;
   for (let steady = 0; steady < 2 && performance.now() - start < 6000;) {
     for (let i = 0; i < 12 * calls; i++) run(i);
-    const clock = await device.time(() => device.dispatch(chain, [chainStore], [], 1));
+    const clock = await device.time(() => device.dispatch(chain, { z: chainStore }, {}, 1));
     fastest = Math.min(fastest, clock);
     steady = clock < 1.03 * fastest && performance.now() - start > least ? steady + 1 : 0;
   }

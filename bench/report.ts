@@ -6,21 +6,10 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
+import { Option } from "@commander-js/extra-typings";
+import { cli, command } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { commit, FOLDER, keep, machine, type Report } from "./report/results.ts";
-
-const HELP = `Benchmarks of one backend, and docs/benchmarks.md from the results of all.
-
-Usage: deno task report [options]
-
-  --backend NAME   wasm (default) or webgpu
-  --quick          a few minutes: shorter sequences, a smaller model, fewer repeats; the page says so
-  --exclusive      nothing else runs on this machine: absolute figures hold, and not only ratios
-  --goals          measure the goals alone, and put them into the report of WASM that is there
-  --measure-only   write the JSON alone, for a machine that cannot download what draws the plots
-  --render-only    write the page and the plots from the JSON that is there
-  --help           this text`;
 
 /** Peers whose versions belong to the results. */
 const PEERS = ["onnxruntime-web", "@tensorflow/tfjs-backend-wasm", "@jax-js/jax"];
@@ -35,7 +24,7 @@ async function measure(
     return created.info.device;
   })();
   const started = performance.now();
-  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../deno.json", import.meta.url)));
+  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
   const about: Omit<Report, "results"> = {
     backend,
     device,
@@ -82,38 +71,35 @@ const today = () => new Date().toISOString().slice(0, 10);
 const progressFrom = (started: number) => (what: string) =>
   console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(5)} s  ${what}`);
 
-async function main(): Promise<number> {
-  let values;
-  try {
-    ({ values } = parseArgs({
-      options: {
-        backend: { type: "string", default: "wasm" },
-        quick: { type: "boolean", default: false },
-        exclusive: { type: "boolean", default: false },
-        goals: { type: "boolean", default: false },
-        "measure-only": { type: "boolean", default: false },
-        "render-only": { type: "boolean", default: false },
-        help: { type: "boolean", default: false },
-      },
-    }));
-  } catch (error) {
-    console.error(`${(error as Error).message}\n\n${HELP}`);
-    return 2;
-  }
-  const { backend, quick, exclusive } = values;
-  if (values.help) {
-    console.log(HELP);
-    return 0;
-  }
-  if (backend !== "wasm" && backend !== "webgpu") {
-    console.error(`--backend must be wasm or webgpu: current value is ${backend}\n\n${HELP}`);
-    return 2;
-  }
-  if (values.goals) await measureGoalsAgain();
-  else if (!values["render-only"]) await measure({ backend, quick, exclusive });
-  if (!values["measure-only"]) await (await import("./report/page.ts")).render();
-  return 0;
+if (import.meta.main) {
+  await cli(
+    command("report", "Benchmarks of one backend, and docs/benchmarks.md from the results of all.")
+      .addOption(
+        new Option("--backend <name>", "where to compute").choices(["wasm", "webgpu"]).default(
+          "wasm" as const,
+        ),
+      )
+      .option(
+        "--quick",
+        "a few minutes: shorter sequences, a smaller model, fewer repeats; the page says so",
+        false,
+      )
+      .option(
+        "--exclusive",
+        "nothing else runs on this machine: absolute figures hold, and not only ratios",
+        false,
+      )
+      .option("--goals", "measure the goals alone, and put them into the report of WASM that is there")
+      .option(
+        "--measure-only",
+        "write the JSON alone, for a machine that cannot download what draws the plots",
+      )
+      .option("--render-only", "write the page and the plots from the JSON that is there")
+      .action(async ({ backend, quick, exclusive, goals, measureOnly, renderOnly }) => {
+        if (goals) await measureGoalsAgain();
+        else if (!renderOnly) await measure({ backend, quick, exclusive });
+        if (!measureOnly) await (await import("./report/page.ts")).render();
+      }),
+  );
+  Deno.exit(); // Workers of a peer would keep the process alive.
 }
-
-// Workers of a peer would keep the process alive.
-if (import.meta.main) Deno.exit(await main());

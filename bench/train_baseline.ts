@@ -12,7 +12,8 @@ import { rangeError } from "../core/errors.ts";
 import type { Mixer } from "../train/backward.ts";
 import { runTraining, trainingCommand, type TrainingCommandOptions } from "../train/main.ts";
 import { DEFAULT_RECIPE } from "../train/recipe.ts";
-import { readConfig, type TrainingResult } from "../train/train.ts";
+import { readConfig } from "../train/configs.ts";
+import type { TrainingResult } from "../train/train.ts";
 import { leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 
 /** What the papers' check allows: the two methods differ by rounding alone. */

@@ -11,7 +11,8 @@
  *
  * @module
  */
-import { parseArgs } from "node:util";
+import { Option } from "@commander-js/extra-typings";
+import { backendOption, cli, command, integer, items, text, UsageError } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { lightningMixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
@@ -19,41 +20,46 @@ import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { type Speed, trainingSpeed } from "./measure/training.ts";
 import { commit, keep, kept, type TrainingReport } from "./report/results.ts";
 
-const { values } = parseArgs({
-  options: {
-    backend: { type: "string", default: "auto" },
-    config: { type: "string", default: "small" },
-    tokens: { type: "string", default: "65536" },
-    lengths: { type: "string", default: "1024,2048,4096,8192,16384,32768,65536" },
-    repeats: { type: "string", default: "5" },
-    mixer: { type: "string", default: lightningMixer.name },
-    keep: { type: "boolean", default: false },
-  },
-});
-const tokens = Number(values.tokens), repeats = Number(values.repeats);
-const lengths = values.lengths.split(",").map(Number);
-if (!lengths.every((length) => Number.isInteger(length) && length >= 1 && tokens % length === 0)) {
-  console.error(`--lengths must be integers >= 1 that divide --tokens, ${tokens}: ${values.lengths}`);
-  Deno.exit(2);
-}
 const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
-if (!Object.hasOwn(mixers, values.mixer)) {
-  console.error(`--mixer must be one of ${Object.keys(mixers).join(", ")}: ${values.mixer}`);
-  Deno.exit(2);
-}
-const mixer = mixers[values.mixer], named = configByName(values.config);
-const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
-using backend = await createBackend({ prefer: values.backend as "auto", threads: "auto" });
-const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
-console.log(
-  `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
+
+await cli(
+  command("bench:training", "Training speed against the length of sequences, tokens per step held constant.")
+    .addOption(backendOption())
+    .option("--config <name>", "tiny, small or medium", text, "small")
+    .option("--tokens <n>", "of a step", integer(1), 65536)
+    .option(
+      "--lengths <n,n,...>",
+      "tokens of a sequence; each must divide --tokens",
+      items(integer(1)),
+      [1024, 2048, 4096, 8192, 16384, 32768, 65536],
+    )
+    .option("--repeats <n>", "measurements of each", integer(1), 5)
+    .addOption(
+      new Option("--mixer <name>", "what mixes tokens").choices(Object.keys(mixers)).default(
+        lightningMixer.name,
+      ),
+    )
+    .option("--keep", "put what was measured into docs/benchmarks/training.json")
+    .action(async (values) => {
+      const { tokens, lengths, repeats } = values, mixer = mixers[values.mixer];
+      if (!lengths.every((length) => tokens % length === 0)) {
+        throw new UsageError(`--lengths must divide --tokens, ${tokens}: current value is ${lengths}`);
+      }
+      const named = configByName(values.config);
+      const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
+      using backend = await createBackend({ prefer: values.backend, threads: "auto" });
+      const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
+      console.log(
+        `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
+      );
+      if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
+      console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
+      for (const { length, tokensPerSecond } of speeds) {
+        const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
+        console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
+      }
+    }),
 );
-if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
-console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
-for (const { length, tokensPerSecond } of speeds) {
-  const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
-  console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
-}
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
 async function keepSpeeds(

@@ -11,7 +11,7 @@ import { checkQuantized, type Quantization, type QuantizedWeight } from "./quant
 import { checkDimensions, elementCount } from "./shape.ts";
 
 /** Marks tensors of every copy of this library, so that those of another copy can be told from what is no tensor. */
-const TENSOR: unique symbol = Symbol.for("@levin/attention.Tensor") as typeof TENSOR;
+const TENSOR: symbol = Symbol.for("@levin/attention.Tensor");
 
 /**
  * A dense row-major array of numbers on a backend: the last dimension is contiguous.
@@ -41,9 +41,11 @@ export class Tensor implements Disposable {
   readonly dtype: DType;
   /** How a weight made by {@linkcode Backend.quantized} is quantised; undefined for all other tensors. */
   readonly quantization: Quantization | undefined;
-  /** @ignore */
-  readonly [TENSOR] = true;
   #storage: unknown;
+
+  static {
+    Object.defineProperty(this.prototype, TENSOR, { value: true });
+  }
 
   /**
    * Tensors are made by {@linkcode Backend.tensor} and by operations; only the library calls this.

@@ -30,7 +30,11 @@ const generate = command("generate", "Text from a model, as it is generated.")
   .option("--model <folder or URL>", "default: the model that the project ships, models/sotu", location)
   .option("--ids <5,17,9>", "token ids instead of a prompt", items(integer(0, 2 ** 32 - 1)))
   .option("--max-tokens <n>", "at most so many tokens", integer(0), 256)
-  .option("--temperature <x>", "0: always the likeliest token", number("of at least 0", (x) => x >= 0), 0.8)
+  .option(
+    "--temperature <x>",
+    "0: always the likeliest token (default: what generation_config.json says, else 0.8)",
+    number("of at least 0", (x) => x >= 0),
+  )
   .option("--top-k <n>", "only the n likeliest tokens", integer(1))
   .option(
     "--top-p <x>",
@@ -71,7 +75,8 @@ const generate = command("generate", "Text from a model, as it is generated.")
     const start = performance.now();
     let first = start, count = 0, finish = "length";
     try {
-      for await (const item of model.generate(prompt, { ...options, signal })) {
+      const temperature = options.temperature ?? model.sampling.temperature ?? 0.8;
+      for await (const item of model.generate(prompt, { ...options, temperature, signal })) {
         if (count++ === 0) first = performance.now();
         write(model.tokenizer === undefined ? `${count === 1 ? "" : " "}${item.token}` : item.text);
         finish = item.finish ?? finish;

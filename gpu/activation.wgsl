@@ -1,6 +1,8 @@
-// Activations of query and key, and their derivatives. Needs turn.wgsl.
+// Activations of query and key, and their derivatives.
 
-// ACTIVATIONS of ops.ts, in its order.
+// import ../core/activations.ts, cosSin.wgsl
+
+// One of core/activations.ts.
 override ACTIVATION: u32;
 
 const THREADS = 64u; // of a workgroup, which takes one head
@@ -20,31 +22,31 @@ fn maximumOver(value: f32, thread: u32) -> f32 {
 // `maximum` is that of the head, for "exp"; its gradient takes it as a constant.
 fn activate(x: f32, maximum: f32) -> f32 {
   switch ACTIVATION {
-    case 1: { return x * sigmoid(x); } // silu
-    case 2: { return 1 + elu(x); }
-    case 3: { return 2 + elu(x); }
-    case 4: { return elu(x); }
-    case 5: { return select(x, 0, x < 0); } // relu; NaN stays NaN, which max() does not promise
-    case 6: { return gelu(x); }
-    case 7: { return select(0.01 * x, x, x > 0); } // leak
-    case 8: { return sigmoid(x); }
-    case 9: { return sine(x); }
-    case 10: { return exp(x - maximum); }
-    default: { return x; } // identity
+    case SILU: { return x * sigmoid(x); }
+    case ONE_PLUS_ELU: { return 1 + elu(x); }
+    case TWO_PLUS_ELU: { return 2 + elu(x); }
+    case ELU: { return elu(x); }
+    case RELU: { return select(x, 0, x < 0); } // NaN stays NaN, which max() does not promise
+    case GELU: { return gelu(x); }
+    case LEAK: { return select(0.01 * x, x, x > 0); }
+    case SIGMOID: { return sigmoid(x); }
+    case SINE: { return sine(x); }
+    case EXP: { return exp(x - maximum); }
+    default: { return x; } // IDENTITY
   }
 }
 
 fn derivative(x: f32, maximum: f32) -> f32 {
   switch ACTIVATION {
-    case 1: { return sigmoid(x) * (1 + x * sigmoid(-x)); } // silu; sigmoid(−x) = 1 − sigmoid(x), without cancellation
-    case 2, 3, 4: { if (x > 0) { return 1; } return exp(x); } // elu and its shifts
-    case 5: { return select(0.0, 1.0, x > 0); } // relu
-    case 6: { return normal(x) + x * 0.3989422804014327 * exp(-0.5 * x * x); } // gelu: Φ(x) + x φ(x)
-    case 7: { return select(0.01, 1.0, x > 0); } // leak
-    case 8: { return sigmoid(x) * sigmoid(-x); }
-    case 9: { return cosSin(x, 1).x; } // sine
-    case 10: { return exp(x - maximum); }
-    default: { return 1; } // identity
+    case SILU: { return sigmoid(x) * (1 + x * sigmoid(-x)); } // sigmoid(−x) = 1 − sigmoid(x), without cancellation
+    case ONE_PLUS_ELU, TWO_PLUS_ELU, ELU: { if (x > 0) { return 1; } return exp(x); }
+    case RELU: { return select(0.0, 1.0, x > 0); }
+    case GELU: { return normal(x) + x * 0.3989422804014327 * exp(-0.5 * x * x); } // Φ(x) + x φ(x)
+    case LEAK: { return select(0.01, 1.0, x > 0); }
+    case SIGMOID: { return sigmoid(x) * sigmoid(-x); }
+    case SINE: { return cosSin(x, 1).x; }
+    case EXP: { return exp(x - maximum); }
+    default: { return 1; } // IDENTITY
   }
 }
 

@@ -4,39 +4,42 @@
  * @module
  */
 import type { AdamWCall } from "../core/machine.ts";
-import { type Device, float, storeOf } from "./device.ts";
-import source from "./adamw.wgsl" with { type: "text" };
+import { type Device, storeOf } from "./device.ts";
+import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.adamw}. */
 export function adamw(
   device: Device,
-  { parameter, gradient, first, second, squares, count: step, ...rates }: AdamWCall,
+  { parameter, gradient, first, second, squares, ...rates }: AdamWCall,
 ): void {
-  const { learningRate, beta1, beta2, eps, weightDecay, maxNorm } = rates;
-  const kernel = device.kernel({ source, bindings: ["read", "read", "update", "update", "update"] });
-  const numbers = [
-    1 - learningRate * weightDecay,
-    learningRate / (1 - beta1 ** step),
+  const { count: step, learningRate, beta1, beta2, eps, weightDecay, maxNorm } = rates;
+  const kernel = device.kernel(shaders.adamw.main, {
+    access: { parameter: "update", first: "update", second: "update" },
+  });
+  const values = {
+    keep: 1 - learningRate * weightDecay,
+    rate: learningRate / (1 - beta1 ** step),
     beta1,
-    1 - beta1,
+    rest1: 1 - beta1,
     beta2,
-    1 - beta2,
-    1 / Math.sqrt(1 - beta2 ** step),
+    rest2: 1 - beta2,
+    correction: 1 / Math.sqrt(1 - beta2 ** step),
     eps,
     maxNorm,
-  ].map(float);
-  const [from, ...updated] = [gradient, parameter, first, second].map(storeOf);
-  const elements = [from, ...updated].map((store) => [store, 1] as const);
-  for (const { start, count } of device.chunks(parameter.size, ...elements)) {
+  };
+  const [from, p, m, v] = [gradient, parameter, first, second].map(storeOf);
+  for (const { start, count } of device.chunks(parameter.size, [from, 1], [p, 1], [m, 1], [v, 1])) {
     device.dispatch(
       kernel,
-      [
-        from.window(start, count),
-        storeOf(squares),
-        ...updated.map((store) => store.window(start, count)),
-      ],
-      [count, ...numbers],
-      Math.ceil(count / 256),
+      {
+        gradient: from.window(start, count),
+        squares: storeOf(squares),
+        parameter: p.window(start, count),
+        first: m.window(start, count),
+        second: v.window(start, count),
+      },
+      { count, ...values },
+      Math.ceil(count / kernel.shader.threads),
     );
   }
 }

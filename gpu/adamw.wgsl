@@ -3,6 +3,8 @@
 // p ← keep · p − rate · m / (sqrt(v) · correction + eps), with keep = 1 − learningRate · weightDecay,
 // rate = learningRate / (1 − β1^t) and correction = 1 / sqrt(1 − β2^t).
 
+// import folded.wgsl
+
 struct Parameters {
   count: u32,
   keep: f32,
@@ -16,11 +18,11 @@ struct Parameters {
   maxNorm: f32,
 }
 
-@group(0) @binding(0) var<storage, read> gradient: array<f32>;
-@group(0) @binding(1) var<storage, read> squares: array<f32>;
-@group(0) @binding(2) var<storage, read_write> parameter: array<f32>;
-@group(0) @binding(3) var<storage, read_write> first: array<f32>;
-@group(0) @binding(4) var<storage, read_write> second: array<f32>;
+@group(0) @binding(0) var<storage, read> gradient: array<f32>; // [count]
+@group(0) @binding(1) var<storage, read> squares: array<f32>; // [1], of the gradients of all parameters
+@group(0) @binding(2) var<storage, read_write> parameter: array<f32>; // [count]
+@group(0) @binding(3) var<storage, read_write> first: array<f32>; // [count]
+@group(0) @binding(4) var<storage, read_write> second: array<f32>; // [count]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(256)
@@ -29,7 +31,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = (workgroup.x + workgroup.y * workgroups.x) * 256 + thread;
+  let i = folded(workgroup, workgroups) * 256 + thread;
   if (i >= parameters.count) { return; }
   let norm = sqrt(squares[0]);
   let clip = select(parameters.maxNorm / norm, 1.0, norm <= parameters.maxNorm); // NaN stays NaN

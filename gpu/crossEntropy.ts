@@ -4,8 +4,8 @@
  * @module
  */
 import type { CrossEntropyCall } from "../core/machine.ts";
-import { type Device, float, storeOf } from "./device.ts";
-import source from "./crossEntropy.wgsl" with { type: "text" };
+import { type Device, storeOf } from "./device.ts";
+import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.crossEntropy}. */
 export function crossEntropy(
@@ -13,9 +13,8 @@ export function crossEntropy(
   { logits, labels, scale, vocab, loss, dLogits }: CrossEntropyCall,
 ): void {
   if (logits.size === 0) return;
-  const kernel = device.kernel({
-    source,
-    bindings: ["read", "read", "write", "write"],
+  const kernel = device.kernel(shaders.crossEntropy.main, {
+    access: { loss: "write", dLogits: "write" },
     constants: { WORKGROUP: vocab < 512 ? 64 : 256 },
   });
   const [from, losses, to] = [logits, loss, dLogits].map(storeOf);
@@ -25,13 +24,13 @@ export function crossEntropy(
   for (const { start, count } of device.chunks(labels.length, ...rowsOf)) {
     device.dispatch(
       kernel,
-      [
-        from.window(start * vocab, count * vocab),
-        wanted.window(start, count),
-        losses.window(start, count),
-        to.window(start * vocab, count * vocab),
-      ],
-      [count, vocab, float(scale)],
+      {
+        logits: from.window(start * vocab, count * vocab),
+        labels: wanted.window(start, count),
+        loss: losses.window(start, count),
+        dLogits: to.window(start * vocab, count * vocab),
+      },
+      { rows: count, vocab, scale },
       count,
     );
   }

@@ -1,6 +1,8 @@
 // Cross entropy of one row of logits per workgroup: loss = log Σ exp(logits − max) + max − logits[label], and
 // dLogits = scale · (exp(logits − max) / Σ − onehot(label)); both 0 where the label is negative.
 
+// import folded.wgsl
+
 override WORKGROUP: u32;
 
 struct Parameters {
@@ -9,10 +11,10 @@ struct Parameters {
   scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read> logits: array<f32>;
-@group(0) @binding(1) var<storage, read> labels: array<i32>;
-@group(0) @binding(2) var<storage, read_write> loss: array<f32>;
-@group(0) @binding(3) var<storage, read_write> dLogits: array<f32>;
+@group(0) @binding(0) var<storage, read> logits: array<f32>; // [rows, vocab]
+@group(0) @binding(1) var<storage, read> labels: array<i32>; // [rows]
+@group(0) @binding(2) var<storage, read_write> loss: array<f32>; // [rows]
+@group(0) @binding(3) var<storage, read_write> dLogits: array<f32>; // [rows, vocab]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 var<workgroup> values: array<f32, WORKGROUP>;
@@ -23,7 +25,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let row = workgroup.x + workgroup.y * workgroups.x;
+  let row = folded(workgroup, workgroups);
   if (row >= parameters.rows) { return; }
   let vocab = parameters.vocab;
   let first = row * vocab;

@@ -4,10 +4,10 @@
  * @module
  */
 import type { EmbeddingBackwardCall, EmbeddingCall } from "../core/machine.ts";
-import { type Device, float, storeOf } from "./device.ts";
+import { type Device, storeOf } from "./device.ts";
 import { quantizedRows } from "./quantized.ts";
 import { pickRows } from "./rows.ts";
-import source from "./embeddingBackward.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** Rows that a thread adds up: a frequent id has many, so its sum is one of sums. */
 const LONGEST_RUN = 64;
@@ -26,45 +26,46 @@ export function embeddingBackward(
 ): void {
   if (dy.size === 0) return;
   const [vocab] = dTable.shape;
-  const [incoming, table] = [storeOf(dy), storeOf(dTable)];
-  const groups = Math.ceil(width / 64);
-  using scope = device.scope();
+  const incoming = storeOf(dy), table = storeOf(dTable);
+  const { main } = shaders.embeddingBackward, access = { result: "update" } as const;
+  const sumRuns = device.kernel(main, { access, constants: { ADD: false } });
+  const addSums = device.kernel(main, { access, constants: { ADD: true } });
+  const groups = Math.ceil(width / main.threads);
   for (const { start, count } of device.chunks(ids.length, [incoming, width])) {
+    using scope = device.scope();
     const { order, starts, firstRuns, distinct } = runsOf(ids.subarray(start, start + count), vocab);
     const runs = starts.length - 1;
     const identity = scope.upload(Uint32Array.from({ length: runs }, (_, i) => i));
     const sums = scope.allocate([runs, width]);
     device.dispatch(
-      kernelOf(device, false),
-      [
-        incoming.window(start * width, count * width),
-        scope.upload(order),
-        scope.upload(starts),
-        identity,
-        sums,
-      ],
-      [width, 0, runs, float(1), runs * groups],
+      sumRuns,
+      {
+        source: incoming.window(start * width, count * width),
+        rows: scope.upload(order),
+        starts: scope.upload(starts),
+        targets: identity,
+        result: sums,
+      },
+      { width, first: 0, count: runs, scale: 1, workgroups: runs * groups },
       runs * groups,
     );
-    const targets = [scope.upload(firstRuns), scope.upload(distinct)];
+    const firstSums = scope.upload(firstRuns), targets = scope.upload(distinct);
     for (const range of device.chunks(vocab, [table, width])) {
       const workgroups = distinct.length * groups;
       device.dispatch(
-        kernelOf(device, true),
-        [sums, identity, ...targets, table.window(range.start * width, range.count * width)],
-        [width, range.start, range.count, float(scale), workgroups],
+        addSums,
+        {
+          source: sums,
+          rows: identity,
+          starts: firstSums,
+          targets,
+          result: table.window(range.start * width, range.count * width),
+        },
+        { width, first: range.start, count: range.count, scale, workgroups },
         workgroups,
       );
     }
   }
-}
-
-function kernelOf(device: Device, add: boolean) {
-  return device.kernel({
-    source,
-    bindings: ["read", "read", "read", "read", "update"],
-    constants: { ADD: Number(add) },
-  });
 }
 
 /**
@@ -76,7 +77,7 @@ function runsOf(
   ids: Uint32Array,
   vocab: number,
 ): Record<"order" | "starts" | "firstRuns" | "distinct", Uint32Array> {
-  const next = new Uint32Array(vocab + 1); // counts, one place on; then where the order goes on for each id
+  const next = new Uint32Array(vocab + 1); // counts, one place later; then where the order continues for each id
   for (const id of ids) next[id + 1]++;
   const starts = [], firstRuns = [], distinct = [];
   for (let id = 0; id < vocab; id++) {

@@ -1,9 +1,18 @@
 /**
  * Lightning Attention: cuts sequences into segments, dispatches the stages of `lightning.wgsl`.
  *
- * Memory beside the result: a state for each segment, of which there are as many as fill the GPU and one per sequence at
- * least, whatever the length. Calls that cannot be bound run in spans of fewer sequences, heads or tokens, tokens with
- * the state carried from span to span.
+ *     call        sequences × heads
+ *     ├ span      some heads of some parts of sequences: what fits into windows, one set of dispatches
+ *     │ ├ part    consecutive tokens of one sequence, usually all of them
+ *     │ │ └ segment   consecutive tokens of a part, a multiple of PERIOD: what one workgroup walks
+ *     │ └ tile    rows × columns of a state that one workgroup holds
+ *     └ ...       the next span; parts of the same sequence continue from the state that the span before left
+ *
+ * The way of q: `lightning` pads it (`withPadding`), `runSequences` takes whole sequences for one span, `spans` halves
+ * that until `footprint` finds windows that can be bound, `runSpan` dispatches with those windows.
+ *
+ * Memory in addition to the result: one state per segment. Segments are enough to fill the GPU and one per sequence at
+ * least, whatever the length.
  *
  * @module
  */
@@ -11,33 +20,22 @@ import { decayChange } from "../core/decay.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { LightningCall, LightningShape, LightningStepCall, Sequence } from "../core/machine.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { type Device, float, type Store, storeOf, type Window } from "./device.ts";
+import { type Device, type Store, storeOf, type Window } from "./device.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import source from "./lightning.wgsl" with { type: "text" };
-import outer from "./outer.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
-const SOURCE = source + outer;
-
-/** Tokens after which the state decays, and which a segment has a multiple of; as in `lightning.wgsl`. */
-export const PERIOD = 48;
+/** Tokens after which the state decays, and which a segment has a multiple of. */
+export const PERIOD = shaders.lightning.constants.PERIOD;
+/** Where the state before the first token of a part comes from. */
+const { ZERO, INITIAL, STATE } = shaders.lightning.constants;
 /** Steeper slopes let the state decay at every token: beyond, λ^−(PERIOD−1) would cost range. */
 const STEEP = 1;
 /** Workgroups that fill a large GPU, two on each of 132 processors. */
 const TARGET_WORKGROUPS = 264;
-/** From as many on, one for each processor and no segments takes less time: the sums of segments need not be taken. */
+/** With at least this many workgroups, walking whole sequences is faster: segment sums are not needed. */
 const ALONE_WORKGROUPS = 100;
 /** Tokens of one segment at least. */
 export const SEGMENT_TOKENS = 96;
-
-/** Where a sequence's state comes from; as in `lightning.wgsl`. */
-const ZERO = 0, INITIAL = 1, STATE = 2;
-
-const BINDINGS = {
-  updateState: ["read", "read", "update", "read", "read"],
-  carryState: ["read", "read", "update", "read", "read"],
-  attend: ["read", "read", "update", "read", "read", "read", "update", "update"],
-  step: ["read", "read", "update", "read", "read", "read", "update"],
-} as const;
 
 /** The operands of a call, as stores, with dimensions that are multiples of 4. */
 export interface Operands {
@@ -50,8 +48,8 @@ export interface Operands {
   output: Store;
 }
 
-/** A part of a sequence: `length` tokens from `start`, whose state is row `row` of the states. */
-interface Piece {
+/** `length` tokens of a sequence from `start`, whose state is row `row` of the states. */
+interface Part {
   readonly row: number;
   readonly batch: number;
   readonly start: number;
@@ -60,11 +58,11 @@ interface Piece {
   readonly origin: number;
 }
 
-/** What is computed at once: some heads of some pieces. */
+/** What one set of dispatches computes: some heads of some parts. */
 interface Span {
   readonly head: number;
   readonly heads: number;
-  readonly pieces: readonly Piece[];
+  readonly parts: readonly Part[];
   /** Whether tokens run from the last to the first. */
   readonly reverse: boolean;
 }
@@ -98,8 +96,8 @@ export function runSequences(
   reverse: boolean,
 ): void {
   const origin = operands.initialState === undefined ? ZERO : INITIAL;
-  const pieces = sequences.map(({ batch, start, length }, row) => ({ row, batch, start, length, origin }));
-  const whole = { head: 0, heads: operands.shape.heads, pieces, reverse };
+  const parts = sequences.map(({ batch, start, length }, row) => ({ row, batch, start, length, origin }));
+  const whole = { head: 0, heads: operands.shape.heads, parts, reverse };
   for (const span of spans(device, operands, whole)) runSpan(device, operands, slopes, scale, span);
 }
 
@@ -111,39 +109,44 @@ export function lightningStep(device: Device, call: LightningStepCall): void {
     using scope = device.scope();
     // With stateRows any state may be anywhere: they are bound as a whole.
     const table = stateRows && scope.upload(rowTable(stateRows));
-    const kernel = lightningKernel(device, "step", { S: q.dtype, O: output.dtype }, shape);
+    const { step } = shaders.lightning;
+    const kernel = device.kernel(step, {
+      access: { states: "update", output: "update" },
+      ...kernelOptions(device, { S: q.dtype, O: output.dtype }, shape),
+    });
     const decays = device.constant(`lightning step ${slopes.join()}`, () => {
       return Float32Array.from(slopes, (slope) => decayChange(slope, 1));
     });
-    const lengths = [queryHeads * headDim, keyHeads * headDim, heads * valueDim, heads * headDim * valueDim];
-    const [queries, keys, values, states] = [q, k, v, state].map((store, index) =>
-      [store, lengths[index]] as const
-    );
-    const cut = stateRows === undefined ? [states] : [];
-    for (
-      const { start, count } of device.chunks(batch, queries, keys, values, [output, lengths[2]], ...cut)
-    ) {
+    const queryLength = queryHeads * headDim, keyLength = keyHeads * headDim, valueLength = heads * valueDim;
+    const stateLength = heads * headDim * valueDim;
+    const cut = stateRows === undefined ? [[state, stateLength] as const] : [];
+    const rowsOf = [[q, queryLength], [k, keyLength], [v, valueLength], [output, valueLength]] as const;
+    for (const { start, count } of device.chunks(batch, ...rowsOf, ...cut)) {
       const part = (store: Store, length: number) => store.window(start * length, count * length);
       const workgroups = count * heads * Math.ceil(valueDim / 64);
-      const strides = (heads: number, dim: number) => [heads * dim, dim, dim, 0];
       device.dispatch(
         kernel,
-        [
-          table?.window(4 * start, 4 * count) ?? device.nothing,
+        {
+          table: table?.window(4 * start, 4 * count) ?? device.nothing,
           decays,
-          table === undefined ? part(state, lengths[3]) : state,
-          part(k, lengths[1]),
-          part(v, lengths[2]),
-          part(q, lengths[0]),
-          part(output, lengths[2]),
-        ],
-        [
-          ...strides(queryHeads, headDim),
-          ...strides(keyHeads, headDim),
-          ...strides(heads, valueDim),
-          ...[heads, heads / queryHeads, heads / keyHeads, 0, heads, headDim, valueDim],
-          ...[workgroups, 0, 0, 0, 0, Number(table !== undefined), float(scale)],
-        ],
+          states: table === undefined ? part(state, stateLength) : state,
+          k: part(k, keyLength),
+          v: part(v, valueLength),
+          q: part(q, queryLength),
+          output: part(output, valueLength),
+        },
+        {
+          heads,
+          queryHeads,
+          keyHeads,
+          queryGroup: heads / queryHeads,
+          keyGroup: heads / keyHeads,
+          headDim,
+          valueDim,
+          workgroups,
+          rowTable: table === undefined ? 0 : 1,
+          scale,
+        },
         workgroups,
       );
     }
@@ -197,7 +200,7 @@ function strides({ layout, seqLen }: LightningShape, heads: number, dim: number)
 
 /** The part of a store that a span touches, or all of it where that can be bound. */
 function spanWindow(store: Store, shape: LightningShape, heads: number, dim: number, span: Span): Window {
-  const used = span.pieces.filter(({ length }) => length > 0);
+  const used = span.parts.filter(({ length }) => length > 0);
   if (store.pieces.length === 1 || used.length === 0) return store;
   const [batchStride, headStride, tokenStride] = strides(shape, heads, dim);
   const group = shape.heads / heads;
@@ -212,14 +215,14 @@ function spanWindow(store: Store, shape: LightningShape, heads: number, dim: num
 
 /** The states that a span reads and writes, or all of them. */
 function stateWindow(store: Store, { heads, headDim, valueDim }: LightningShape, span: Span): Window {
-  if (store.pieces.length === 1 || span.pieces.length === 0) return store;
+  if (store.pieces.length === 1 || span.parts.length === 0) return store;
   const size = headDim * valueDim;
-  const start = (span.pieces[0].row * heads + span.head) * size;
-  const end = (span.pieces.at(-1)!.row * heads + span.head + span.heads) * size;
+  const start = (span.parts[0].row * heads + span.head) * size;
+  const end = (span.parts.at(-1)!.row * heads + span.head + span.heads) * size;
   return store.window(start, end - start);
 }
 
-const tokensOf = ({ pieces }: Span) => pieces.reduce((sum, { length }) => sum + length, 0);
+const tokensOf = ({ parts }: Span) => parts.reduce((sum, { length }) => sum + length, 0);
 
 /** Tiles of the state, as `lightning.wgsl` cuts it. */
 function tiling(device: Device, { headDim, valueDim }: LightningShape) {
@@ -243,7 +246,7 @@ function tiling(device: Device, { headDim, valueDim }: LightningShape) {
  */
 function segmentation(device: Device, shape: LightningShape, span: Span): { tokens: number; alone: boolean } {
   const { rows, columns, columnTiles } = tiling(device, shape);
-  const longest = Math.max(...span.pieces.map(({ length }) => length));
+  const longest = Math.max(...span.parts.map(({ length }) => length));
   const fill = TARGET_WORKGROUPS * 128 * 128 / (rows * columns);
   // Sequences count as far as they are as long as the longest.
   const workgroups = tokensOf(span) / Math.max(1, longest) * span.heads * columnTiles;
@@ -274,7 +277,7 @@ function footprint(device: Device, operands: Operands, span: Span) {
     initialState: initialState && stateWindow(initialState, shape, span),
     segmentTokens: length,
     alone,
-    segments: span.pieces.reduce((sum, piece) => sum + Math.max(1, Math.ceil(piece.length / length)), 0),
+    segments: span.parts.reduce((sum, part) => sum + Math.max(1, Math.ceil(part.length / length)), 0),
   };
 }
 
@@ -294,13 +297,13 @@ function* spans(device: Device, operands: Operands, span: Span): Generator<Span>
 
 /** Halves of the sequences, of the heads or of the tokens: the first that gives smaller windows. */
 function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined {
-  const { head, heads, pieces, reverse } = span;
-  const batches = pieces.at(-1)!.batch - pieces[0].batch + 1;
+  const { head, heads, parts, reverse } = span;
+  const batches = parts.at(-1)!.batch - parts[0].batch + 1;
   if (batches > 1) {
-    const middle = pieces[0].batch + Math.ceil(batches / 2);
+    const middle = parts[0].batch + Math.ceil(batches / 2);
     return [
-      { ...span, pieces: pieces.filter(({ batch }) => batch < middle) },
-      { ...span, pieces: pieces.filter(({ batch }) => batch >= middle) },
+      { ...span, parts: parts.filter(({ batch }) => batch < middle) },
+      { ...span, parts: parts.filter(({ batch }) => batch >= middle) },
     ];
   }
   if (layout === "bhnd" && heads > 1) {
@@ -309,54 +312,51 @@ function halve(span: Span, { layout }: LightningShape): [Span, Span] | undefined
   }
   const tokens = tokensOf(span);
   if (tokens <= PERIOD) return undefined;
-  const [first, second]: [Piece[], Piece[]] = [[], []];
+  const [first, second]: [Part[], Part[]] = [[], []];
   let left = Math.ceil(tokens / 2 / 16) * 16; // of the first half; pieces of tensors are halves, too
-  for (const piece of pieces) {
-    const length = Math.min(piece.length, left);
+  for (const part of parts) {
+    const length = Math.min(part.length, left);
     left -= length;
-    if (length === piece.length) first.push(piece);
-    else if (length === 0) second.push(piece);
+    if (length === part.length) first.push(part);
+    else if (length === 0) second.push(part);
     else {
-      const { start } = piece, rest = piece.length - length;
-      first.push({ ...piece, start: reverse ? start + rest : start, length });
-      second.push({ ...piece, start: reverse ? start : start + length, length: rest, origin: STATE });
+      const { start } = part, rest = part.length - length;
+      first.push({ ...part, start: reverse ? start + rest : start, length });
+      second.push({ ...part, start: reverse ? start : start + length, length: rest, origin: STATE });
     }
   }
-  return [{ ...span, pieces: first }, { ...span, pieces: second }];
+  return [{ ...span, parts: first }, { ...span, parts: second }];
 }
 
-/** The pipeline of a stage. */
-function lightningKernel(
+/** What the stages are compiled with. */
+function kernelOptions(
   device: Device,
-  entryPoint: keyof typeof BINDINGS,
   dtypes: { S: FloatType; O: FloatType },
   shape: LightningShape,
-  { reverse = false, steep = false, later = false, alone = false } = {},
+  { threads = tiling(device, shape).columns, reverse = false, steep = false, later = false, alone = false } =
+    {},
 ) {
-  const { wideHead, wideValue, rows, columns } = tiling(device, shape);
-  return device.kernel({
-    source: SOURCE,
-    entryPoint,
-    bindings: BINDINGS[entryPoint],
+  const { wideHead, wideValue, columns } = tiling(device, shape);
+  return {
     types: { ...dtypes, PartialRow: `array<vec4<f32>, ${columns / 4}>` },
     constants: {
-      WIDE_HEAD: Number(wideHead),
-      WIDE_VALUE: Number(wideValue),
-      THREADS: entryPoint === "updateState" ? rows * columns / 64 : columns,
+      WIDE_HEAD: wideHead,
+      WIDE_VALUE: wideValue,
+      THREADS: threads,
       HALVES: columns / 64,
       BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
       ROUNDS: alone ? 2 : 1,
-      LATER: Number(later),
-      STEEP: Number(steep),
-      REVERSE: Number(reverse),
+      LATER: later,
+      STEEP: steep,
+      REVERSE: reverse,
     },
-  });
+  };
 }
 
 /** Segments and sequences of a span, as `lightning.wgsl` reads them. */
-function schedule({ pieces, reverse }: Span, segmentTokens: number): Uint32Array {
+function schedule({ parts, reverse }: Span, segmentTokens: number): Uint32Array {
   const carried: number[] = [], last: number[] = [], sequences: number[] = [];
-  for (const { row, batch, start, length, origin } of pieces) {
+  for (const { row, batch, start, length, origin } of parts) {
     // Where token t of the walk is; negative where its stride is: the product is then the address, modulo 2^32.
     const place = (t: number) => reverse ? -(start + length - 1 - t) : start + t;
     const count = Math.max(1, Math.ceil(length / segmentTokens)) - 1;
@@ -389,12 +389,12 @@ function decayTable(
 function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale: number, span: Span): void {
   const { shape } = operands;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  const { pieces, reverse } = span;
+  const { parts, reverse } = span;
   const { segmentTokens, alone, segments, ...windows } = footprint(device, operands, span);
-  const { rows, rowTiles, columnTiles } = tiling(device, shape);
-  const carried = segments - pieces.length;
+  const { rows, columns, rowTiles, columnTiles } = tiling(device, shape);
+  const carried = segments - parts.length;
 
-  const key = pieces.map(({ row, batch, start, length, origin }) =>
+  const key = parts.map(({ row, batch, start, length, origin }) =>
     [row, batch, start, length, origin].join(" ")
   );
   const table = device.constant(
@@ -405,49 +405,80 @@ function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale
     `lightning decays ${segmentTokens},${scale},${reverse},${slopes.join()}`,
     () => decayTable(slopes, segmentTokens, reverse ? scale : 1, reverse ? 1 : scale),
   );
-  const walk = (heads: number, dim: number) => {
+  /** Strides of an operand, and the elements before its window. */
+  const walk = (heads: number, dim: number, { start }: Window): [number, number, number, number] => {
     const [batch, head, token] = strides(shape, heads, dim);
-    return [batch, head, reverse ? -token : token];
+    return [batch, head, reverse ? -token : token, start];
   };
-  const steep = slopes.some((slope) => slope > STEEP);
-  const types = { S: operands.q.dtype, O: operands.output.dtype };
+  const values = {
+    query: walk(queryHeads, headDim, windows.q),
+    key: walk(keyHeads, headDim, windows.k),
+    value: walk(heads, valueDim, windows.v),
+    heads,
+    queryGroup: heads / queryHeads,
+    keyGroup: heads / keyHeads,
+    firstHead: span.head,
+    headCount: span.heads,
+    headDim,
+    valueDim,
+    segments,
+    sequences: parts.length,
+    stateOrigin: windows.state.start,
+  };
+  const dtypes = { S: operands.q.dtype, O: operands.output.dtype };
+  const variant = { reverse, steep: slopes.some((slope) => slope > STEEP), alone };
+  const { updateState, carryState, attend } = shaders.lightning;
   using scope = device.scope();
   const scratch = scope.allocate([segments, span.heads, headDim, valueDim]);
-  const dispatch = (
-    stage: "updateState" | "carryState" | "attend",
-    operands: readonly Window[],
-    workgroups: number,
-    firstRow = 0,
-  ) =>
+
+  if (carried > 0) {
+    const workgroups = carried * span.heads * rowTiles * columnTiles;
     device.dispatch(
-      lightningKernel(device, stage, types, shape, { reverse, steep, alone, later: firstRow > 0 }),
-      [table, decays, scratch, ...operands],
-      [
-        ...walk(queryHeads, headDim),
-        windows.q.start,
-        ...walk(keyHeads, headDim),
-        windows.k.start,
-        ...walk(heads, valueDim),
-        windows.v.start,
-        ...[heads, heads / queryHeads, heads / keyHeads, span.head, span.heads, headDim, valueDim],
-        ...[workgroups, segments, pieces.length, firstRow, windows.state.start],
-      ],
+      device.kernel(updateState, {
+        access: { scratch: "update" },
+        ...kernelOptions(device, dtypes, shape, { threads: rows * columns / 64, ...variant }),
+      }),
+      { table, decays, scratch, k: windows.k, v: windows.v },
+      { ...values, workgroups, firstRow: 0 },
       workgroups,
     );
-  if (carried > 0) {
-    dispatch("updateState", [windows.k, windows.v], carried * span.heads * rowTiles * columnTiles);
   }
-  dispatch(
-    "carryState",
-    [windows.initialState ?? device.nothing, windows.state],
-    Math.ceil(pieces.length * span.heads * headDim * valueDim / 4 / 64),
+  const elements = parts.length * span.heads * headDim * valueDim;
+  const workgroups = Math.ceil(elements / 4 / carryState.threads);
+  device.dispatch(
+    device.kernel(carryState, {
+      access: { scratch: "update" },
+      ...kernelOptions(device, dtypes, shape, variant),
+    }),
+    {
+      table,
+      decays,
+      scratch,
+      initialState: windows.initialState ?? device.nothing,
+      carriedState: windows.state,
+    },
+    { ...values, workgroups, firstRow: 0 },
+    workgroups,
   );
-  for (let row = 0; row < headDim; row += rows) {
-    dispatch(
-      "attend",
-      [windows.k, windows.v, windows.q, windows.output, windows.state],
-      segments * span.heads * columnTiles,
-      row,
+  for (let firstRow = 0; firstRow < headDim; firstRow += rows) {
+    const workgroups = segments * span.heads * columnTiles;
+    device.dispatch(
+      device.kernel(attend, {
+        access: { scratch: "update", output: "update", state: "update" },
+        ...kernelOptions(device, dtypes, shape, { later: firstRow > 0, ...variant }),
+      }),
+      {
+        table,
+        decays,
+        scratch,
+        k: windows.k,
+        v: windows.v,
+        q: windows.q,
+        output: windows.output,
+        state: windows.state,
+      },
+      { ...values, workgroups, firstRow },
+      workgroups,
     );
   }
 }

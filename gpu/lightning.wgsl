@@ -17,10 +17,12 @@
 // matrices by name: arrays cost half the speed.
 //
 // REVERSE walks from the last token to the first, for gradients, as `lightningBackward.ts` explains. The host negates
-// tokens and token strides, so that addresses come out the same; i, j and m count from the end, and with Ŝ = λ S for the
-// state that is handed from segment to segment
-//   O[i] = λ^i q_iᵀ Ŝ + Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j
-//   Ŝ ← λ^m Ŝ + scale · Σ_j λ^(m−j) k_j v_jᵀ
+// tokens and token strides, so that addresses come out the same; i, j and m count from the end. The gradient of the
+// state is handed from segment to segment as D = λ dS:
+//   O[i] = λ^i q_iᵀ D + Σ_{j≤i} λ^(i−j) (q_i·k_j) v_j
+//   D ← λ^m D + scale · Σ_j λ^(m−j) k_j v_jᵀ
+
+// import folded.wgsl, outer.wgsl
 
 override WIDE_HEAD: bool;  // tiles are 128 rows of headDim high, else 64
 override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
@@ -53,31 +55,32 @@ struct Shape {
   sequences: u32,
   firstRow: u32,    // of attend: its tile's first row of the state
   stateOrigin: u32, // elements of states before the bound window
-  rowTable: u32,    // of step: 0: batch element b has state b, else table[b].x
-  scale: f32,
 }
 
 @group(1) @binding(0) var<uniform> shape: Shape;
 
-// Segments: first token, tokens, batch element, unused. Sequences: first segment, segments but the last, row of the
-// state, where the state comes from (ZERO, INITIAL or STATE).
+// [segments + sequences]. Segments: first token, tokens, batch element, unused. Sequences: first segment, segments but
+// the last, row of the state, where the state comes from (ZERO, INITIAL or STATE). Of step: [batch], x the state's row.
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
-// For each head, DECAYS numbers, see below; for step, decayChange(1) of each head.
+// [heads, DECAYS], see below; of step [heads]: decayChange(1).
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
-// The sum of each segment, then (after carryState) the state before it: [segments, headCount, headDim, valueDim].
+// [segments, headCount, headDim, valueDim / 4]: the sum of each segment, then (after carryState) the state before it.
 @group(0) @binding(2) var<storage, read_write> scratch: array<vec4<f32>>;
-// updateState, attend and step
-@group(0) @binding(3) var<storage, read> k: array<vec4<S>>;
-@group(0) @binding(4) var<storage, read> v: array<vec4<S>>;
-@group(0) @binding(5) var<storage, read> q: array<vec4<S>>;
-@group(0) @binding(6) var<storage, read_write> output: array<vec4<O>>;
-@group(0) @binding(7) var<storage, read_write> state: array<vec4<f32>>;
+// updateState, attend and step; windows of [batch, heads, seqLen, dim / 4] or [batch, seqLen, heads, dim / 4], where the
+// strides of `shape` say what follows what.
+@group(0) @binding(3) var<storage, read> k: array<vec4<S>>; // dim is headDim
+@group(0) @binding(4) var<storage, read> v: array<vec4<S>>; // dim is valueDim
+@group(0) @binding(5) var<storage, read> q: array<vec4<S>>; // dim is headDim
+@group(0) @binding(6) var<storage, read_write> output: array<vec4<O>>; // as v
+@group(0) @binding(7) var<storage, read_write> state: array<vec4<f32>>; // [sequences, heads, headDim, valueDim / 4]
 // carryState
-@group(0) @binding(3) var<storage, read> initial: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read> before: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> initialState: array<vec4<f32>>; // [sequences, heads, headDim, valueDim / 4]
+@group(0) @binding(4) var<storage, read> carriedState: array<vec4<f32>>; // the same: what an earlier dispatch left
 
+// Where the state before a sequence's first token comes from.
 const ZERO = 0u;
-const INITIAL = 1u;
+const INITIAL = 1u; // initialState
+const STATE = 2u; // carriedState
 
 // Of each head: the factors of keys, λ^0 ... λ^(PERIOD−1), then 0; those of queries, λ^0 ... λ^−(PERIOD−1) times scale (with
 // REVERSE the scale is that of keys), then 0; decayChange of core/decay.ts for 0 ... PERIOD tokens, and for the tokens of a
@@ -88,7 +91,7 @@ const CHANGE = 2u * QUERY;
 const SEGMENT_CHANGE = CHANGE + PERIOD + 1u;
 const DECAYS = SEGMENT_CHANGE + 1u;
 
-// S after `change`, which is λ^m − 1, added to S itself, where λ^m alone would lose digits beside 1; else λ^m.
+// S after `change`, which is λ^m − 1, added to S itself, where λ^m alone would lose digits near 1; else λ^m.
 fn changed(x: vec4<f32>, change: f32) -> vec4<f32> {
   return fma(vec4<f32>(change), x, select(vec4<f32>(), x, change <= 0.0));
 }
@@ -109,8 +112,8 @@ fn stateStart(row: u32, head: u32) -> u32 {
 
 // ---------------------------------------------------------------------------------- S in registers, and its decay
 
-// Turns 4 × 4 elements, or turns them back (see outer.wgsl).
-fn turned(x: mat4x4<f32>) -> mat4x4<f32> {
+// Mirrors the odd rows of 4 × 4 elements, or mirrors them back (see outer.wgsl).
+fn mirrored(x: mat4x4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(x[0], x[1].wzyx, x[2], x[3].wzyx);
 }
 
@@ -123,7 +126,7 @@ fn decayMatrix(x: mat4x4<f32>, change: f32) -> mat4x4<f32> {
 // decayChange for the period that starts at `token` of a segment of `count` tokens.
 fn periodChange(head: u32, token: u32, count: u32) -> f32 {
   var tokens = min(select(PERIOD, 1u, STEEP), max(count, token) - token);
-  if (REVERSE && token == 0u) { tokens -= min(1u, tokens); } // Ŝ has decayed to this token
+  if (REVERSE && token == 0u) { tokens -= min(1u, tokens); } // D has decayed to this token
   return decays[head * DECAYS + CHANGE + tokens];
 }
 
@@ -195,7 +198,7 @@ fn updateState(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  var id = workgroup.x + workgroup.y * workgroups.x;
+  var id = folded(workgroup, workgroups);
   if (id >= shape.workgroups) { return; }
   let keyVectors = select(16u, 32u, WIDE_HEAD);
   let valueVectors = select(16u, 32u, WIDE_VALUE);
@@ -311,19 +314,23 @@ fn updateState(
   let start = scratchStart(segmentIndex, localHead);
   let lower = row + keyVectors / 2u;
   let right = column + valueVectors / 2u;
-  writeSums(start, 4u * (keyTile + row), valueTile + column, turned(s.upper.left));
-  writeSums(start, 4u * (keyTile + row), valueTile + right, turned(s.upper.right));
-  writeSums(start, 4u * (keyTile + lower), valueTile + column, turned(s.lower.left));
-  writeSums(start, 4u * (keyTile + lower), valueTile + right, turned(s.lower.right));
+  writeSums(start, 4u * (keyTile + row), valueTile + column, mirrored(s.upper.left));
+  writeSums(start, 4u * (keyTile + row), valueTile + right, mirrored(s.upper.right));
+  writeSums(start, 4u * (keyTile + lower), valueTile + column, mirrored(s.lower.left));
+  writeSums(start, 4u * (keyTile + lower), valueTile + right, mirrored(s.lower.right));
 }
 
 // -------------------------------------------------------------------------------------------------- carryState
 
 // S ← λ^m S + sum of the segment, and S before each segment in the sum's place.
 @compute @workgroup_size(64)
-fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
+fn carryState(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
   let vectors = shape.headDim * (shape.valueDim / 4u);
-  let id = thread.x + thread.y * workgroups.x * 64u;
+  let id = folded(workgroup, workgroups) * 64u + thread;
   let element = id % vectors;
   let localHead = id / vectors % shape.headCount;
   let index = id / vectors / shape.headCount;
@@ -332,7 +339,8 @@ fn carryState(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_wor
   let sequence = table[shape.segments + index];
   let stateAt = stateStart(sequence.z, head) + element;
   var carried = vec4<f32>();
-  if (sequence.w == INITIAL) { carried = initial[stateAt]; } else if (sequence.w != ZERO) { carried = before[stateAt]; }
+  if (sequence.w == INITIAL) { carried = initialState[stateAt]; }
+  if (sequence.w == STATE) { carried = carriedState[stateAt]; }
 
   var at = scratchStart(sequence.x, localHead) + element;
   let step = shape.headCount * vectors;
@@ -360,7 +368,7 @@ fn readRows(start: u32, row: u32, column: u32) -> mat4x4<f32> {
   let vectors = shape.valueDim / 4u;
   if (row >= shape.headDim || column >= vectors) { return mat4x4<f32>(); }
   let at = start + row * vectors + column;
-  return turned(mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]));
+  return mirrored(mat4x4<f32>(scratch[at], scratch[at + vectors], scratch[at + 2u * vectors], scratch[at + 3u * vectors]));
 }
 
 fn readState(start: u32, row: u32, column: u32) -> State {
@@ -415,7 +423,7 @@ fn decayState(s: ptr<function, State>, change: f32) {
   }
 }
 
-// sum + aᵀ c; c is turned.
+// sum + aᵀ c; c is mirrored.
 fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
   return fma(
     vec4<f32>(a.w),
@@ -424,25 +432,25 @@ fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
   );
 }
 
-// The tokens of two steps, filled in turns. With constants for the inner indices one address serves all reads of a step.
+// The tokens of two steps, filled alternately. With constants for the inner indices one address serves all reads of a step.
 // (The host has PartialRow hold as many vectors as a row of the tile: an override says how long an outer array is only.)
 var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
-var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // likewise
+var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // the same
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]
 var<workgroup> partials: array<array<array<PartialRow, 4>, TOKENS>, ROUNDS>;           // [round][token][row group][column / 4]
 
 // S ← S + k_i v_iᵀ, then q_iᵀ S, as far as the thread's own rows go.
 fn attendToken(s: ptr<function, State>, buffer: u32, i: u32, group: u32, column: u32) -> vec4<f32> {
-  let v = values[column / 16u][buffer][i][column % 16u];
-  (*s).s0 = outer((*s).s0, keys[buffer][i][group][0], v);
-  (*s).s1 = outer((*s).s1, keys[buffer][i][group][1], v);
-  (*s).s2 = outer((*s).s2, keys[buffer][i][group][2], v);
-  (*s).s3 = outer((*s).s3, keys[buffer][i][group][3], v);
+  let value = values[column / 16u][buffer][i][column % 16u];
+  (*s).s0 = outer((*s).s0, keys[buffer][i][group][0], value);
+  (*s).s1 = outer((*s).s1, keys[buffer][i][group][1], value);
+  (*s).s2 = outer((*s).s2, keys[buffer][i][group][2], value);
+  (*s).s3 = outer((*s).s3, keys[buffer][i][group][3], value);
   if (WIDE_HEAD) {
-    (*s).s4 = outer((*s).s4, keys[buffer][i][group][4], v);
-    (*s).s5 = outer((*s).s5, keys[buffer][i][group][5], v);
-    (*s).s6 = outer((*s).s6, keys[buffer][i][group][6], v);
-    (*s).s7 = outer((*s).s7, keys[buffer][i][group][7], v);
+    (*s).s4 = outer((*s).s4, keys[buffer][i][group][4], value);
+    (*s).s5 = outer((*s).s5, keys[buffer][i][group][5], value);
+    (*s).s6 = outer((*s).s6, keys[buffer][i][group][6], value);
+    (*s).s7 = outer((*s).s7, keys[buffer][i][group][7], value);
   }
   var sum = vec4<f32>();
   sum = product(sum, queries[buffer][i][group][0], (*s).s0);
@@ -473,7 +481,7 @@ fn attend(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  var id = workgroup.x + workgroup.y * workgroups.x;
+  var id = folded(workgroup, workgroups);
   if (id >= shape.workgroups) { return; }
   let keyVectors = select(16u, 32u, WIDE_HEAD);
   let valueVectors = select(16u, 32u, WIDE_VALUE);
@@ -557,9 +565,9 @@ fn attend(
       }
       v0 = v[valueAt + min(next + group, last) * valueStride];
       // The outputs of the step before; with two rounds later, as they are not written over.
-      let before = valueAt + (token + group - TOKENS) * valueStride;
+      let written = valueAt + (token + group - TOKENS) * valueStride;
       if (ROUNDS == 1u) {
-        if (token > 0u && valueInside) { writeOutput(0u, group, column, before); }
+        if (token > 0u && valueInside) { writeOutput(0u, group, column, written); }
         workgroupBarrier();
       }
       if (STEEP) { decayState(&s, periodChange(head, token, count)); }
@@ -570,7 +578,7 @@ fn attend(
       let o2 = attendToken(&s, buffer, 2u, group, column);
       if (STEEP) { decayState(&s, periodChange(head, token + 3u, count)); }
       let o3 = attendToken(&s, buffer, 3u, group, column);
-      if (ROUNDS == 2u && token > 0u && valueInside) { writeOutput(1u - buffer, group, column, before); }
+      if (ROUNDS == 2u && token > 0u && valueInside) { writeOutput(1u - buffer, group, column, written); }
       let round = buffer % ROUNDS;
       partials[round][0][group][column] = o0;
       partials[round][1][group][column] = o1;
@@ -588,53 +596,69 @@ fn attend(
   if (segmentIndex < shape.segments - shape.sequences) { return; }
   if (REVERSE && count > 0u) { decayState(&s, decays[head * DECAYS + CHANGE + 1u]); }
   let start = stateStart(table[segmentIndex + shape.sequences].z, head);
-  writeRows(start, firstRow, valueTile + column, turned(s.s0));
-  writeRows(start, firstRow + 4u, valueTile + column, turned(s.s1));
-  writeRows(start, firstRow + 8u, valueTile + column, turned(s.s2));
-  writeRows(start, firstRow + 12u, valueTile + column, turned(s.s3));
+  writeRows(start, firstRow, valueTile + column, mirrored(s.s0));
+  writeRows(start, firstRow + 4u, valueTile + column, mirrored(s.s1));
+  writeRows(start, firstRow + 8u, valueTile + column, mirrored(s.s2));
+  writeRows(start, firstRow + 12u, valueTile + column, mirrored(s.s3));
   if (WIDE_HEAD) {
-    writeRows(start, firstRow + 16u, valueTile + column, turned(s.s4));
-    writeRows(start, firstRow + 20u, valueTile + column, turned(s.s5));
-    writeRows(start, firstRow + 24u, valueTile + column, turned(s.s6));
-    writeRows(start, firstRow + 28u, valueTile + column, turned(s.s7));
+    writeRows(start, firstRow + 16u, valueTile + column, mirrored(s.s4));
+    writeRows(start, firstRow + 20u, valueTile + column, mirrored(s.s5));
+    writeRows(start, firstRow + 24u, valueTile + column, mirrored(s.s6));
+    writeRows(start, firstRow + 28u, valueTile + column, mirrored(s.s7));
   }
 }
 
 // -------------------------------------------------------------------------------------------------------- step
 
+struct StepShape {
+  heads: u32,
+  queryHeads: u32,
+  keyHeads: u32,
+  queryGroup: u32, // heads that share a head of q, and of k
+  keyGroup: u32,
+  headDim: u32,
+  valueDim: u32,
+  workgroups: u32,
+  rowTable: u32,   // 0: batch element b has state b, else table[b].x
+  scale: f32,
+}
+
+@group(0) @binding(2) var<storage, read_write> states: array<vec4<f32>>; // [batch or rows, heads, headDim, valueDim / 4]
+@group(1) @binding(0) var<uniform> stepShape: StepShape;
+
 var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
 
-// S ← λ S + k vᵀ, o = scale · qᵀ S: one workgroup per (sequence, head, 64 elements of valueDim). `scratch` is the state.
+// S ← λ S + k vᵀ, o = scale · qᵀ S: one workgroup per (sequence, head, 64 elements of valueDim).
 @compute @workgroup_size(256)
 fn step(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
-  if (id >= shape.workgroups) { return; }
-  let vectors = shape.valueDim / 4u;
+  let id = folded(workgroup, workgroups);
+  if (id >= stepShape.workgroups) { return; }
+  let vectors = stepShape.valueDim / 4u;
   let tiles = (vectors + 15u) / 16u;
   let index = id / tiles; // of the sequence and head
-  let batch = index / shape.heads;
-  let head = index % shape.heads;
+  let batch = index / stepShape.heads;
+  let head = index % stepShape.heads;
   let column = id % tiles * 16u + thread % 16u;
-  let queryAt = (batch * shape.query.x + head / shape.queryGroup * shape.query.y) / 4u;
-  let keyAt = (batch * shape.key.x + head / shape.keyGroup * shape.key.y) / 4u;
-  let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, shape.rowTable != 0u);
-  let stateAt = (stateRow * shape.heads + head) * shape.headDim;
-  // decayChange of core/decay.ts: λ − 1, added to S itself, keeps the digits that λ would lose beside 1; else λ.
+  let queryAt = (batch * stepShape.queryHeads + head / stepShape.queryGroup) * (stepShape.headDim / 4u);
+  let keyAt = (batch * stepShape.keyHeads + head / stepShape.keyGroup) * (stepShape.headDim / 4u);
+  let stateRow = select(batch, table[min(batch, arrayLength(&table) - 1u)].x, stepShape.rowTable != 0u);
+  let stateAt = (stateRow * stepShape.heads + head) * stepShape.headDim;
+  // decayChange of core/decay.ts: λ − 1, added to S itself, keeps the digits that λ would lose near 1; else λ.
   let change = decays[head];
   let keep = select(0.0, 1.0, change <= 0.0);
   var sum = vec4<f32>();
   if (column < vectors) {
     let value = vec4<f32>(v[index * vectors + column]);
-    for (var row = thread / 16u; row < shape.headDim; row += 16u) {
+    for (var row = thread / 16u; row < stepShape.headDim; row += 16u) {
       let at = (stateAt + row) * vectors + column;
-      let before = scratch[at];
-      let update = fma(vec4<f32>(f32(k[keyAt + row / 4u][row % 4u])), value, change * before);
-      let next = fma(vec4<f32>(keep), before, update);
-      scratch[at] = next;
+      let old = states[at];
+      let update = fma(vec4<f32>(f32(k[keyAt + row / 4u][row % 4u])), value, change * old);
+      let next = fma(vec4<f32>(keep), old, update);
+      states[at] = next;
       sum = fma(vec4<f32>(f32(q[queryAt + row / 4u][row % 4u])), next, sum);
     }
   }
@@ -644,6 +668,6 @@ fn step(
     if (thread / 16u < half) { partial[thread / 16u][thread % 16u] += partial[thread / 16u + half][thread % 16u]; }
   }
   if (thread < 16u && column < vectors) {
-    output[index * vectors + column] = vec4<O>(shape.scale * partial[0][thread]);
+    output[index * vectors + column] = vec4<O>(stepShape.scale * partial[0][thread]);
   }
 }

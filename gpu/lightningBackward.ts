@@ -19,7 +19,7 @@ import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Scope, type Store, storeOf } from "./device.ts";
 import { runSequences } from "./lightning.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import source from "./lightningBackward.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.lightningBackward}. */
 export function lightningBackward(device: Device, call: LightningBackwardCall): void {
@@ -100,17 +100,24 @@ const headsShape = ({ layout, batch, seqLen, valueDim }: LightningShape, heads: 
 
 /** Copies each head of x to all the heads of value that share it. */
 function repeatHeads(device: Device, shape: LightningShape, x: Store, sharedHeads: number, y: Store): void {
-  const kernel = device.kernel({ source, entryPoint: "repeatHeads", bindings: ["read", "write"] });
+  const kernel = device.kernel(shaders.lightningBackward.repeatHeads, { access: { copies: "write" } });
   for (const { shared, each, size, group, width } of groups(device, shape, sharedHeads, x, y)) {
-    device.dispatch(kernel, [shared, each], [size, group, width], Math.ceil(size / 64));
+    const workgroups = Math.ceil(size / kernel.shader.threads);
+    device.dispatch(
+      kernel,
+      { sharedHeads: shared, copies: each },
+      { size, group, width, add: 0 },
+      workgroups,
+    );
   }
 }
 
 /** Sums the heads of x that share a head of y, in their order. */
 function sumHeads(device: Device, shape: LightningShape, x: Store, sharedHeads: number, y: Store): void {
-  const kernel = device.kernel({ source, entryPoint: "sumHeads", bindings: ["update", "read"] });
+  const kernel = device.kernel(shaders.lightningBackward.sumHeads, { access: { sums: "update" } });
   for (const { shared, each, size, group, width, first } of groups(device, shape, sharedHeads, y, x)) {
-    device.dispatch(kernel, [shared, each], [size, group, width, Number(!first)], Math.ceil(size / 64));
+    const workgroups = Math.ceil(size / kernel.shader.threads), add = first ? 0 : 1;
+    device.dispatch(kernel, { sums: shared, terms: each }, { size, group, width, add }, workgroups);
   }
 }
 
@@ -158,13 +165,18 @@ function* groups(device: Device, shape: LightningShape, sharedHeads: number, sha
 /** Transposes each state of x, `[count, d, e]`, to `[e, d]`, with zeros up to multiples of 4, into y. */
 function transposeStates(device: Device, x: Store, [d, e]: readonly [number, number], y: Store): void {
   const [d4, e4] = [multipleOf4(d), multipleOf4(e)];
-  const kernel = device.kernel({ source, entryPoint: "transposeStates", bindings: ["read", "write"] });
+  const kernel = device.kernel(shaders.lightningBackward.transposeStates, {
+    access: { transposed: "write" },
+  });
   for (const { start, count } of device.chunks(x.length / (d * e), [x, d * e], [y, e4 * d4])) {
     device.dispatch(
       kernel,
-      [x.window(start * d * e, count * d * e), y.window(start * e4 * d4, count * e4 * d4)],
-      [count * e4 * d4, d, e, d4, e4],
-      Math.ceil(count * e4 * d4 / 64),
+      {
+        states: x.window(start * d * e, count * d * e),
+        transposed: y.window(start * e4 * d4, count * e4 * d4),
+      },
+      { size: count * e4 * d4, headDim: d, valueDim: e, toHeadDim: d4, toValueDim: e4 },
+      Math.ceil(count * e4 * d4 / kernel.shader.threads),
     );
   }
 }

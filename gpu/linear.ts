@@ -7,14 +7,10 @@ import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
 import { FEW_ROWS } from "../core/sizes.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import { dequantized, productQuantized } from "./quantized.ts";
+import { dequantized, multiplyQuantized } from "./quantized.ts";
+import * as shaders from "./shaders.ts";
 import { addRows } from "./sums.ts";
 import { transpose } from "./transpose.ts";
-import source from "./linear.wgsl" with { type: "text" };
-import backwardSource from "./linearBackward.wgsl" with { type: "text" };
-import outer from "./outer.wgsl" with { type: "text" };
-
-const SOURCE = source + outer;
 
 /** Rows that `fewRows` takes in one pass over the weight. */
 const ROWS_OF_PASS = 16;
@@ -31,7 +27,7 @@ export function linear(device: Device, call: LinearCall): void {
   if (output.size === 0) return;
   // A quantised weight: for few rows it is dequantised on the way into each product, for many once before all of them.
   if (weight.quantization !== undefined && rows <= FEW_ROWS) {
-    productQuantized(device, call, weight.quantization);
+    multiplyQuantized(device, call, weight.quantization);
     return;
   }
   using scope = device.scope();
@@ -93,10 +89,7 @@ function multiplyVectors(
   const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
   const edge = wide ? 128 : 64;
   const team = inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
-  const kernel = device.kernel({
-    source: SOURCE,
-    entryPoint: few ? "fewRows" : "tiled",
-    bindings: ["read", "read", "read", "read", "update"],
+  const options = {
     types: {
       X: x.dtype,
       Weight: weight.dtype,
@@ -105,45 +98,63 @@ function multiplyVectors(
       Output: output.dtype,
     },
     constants: {
-      WIDE: Number(wide),
+      WIDE: wide,
       THREADS: wide ? 256 : 128,
-      BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
+      BUFFERS: buffersOf(device),
       TEAM: team,
       ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
-      BIAS: Number(bias !== undefined),
-      RESIDUAL: Number(residual !== undefined),
+      BIAS: bias !== undefined,
+      RESIDUAL: residual !== undefined,
     },
-  });
+  };
+  const tiled = few
+    ? undefined
+    : device.kernel(shaders.linear.tiled, { access: { output: "update" }, ...options });
+  const fewRows = few
+    ? device.kernel(shaders.linear.fewRows, { access: { scalarOutput: "update" }, ...options })
+    : undefined;
   // Windows of the weight start at whole vectors of the output.
   const fit = Math.floor(device.limits.windowBytes / (inDim * weight.elementBytes));
   const step = weight.pieces.length === 1 ? outDim : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
   for (const { start, count } of device.chunks(rows, [x, inDim], [output, stride], ...residualRows)) {
-    const result = [start * stride, count * stride] as const;
-    for (let column = 0; column < outDim; column += step) {
-      const columns = Math.min(step, outDim - column);
+    const first = start * stride, length = count * stride;
+    const residualPart = residual?.window(first, length) ?? device.nothing;
+    const outputPart = output.window(first, length);
+    for (let firstOut = 0; firstOut < outDim; firstOut += step) {
+      const outCount = Math.min(step, outDim - firstOut);
+      const operands = {
+        x: x.window(start * inDim, count * inDim),
+        weight: weight.window(firstOut * inDim, outCount * inDim),
+      };
       const workgroups = few
-        ? Math.ceil(columns / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
-        : Math.ceil(count / edge) * Math.ceil(columns / edge);
-      device.dispatch(
-        kernel,
-        [
-          x.window(start * inDim, count * inDim),
-          weight.window(column * inDim, columns * inDim),
-          bias ?? device.nothing,
-          residual?.window(...result) ?? device.nothing,
-          output.window(...result),
-        ],
-        [count, inDim / 4, columns, column, stride, workgroups],
-        workgroups,
-      );
+        ? Math.ceil(outCount / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
+        : Math.ceil(count / edge) * Math.ceil(outCount / edge);
+      const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups };
+      if (tiled !== undefined) {
+        const rest = { bias: bias ?? device.nothing, residual: residualPart, output: outputPart };
+        device.dispatch(tiled, { ...operands, ...rest }, values, workgroups);
+      }
+      if (fewRows !== undefined) {
+        const rest = {
+          scalarBias: bias ?? device.nothing,
+          scalarResidual: residualPart,
+          scalarOutput: outputPart,
+        };
+        device.dispatch(fewRows, { ...operands, ...rest }, values, workgroups);
+      }
     }
   }
 }
 
+/** Buffers of each kind in workgroup memory: two overlap loading with computing. */
+function buffersOf(device: Device): number {
+  return device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1;
+}
+
 /**
- * See {@linkcode Operations.linearBackward}. dx is the forward with the weight transposed, which is small beside the
- * rows.
+ * See {@linkcode Operations.linearBackward}. dx is the forward with the weight transposed, which is small
+ * compared with the rows.
  */
 export function linearBackward(device: Device, call: LinearBackwardCall): void {
   const { x, weight, dy, residual, rows, inDim, outDim, dx, dWeight } = call;
@@ -178,35 +189,41 @@ function addWeightGradient(
   const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
   using scope = device.scope();
   const left = padded(scope, dy, [1, outDim], [1, out4]), right = padded(scope, x, [1, inDim], [1, in4]);
+  const { main, constants: { EDGE } } = shaders.linearBackward;
   for (const bound of device.chunks(outDim, [dWeight, inDim])) {
     const part = dWeight.window(bound.start * inDim, bound.count * inDim);
-    const tiles = Math.ceil((bound.start % 4 + bound.count) / 128) * Math.ceil(inDim / 128);
+    const tiles = Math.ceil((bound.start % 4 + bound.count) / EDGE) * Math.ceil(inDim / EDGE);
     const most = Math.floor(device.limits.windowBytes / (4 * part.length)); // ranges whose products can be bound
     for (const { start, count } of device.chunks(rows, [left, out4], [right, in4])) {
       const wanted = Math.min(Math.ceil(BACKWARD_TILES / tiles), Math.ceil(count / RANGE_ROWS));
       const step = Math.ceil(count / Math.max(1, Math.min(wanted, most)));
-      const ranges = Math.ceil(count / step);
-      const kernel = device.kernel({
-        source: backwardSource,
-        bindings: ["read", "read", "update"],
-        constants: {
-          BUFFERS: device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1,
-          ADD: Number(ranges === 1),
-        },
+      const ranges = Math.ceil(count / step), workgroups = tiles * ranges;
+      const kernel = device.kernel(main, {
+        access: { dWeight: "update" },
+        constants: { BUFFERS: buffersOf(device), ADD: ranges === 1 },
       });
-      using products = device.scope();
-      const target = ranges === 1 ? part : products.allocate([ranges, part.length]);
+      using scratch = device.scope();
+      const products = ranges === 1 ? undefined : scratch.allocate([ranges, part.length]);
       device.dispatch(
         kernel,
-        [
-          left.window(start * out4, count * out4),
-          right.window(start * in4, count * in4),
-          target,
-        ],
-        [count, step, out4 / 4, in4 / 4, bound.start, bound.count, inDim, tiles * ranges],
-        tiles * ranges,
+        {
+          dy: left.window(start * out4, count * out4),
+          x: right.window(start * in4, count * in4),
+          dWeight: products ?? part,
+        },
+        {
+          rows: count,
+          step,
+          dyStride: out4 / 4,
+          xStride: in4 / 4,
+          firstOut: bound.start,
+          outCount: bound.count,
+          inDim,
+          workgroups,
+        },
+        workgroups,
       );
-      if (target !== part) addRows(device, target.store, part.length, part);
+      if (products !== undefined) addRows(device, products, part.length, part);
     }
   }
 }

@@ -1,10 +1,13 @@
-// output = x weightᵀ + bias + residual; x [rows, in], weight [out, in], bias [out], residual and output [rows, out].
+// output = x weightᵀ + bias + residual; x [rows, inDim], weight [outDim, inDim], bias [outDim], residual and output
+// [rows, outDim].
 //
 //   tiled     one workgroup per tile of 128 × 128 (WIDE) or 64 × 64 results: bound by arithmetic
 //   fewRows   TEAM threads per 4 columns of the result, 16 rows at most: bound by reading the weight once
 //
-// `in` is a multiple of 4, and so is `out` in `tiled` (the host pads others). Accumulators are matrices by name, and
+// inDim is a multiple of 4, and so is outDim in `tiled` (the host pads others). Accumulators are matrices by name, and
 // the steps through workgroup memory are written out: arrays and loops there cost half the speed.
+
+// import folded.wgsl, outer.wgsl
 
 override WIDE: bool;
 override BUFFERS: u32; // of each kind in workgroup memory: with 2, loading overlaps with computing
@@ -14,49 +17,49 @@ override RESIDUAL: bool;
 
 struct Parameters {
   rows: u32,
-  inner: u32,       // `in` in vectors
-  columns: u32,     // of this dispatch, from firstColumn
-  firstColumn: u32,
-  stride: u32,      // `out`
+  inVectors: u32, // inDim / 4
+  outCount: u32,  // rows of the weight in this dispatch, from firstOut: columns of the result
+  firstOut: u32,
+  stride: u32,    // elements of a row of the output: outDim, padded
   workgroups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<X>>; // [rows, inVectors]
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>; // [outCount, inVectors]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 // ------------------------------------------------------------------------------------------------------- tiled
 
-@group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
-@group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
-@group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
+@group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>; // [stride / 4]
+@group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>; // [rows, stride / 4]
+@group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>; // [rows, stride / 4]
 
-const DEPTH = 16u; // elements of `in` that workgroup memory holds at once
+const STEP = 16u; // elements of inDim that workgroup memory holds at once
 override THREADS: u32; // 256 of 8 × 8 results, or 128 of 8 × 4
 
-var<workgroup> left: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>;  // [in][row / 4]
-var<workgroup> right: array<array<array<vec4<f32>, 32>, DEPTH>, BUFFERS>; // [in][column / 4]
+var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;  // [in][row / 4]
+var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>; // [in][column / 4]
 
 // 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of the tile (see outer.wgsl).
 struct Tile { upper: Rows, lower: Rows }
 
-fn addElement(sums: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
+fn addElement(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
   let b0 = right[buffer][i][column];
   if (WIDE) {
     let b1 = right[buffer][i][column + 16u];
-    (*sums).upper = outerRows((*sums).upper, a0, b0, b1);
-    (*sums).lower = outerRows((*sums).lower, a1, b0, b1);
+    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
+    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
   } else {
-    (*sums).upper.left = outer((*sums).upper.left, a0, b0);
-    (*sums).lower.left = outer((*sums).lower.left, a1, b0);
+    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
+    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
   }
 }
 
 fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
-  if (row >= parameters.rows || column >= (parameters.columns + 3u) / 4u) { return; }
-  let global = parameters.firstColumn / 4u + column;
+  if (row >= parameters.rows || column >= (parameters.outCount + 3u) / 4u) { return; }
+  let global = parameters.firstOut / 4u + column;
   let at = row * (parameters.stride / 4u) + global;
   var y = sum;
   if (BIAS) { y += vec4<f32>(bias[global]); }
@@ -64,11 +67,11 @@ fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
   output[at] = vec4<Output>(y);
 }
 
-fn writeTile(row: u32, column: u32, sums: mat4x4<f32>) {
-  writeRow(row, column, sums[0]);
-  writeRow(row + 1u, column, sums[1].wzyx);
-  writeRow(row + 2u, column, sums[2]);
-  writeRow(row + 3u, column, sums[3].wzyx);
+fn writeTile(row: u32, column: u32, accumulators: mat4x4<f32>) {
+  writeRow(row, column, accumulators[0]);
+  writeRow(row + 1u, column, accumulators[1].wzyx);
+  writeRow(row + 2u, column, accumulators[2]);
+  writeRow(row + 3u, column, accumulators[3].wzyx);
 }
 
 @compute @workgroup_size(THREADS)
@@ -77,38 +80,38 @@ fn tiled(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let edge = select(64u, 128u, WIDE);
-  let tiles = (parameters.columns + edge - 1u) / edge;
+  let tiles = (parameters.outCount + edge - 1u) / edge;
   let firstRow = id / tiles * edge;
   let firstColumn = id % tiles * edge;
   // Warps of 4 rows and 8 columns of threads: workgroup memory serves 128 different bytes per cycle.
   let row = thread / 64u * 4u + thread % 32u / 8u;
   let column = thread / 32u % 2u * 8u + thread % 8u;
 
-  // Half of the threads load x, half the weight: 4 elements of 4 rows, turned in registers.
+  // Half of the threads load x, half the weight: 4 elements of 4 rows, transposed in registers.
   let quad = thread % 4u;
   let group = thread / 4u % (THREADS / 8u);
-  let inner = parameters.inner;
+  let inVectors = parameters.inVectors;
   let forLeft = thread < THREADS / 2u;
   // Rows outside repeat the last one: what they give is not written.
-  let last = select(parameters.columns, parameters.rows, forLeft) - 1u;
+  let last = select(parameters.outCount, parameters.rows, forLeft) - 1u;
   let first = select(firstColumn, firstRow, forLeft) + 4u * group;
-  let at0 = min(first, last) * inner + quad;
-  let at1 = min(first + 1u, last) * inner + quad;
-  let at2 = min(first + 2u, last) * inner + quad;
-  let at3 = min(first + 3u, last) * inner + quad;
+  let at0 = min(first, last) * inVectors + quad;
+  let at1 = min(first + 1u, last) * inVectors + quad;
+  let at2 = min(first + 2u, last) * inVectors + quad;
+  let at3 = min(first + 3u, last) * inVectors + quad;
 
-  var sums = Tile();
+  var accumulators = Tile();
   var l0 = vec4<f32>();
   var l1 = vec4<f32>();
   var l2 = vec4<f32>();
   var l3 = vec4<f32>();
-  for (var i = 0u; i < inner + DEPTH / 4u; i += DEPTH / 4u) {
-    // The loads of this step, while the sums of the step before are taken. (Loading after the barrier instead costs a
+  for (var i = 0u; i < inVectors + STEP / 4u; i += STEP / 4u) {
+    // The loads of this step, while the accumulators of the step before are taken. (Loading after the barrier instead costs a
     // quarter of the speed.)
-    if (i < inner) {
+    if (i < inVectors) {
       if (forLeft) {
         l0 = vec4<f32>(x[at0 + i]);
         l1 = vec4<f32>(x[at1 + i]);
@@ -122,29 +125,29 @@ fn tiled(
       }
     }
     if (i > 0u) {
-      let buffer = (i / (DEPTH / 4u) - 1u) % BUFFERS;
-      addElement(&sums, buffer, 0u, row, column);
-      addElement(&sums, buffer, 1u, row, column);
-      addElement(&sums, buffer, 2u, row, column);
-      addElement(&sums, buffer, 3u, row, column);
-      addElement(&sums, buffer, 4u, row, column);
-      addElement(&sums, buffer, 5u, row, column);
-      addElement(&sums, buffer, 6u, row, column);
-      addElement(&sums, buffer, 7u, row, column);
-      addElement(&sums, buffer, 8u, row, column);
-      addElement(&sums, buffer, 9u, row, column);
-      addElement(&sums, buffer, 10u, row, column);
-      addElement(&sums, buffer, 11u, row, column);
-      addElement(&sums, buffer, 12u, row, column);
-      addElement(&sums, buffer, 13u, row, column);
-      addElement(&sums, buffer, 14u, row, column);
-      addElement(&sums, buffer, 15u, row, column);
+      let buffer = (i / (STEP / 4u) - 1u) % BUFFERS;
+      addElement(&accumulators, buffer, 0u, row, column);
+      addElement(&accumulators, buffer, 1u, row, column);
+      addElement(&accumulators, buffer, 2u, row, column);
+      addElement(&accumulators, buffer, 3u, row, column);
+      addElement(&accumulators, buffer, 4u, row, column);
+      addElement(&accumulators, buffer, 5u, row, column);
+      addElement(&accumulators, buffer, 6u, row, column);
+      addElement(&accumulators, buffer, 7u, row, column);
+      addElement(&accumulators, buffer, 8u, row, column);
+      addElement(&accumulators, buffer, 9u, row, column);
+      addElement(&accumulators, buffer, 10u, row, column);
+      addElement(&accumulators, buffer, 11u, row, column);
+      addElement(&accumulators, buffer, 12u, row, column);
+      addElement(&accumulators, buffer, 13u, row, column);
+      addElement(&accumulators, buffer, 14u, row, column);
+      addElement(&accumulators, buffer, 15u, row, column);
     }
-    if (i < inner) {
-      let buffer = i / (DEPTH / 4u) % BUFFERS;
+    if (i < inVectors) {
+      let buffer = i / (STEP / 4u) % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
-      let inside = i + quad < inner;
+      let inside = i + quad < inVectors;
       let c0 = select(vec4<f32>(), columns[0], inside);
       let c1 = select(vec4<f32>(), columns[1], inside);
       let c2 = select(vec4<f32>(), columns[2], inside);
@@ -166,19 +169,19 @@ fn tiled(
 
   let outRow = firstRow + 4u * row;
   let outColumn = firstColumn / 4u + column;
-  writeTile(outRow, outColumn, sums.upper.left);
-  writeTile(outRow + edge / 2u, outColumn, sums.lower.left);
+  writeTile(outRow, outColumn, accumulators.upper.left);
+  writeTile(outRow + edge / 2u, outColumn, accumulators.lower.left);
   if (WIDE) {
-    writeTile(outRow, outColumn + 16u, sums.upper.right);
-    writeTile(outRow + edge / 2u, outColumn + 16u, sums.lower.right);
+    writeTile(outRow, outColumn + 16u, accumulators.upper.right);
+    writeTile(outRow + edge / 2u, outColumn + 16u, accumulators.lower.right);
   }
 }
 
 // ----------------------------------------------------------------------------------------------------- fewRows
 
-@group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
-@group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
+@group(0) @binding(2) var<storage, read> scalarBias: array<Bias>; // [stride]
+@group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>; // [rows, stride]
+@group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>; // [rows, stride]
 
 override TEAM: u32; // threads that share 4 columns of the result, 32 to 128
 
@@ -187,7 +190,7 @@ var<workgroup> partial: array<mat4x4<f32>, 128>;
 // Products of 4 weights and 4 rows of x from `row`, at vector i: [column][row].
 fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
   let last = parameters.rows - 1u;
-  let x0 = vec4<f32>(x[min(row, last) * parameters.inner + i]);
+  let x0 = vec4<f32>(x[min(row, last) * parameters.inVectors + i]);
   if (ROWS == 1u) {
     return mat4x4<f32>(
       vec4<f32>(dot(w[0], x0), 0.0, 0.0, 0.0),
@@ -196,9 +199,9 @@ fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
       vec4<f32>(dot(w[3], x0), 0.0, 0.0, 0.0),
     );
   }
-  let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inner + i]);
-  let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inner + i]);
-  let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inner + i]);
+  let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i]);
+  let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i]);
+  let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i]);
   return mat4x4<f32>(
     vec4<f32>(dot(w[0], x0), dot(w[0], x1), dot(w[0], x2), dot(w[0], x3)),
     vec4<f32>(dot(w[1], x0), dot(w[1], x1), dot(w[1], x2), dot(w[1], x3)),
@@ -208,10 +211,10 @@ fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
 }
 
 // Adds up what the threads of a team found, and writes 4 columns of 4 rows.
-fn finish(sums: mat4x4<f32>, row: u32, column: u32, thread: u32) {
+fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
   let lane = thread % TEAM;
   workgroupBarrier();
-  partial[thread] = sums;
+  partial[thread] = accumulators;
   for (var half = TEAM / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
     if (lane < half) { partial[thread] += partial[thread + half]; }
@@ -220,8 +223,8 @@ fn finish(sums: mat4x4<f32>, row: u32, column: u32, thread: u32) {
   // Thread 4c + r writes row r of column c.
   let r = row + lane % 4u;
   let c = column + lane / 4u;
-  if (lane >= 16u || r >= parameters.rows || c >= parameters.columns) { return; }
-  let global = parameters.firstColumn + c;
+  if (lane >= 16u || r >= parameters.rows || c >= parameters.outCount) { return; }
+  let global = parameters.firstOut + c;
   let at = r * parameters.stride + global;
   var y = partial[thread - lane][lane / 4u][lane % 4u];
   if (BIAS) { y += f32(scalarBias[global]); }
@@ -235,23 +238,23 @@ fn fewRows(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let lane = thread % TEAM;
-  let blocks = (parameters.columns + 512u / TEAM - 1u) / (512u / TEAM);
+  let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
   let row = id / blocks * ROWS;
   let column = (id % blocks * (128u / TEAM) + thread / TEAM) * 4u;
-  let inner = parameters.inner;
-  let last = parameters.columns - 1u;
-  let at0 = min(column, last) * inner;
-  let at1 = min(column + 1u, last) * inner;
-  let at2 = min(column + 2u, last) * inner;
-  let at3 = min(column + 3u, last) * inner;
+  let inVectors = parameters.inVectors;
+  let last = parameters.outCount - 1u;
+  let at0 = min(column, last) * inVectors;
+  let at1 = min(column + 1u, last) * inVectors;
+  let at2 = min(column + 2u, last) * inVectors;
+  let at3 = min(column + 3u, last) * inVectors;
   var s0 = mat4x4<f32>();
   var s1 = mat4x4<f32>();
   var s2 = mat4x4<f32>();
   var s3 = mat4x4<f32>();
-  for (var i = lane; i < inner; i += TEAM) {
+  for (var i = lane; i < inVectors; i += TEAM) {
     let w = mat4x4<f32>(
       vec4<f32>(weight[at0 + i]),
       vec4<f32>(weight[at1 + i]),

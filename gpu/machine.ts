@@ -9,6 +9,7 @@ import type { BackendInfo, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
+import { activate, activateBackward } from "./activate.ts";
 import { adamw } from "./adamw.ts";
 import { crossEntropy } from "./crossEntropy.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
@@ -19,16 +20,11 @@ import { linear, linearBackward } from "./linear.ts";
 import { lrpe, lrpeBackward } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm, normBackward } from "./norm.ts";
+import type { WebgpuOptions } from "./options.ts";
 import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
 import { splitHeads, splitHeadsBackward } from "./splitHeads.ts";
 import { sumRows, sumSquares } from "./sums.ts";
-
-/** Options of a backend on WebGPU. */
-export interface WebgpuOptions {
-  /** Stops the creation: it then rejects with the signal's reason. */
-  signal?: AbortSignal;
-}
 
 /** What {@linkcode createMachine} asks of the adapter. */
 export interface WebgpuRequirements {
@@ -98,6 +94,8 @@ export class WebgpuMachine implements Machine {
       normBackward: (call) => normBackward(device, call),
       splitHeads: (call) => splitHeads(device, call),
       splitHeadsBackward: (call) => splitHeadsBackward(device, call),
+      activate: (call) => activate(device, call),
+      activateBackward: (call) => activateBackward(device, call),
       lrpe: (call) => lrpe(device, call),
       lrpeBackward: (call) => lrpeBackward(device, call),
       multiply: (call) => multiply(device, call),

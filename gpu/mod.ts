@@ -17,10 +17,11 @@
  * @module
  */
 import { Backend } from "../core/tensor.ts";
-import { createMachine, type WebgpuOptions } from "./machine.ts";
+import { createMachine } from "./machine.ts";
+import type { WebgpuOptions } from "./options.ts";
 
 export * from "../core/mod.ts";
-export type { WebgpuOptions } from "./machine.ts";
+export type { WebgpuOptions } from "./options.ts";
 
 /**
  * Makes a backend on WebGPU. The caller disposes it, or declares it with `using`.

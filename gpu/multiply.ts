@@ -5,22 +5,21 @@
  */
 import type { MultiplyCall } from "../core/machine.ts";
 import { type Device, storeOf } from "./device.ts";
-import source from "./multiply.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.multiply}. */
 export function multiply(device: Device, { x, y, output }: MultiplyCall): void {
-  const kernel = device.kernel({
-    source,
-    bindings: ["read", "read", "write"],
-    types: { X: x.dtype, Y: y.dtype, Output: output.dtype },
+  const left = storeOf(x), right = storeOf(y), result = storeOf(output);
+  const kernel = device.kernel(shaders.multiply.main, {
+    access: { output: "write" },
+    types: { X: left.dtype, Y: right.dtype, Output: result.dtype },
   });
-  const stores = [x, y, output].map(storeOf);
-  for (const { start, count } of device.chunks(x.size, ...stores.map((store) => [store, 1] as const))) {
+  for (const { start, count } of device.chunks(x.size, [left, 1], [right, 1], [result, 1])) {
     device.dispatch(
       kernel,
-      stores.map((store) => store.window(start, count)),
-      [count],
-      Math.ceil(count / 256),
+      { x: left.window(start, count), y: right.window(start, count), output: result.window(start, count) },
+      { count },
+      Math.ceil(count / kernel.shader.threads),
     );
   }
 }

@@ -1,8 +1,10 @@
 // output = x ⊙ y
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read> y: array<Y>;
-@group(0) @binding(2) var<storage, read_write> output: array<Output>;
+// import folded.wgsl
+
+@group(0) @binding(0) var<storage, read> x: array<X>; // [count]
+@group(0) @binding(1) var<storage, read> y: array<Y>; // [count]
+@group(0) @binding(2) var<storage, read_write> output: array<Output>; // [count]
 @group(1) @binding(0) var<uniform> count: u32;
 
 @compute @workgroup_size(256)
@@ -11,6 +13,6 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = (workgroup.x + workgroup.y * workgroups.x) * 256 + thread;
+  let i = folded(workgroup, workgroups) * 256 + thread;
   if (i < count) { output[i] = Output(f32(x[i]) * f32(y[i])); }
 }

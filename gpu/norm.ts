@@ -4,20 +4,18 @@
  * @module
  */
 import type { NormBackwardCall, NormCall } from "../core/machine.ts";
-import { type Device, float, storeOf } from "./device.ts";
+import { type Device, type Store, storeOf } from "./device.ts";
+import * as shaders from "./shaders.ts";
 import { addRows } from "./sums.ts";
-import source from "./norm.wgsl" with { type: "text" };
-import backwardSource from "./normBackward.wgsl" with { type: "text" };
 
-/** Ranges of rows that gradients of parameters are summed over before their sums are added up. */
+/** Ranges of rows that gradients of LayerNorm's parameters are summed over, before those sums are added up. */
 const SUMMED_RANGES = 512;
 
 /** See {@linkcode Operations.norm}. */
 export function norm(device: Device, { x, affine, eps, gate, rows, width, output }: NormCall): void {
   if (x.size === 0) return;
-  const kernel = device.kernel({
-    source,
-    bindings: ["read", "read", "read", "read", "write"],
+  const kernel = device.kernel(shaders.norm.main, {
+    access: { output: "write" },
     types: {
       X: x.dtype,
       Weight: affine?.weight.dtype ?? "f32",
@@ -26,26 +24,27 @@ export function norm(device: Device, { x, affine, eps, gate, rows, width, output
       Output: output.dtype,
     },
     constants: {
-      WORKGROUP: width < 512 ? 64 : 256,
-      AFFINE: Number(affine !== undefined),
-      GATED: Number(gate !== undefined),
+      WORKGROUP: workgroupOf(width),
+      AFFINE: affine !== undefined,
+      GATED: gate !== undefined,
     },
   });
-  const [from, to] = [storeOf(x), storeOf(output)];
-  const gateStore = gate && storeOf(gate);
-  const gateRows = gateStore === undefined ? [] : [[gateStore, width] as const];
+  const from = storeOf(x), to = storeOf(output), gates = gate && storeOf(gate);
+  const weight = affine === undefined ? device.nothing : storeOf(affine.weight);
+  const bias = affine === undefined ? device.nothing : storeOf(affine.bias);
+  const gateRows = gates === undefined ? [] : [[gates, width] as const];
   for (const { start, count } of device.chunks(rows, [from, width], [to, width], ...gateRows)) {
-    const range = [start * width, count * width] as const;
+    const first = start * width, length = count * width;
     device.dispatch(
       kernel,
-      [
-        from.window(...range),
-        affine === undefined ? device.nothing : storeOf(affine.weight),
-        affine === undefined ? device.nothing : storeOf(affine.bias),
-        gateStore?.window(...range) ?? device.nothing,
-        to.window(...range),
-      ],
-      [count, width, float(eps)],
+      {
+        x: from.window(first, length),
+        weight,
+        bias,
+        gate: gates?.window(first, length) ?? device.nothing,
+        output: to.window(first, length),
+      },
+      { rows: count, width, eps },
       count,
     );
   }
@@ -58,63 +57,69 @@ export function normBackward(
 ): void {
   if (x.size === 0) return;
   const constants = {
-    WORKGROUP: width < 512 ? 64 : 256,
-    AFFINE: Number(affine !== undefined),
-    GATED: Number(gate !== undefined),
-    RESIDUAL: Number(residual !== undefined),
+    WORKGROUP: workgroupOf(width),
+    AFFINE: affine !== undefined,
+    GATED: gate !== undefined,
+    RESIDUAL: residual !== undefined,
   };
-  const input = device.kernel({
-    source: backwardSource,
-    entryPoint: "input",
-    bindings: ["read", "read", "read", "read", "read", "read", "write", "write"],
+  const inputKernel = device.kernel(shaders.normBackward.input, {
+    access: { dx: "write", dGate: "write" },
     constants,
   });
-  const parameters = device.kernel({
-    source: backwardSource,
-    entryPoint: "affine",
-    bindings: ["read", "read", "read", "write", "write"],
+  const affineKernel = device.kernel(shaders.normBackward.affine, {
+    access: { dWeight: "write", dBias: "write" },
     constants,
   });
-  const [from, incoming, result] = [x, dy, dx].map(storeOf);
-  const [gates, dGates, past] = [gate?.gate, gate?.dGate, residual].map((tensor) =>
-    tensor && storeOf(tensor)
-  );
-  const stores = [from, incoming, result, gates, dGates, past].filter((store) => store !== undefined);
   using scope = device.scope();
   const unused = scope.allocate([1]); // in the place of dGate: `nothing` is for reading
-  for (
-    const { start, count } of device.chunks(
-      rows,
-      ...stores.map((store) => [store, width] as const),
-    )
-  ) {
-    const range = [start * width, count * width] as const;
+  const stores = {
+    x: storeOf(x),
+    dy: storeOf(dy),
+    gate: gate && storeOf(gate.gate),
+    residual: residual && storeOf(residual),
+    dx: storeOf(dx),
+    dGate: gate && storeOf(gate.dGate),
+  };
+  const weight = affine === undefined ? device.nothing : storeOf(affine.weight);
+  const bias = affine === undefined ? device.nothing : storeOf(affine.bias);
+  const rowsOf = Object.values(stores).filter((store) => store !== undefined)
+    .map((store) => [store, width] as const);
+  for (const { start, count } of device.chunks(rows, ...rowsOf)) {
+    const part = (store: Store) => store.window(start * width, count * width);
+    const shared = {
+      x: part(stores.x),
+      dy: part(stores.dy),
+      gate: stores.gate === undefined ? device.nothing : part(stores.gate),
+    };
     device.dispatch(
-      input,
-      [
-        from.window(...range),
-        incoming.window(...range),
-        gates?.window(...range) ?? device.nothing,
-        affine === undefined ? device.nothing : storeOf(affine.weight),
-        affine === undefined ? device.nothing : storeOf(affine.bias),
-        past?.window(...range) ?? device.nothing,
-        result.window(...range),
-        dGates?.window(...range) ?? unused,
-      ],
-      [count, width, float(eps), 0],
+      inputKernel,
+      {
+        ...shared,
+        weight,
+        bias,
+        residual: stores.residual === undefined ? device.nothing : part(stores.residual),
+        dx: part(stores.dx),
+        dGate: stores.dGate === undefined ? unused : part(stores.dGate),
+      },
+      { rows: count, width, eps, step: 0 },
       count,
     );
     if (affine === undefined) continue;
-    const step = Math.ceil(count / SUMMED_RANGES);
-    const workgroups = Math.ceil(count / step);
-    const sums = [scope.allocate([workgroups, width]), scope.allocate([workgroups, width])];
+    const step = Math.ceil(count / SUMMED_RANGES), workgroups = Math.ceil(count / step);
+    using sums = device.scope();
+    const dWeight = sums.allocate([workgroups, width]), dBias = sums.allocate([workgroups, width]);
     device.dispatch(
-      parameters,
-      [from.window(...range), incoming.window(...range), gates?.window(...range) ?? device.nothing, ...sums],
-      [count, width, float(eps), step],
+      affineKernel,
+      { ...shared, dWeight, dBias },
+      { rows: count, width, eps, step },
       workgroups,
     );
-    addRows(device, sums[0], width, storeOf(affine.dWeight));
-    addRows(device, sums[1], width, storeOf(affine.dBias));
+    addRows(device, dWeight, width, storeOf(affine.dWeight));
+    addRows(device, dBias, width, storeOf(affine.dBias));
   }
+}
+
+/** Threads that norm a row. */
+function workgroupOf(width: number): number {
+  return width < 512 ? 64 : 256;
 }

@@ -1,7 +1,9 @@
 // One workgroup norms one row of `width` elements:
 // SRMSNorm   x / sqrt(mean(x²) + eps)
 // LayerNorm  (x − mean(x)) / sqrt(mean((x − mean(x))²) + eps) · weight + bias
-// and multiplies it by the gate, where there is one. Sums are taken in a fixed order: the same row, the same bits.
+// and multiplies it by the gate, if it is given. Sums are taken in a fixed order: the same row, the same bits.
+
+// import folded.wgsl
 
 override WORKGROUP: u32;
 override AFFINE: bool;
@@ -13,11 +15,11 @@ struct Parameters {
   eps: f32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read> weight: array<Weight>;
-@group(0) @binding(2) var<storage, read> bias: array<Bias>;
-@group(0) @binding(3) var<storage, read> gate: array<Gate>;
-@group(0) @binding(4) var<storage, read_write> output: array<Output>;
+@group(0) @binding(0) var<storage, read> x: array<X>; // [rows, width]
+@group(0) @binding(1) var<storage, read> weight: array<Weight>; // [width]
+@group(0) @binding(2) var<storage, read> bias: array<Bias>; // [width]
+@group(0) @binding(3) var<storage, read> gate: array<Gate>; // [rows, width]
+@group(0) @binding(4) var<storage, read_write> output: array<Output>; // [rows, width]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 var<workgroup> sums: array<f32, WORKGROUP>;
@@ -28,7 +30,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let row = workgroup.x + workgroup.y * workgroups.x;
+  let row = folded(workgroup, workgroups);
   if (row >= parameters.rows) { return; }
   let width = parameters.width;
   let first = row * width;

@@ -5,6 +5,8 @@
 //
 // SRMSNorm has weight 1, bias 0, no mean, and no mean(g). Sums are taken in a fixed order: the same rows, the same bits.
 
+// import folded.wgsl
+
 override WORKGROUP: u32;
 override AFFINE: bool;
 override GATED: bool;
@@ -17,9 +19,9 @@ struct Parameters {
   step: u32, // of `affine`: rows per workgroup
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> dy: array<f32>;
-@group(0) @binding(2) var<storage, read> gate: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, width]
+@group(0) @binding(1) var<storage, read> dy: array<f32>; // [rows, width]
+@group(0) @binding(2) var<storage, read> gate: array<f32>; // [rows, width]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 var<workgroup> sums: array<f32, WORKGROUP>;
@@ -33,11 +35,11 @@ fn gated(at: u32) -> f32 {
 
 // ------------------------------------------------------------------------------------------------------- input
 
-@group(0) @binding(3) var<storage, read> weight: array<f32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dx: array<f32>;
-@group(0) @binding(7) var<storage, read_write> dGate: array<f32>;
+@group(0) @binding(3) var<storage, read> weight: array<f32>; // [width]
+@group(0) @binding(4) var<storage, read> bias: array<f32>; // [width]
+@group(0) @binding(5) var<storage, read> residual: array<f32>; // [rows, width]
+@group(0) @binding(6) var<storage, read_write> dx: array<f32>; // [rows, width]
+@group(0) @binding(7) var<storage, read_write> dGate: array<f32>; // [rows, width]
 
 @compute @workgroup_size(WORKGROUP)
 fn input(
@@ -45,7 +47,7 @@ fn input(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let row = workgroup.x + workgroup.y * workgroups.x;
+  let row = folded(workgroup, workgroups);
   if (row >= parameters.rows) { return; }
   let width = parameters.width;
   let first = row * width;
@@ -82,7 +84,7 @@ fn input(
 // ------------------------------------------------------------------------------------------------------ affine
 
 @group(0) @binding(3) var<storage, read_write> dWeight: array<f32>; // [workgroups, width]
-@group(0) @binding(4) var<storage, read_write> dBias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> dBias: array<f32>; // [workgroups, width]
 
 @compute @workgroup_size(WORKGROUP)
 fn affine(
@@ -90,7 +92,7 @@ fn affine(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   let begin = id * parameters.step;
   let end = min(begin + parameters.step, parameters.rows);
   for (var row = begin; row < end; row++) {

@@ -1,13 +1,13 @@
-// Sums of outer products in registers, for lightning.wgsl and linear.wgsl.
+// Accumulators of outer products in registers, for lightning.wgsl and linear.wgsl.
 //
 // On an H100 a product is slower if it reads three registers than if one of them is also an operand of the product
-// before (docs/performance.md). So rows are walked to and fro: 4 × 4 sums have the columns of their odd rows turned, and
-// the last column of one row comes beside the first of the next.
+// before (docs/performance.md). So rows are walked to and fro: 4 × 4 accumulators have their odd rows mirrored, and the last
+// column of one row comes next to the first of the next row.
 
-// 4 rows, turned, and 4 columns of each half of a tile.
+// 4 rows, odd ones mirrored, and 4 columns of each half of a tile.
 struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
 
-// c + a bᵀ, row by row; c is turned.
+// c + a bᵀ, row by row; c is mirrored.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),

@@ -4,7 +4,7 @@
  * @module
  */
 import type { Device, Scope, Store } from "./device.ts";
-import source from "./pad.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** The next multiple of 4. */
 export const multipleOf4 = (n: number): number => Math.ceil(n / 4) * 4;
@@ -21,14 +21,17 @@ export function pad(
   y: Store,
 ): void {
   const count = rows * columns === 0 ? 0 : x.length / (rows * columns);
-  const kernel = device.kernel({ source, bindings: ["read", "write"], types: { X: x.dtype, Y: y.dtype } });
-  const [from, to] = [rows * columns, toRows * toColumns];
+  const kernel = device.kernel(shaders.pad.main, {
+    access: { y: "write" },
+    types: { X: x.dtype, Y: y.dtype },
+  });
+  const from = rows * columns, to = toRows * toColumns;
   for (const { start, count: part } of device.chunks(count, [x, from], [y, to])) {
     device.dispatch(
       kernel,
-      [x.window(start * from, part * from), y.window(start * to, part * to)],
-      [part * to, rows, columns, toRows, toColumns],
-      Math.ceil(part * to / 256),
+      { x: x.window(start * from, part * from), y: y.window(start * to, part * to) },
+      { size: part * to, rows, columns, toRows, toColumns },
+      Math.ceil(part * to / kernel.shader.threads),
     );
   }
 }

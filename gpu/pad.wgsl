@@ -1,6 +1,8 @@
 // [count, rows, columns] to [count, rows, columns] of other sizes: zeros where there is more, cut where there is less.
 // One thread per element of the result.
 
+// import folded.wgsl
+
 struct Parameters {
   size: u32, // elements of the result
   rows: u32,
@@ -9,13 +11,17 @@ struct Parameters {
   toColumns: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read_write> y: array<Y>;
+@group(0) @binding(0) var<storage, read> x: array<X>; // [size / (toRows · toColumns), rows, columns]
+@group(0) @binding(1) var<storage, read_write> y: array<Y>; // [size / (toRows · toColumns), toRows, toColumns]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(256)
-fn main(@builtin(global_invocation_id) thread: vec3<u32>, @builtin(num_workgroups) workgroups: vec3<u32>) {
-  let i = thread.x + thread.y * workgroups.x * 256u;
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let i = folded(workgroup, workgroups) * 256 + thread;
   if (i >= parameters.size) { return; }
   let column = i % parameters.toColumns;
   let row = i / parameters.toColumns % parameters.toRows;

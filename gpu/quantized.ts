@@ -8,10 +8,9 @@ import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/q
 import type { Tensor } from "../core/tensor.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { LinearCall } from "../core/machine.ts";
-import { type Device, float, type Scope, type Store, storeOf } from "./device.ts";
+import { type Device, type Scope, type Store, storeOf } from "./device.ts";
 import { padded } from "./pad.ts";
-import linearSource from "./quantizedLinear.wgsl" with { type: "text" };
-import rowsSource from "./quantizedRows.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** Threads of `fewRows` that share a column of the result; 128 / TEAM columns per workgroup, 4 rows. */
 const TEAM = 32;
@@ -56,11 +55,10 @@ export function quantizedRows(
   if (to.length === 0) return;
   const { words, scalesAt } = rowWords(inDim, quantization);
   const { bits, group } = quantization;
-  const kernel = device.kernel({
-    source: rowsSource,
-    bindings: ["read", "read", "update"],
+  const kernel = device.kernel(shaders.quantizedRows.main, {
+    access: { output: "update" },
     types: { Output: to.dtype },
-    constants: { BITS: bits, GROUP: group, BY_ID: Number(ids !== undefined) },
+    constants: { BITS: bits, GROUP: group, BY_ID: ids !== undefined },
   });
   const from = storeOf(table);
   const dispatch = (
@@ -71,13 +69,13 @@ export function quantizedRows(
     const size = rows.count * inDim;
     device.dispatch(
       kernel,
-      [
-        from.window(range.start * words, range.count * words),
-        indices?.window(rows.start, rows.count) ?? device.nothing,
-        to.window(rows.start * inDim, size),
-      ],
-      [size, inDim, words, scalesAt, range.start, range.count, float(scale)],
-      Math.ceil(size / 256),
+      {
+        table: from.window(range.start * words, range.count * words),
+        ids: indices?.window(rows.start, rows.count) ?? device.nothing,
+        output: to.window(rows.start * inDim, size),
+      },
+      { size, inDim, words, scalesAt, first: range.start, rows: range.count, scale },
+      Math.ceil(size / kernel.shader.threads),
     );
   };
   if (ids === undefined) {
@@ -104,7 +102,7 @@ export function dequantized(
 }
 
 /** A linear layer of few rows: one pass over the weight for every 4 rows of x. */
-export function productQuantized(
+export function multiplyQuantized(
   device: Device,
   { x: { storage }, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
   quantization: Quantization,
@@ -113,9 +111,8 @@ export function productQuantized(
   const width = Math.ceil(inDim / quantization.group) * quantization.group;
   using scope = device.scope();
   const x = padded(scope, storage as Store, [1, inDim], [1, width]);
-  const kernel = device.kernel({
-    source: linearSource,
-    bindings: ["read", "read", "read", "read", "update"],
+  const kernel = device.kernel(shaders.quantizedLinear.main, {
+    access: { output: "update" },
     types: {
       X: x.dtype,
       Bias: bias?.dtype ?? "f32",
@@ -126,34 +123,36 @@ export function productQuantized(
       BITS: quantization.bits,
       GROUP: quantization.group,
       TEAM,
-      ONE_ROW: Number(rows === 1),
-      BIAS: Number(bias !== undefined),
-      RESIDUAL: Number(residual !== undefined),
+      ONE_ROW: rows === 1,
+      BIAS: bias !== undefined,
+      RESIDUAL: residual !== undefined,
     },
   });
-  const from = storeOf(weight), to = storeOf(output);
-  const addend = residual && storeOf(residual);
-  for (
-    const { start, count } of device.chunks(
-      rows,
-      [x, width],
-      [to, outDim],
-      ...addend ? [[addend, outDim] as const] : [],
-    )
-  ) {
-    const result = [start * outDim, count * outDim] as const;
-    for (const columns of device.chunks(outDim, [from, words])) {
-      const workgroups = Math.ceil(columns.count * TEAM / 128) * Math.ceil(count / 4);
+  const from = storeOf(weight), to = storeOf(output), addend = residual && storeOf(residual);
+  const residualRows = addend === undefined ? [] : [[addend, outDim] as const];
+  for (const { start, count } of device.chunks(rows, [x, width], [to, outDim], ...residualRows)) {
+    const first = start * outDim, length = count * outDim;
+    for (const bound of device.chunks(outDim, [from, words])) {
+      const workgroups = Math.ceil(bound.count * TEAM / kernel.shader.threads) * Math.ceil(count / 4);
       device.dispatch(
         kernel,
-        [
-          x.window(start * width, count * width),
-          from.window(columns.start * words, columns.count * words),
-          bias === undefined ? device.nothing : storeOf(bias),
-          addend?.window(...result) ?? device.nothing,
-          to.window(...result),
-        ],
-        [count, width / 4, words / 4, scalesAt, columns.start, columns.count, outDim, workgroups],
+        {
+          x: x.window(start * width, count * width),
+          weight: from.window(bound.start * words, bound.count * words),
+          bias: bias === undefined ? device.nothing : storeOf(bias),
+          residual: addend?.window(first, length) ?? device.nothing,
+          output: to.window(first, length),
+        },
+        {
+          rows: count,
+          inVectors: width / 4,
+          vectors: words / 4,
+          scalesAt,
+          firstOut: bound.start,
+          outCount: bound.count,
+          stride: outDim,
+          workgroups,
+        },
         workgroups,
       );
     }

@@ -1,6 +1,8 @@
 // output = x weightᵀ + bias + residual with a quantised weight, for few rows: TEAM threads read a row of the weight in
 // vectors of 16 or 32 elements, side by side, and multiply them with 4 rows of x.
 
+// import folded.wgsl
+
 override BITS: u32;
 override GROUP: u32;
 override TEAM: u32;
@@ -10,34 +12,34 @@ override RESIDUAL: bool;
 
 struct Parameters {
   rows: u32,
-  inner: u32,       // vectors of a row of x, whole groups
+  inVectors: u32,   // of a row of x, whole groups
   vectors: u32,     // of a row of the weight: integers, and from word scalesAt scales
   scalesAt: u32,
-  firstColumn: u32, // of this dispatch
-  columns: u32,
-  stride: u32,      // columns of the output
+  firstOut: u32,    // of this dispatch
+  outCount: u32,    // rows of the weight in this dispatch: columns of the result
+  stride: u32,      // elements of a row of the output: outDim
   workgroups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> bias: array<Bias>;
-@group(0) @binding(3) var<storage, read> residual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> output: array<Output>;
+@group(0) @binding(0) var<storage, read> x: array<vec4<X>>; // [rows, inVectors]
+@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>; // [outCount, vectors]
+@group(0) @binding(2) var<storage, read> bias: array<Bias>; // [stride]
+@group(0) @binding(3) var<storage, read> residual: array<Residual>; // [rows, stride]
+@group(0) @binding(4) var<storage, read_write> output: array<Output>; // [rows, stride]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 var<workgroup> partial: array<vec4<f32>, 128>;
 
 // Products of 4 weights with vector i of 4 rows of x.
 fn products(w: vec4<f32>, row: u32, i: u32) -> vec4<f32> {
-  let x0 = dot(w, vec4<f32>(x[row * parameters.inner + i]));
+  let x0 = dot(w, vec4<f32>(x[row * parameters.inVectors + i]));
   if (ONE_ROW) { return vec4<f32>(x0, 0.0, 0.0, 0.0); }
   let last = parameters.rows - 1u; // rows outside repeat the last one: what they give is not written
   return vec4<f32>(
     x0,
-    dot(w, vec4<f32>(x[min(row + 1u, last) * parameters.inner + i])),
-    dot(w, vec4<f32>(x[min(row + 2u, last) * parameters.inner + i])),
-    dot(w, vec4<f32>(x[min(row + 3u, last) * parameters.inner + i])),
+    dot(w, vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i])),
+    dot(w, vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i])),
+    dot(w, vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i])),
   );
 }
 
@@ -57,14 +59,14 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let teams = 128u / TEAM;
-  let blocks = (parameters.columns + teams - 1u) / teams;
+  let blocks = (parameters.outCount + teams - 1u) / teams;
   let row = id / blocks * 4u;
   let lane = thread % TEAM;
   let column = id % blocks * teams + thread / TEAM;
-  let at = min(column, parameters.columns - 1u) * parameters.vectors;
+  let at = min(column, parameters.outCount - 1u) * parameters.vectors;
   var sums = vec4<f32>();
   for (var i = lane; i < parameters.scalesAt / 4u; i += TEAM) {
     let integers = weight[at + i];
@@ -86,8 +88,8 @@ fn main(
   }
   workgroupBarrier();
   let r = row + lane;
-  if (lane >= 4u || r >= parameters.rows || column >= parameters.columns) { return; }
-  let global = parameters.firstColumn + column;
+  if (lane >= 4u || r >= parameters.rows || column >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column;
   let to = r * parameters.stride + global;
   var y = partial[thread - lane][lane];
   if (BIAS) { y += f32(bias[global]); }

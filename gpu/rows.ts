@@ -4,8 +4,8 @@
  * @module
  */
 import type { GatherRowsCall, ScatterRowsCall } from "../core/machine.ts";
-import { type Device, float, type Store, storeOf } from "./device.ts";
-import source from "./rows.wgsl" with { type: "text" };
+import { type Device, type Store, storeOf } from "./device.ts";
+import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.gatherRows}. */
 export function gatherRows(device: Device, { x, indices, width, output }: GatherRowsCall): void {
@@ -22,9 +22,8 @@ export function pickRows(
   output: Store,
 ): void {
   if (output.length === 0) return;
-  const kernel = device.kernel({
-    source,
-    bindings: ["read", "read", "update"], // where the table is split, each of its ranges sets some of the rows
+  const kernel = device.kernel(shaders.rows.gather, {
+    access: { output: "update" }, // where the table is split, each of its ranges sets some of the rows
     types: { Table: table.dtype, Output: output.dtype },
   });
   using scope = device.scope();
@@ -34,13 +33,13 @@ export function pickRows(
     for (const range of device.chunks(table.length / width, [table, width])) {
       device.dispatch(
         kernel,
-        [
-          table.window(range.start * width, range.count * width),
-          ids.window(rows.start, rows.count),
-          output.window(rows.start * width, size),
-        ],
-        [size, width, range.start, range.count, float(scale)],
-        Math.ceil(size / 256),
+        {
+          table: table.window(range.start * width, range.count * width),
+          ids: ids.window(rows.start, rows.count),
+          output: output.window(rows.start * width, size),
+        },
+        { count: size, width, first: range.start, rows: range.count, scale },
+        Math.ceil(size / kernel.shader.threads),
       );
     }
   }
@@ -49,10 +48,8 @@ export function pickRows(
 /** See {@linkcode Operations.scatterRows}. */
 export function scatterRows(device: Device, { x, indices, width, target }: ScatterRowsCall): void {
   if (x.size === 0) return;
-  const kernel = device.kernel({
-    source,
-    entryPoint: "scatter",
-    bindings: ["read", "read", "update"],
+  const kernel = device.kernel(shaders.rows.scatter, {
+    access: { output: "update" },
     types: { Table: x.dtype, Output: target.dtype },
   });
   const from = storeOf(x), to = storeOf(target);
@@ -63,13 +60,13 @@ export function scatterRows(device: Device, { x, indices, width, target }: Scatt
     for (const range of device.chunks(target.size / width, [to, width])) {
       device.dispatch(
         kernel,
-        [
-          from.window(part.start * width, size),
-          ids.window(part.start, part.count),
-          to.window(range.start * width, range.count * width),
-        ],
-        [size, width, range.start, range.count, float(1)],
-        Math.ceil(size / 256),
+        {
+          table: from.window(part.start * width, size),
+          ids: ids.window(part.start, part.count),
+          output: to.window(range.start * width, range.count * width),
+        },
+        { count: size, width, first: range.start, rows: range.count, scale: 1 },
+        Math.ceil(size / kernel.shader.threads),
       );
     }
   }

@@ -1,6 +1,8 @@
 // Splits a row [query | key | value | gate] of x, each of `hidden` elements, and activates query and key. One workgroup
 // per head of one part of one row.
 
+// import folded.wgsl, activation.wgsl
+
 const QUERY = 0u;
 const KEY = 1u;
 const VALUE = 2u;
@@ -11,11 +13,11 @@ struct Parameters {
   headDim: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read_write> q: array<Output>;
-@group(0) @binding(2) var<storage, read_write> k: array<Output>;
-@group(0) @binding(3) var<storage, read_write> v: array<Output>;
-@group(0) @binding(4) var<storage, read_write> u: array<Output>;
+@group(0) @binding(0) var<storage, read> x: array<X>; // [rows, 4, heads, headDim]
+@group(0) @binding(1) var<storage, read_write> q: array<Output>; // [rows, heads, headDim]
+@group(0) @binding(2) var<storage, read_write> k: array<Output>; // [rows, heads, headDim]
+@group(0) @binding(3) var<storage, read_write> v: array<Output>; // [rows, heads, headDim]
+@group(0) @binding(4) var<storage, read_write> u: array<Output>; // [rows, heads, headDim]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(THREADS)
@@ -24,7 +26,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let index = workgroup.x + workgroup.y * workgroups.x;
+  let index = folded(workgroup, workgroups);
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
@@ -34,7 +36,7 @@ fn main(
   let destination = (row * parameters.heads + head) * headDim;
 
   var maximum = 0.0;
-  if (ACTIVATION == 10) {
+  if (ACTIVATION == EXP) {
     maximum = f32(x[source]);
     for (var i = thread; i < headDim; i += THREADS) { maximum = max(maximum, f32(x[source + i])); }
     maximum = maximumOver(maximum, thread);

@@ -1,6 +1,8 @@
 // Gradient of splitHeads: rows [dq ⊙ activation'(query) | dk ⊙ activation'(key) | dv | du]. One workgroup per head of one
 // part of one row.
 
+// import folded.wgsl, activation.wgsl
+
 const QUERY = 0u;
 const KEY = 1u;
 const VALUE = 2u;
@@ -11,12 +13,12 @@ struct Parameters {
   headDim: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> dq: array<f32>;
-@group(0) @binding(2) var<storage, read> dk: array<f32>;
-@group(0) @binding(3) var<storage, read> dv: array<f32>;
-@group(0) @binding(4) var<storage, read> du: array<f32>;
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, 4, heads, headDim]
+@group(0) @binding(1) var<storage, read> dq: array<f32>; // [rows, heads, headDim]
+@group(0) @binding(2) var<storage, read> dk: array<f32>; // [rows, heads, headDim]
+@group(0) @binding(3) var<storage, read> dv: array<f32>; // [rows, heads, headDim]
+@group(0) @binding(4) var<storage, read> du: array<f32>; // [rows, heads, headDim]
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>; // [rows, 4, heads, headDim]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(THREADS)
@@ -25,7 +27,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let index = workgroup.x + workgroup.y * workgroups.x;
+  let index = folded(workgroup, workgroups);
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
@@ -35,7 +37,7 @@ fn main(
   let split = (row * parameters.heads + head) * headDim;
 
   var maximum = 0.0;
-  if (ACTIVATION == 10) {
+  if (ACTIVATION == EXP) {
     maximum = x[joint];
     for (var i = thread; i < headDim; i += THREADS) { maximum = max(maximum, x[joint + i]); }
     maximum = maximumOver(maximum, thread);

@@ -5,7 +5,7 @@
  */
 import type { SumRowsCall, SumSquaresCall } from "../core/machine.ts";
 import { type Device, type Store, storeOf, type Window } from "./device.ts";
-import source from "./sums.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** Workgroups of the first stage that fill a large GPU. */
 const FIRST_STAGE_WORKGROUPS = 1024;
@@ -28,28 +28,30 @@ export function addRows(device: Device, x: Store, width: number, total: Window, 
   const columns = Math.min(64, 2 ** Math.ceil(Math.log2(width)));
   const groups = Math.ceil(width / columns);
   const most = Math.ceil(FIRST_STAGE_WORKGROUPS / groups);
+  const stage = (x: Window, y: Window, rows: number, ranges: number, SQUARE: boolean, ADD: boolean) => {
+    const kernel = device.kernel(shaders.sums.main, {
+      access: { y: "update" },
+      constants: { COLUMNS: columns, SQUARE, ADD },
+    });
+    const workgroups = ranges * groups;
+    device.dispatch(
+      kernel,
+      { x, y },
+      { rows, width, step: Math.ceil(rows / ranges), workgroups },
+      workgroups,
+    );
+  };
   for (const { start, count } of device.chunks(x.length / width, [x, width])) {
     const rows = x.window(start * width, count * width);
-    const step = Math.ceil(count / Math.min(most, Math.ceil(count * columns / (ROWS_OF_THREAD * 256))));
-    const ranges = Math.ceil(count / step);
-    const sum = (from: Window, to: Window, count: number, ranges: number, options: Record<string, boolean>) =>
-      device.dispatch(
-        device.kernel({
-          source,
-          bindings: ["read", "update"],
-          constants: { COLUMNS: columns, SQUARE: Number(options.square), ADD: Number(options.add) },
-        }),
-        [from, to],
-        [count, width, Math.ceil(count / ranges), ranges * groups],
-        ranges * groups,
-      );
+    const worthwhile = Math.ceil(count * columns / (ROWS_OF_THREAD * shaders.sums.main.threads));
+    const ranges = Math.ceil(count / Math.ceil(count / Math.min(most, worthwhile)));
     if (ranges === 1) {
-      sum(rows, total, count, 1, { square, add: true });
+      stage(rows, total, count, 1, square, true);
       continue;
     }
     using scope = device.scope();
     const sums = scope.allocate([ranges, width]);
-    sum(rows, sums, count, ranges, { square, add: false });
-    sum(sums, total, ranges, 1, { square: false, add: true });
+    stage(rows, sums, count, ranges, square, false);
+    stage(sums, total, ranges, 1, false, true);
   }
 }

@@ -1,6 +1,8 @@
 // y[i] = Σ x[r, i] over rows, or the sum of squares. Each workgroup sums COLUMNS columns over one range of rows, always
 // in the same order: 256 / COLUMNS threads share a column, and their sums are added up pairwise.
 
+// import folded.wgsl
+
 override COLUMNS: u32; // a power of 2
 override SQUARE: bool;
 override ADD: bool; // to what y holds
@@ -14,7 +16,7 @@ struct Parameters {
   workgroups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, width]
 @group(0) @binding(1) var<storage, read_write> y: array<f32>; // [ranges, width]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
@@ -26,7 +28,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let width = parameters.width;
   let groups = (width + COLUMNS - 1) / COLUMNS;

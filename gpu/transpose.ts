@@ -4,7 +4,7 @@
  * @module
  */
 import type { Device, Store } from "./device.ts";
-import source from "./transpose.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
 /** `y = xᵀ`: x `[rows, columns]`, y `[columns, rows]`. */
 export function transpose(
@@ -13,14 +13,28 @@ export function transpose(
   [rows, columns]: readonly [number, number],
   y: Store,
 ): void {
-  const kernel = device.kernel({ source, bindings: ["read", "update"] }); // a range of x sets some columns of y
+  const { EDGE } = shaders.transpose.constants;
+  const kernel = device.kernel(shaders.transpose.main, {
+    access: { y: "update" }, // a range of x sets some columns of y
+  });
   for (const from of device.chunks(rows, [x, columns])) {
     for (const to of device.chunks(columns, [y, rows])) {
-      const workgroups = Math.ceil(from.count / 32) * Math.ceil(to.count / 32);
+      const workgroups = Math.ceil(from.count / EDGE) * Math.ceil(to.count / EDGE);
       device.dispatch(
         kernel,
-        [x.window(from.start * columns, from.count * columns), y.window(to.start * rows, to.count * rows)],
-        [from.count, columns, from.start, to.start, to.count, rows, workgroups],
+        {
+          x: x.window(from.start * columns, from.count * columns),
+          y: y.window(to.start * rows, to.count * rows),
+        },
+        {
+          rows: from.count,
+          columns,
+          firstRow: from.start,
+          firstColumn: to.start,
+          count: to.count,
+          stride: rows,
+          workgroups,
+        },
         workgroups,
       );
     }

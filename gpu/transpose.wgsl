@@ -1,4 +1,6 @@
-// y = xᵀ, a tile of 32 × 32 per workgroup, turned in workgroup memory so that reads and writes run along rows.
+// y = xᵀ, a tile of 32 × 32 per workgroup, transposed in workgroup memory so that reads and writes run along rows.
+
+// import folded.wgsl
 
 const EDGE = 32u;
 const THREADS = 256u;
@@ -13,8 +15,8 @@ struct Parameters {
   workgroups: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, columns]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>; // [count, stride]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 var<workgroup> tile: array<array<f32, EDGE + 1>, EDGE>; // one more: columns then lie in different banks
@@ -25,7 +27,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let tiles = (parameters.count + EDGE - 1) / EDGE;
   let row = id / tiles * EDGE;

@@ -30,8 +30,9 @@ interface Slot {
 }
 
 /**
- * Slots for sessions that come and go: per layer one tensor of states, `[size, heads, headDim, valueDim]`. A step takes
- * any of them one token further, with one readback and, up to 64 of them, in one pass. What a session gets depends on no other.
+ * Slots for sessions that come and go: per layer one tensor of states, `[size, heads, headDim, valueDim]`. A step reads
+ * one token for each of any of them, with one readback and, up to 64 of them, in one pass. Sessions do not depend on one
+ * another.
  *
  * @example
  * ```ts
@@ -102,7 +103,7 @@ export class Batch implements Disposable {
   }
 
   /**
-   * Frees a slot and gives its session back, as one on its own, which the caller disposes.
+   * Frees a slot and gives its session back, as one outside the batch, which the caller disposes.
    *
    * @throws {RangeError} when the slot is free
    */
@@ -138,7 +139,7 @@ export class Batch implements Disposable {
    * @param slots no two the same; the sessions in other slots stay as they are
    * @param ids token ids, one per slot
    * @returns logits of the next tokens, `[slots, vocab]`, which the caller disposes
-   * @throws {RangeError} when a slot is free or comes twice, or an id is outside the vocabulary; nothing has changed then
+   * @throws {RangeError} when a slot is free or comes twice, or an id is outside the vocabulary; nothing has changed
    * @throws {BackendError} when the batch was disposed, or the device fails within the step: some layers have then read
    * the tokens and others have not, so the batch ends
    */
@@ -170,7 +171,7 @@ export class Batch implements Disposable {
     }
   }
 
-  /** Steps of at most `FEW_ROWS` sessions each: more rows go another way, whose sums round otherwise. */
+  /** Steps of at most `FEW_ROWS` sessions each: more rows are summed in another order, which rounds differently. */
   #pass(
     states: readonly Tensor[],
     ids: Uint32Array,

@@ -66,8 +66,8 @@ export interface DecodingModel {
 }
 
 /**
- * One answer on its way: it takes the logits after the prompt, then those after each of its own tokens, and says which
- * token is next, what text is certain, and whether the answer ends.
+ * One answer in progress. It takes the logits after the prompt, then those after each of its own tokens. It says which
+ * token is next, which text is certain, and whether the answer ends.
  *
  * @example
  * ```ts
@@ -100,10 +100,12 @@ export class Decoding {
   #length = 0;
 
   /**
+   * An answer that has no token yet.
+   *
    * @param model whose logits these are
    * @param prompt token ids that the repetition penalty counts, and that the text continues
-   * @param options see {@linkcode DecodingOptions}; `before`: token ids that stand before the prompt, of earlier turns.
-   * The last few suffice: `session.recent`
+   * @param options see {@linkcode DecodingOptions}; `before`: token ids before the prompt, of earlier turns. The last
+   * few suffice: `session.recent`
    * @param operation named in errors
    * @throws {TypeError} when an option is of the wrong kind, or the model has no tokenizer for stop strings
    * @throws {RangeError} when an option is out of range
@@ -130,7 +132,9 @@ export class Decoding {
     }
     this.#text = new StopText(stops);
     this.#stopIds = stops.flatMap((name) => tokenizer?.specialIdOf(name) ?? []);
-    this.#characters = tokenizer?.stream({ before: [...Array.from(before), ...Array.from(prompt)] });
+    this.#characters = tokenizer?.stream({
+      before: [...tokenizer.recent(before), ...tokenizer.recent(prompt)],
+    });
   }
 
   /** Tokens so far. */
@@ -171,15 +175,15 @@ export class Decoding {
   }
 }
 
-/** How {@linkcode decode} goes about it. */
+/** Options of {@linkcode decode}. */
 export interface DecodeOptions {
   /** Its reason is thrown at the next token or piece of the prompt. */
   readonly signal?: AbortSignal;
   /** Tokens of the prompt per pass. */
   readonly prefillTokens: number;
   /**
-   * Whether the session reads every token that was yielded, whatever ends the loop: the next turn then continues from
-   * there. Without it the last token is not read.
+   * Whether the session reads every token that was yielded, whatever ends the loop, so that the next turn continues
+   * from there. Without it the last token is not read.
    */
   readonly readsAll: boolean;
 }
@@ -190,8 +194,8 @@ const TURN_MILLISECONDS = 16;
 /**
  * Lets a session read a prompt in pieces, and generates from there: one step and one readback per token.
  *
- * @param ids the prompt; none only where `logits` are given
- * @param logits what the session gave after its last token, taken over; read where the prompt has no token
+ * @param ids the prompt; empty only if `logits` are given
+ * @param logits what the session gave after its last token, taken over; the answer to an empty prompt begins with them
  */
 export async function* decode(
   session: Session,
@@ -237,7 +241,7 @@ export async function* decode(
   }
 }
 
-/** Text on its way out, held back while it may be the beginning of a stop string. */
+/** Text, held back while it may be the beginning of a stop string. */
 export class StopText {
   readonly #stops: readonly string[];
   #held = "";
@@ -249,7 +253,7 @@ export class StopText {
     this.#stops = stops;
   }
 
-  /** Takes text and returns what is certain to stand before any stop string. */
+  /** Takes text and returns what is certain to precede any stop string. */
   push(text: string): string {
     this.#held += text;
     const found = this.#stops.map((stop) => this.#held.indexOf(stop)).filter((index) => index >= 0);

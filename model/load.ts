@@ -32,11 +32,11 @@ import { mapWeights, type Weights } from "./weights.ts";
 const OPERATION = "TransNormerLLM.load";
 const SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 
-/** How far loading is. */
+/** Progress of loading. */
 export interface LoadProgress {
   /** Bytes of tensors that were read. */
   readonly bytes: number;
-  /** Bytes of tensors in all, where the checkpoint says so beforehand. */
+  /** Bytes of tensors in all, if the checkpoint says so beforehand. */
   readonly totalBytes: number | undefined;
   /** Tensors that were uploaded. */
   readonly tensors: number;
@@ -147,7 +147,7 @@ async function readWeights(
   return expected!;
 }
 
-/** The files of the weights, each with its header read, and closed after its turn. */
+/** The files of the weights, one after another, each with its header read, and closed before the next. */
 async function* weightFiles(
   source: Source,
   single: ByteReader | undefined,
@@ -242,7 +242,7 @@ class Uploads implements Disposable {
     });
   }
 
-  /** See {@linkcode Checkpoint.fingerprint}. Sorted: the order of tensors and their distribution over shards do not matter. */
+  /** See {@linkcode Checkpoint.fingerprint}. Sorted: the order of tensors and the shards they are in do not matter. */
   fingerprint(): string {
     const text = JSON.stringify([this.#config, [...this.#hashes].sort()]);
     return hash(new TextEncoder().encode(text));
@@ -262,12 +262,12 @@ class Uploads implements Disposable {
 
 /**
  * Element types of a quantised weight's integers: 8 bits as they are, `[out, in]`; 4 bits two to a byte,
- * `[out, ⌈in / 2⌉]`. Scales are BF16 `[out, ⌈in / group⌉]`, under the weight's name with this behind it.
+ * `[out, ⌈in / 2⌉]`. Scales are BF16 `[out, ⌈in / group⌉]`, under the weight's name with this suffix.
  */
 const INTEGERS: readonly string[] = ["I8", "U8"];
 export const SCALES = ".scales";
 
-/** What has come of a quantised weight. */
+/** The parts of a quantised weight that have been read. */
 interface QuantizedParts {
   bits?: 8 | 4;
   values?: Uint8Array;

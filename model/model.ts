@@ -19,19 +19,23 @@ import { allLogits, forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
 
 /**
- * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): its memory of
- * what it read is a state of fixed size.
+ * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): what it
+ * has read is kept in a state of fixed size.
  *
  * @example
  * ```ts
  * import { createBackend } from "@levin/attention";
  * import { TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
  *
  * using backend = await createBackend({ prefer: "wasm" });
  * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * const tokens: number[] = [];
  * for await (const { token, logprob } of model.generate([205, 7, 19], { maxTokens: 8, temperature: 0 })) {
- *   console.log(token, logprob);
+ *   assert(logprob <= 0);
+ *   tokens.push(token);
  * }
+ * assert.equal(tokens.length, 8);
  * ```
  */
 export class TransNormerLLM implements Disposable {
@@ -45,7 +49,7 @@ export class TransNormerLLM implements Disposable {
   readonly tokenizer: Tokenizer | undefined;
   /** Defaults of sampling: those of `generation_config.json`. They serve where a caller gives none. */
   readonly sampling: SamplingOptions;
-  /** Hash of configuration and of all bytes of all weights: snapshots go only to a model with the same. */
+  /** Hash of configuration and of all bytes of all weights: snapshots are restored only to a model with the same. */
   readonly fingerprint: string;
   /** Living sessions. */
   readonly sessions: Set<Session> = new Set();
@@ -122,7 +126,7 @@ export class TransNormerLLM implements Disposable {
 
   /**
    * Generates tokens after a prompt, each as soon as it is known. The end-of-sequence token that ends a generation is
-   * the last one, with `finish: "eos"`. Each call has a session of its own, which ends with the loop.
+   * the last one, with `finish: "eos"`. Each call has its own session, which ends with the loop.
    *
    * @param prompt a string, for models with a tokenizer, or token ids; at least one token
    * @param options see {@linkcode GenerateOptions}
@@ -195,7 +199,7 @@ export class TransNormerLLM implements Disposable {
 
   /**
    * Perplexity of a text: exp of the mean negative log-probability of its tokens, each after all before it. The first
-   * token, which nothing stands before, does not count.
+   * token, which nothing precedes, does not count.
    *
    * @param text text or token ids, at least two tokens, in memory that does not grow with their number
    */

@@ -1,7 +1,7 @@
 /**
  * The safetensors format: 8 bytes of header length, a JSON header, the tensors' bytes without holes
  * (https://huggingface.co/docs/safetensors). A header comes from strangers: nothing in it is believed before it is
- * checked, and nothing is allocated on its word beyond what it proves to hold.
+ * checked, and no more is allocated than the file proves to hold.
  *
  * @module
  */
@@ -68,7 +68,7 @@ export interface SafetensorsHeader {
  * the number of bytes read.
  */
 export interface ByteReader {
-  /** Length of the whole in bytes, where it is known beforehand. */
+  /** Length of the whole in bytes, if it is known beforehand. */
   readonly size: number | undefined;
   /** Fills as much of the target as there is, and returns the number of bytes: less than asked only at the end. */
   read(target: Uint8Array<ArrayBuffer>): Promise<number>;
@@ -80,7 +80,7 @@ export interface ByteReader {
  * Checks a header.
  *
  * @param json the bytes between the length and the tensors
- * @param dataBytes number of bytes after the header, where it is known
+ * @param dataBytes number of bytes after the header, if known
  * @param file name for error messages
  * @throws {RangeError} when the header is no JSON object, describes a tensor outside the file, overlaps, leaves holes,
  * or a tensor's shape and element type do not give its number of bytes
@@ -171,7 +171,7 @@ export async function readSafetensorsHeader(reader: ByteReader, file: string): P
   return parseSafetensorsHeader(json, reader.size === undefined ? undefined : reader.size - 8 - length, file);
 }
 
-/** Reads a file's tensors one after another, each once and in order; the reader stands behind the header. */
+/** Reads a file's tensors one after another, each once and in order; the reader is at the end of the header. */
 export async function* readSafetensorsData(
   reader: ByteReader,
   header: SafetensorsHeader,

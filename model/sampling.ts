@@ -8,7 +8,7 @@ import { rangeError, typeError } from "../core/errors.ts";
 
 /** How to choose. */
 export interface SamplingOptions {
-  /** 0 takes the likeliest token, of equal ones that with the lowest id; otherwise logits are divided by it. Default 1. */
+  /** 0 takes the likeliest token, and the lowest id among equals; otherwise logits are divided by it. Default 1. */
   temperature?: number;
   /** Only the `topK` likeliest tokens. Default: all. */
   topK?: number;
@@ -52,7 +52,7 @@ export class Sampler {
   readonly #seen = new Set<number>();
 
   /**
-   * A sampler with choices, seen tokens and random numbers of its own.
+   * A sampler, which remembers the tokens that it has seen.
    *
    * @param options how to choose
    * @param operation named in errors
@@ -76,7 +76,7 @@ export class Sampler {
     this.#random = randomNumbers(seed);
   }
 
-  /** Takes notice of tokens that the repetition penalty shall count: the prompt. Chosen tokens count by themselves. */
+  /** Tells which tokens the repetition penalty counts: those of the prompt. Chosen tokens count without this. */
   observe(tokens: ArrayLike<number>): void {
     for (let i = 0; i < tokens.length; i++) this.#seen.add(tokens[i]);
   }
@@ -120,10 +120,10 @@ export class Sampler {
       if (rest < 0) return token;
       last = token;
     }
-    return last; // rounding left a sliver
+    return last; // rounding left a remainder
   }
 
-  /** Sets the weights of tokens to 0 that top k, top p and min p leave out. */
+  /** Sets the weights of tokens that top k, top p and min p exclude to 0. */
   #filter(weights: Float64Array): void {
     const { topK, topP, minP } = this.#options;
     const sorted = weights.slice().sort().reverse();

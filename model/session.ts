@@ -1,5 +1,5 @@
 /**
- * Sessions: one sequence that is read piece by piece, and the state of fixed size that stands for all of it.
+ * Sessions: one sequence that is read piece by piece, and the state of fixed size that represents all of it.
  *
  * @module
  */
@@ -17,7 +17,7 @@ import {
 } from "./decoding.ts";
 import { checkIds, promptIds } from "./ids.ts";
 import { encodeSnapshot } from "./snapshot.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import { RECENT_TOKENS, type Tokenizer } from "./tokenizer.ts";
 import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
 
 /**
@@ -25,9 +25,6 @@ import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
  * that they fall as in a single pass.
  */
 export const PREFILL_TOKENS: number = 32 * BLOCK;
-
-/** Tokens that {@linkcode Session.recent} holds: no character and no rule about spaces reaches further back. */
-export const RECENT_TOKENS = 8;
 
 /** A model as a session sees it. */
 export interface SessionModel extends Network, DecodingModel {
@@ -116,8 +113,8 @@ export class Session implements Disposable {
   }
 
   /**
-   * The last tokens that have text, at most eight: how the text that follows begins depends on what stands before it,
-   * such as the space of its first word or half a character. Empty for a model without a tokenizer.
+   * The last tokens that have text, at most eight: how the text that follows begins depends on them, such as
+   * the space of its first word or half a character. Empty for a model without a tokenizer.
    */
   get recent(): readonly number[] {
     return this.#recent;
@@ -145,8 +142,8 @@ export class Session implements Disposable {
    * @param options `logits`: after the `"last"` token (default) or after `"all"` of them; the latter is one pass,
    * whose memory grows with the number of ids
    * @returns logits of the next token, `[vocab]`; with `"all"`, `[ids.length, vocab]`
-   * @throws {RangeError} when there is no id, or one is outside the vocabulary; the session then stands where it stood
-   * @throws {BackendError} when the session was disposed, or memory is short; the session then stands where it stood,
+   * @throws {RangeError} when there is no id, or one is outside the vocabulary; the session is then unchanged
+   * @throws {BackendError} when the session was disposed, or memory is short; the session is then unchanged,
    * except after a single id (see {@linkcode Session.step})
    */
   prefill(ids: ArrayLike<number>, options: { logits?: "last" | "all" } = {}): Tensor {
@@ -198,7 +195,7 @@ export class Session implements Disposable {
    *
    * @param id token id
    * @returns logits of the next token, `[vocab]`
-   * @throws {RangeError} when the id is outside the vocabulary; the session then stands where it stood
+   * @throws {RangeError} when the id is outside the vocabulary; the session is then unchanged
    * @throws {BackendError} when the session was disposed, or the device fails within the step: some layers have then
    * read the token and others have not, so the session ends; restore it from a snapshot
    */
@@ -228,7 +225,7 @@ export class Session implements Disposable {
     const { fingerprint } = this.#model;
     const position = this.#position, recent = this.#recent;
     const states = this.#live("Session.snapshot");
-    const data = await Promise.all(states.map((state) => state.data())); // all reads are under way before the wait
+    const data = await Promise.all(states.map((state) => state.data())); // all reads are enqueued before the wait
     return encodeSnapshot({
       fingerprint,
       position,
@@ -244,7 +241,7 @@ export class Session implements Disposable {
    * continues from there. Nothing else may read with this session until the loop is over.
    *
    * @param prompt a string, for models with a tokenizer, or token ids. What the tokenizer adds at the beginning of a
-   * text stands before the first turn alone. After an earlier `generate` it may be empty: the answer continues
+   * text precedes the first turn only. After an earlier `generate` the prompt may be empty: the answer continues
    * @param options see {@linkcode GenerateOptions}
    * @throws {TypeError} when an option is of the wrong kind, or the model has no tokenizer for a string
    * @throws {RangeError} when an option is out of range, the prompt has no token or one outside the vocabulary, a logit
@@ -275,8 +272,23 @@ export class Session implements Disposable {
   }
 
   /**
-   * Another session from the same state, which the caller disposes: both continue on their own, also without a prompt
-   * after an earlier `generate`.
+   * Another session from the same state, which the caller disposes: each continues without the other, also
+   * without a prompt after an earlier `generate`.
+   *
+   * @example Two answers to one question
+   * ```ts
+   * import { createBackend } from "@levin/attention";
+   * import { TransNormerLLM } from "@levin/attention/tnl";
+   * import assert from "node:assert/strict";
+   *
+   * using backend = await createBackend({ prefer: "wasm" });
+   * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+   * using session = model.session();
+   * session.prefill([205, 7, 19]).dispose();
+   * using fork = session.fork();
+   * for await (const _ of fork.generate([176], { maxTokens: 3 }));
+   * assert.deepEqual([session.position, fork.position], [3, 7]);
+   * ```
    *
    * @throws {BackendError} when the session was disposed, or memory is short
    */
@@ -335,19 +347,13 @@ export class Session implements Disposable {
   }
 }
 
-/** The last tokens that have text, of those before and those read now; see {@linkcode Session.recent}. */
+/** {@linkcode Session.recent} once more ids were read. */
 export function recentTokens(
   tokenizer: Tokenizer | undefined,
   before: readonly number[],
   ids: Uint32Array,
 ): readonly number[] {
-  if (tokenizer === undefined) return before;
-  const recent: number[] = [];
-  for (let i = ids.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) {
-    if (tokenizer.hasText(ids[i])) recent.push(ids[i]);
-  }
-  for (let i = before.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) recent.push(before[i]);
-  return recent.reverse();
+  return tokenizer === undefined ? before : [...before, ...tokenizer.recent(ids)].slice(-RECENT_TOKENS);
 }
 
 /** Tokens of a prompt between two turns of the event loop. */

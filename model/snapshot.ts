@@ -58,7 +58,7 @@ export function encodeSnapshot(snapshot: Snapshot): Uint8Array<ArrayBuffer> {
 /**
  * Reads a snapshot of the model with this fingerprint, these shapes and this vocabulary.
  *
- * @throws {TypeError} when `bytes` are none
+ * @throws {TypeError} when `bytes` is no `Uint8Array`
  * @throws {RangeError} when they are no snapshot, of another version, damaged, or of another model
  */
 export function decodeSnapshot(

@@ -4,6 +4,7 @@
  * @module
  */
 import type { FileHandle } from "node:fs/promises";
+import { builtin } from "../core/builtin.ts";
 import { rangeError, typeError } from "../core/errors.ts";
 import type { ByteReader } from "./safetensors.ts";
 
@@ -14,8 +15,8 @@ export interface Source {
   /** The folder or URL as messages name it: without a query, which may carry a key. */
   readonly location: string;
   /**
-   * The file, from its beginning; `undefined` when there is none of that name. Hosts that do not say 404 for what is
-   * absent count as well: a bucket that refuses (401, 403), or a web server that sends its page in place of the file.
+   * The file, from its beginning; `undefined` when there is none of that name. Hosts that say it in another way
+   * than by 404 count as well: a bucket that refuses (401, 403), or a web server that sends its page instead.
    */
   open(name: string): Promise<ByteReader | undefined>;
   /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */
@@ -102,11 +103,16 @@ function folder(folder: string | URL, location: string, signal?: AbortSignal): S
     location,
     instead: () => undefined,
     async open(name) {
-      // Only here: browsers and edge isolates have no file system to import.
-      const { open } = await import("node:fs/promises");
+      const fileSystem = builtin("node:fs/promises") as typeof import("node:fs/promises") | undefined;
+      if (fileSystem === undefined) {
+        rangeError(OPERATION, "the location must be a URL where the host has no files", location);
+      }
       let file: FileHandle;
       try {
-        file = await open(folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`, "r");
+        file = await fileSystem.open(
+          folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`,
+          "r",
+        );
       } catch (error) {
         // ENOTDIR: the "folder" is a file.
         if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return undefined;
@@ -170,7 +176,7 @@ const BEGINNING = 256;
  */
 function isPage(name: string, contentType: string, beginning: Uint8Array): boolean {
   const text = new TextDecoder().decode(beginning).trimStart();
-  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>])/i.test(text)) return true;
+  if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>]|\?xml\s)/i.test(text)) return true;
   if (!/^text\/html\b/i.test(contentType)) return false;
   return name.endsWith(".json") ? !/^[{[]/.test(text) : /^<[a-z!]/i.test(text);
 }

@@ -1,80 +1,92 @@
 /**
- * Text to token ids and back, by `tokenizer.json`.
+ * Text to token ids and back, by `tokenizer.json`, as the official library does it.
+ *
+ * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. Everything
+ * around them is in `tokenizer/`: the package computes some of it differently, and decodes no streams.
  *
  * @module
  */
-import type { Tokenizer as HubTokenizer } from "@huggingface/tokenizers";
 import { rangeError, typeError } from "../core/errors.ts";
+import { AddedTokens, readAddedTokens } from "./tokenizer/added.ts";
+import { Decoder, fallbackByte, levelBytes } from "./tokenizer/decode.ts";
+import { type AddedToken, flatten, OPERATION, type Part } from "./tokenizer/json.ts";
+import { createModel, type Model } from "./tokenizer/model.ts";
+import { createNormalizer } from "./tokenizer/normalize.ts";
+import type { Hub } from "./tokenizer/pattern.ts";
+import { createPostProcessor, type PostProcessor } from "./tokenizer/process.ts";
+import { createPreTokenizer, type PreTokenizer } from "./tokenizer/split.ts";
 
-/** The characters that byte-level vocabularies write bytes as: printable Latin-1 as itself, the others from U+0100 on. */
-export const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
-  const printable = (byte: number) => byte > 0x20 && byte < 0x7f || byte > 0xa0 && byte !== 0xad;
-  let next = 0x100;
-  return new Map(
-    Array.from({ length: 256 }, (_, byte) => [String.fromCharCode(printable(byte) ? byte : next++), byte]),
-  );
-})();
-
-/** What this module reads of `tokenizer.json`. */
-interface DecoderJson {
-  type?: string;
-  decoders?: DecoderJson[];
+/** The parts of a `tokenizer.json`. */
+interface TokenizerJson {
+  readonly model?: Part | null;
+  readonly normalizer?: Part | null;
+  readonly pre_tokenizer?: Part | null;
+  readonly post_processor?: Part | null;
+  readonly decoder?: Part | null;
+  readonly added_tokens?: unknown;
 }
+
+/** See {@linkcode Tokenizer.recent}. */
+export const RECENT_TOKENS = 8;
 
 /** A checkpoint's tokenizer. */
 export class Tokenizer {
-  readonly #hub: HubTokenizer;
-  /** Decoders that make bytes of tokens, `"ByteLevel"` and `"ByteFallback"`. */
-  readonly #decoders: ReadonlySet<string>;
-  readonly #added: ReadonlyMap<number, { content: string; special: boolean }>;
-  readonly #cleanUp: boolean;
-  /** `tokenizer_config.json` as it came: the chat template and the names of special tokens are here. */
+  /**
+   * `tokenizer_config.json` as it came: the names of special tokens are here, and the chat template, which a
+   * `chat_template.jinja` replaces.
+   */
   readonly config: Readonly<Record<string, unknown>>;
+  readonly #model: Model;
+  readonly #added: AddedTokens;
+  readonly #preTokenize: PreTokenizer;
+  readonly #postProcess: PostProcessor;
+  readonly #decoder: Decoder;
+  /** Types of the decoder's steps. */
+  readonly #decoders: ReadonlySet<unknown>;
+  readonly #addedById: ReadonlyMap<number, AddedToken>;
+  readonly #ids: ReadonlyMap<string, number>;
+  readonly #tokens: ReadonlyMap<number, string>;
 
-  private constructor(
-    hub: HubTokenizer,
-    decoder: DecoderJson | null,
-    cleanUp: boolean,
-    config: Readonly<Record<string, unknown>>,
-  ) {
+  private constructor(hub: Hub, json: TokenizerJson, config: Readonly<Record<string, unknown>>) {
+    const { normalizer = null, pre_tokenizer = null, post_processor = null, decoder = null } = json;
+    const added = readAddedTokens(json.added_tokens ?? []);
     this.config = config;
-    this.#hub = hub;
-    this.#decoders = new Set([decoder, ...decoder?.decoders ?? []].map((step) => step?.type ?? ""));
-    this.#added = hub.get_added_tokens_decoder();
-    this.#cleanUp = cleanUp;
+    this.#model = createModel(hub, json.model);
+    this.#added = new AddedTokens(added, createNormalizer(hub, normalizer));
+    this.#preTokenize = createPreTokenizer(hub, pre_tokenizer, normalizer);
+    this.#postProcess = createPostProcessor(post_processor);
+    this.#decoder = new Decoder(hub, decoder, config.clean_up_tokenization_spaces === true);
+    this.#decoders = new Set(flatten(decoder, "decoders").map(({ type }) => type));
+    this.#addedById = new Map(added.map((token) => [token.id, token]));
+    this.#ids = new Map([...this.#model.ids, ...added.map(({ content, id }) => [content, id] as const)]);
+    this.#tokens = new Map([
+      ...Array.from(this.#model.ids, ([token, id]) => [id, token] as const),
+      ...added.map(({ content, id }) => [id, content] as const),
+    ]);
   }
 
   /**
-   * Makes a tokenizer.
+   * Makes a tokenizer. Features that the official library has and this one does not compute in the same way are refused
+   * by their name.
    *
    * @param json parsed `tokenizer.json`
-   * @param config parsed `tokenizer_config.json`, where there is one
-   * @throws {RangeError} when the tokenizer is of a kind that does not exist
+   * @param config parsed `tokenizer_config.json`, if any
+   * @throws {TypeError} when one of them is no object
+   * @throws {RangeError} when the tokenizer is of a kind that does not exist, or has a feature that is not computed
    */
   static async create(json: unknown, config: unknown = {}): Promise<Tokenizer> {
-    const operation = "Tokenizer.create";
     for (const [name, value] of Object.entries({ "tokenizer.json": json, "tokenizer_config.json": config })) {
       if (typeof value !== "object" || value === null || Array.isArray(value)) {
-        typeError(operation, `${name} must hold an object`, value);
+        typeError(OPERATION, `${name} must hold an object`, value);
       }
     }
-    const whole = {
-      normalizer: null,
-      pre_tokenizer: null,
-      post_processor: null,
-      decoder: null as DecoderJson | null,
-      added_tokens: [],
-      ...json as Record<string, unknown>,
-    };
     // Imported when a checkpoint has a tokenizer: token ids alone need none.
-    const { Tokenizer: Hub } = await import("@huggingface/tokenizers");
+    const hub = await import("@huggingface/tokenizers");
     try {
-      // The package "cleans up" spaces before punctuation unless told otherwise, which changes the text.
-      const cleanUp = (config as Record<string, unknown>).clean_up_tokenization_spaces === true;
-      const settings = config as Record<string, unknown>;
-      return new Tokenizer(new Hub(whole, settings), whole.decoder, cleanUp, settings);
+      return new Tokenizer(hub, json as TokenizerJson, config as Record<string, unknown>);
     } catch (error) {
-      return rangeError(operation, "tokenizer.json must describe a tokenizer", (error as Error).message);
+      if (error instanceof RangeError && error.message.startsWith("Cannot run ")) throw error;
+      return rangeError(OPERATION, "tokenizer.json must describe a tokenizer", (error as Error).message);
     }
   }
 
@@ -89,15 +101,23 @@ export class Tokenizer {
   encode(text: string, options: { addSpecialTokens?: boolean } = {}): number[] {
     const operation = "Tokenizer.encode";
     if (typeof text !== "string") typeError(operation, "text must be a string", text);
-    const { ids, tokens } = this.#hub.encode(text.toWellFormed(), {
-      add_special_tokens: options.addSpecialTokens ?? true,
-    });
-    ids.forEach((id, index) => {
-      if (!Number.isInteger(id)) {
-        rangeError(operation, "every part of text must have a token", tokens[index], `token ${index}`);
+    const ids: number[] = [];
+    for (const stretch of this.#added.split(text.toWellFormed())) {
+      if (stretch.id !== undefined) {
+        ids.push(stretch.id);
+        continue;
       }
-    });
-    return ids;
+      for (const piece of this.#preTokenize(stretch)) {
+        for (const token of this.#model.encode(piece.text)) {
+          const id = this.#model.ids.get(token);
+          if (id === undefined) {
+            rangeError(operation, "every part of text must have a token", token, `token ${ids.length}`);
+          }
+          ids.push(id);
+        }
+      }
+    }
+    return options.addSpecialTokens ?? true ? this.#postProcess(ids) : ids;
   }
 
   /**
@@ -112,36 +132,71 @@ export class Tokenizer {
 
   /** Number of ids that have a token. */
   get size(): number {
-    return this.#hub.get_vocab().size;
+    return this.#tokens.size;
   }
 
-  /** The id of a token as the vocabulary spells it, where there is one. */
+  /** The id of a token as the vocabulary spells it, if there is one. */
   idOf(token: string): number | undefined {
-    return this.#hub.token_to_id(token);
+    return this.#ids.get(token);
   }
 
-  /** The id of a special token by its name, where there is one. */
+  /** The id of a special token by its name, if there is one. */
   specialIdOf(name: string): number | undefined {
     const id = this.idOf(name);
-    return id !== undefined && this.#added.get(id)?.special ? id : undefined;
+    return id !== undefined && this.#addedById.get(id)?.special ? id : undefined;
   }
 
   /** Whether an id has a token that is part of a text: it has one, and that is no special token. */
   hasText(id: number): boolean {
-    return this.#hub.id_to_token(id) !== undefined && !this.#added.get(id)?.special;
+    return this.#tokens.has(id) && !this.#addedById.get(id)?.special;
   }
 
-  /** The token of an id as the vocabulary spells it, where there is one. */
+  /**
+   * The last ids that have text, at most eight: no character, no rule about spaces and no text that is held back
+   * reaches further.
+   */
+  recent(ids: ArrayLike<number>, specialTokens = false): number[] {
+    const recent: number[] = [];
+    for (let i = ids.length - 1; i >= 0 && recent.length < RECENT_TOKENS; i--) {
+      if (specialTokens ? this.#tokens.has(ids[i]) : this.hasText(ids[i])) recent.push(ids[i]);
+    }
+    return recent.reverse();
+  }
+
+  /** The token of an id as the vocabulary spells it, if there is one. */
   tokenOf(id: number): string | undefined {
-    return this.#hub.id_to_token(id);
+    return this.#tokens.get(id);
   }
 
-  /** The bytes that an id stands for within a text: of a split character its part; of a special token its name. */
+  /**
+   * The bytes that an id represents within a text: its part of a split character, the space of a word too; for a
+   * special token its name.
+   */
   bytesOf(id: number): Uint8Array {
-    const token = this.#hub.id_to_token(id);
-    const bytes = token === undefined || this.#added.has(id) ? undefined : this.#bytesOf(token);
-    // Within a text: of the first token decoders drop the space.
-    return bytes ?? new TextEncoder().encode(this.stream({ specialTokens: true, before: [id] }).push(id));
+    const token = this.#tokens.get(id);
+    if (token === undefined) return new Uint8Array();
+    const isSpecial = !this.hasText(id);
+    if (!isSpecial && this.#decoders.has("ByteLevel")) return levelBytes(token);
+    const byte = isSpecial || !this.#decoders.has("ByteFallback") ? undefined : fallbackByte(token);
+    if (byte !== undefined) return Uint8Array.of(byte);
+    const run = this.#decoder.start(), before = "x"; // anything, so that the token is not the first
+    const text = run.push({ text: before, isLiteral: true }) +
+      run.push({ text: token, isLiteral: isSpecial }) +
+      run.end();
+    return new TextEncoder().encode(text.slice(before.length));
+  }
+
+  /**
+   * The chat template of a name, as Jinja: of the only one, or of `"default"`, where none is given.
+   *
+   * @returns nothing where the checkpoint brings no such template
+   */
+  chatTemplate(name = "default"): string | undefined {
+    const { chat_template: given } = this.config;
+    if (typeof given === "string") return name === "default" ? given : undefined;
+    if (!Array.isArray(given)) return undefined;
+    const { template } = given.find((entry) => entry?.name === name) ?? {};
+    return typeof template === "string" ? template : undefined;
   }
 
   /**
@@ -152,48 +207,27 @@ export class Tokenizer {
    * is completed
    */
   stream(options: { specialTokens?: boolean; before?: ArrayLike<number> } = {}): TokenStream {
-    const stream = this.#stream(options.specialTokens ?? false);
-    const { before = [] } = options;
-    for (let i = 0; i < before.length; i++) stream.push(before[i]);
-    return stream;
-  }
-
-  #stream(specialTokens: boolean): TokenStream {
-    // A character's bytes may be spread over tokens: the decoder keeps them until the character is whole.
-    const utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-    let previous: number | undefined;
-    return {
-      push: (id) => {
-        const token = this.#hub.id_to_token(id);
-        const added = this.#added.get(id);
-        if (token === undefined || added?.special && !specialTokens) return "";
-        const bytes = added === undefined ? this.#bytesOf(token) : undefined;
-        const before = previous;
-        previous = id;
-        if (bytes !== undefined) return utf8.decode(bytes, { stream: true });
-        return utf8.decode() + (added?.content ?? this.#textAfter(before, id));
-      },
-      end: () => utf8.decode(),
+    const { specialTokens = false, before = [] } = options;
+    const start = () => {
+      const run = this.#decoder.start();
+      const push = (id: number) => {
+        const token = this.#tokens.get(id), isLiteral = !this.hasText(id);
+        return token === undefined || isLiteral && !specialTokens ? "" : run.push({ text: token, isLiteral });
+      };
+      for (const id of this.recent(before, specialTokens)) push(id);
+      return { push, end: () => run.end() };
     };
-  }
-
-  /** The bytes that a token stands for, where its decoder reads tokens as bytes. */
-  #bytesOf(token: string): Uint8Array | undefined {
-    if (this.#decoders.has("ByteLevel")) {
-      const bytes = Array.from(token, (character) => BYTE_OF_CHARACTER.get(character));
-      return bytes.every((byte) => byte !== undefined)
-        ? Uint8Array.from(bytes)
-        : new TextEncoder().encode(token);
-    }
-    const hex = this.#decoders.has("ByteFallback") ? /^<0x([0-9A-Fa-f]{2})>$/.exec(token) : null;
-    return hex === null ? undefined : Uint8Array.of(parseInt(hex[1], 16));
-  }
-
-  /** What a token adds to a text: decoders treat spaces and word parts by what stands before. */
-  #textAfter(before: number | undefined, id: number): string {
-    const text = (ids: number[]) =>
-      this.#hub.decode(ids, { clean_up_tokenization_spaces: this.#cleanUp, skip_special_tokens: true });
-    return before === undefined ? text([id]) : text([before, id]).slice(text([before]).length);
+    const stream = start();
+    // What is still held back of the text before is part of that text: it must not come again.
+    let known = before.length === 0 ? "" : start().end();
+    const withoutKnown = (text: string) => {
+      if (known === "" || text === "") return text;
+      const length = Math.min(known.length, text.length);
+      const isKnown = known.slice(0, length) === text.slice(0, length);
+      known = isKnown ? known.slice(length) : "";
+      return isKnown ? text.slice(length) : text;
+    };
+    return { push: (id) => withoutKnown(stream.push(id)), end: () => withoutKnown(stream.end()) };
   }
 }
 

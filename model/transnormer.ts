@@ -88,7 +88,7 @@ export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
 
 /** A layer's activations, each of them held, and its output, which is the caller's. */
 export interface Layer {
-  /** What goes in, `[batch, seqLen, embed]`. */
+  /** The input, `[batch, seqLen, embed]`. */
   readonly x: Tensor;
   /** Of {@linkcode tokenMixer}. */
   readonly tokenMixer: Record<
@@ -112,31 +112,34 @@ export function stateShapes(config: TransNormerConfig, batch: number): number[][
   );
 }
 
-/** From token ids to the residual stream after the last layer, keeping nothing in between. */
+/** A pass of inference: from token ids and states to the residual stream after the last layer, and states. */
 export function forward(network: Network, input: Input): Output {
   const states: Tensor[] = [];
   const attend: Attend = (l, q, k, v) => {
-    const { output, state } = attendFrom(
-      q,
-      k,
-      v,
-      network.weights.layers[l].slopes,
-      input.states?.[l],
-      input.rows,
-    );
+    const { slopes } = network.weights.layers[l];
+    const { output, state } = attendFrom(q, k, v, slopes, input.states?.[l], input.rows);
     states.push(state);
     return output;
   };
-  let x = embed(network, input);
+  try {
+    return { hidden: residualStream(network, input, attend), states };
+  } catch (error) {
+    for (const state of states) if (!input.states?.includes(state)) state.dispose();
+    throw error;
+  }
+}
+
+/** From token ids to the residual stream after the last layer, `[batch, seqLen, embed]`; no activation is kept. */
+export function residualStream(network: Network, tokens: Tokens, attend: Attend): Tensor {
+  let x = embed(network, tokens);
   try {
     for (let l = 0; l < network.config.layers; l++) {
       using held = new Transient();
-      x = layer(network, l, x, input, attend, held).output;
+      x = layer(network, l, x, tokens, attend, held).output;
     }
-    return { hidden: x, states };
+    return x;
   } catch (error) {
     x.dispose();
-    for (const state of states) if (!input.states?.includes(state)) state.dispose();
     throw error;
   }
 }

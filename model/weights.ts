@@ -7,7 +7,7 @@
 import { layerSlopes } from "../core/decay.ts";
 import type { TransNormerConfig } from "./config.ts";
 
-/** A linear layer: weight `[out, in]`, bias `[out]` where the config has biases. */
+/** A linear layer: weight `[out, in]`, bias `[out]` if the config has biases. */
 export interface LinearWeights<T> {
   /** `[out, in]`. */
   readonly weight: T;
@@ -15,7 +15,7 @@ export interface LinearWeights<T> {
   readonly bias: T | undefined;
 }
 
-/** A LayerNorm's parameters; SRMSNorm has none and stands as `undefined`. */
+/** A LayerNorm's parameters; SRMSNorm has none and is `undefined`. */
 export type NormWeights<T> = { readonly weight: T; readonly bias: T } | undefined;
 
 /** One decoder layer. */
@@ -24,9 +24,9 @@ export interface LayerWeights<T> {
   readonly tokenNorm: NormWeights<T>;
   /** Query, key, value and gate in one: `[4 · hidden, embed]`. */
   readonly qkvuProj: LinearWeights<T>;
-  /** LRPE's θ, `[heads, headDim]`, where the layer uses it. */
+  /** LRPE's θ, `[heads, headDim]`, if the layer uses it. */
   readonly theta: T | undefined;
-  /** Decay of each head, `[heads]`: not learned, the same for every model of as many heads and layers. */
+  /** Decay of each head, `[heads]`: not learned; it follows from the numbers of heads and layers. */
   readonly slopes: readonly number[];
   /** After attention, over `hidden`. */
   readonly mixerNorm: NormWeights<T>;
@@ -50,13 +50,13 @@ export interface Weights<T> {
   readonly layers: readonly LayerWeights<T>[];
   /** Before `lmHead`. */
   readonly finalNorm: NormWeights<T>;
-  /** `[vocab, embed]`; the embedding itself where the two are tied. */
+  /** `[vocab, embed]`; the embedding itself if the two are tied. */
   readonly lmHead: T;
 }
 
 /**
- * Builds a model's parameters out of whatever `take` gives for each name and shape, in the order of use. θ is asked
- * for with its published shape, `[heads, 1, headDim]`.
+ * Builds a model's parameters from what `take` gives for each name and shape, in the order of use. The shape of θ is
+ * the published one, `[heads, 1, headDim]`.
  *
  * @param tied whether `lm_head` is the embedding
  */

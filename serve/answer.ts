@@ -41,6 +41,14 @@ export interface Part {
   readonly finish?: "stop" | "length";
 }
 
+/** Takes the parts of answers. */
+export interface PartSink {
+  /** Takes a part, also when it is full. */
+  push(part: Part): void;
+  /** Whether answers are to pause. */
+  readonly isFull: boolean;
+}
+
 /** What an answer is to be. */
 export interface AnswerOptions extends DecodingOptions {
   /** Index of the choice. */
@@ -56,6 +64,8 @@ export interface AnswerOptions extends DecodingOptions {
   readonly keepEnd: boolean;
   /** Length of the text before the answer, for offsets. */
   readonly offset: number;
+  /** Whether the answer pauses for now. */
+  readonly isBlocked: () => boolean;
   /** When aborted, the next token is the last, and counts like any other. */
   readonly end: AbortSignal | undefined;
 }
@@ -80,6 +90,11 @@ export class Answer implements Branch {
     this.#options = options;
     this.#emit = emit;
     this.#decoding = new Decoding(model, prompt, options, "Answer");
+  }
+
+  /** See {@linkcode Branch.isBlocked}. */
+  get isBlocked(): boolean {
+    return this.#options.isBlocked();
   }
 
   /** See {@linkcode Branch.next}. */

@@ -35,9 +35,13 @@ function checkKeys(apiKeys: readonly string[]): readonly string[] {
     typeError("createHandler", "apiKeys must be omitted, or hold at least one key", apiKeys);
   }
   for (const key of apiKeys) {
-    if (typeof key !== "string" || key === "") {
+    if (typeof key !== "string" || key === "" || key !== key.trim()) {
       // Not shown: a key never appears in a message.
-      typeError("createHandler", "apiKeys must be strings that are not empty", typeof key);
+      typeError(
+        "createHandler",
+        "apiKeys must be strings, not empty and without spaces around them",
+        typeof key,
+      );
     }
   }
   return apiKeys;

@@ -4,14 +4,14 @@
  * @module
  */
 import type { Session, TransNormerLLM } from "../model/mod.ts";
-import { Answer, type Part, PromptEntries } from "./answer.ts";
+import { Answer, type Part, type PartSink, PromptEntries } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Prompt } from "./prompts.ts";
 import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
 import type { Engine } from "./service.ts";
-import type { Lease } from "./sessions.ts";
+import type { Lease, StoredSession } from "./sessions.ts";
 
 /** What is asked for, checked. */
 export interface Completion {
@@ -29,6 +29,8 @@ export interface Completion {
   readonly keepEnd: boolean;
   /** The session to continue. */
   readonly lease: Lease | undefined;
+  /** What is stored of it. */
+  readonly stored: StoredSession | undefined;
 }
 
 /** How a request ended. */
@@ -46,7 +48,7 @@ export interface Outcome {
 /**
  * Begins a request.
  *
- * @param emit gets the parts of all answers, in order for each answer. With a session the last part comes when the
+ * @param sink gets the parts of all answers, in order for each answer. With a session the last part comes when the
  * session is stored: what a client has seen the end of is never lost
  * @param signal ends the work within a step
  * @returns how it ended; the session may then be released
@@ -55,13 +57,12 @@ export interface Outcome {
 export function begin(
   engine: Engine,
   completion: Completion,
-  emit: (part: Part) => void,
+  sink: PartSink,
   signal: AbortSignal,
 ): Promise<Outcome> {
   const { model, scheduler, limits, metrics } = engine;
-  const { options, prompts, maxTokens, echo, logprobs, lease } = completion;
+  const { options, prompts, maxTokens, echo, logprobs, lease, stored } = completion;
   checkSize(limits, completion);
-  const stored = lease?.stored;
   const session = stored === undefined ? undefined : restore(model, stored.snapshot);
   const arrived = performance.now();
   const usage = { promptTokens: 0, completionTokens: 0 };
@@ -87,6 +88,7 @@ export function begin(
       keepEnd: completion.keepEnd,
       end: lease?.finish,
       offset: echo ? prompt.text.length : 0,
+      isBlocked: () => sink.isFull,
     }, (part) => {
       const now = performance.now();
       if (last === undefined) openings[index]();
@@ -95,7 +97,7 @@ export function begin(
       usage.completionTokens += part.tokens;
       metrics.completionTokens.add(part.tokens);
       if (part.finish !== undefined && lease !== undefined) endings.push(part);
-      else emit(part);
+      else sink.push(part);
     });
   };
 
@@ -114,7 +116,7 @@ export function begin(
     for (let i = 0; i < options.n; i++) {
       const index = p * options.n + i;
       openings[index] = () => {
-        if (echo) emit({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
+        if (echo) sink.push({ index, text: prompt.text, entries: scored?.entries ?? [], tokens: 0 });
       };
       if (maxTokens === 0) endings.push({ index, text: "", entries: [], tokens: 0, finish: "length" });
       // Choices of one seed must differ from one another.
@@ -132,7 +134,7 @@ export function begin(
       onPrompt: scored && ((logits, start) => scored.take(logits, start)),
       keep: lease !== undefined,
       signal,
-      tokens: ids.length + options.n * maxTokens,
+      tokens: options.n * (ids.length + maxTokens),
     };
   };
 
@@ -142,13 +144,18 @@ export function begin(
     const saved = lease && kept && await save(engine, options.session!, lease, kept, pending);
     for (const part of endings) {
       if (maxTokens === 0) openings[part.index]();
-      emit(part);
+      sink.push(part);
     }
     return { ...usage, session: saved };
   };
 
   try {
-    return finish(scheduler.enqueue(prompts.map(newJob))).finally(() => session?.dispose());
+    return finish(scheduler.enqueue(prompts.map(newJob)))
+      .catch((error) => {
+        // Logits without a likeliest token, which a session's state brought about: its numbers are NaN.
+        throw session !== undefined && error instanceof RangeError ? damaged() : error;
+      })
+      .finally(() => session?.dispose());
   } catch (error) {
     session?.dispose();
     throw error;
@@ -156,17 +163,27 @@ export function begin(
 }
 
 /** Checks what depends on all prompts together. */
-function checkSize(limits: Limits, { options, prompts, maxTokens, echo, lease }: Completion): void {
+function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs, lease }: Completion): void {
   const choices = prompts.length * options.n;
   if (choices > limits.choices || options.n > limits.batch) {
     throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
   }
-  const tokens = prompts.reduce((sum, { ids }) => sum + ids.length, 0) + choices * maxTokens;
+  // Each choice looks at all of its prompt.
+  const read = options.n * prompts.reduce((sum, { ids }) => sum + ids.length, 0);
+  const tokens = read + choices * maxTokens;
   if (tokens > limits.requestTokens) {
     throw invalid(
       "prompt",
       `prompt: prompts and answers must be at most ${limits.requestTokens} tokens, not ${tokens}`,
       "context_length_exceeded",
+    );
+  }
+  // A scored token costs as much as its alternatives.
+  const entries = logprobs === undefined ? 0 : (1 + logprobs) * (echo ? tokens : choices * maxTokens);
+  if (entries > limits.requestTokens) {
+    throw invalid(
+      "logprobs",
+      `logprobs: tokens and their alternatives must be at most ${limits.requestTokens}, not ${entries}`,
     );
   }
   if (lease === undefined) return;
@@ -184,6 +201,13 @@ function restore(model: TransNormerLLM, snapshot: Uint8Array): Session {
       code: "session_incompatible",
     });
   }
+}
+
+function damaged(): ApiError {
+  return new ApiError(409, "The session's state is damaged: delete it and begin a new one", {
+    param: "session",
+    code: "session_damaged",
+  });
 }
 
 /** Waits until all have ended, then throws the first failure, if any. */

@@ -32,6 +32,11 @@ export interface HandlerOptions {
   name?: string;
   /** Where sessions are kept: any store of unstorage. Default: memory. */
   storage?: SessionStorage;
+  /**
+   * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
+   * write to. Default: sessions are only checked for damage.
+   */
+  sessionSecret?: string;
   /** Keys that clients must have one of, as `Authorization: Bearer <key>`. Default: none is needed. */
   apiKeys?: readonly string[];
   /** See {@linkcode Limits}. */
@@ -69,7 +74,7 @@ export interface Handler {
   readonly drain: () => Promise<void>;
   /** Ends all requests and frees what the handler holds; the model stays. */
   readonly close: () => Promise<void>;
-  /** Removes expired sessions from a store that keeps everything, such as a folder. */
+  /** Removes expired sessions from a store that keeps everything, such as a folder. Failures are logged, not thrown. */
   readonly sweep: () => Promise<void>;
 }
 
@@ -116,14 +121,17 @@ export interface Handler {
  * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
  */
 export function createHandler(options: HandlerOptions): Handler {
-  const { name = "levin", model, checkpoint, chatTemplate, storage } = options;
+  const { name = "levin", model, checkpoint, chatTemplate, storage, sessionSecret } = options;
   const limits = checkLimits(options.limits);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }
   if (chatTemplate !== undefined) checkTemplate(chatTemplate);
   const authenticated = authentication(options.apiKeys);
-  const service = new Service({ name, model, checkpoint, chatTemplate, limits, storage });
+  if (sessionSecret !== undefined && (typeof sessionSecret !== "string" || sessionSecret === "")) {
+    typeError("createHandler", "sessionSecret must be a string that is not empty", typeof sessionSecret);
+  }
+  const service = new Service({ name, model, checkpoint, chatTemplate, limits, storage, sessionSecret });
 
   const app = new Hono<Env>();
   app.onError(respondError);
@@ -132,6 +140,8 @@ export function createHandler(options: HandlerOptions): Handler {
   );
   app.use(async (c, next) => {
     await next();
+    c.res.headers.set("x-content-type-options", "nosniff");
+    if (!c.res.headers.has("cache-control")) c.res.headers.set("cache-control", "no-store");
     service.metrics.requests.add(1, { route: routePath(c), status: c.res.status });
   });
   if (options.cors !== undefined) app.use(crossOrigin(options.cors));

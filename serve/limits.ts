@@ -25,7 +25,10 @@ export interface Limits {
    * others wait for it. Send longer texts as token ids, or in several requests of a session. Default 2^17.
    */
   characters: number;
-  /** Maximum number of tokens of one request, all prompts and answers together. Default 2^20. */
+  /**
+   * Maximum number of tokens of one request: its answers, and its prompts once for each of them. It also bounds tokens
+   * with log-probabilities, each counted with its alternatives. Default 2^20.
+   */
   requestTokens: number;
   /** Maximum number of tokens of all requests in flight; above it, 429. Default 2^22. */
   totalTokens: number;

@@ -42,7 +42,11 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
   .option("--chat-template <file>", "Jinja template for chats; default: the model's", path)
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
-  .option("--host <name>", "by which clients reach it, next to --hostname; may be repeated", several(text))
+  .option(
+    "--host <name>",
+    "by which clients reach it; may be repeated; --hostname, localhost and addresses always",
+    several(text),
+  )
   .option(
     "--drain <seconds>",
     "how long answers in flight may take after SIGTERM or Ctrl-C",
@@ -52,12 +56,15 @@ const serve = command("serve", "Serves a model over HTTP.")
   .addHelpText(
     "after",
     `
-LEVIN_API_KEYS in the environment: keys, separated by commas. Clients then need one of them.
+In the environment: LEVIN_API_KEYS, keys separated by commas, of which clients then need one; and
+LEVIN_SESSION_SECRET, which seals the sessions in their folder.
 SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a second one stops it immediately.`,
   )
   .action(async (options) => {
     const { hostname, port, model: checkpoint } = options;
-    const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").filter((key) => key !== "");
+    const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").map((key) => key.trim()).filter((key) =>
+      key !== ""
+    );
     if (apiKeys?.length === 0) throw new UsageError("LEVIN_API_KEYS must hold a key, or not be set");
     const chatTemplate = options.chatTemplate && await templateFile(options.chatTemplate);
     const storage = options.sessions === undefined ? undefined : await sessionStorage(options.sessions);
@@ -83,6 +90,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       chatTemplate,
       storage,
       apiKeys,
+      sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
       limits: { batch: options.batch, maxTokens: options.maxTokens },
       cors: options.cors,
       hosts: [hostname, ...options.host ?? []],

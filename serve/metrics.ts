@@ -8,11 +8,16 @@ type Labels = Readonly<Record<string, string | number>>;
 
 /** One metric with its samples by labels. */
 abstract class Metric {
-  constructor(
-    readonly name: string,
-    readonly help: string,
-    readonly type: "counter" | "gauge" | "histogram",
-  ) {}
+  readonly name: string;
+  readonly help: string;
+  readonly type: "counter" | "gauge" | "histogram";
+
+  constructor(name: string, help: string, type: "counter" | "gauge" | "histogram") {
+    this.name = name;
+    this.help = help;
+    this.type = type;
+  }
+
   protected abstract samples(): Iterable<string>;
 
   /** The metric as text. */
@@ -46,25 +51,30 @@ export class Counter extends Metric {
 
 /** A number that is read when the metrics are. */
 export class Gauge extends Metric {
+  readonly #read: () => number;
+
   /** @param read the number now */
-  constructor(name: string, help: string, readonly read: () => number) {
+  constructor(name: string, help: string, read: () => number) {
     super(name, help, "gauge");
+    this.#read = read;
   }
 
   protected override *samples(): Iterable<string> {
-    yield `${this.name} ${this.read()}`;
+    yield `${this.name} ${this.#read()}`;
   }
 }
 
 /** Counts of values up to each of several bounds. */
 export class Histogram extends Metric {
+  readonly #bounds: readonly number[];
   readonly #counts: number[];
   #sum = 0;
   #count = 0;
 
   /** @param bounds upper ends of the buckets, increasing */
-  constructor(name: string, help: string, readonly bounds: readonly number[]) {
+  constructor(name: string, help: string, bounds: readonly number[]) {
     super(name, help, "histogram");
+    this.#bounds = bounds;
     this.#counts = bounds.map(() => 0);
   }
 
@@ -72,11 +82,11 @@ export class Histogram extends Metric {
   observe(value: number): void {
     this.#sum += value;
     this.#count++;
-    this.bounds.forEach((bound, i) => this.#counts[i] += Number(value <= bound));
+    this.#bounds.forEach((bound, i) => this.#counts[i] += Number(value <= bound));
   }
 
   protected override *samples(): Iterable<string> {
-    for (const [i, bound] of this.bounds.entries()) {
+    for (const [i, bound] of this.#bounds.entries()) {
       yield `${this.name}_bucket{le="${bound}"} ${this.#counts[i]}`;
     }
     yield `${this.name}_bucket{le="+Inf"} ${this.#count}`;
@@ -109,6 +119,10 @@ export class Metrics {
     "levin_session_writes_total",
     "Sessions written to the store.",
   );
+  readonly quarantined: Counter = new Counter(
+    "levin_quarantined_total",
+    "Damaged records that were put away from the store of sessions.",
+  );
   readonly batchSize: Histogram = new Histogram(
     "levin_batch_size",
     "Answers in one decode step.",
@@ -133,9 +147,10 @@ export class Metrics {
 
   /** All of it as text. */
   render(): string {
-    const { requests, promptTokens, completionTokens, sessionWrites, batchSize, firstToken, perToken } = this;
+    const { requests, promptTokens, completionTokens, sessionWrites, quarantined } = this;
     return [
-      ...[requests, promptTokens, completionTokens, sessionWrites, batchSize, firstToken, perToken],
+      ...[requests, promptTokens, completionTokens, sessionWrites, quarantined],
+      ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,
     ].map((metric) => metric.render()).join("");
   }

@@ -86,27 +86,17 @@ export function encode(
   }
 }
 
-/** One template, or several by name. */
-const named = (templates: unknown): { name?: unknown; template?: unknown }[] =>
-  Array.isArray(templates) ? templates.map(Object) : [{ name: "default", template: templates }];
-
-/**
- * The template for a chat, of one or of several by name: for tools `tool_use` if there is one, else `default`; undefined
- * if there is none.
- */
-export function chatTemplate(templates: unknown, withTools: boolean): string | undefined {
-  const find = (name: string) => named(templates).find((template) => template.name === name)?.template;
-  const source = (withTools ? find("tool_use") : undefined) ?? find("default");
-  return typeof source === "string" ? source : undefined;
-}
-
-function noTemplate(templates: unknown): Error {
-  const names = named(templates).map(({ name }) => name).filter((name) => typeof name === "string");
-  return invalid(
+/** The template for a chat: for one with tools `tool_use`, if the checkpoint brings several and that is one of them. */
+function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
+  const template = (withTools ? tokenizer.chatTemplate("tool_use") : undefined) ?? tokenizer.chatTemplate();
+  if (template !== undefined) return template;
+  const { chat_template: given } = tokenizer.config;
+  const names = Array.isArray(given) ? given.map((entry) => entry?.name).join(", ") : "";
+  throw invalid(
     "messages",
-    Array.isArray(templates) && names.length > 0
-      ? `The model's tokenizer has no chat template named default, only ${names.join(", ")}`
-      : "The model's tokenizer brings no chat template: use /v1/completions",
+    names === ""
+      ? "The model's tokenizer brings no chat template: use /v1/completions"
+      : `The model's tokenizer has no chat template named default, only ${names}`,
     "no_chat_template",
   );
 }
@@ -132,9 +122,9 @@ export function renderChat(
   addGenerationPrompt: boolean,
   template: string | undefined,
 ): string {
-  const { config } = tokenizerOf(model);
-  const source = template ?? chatTemplate(config.chat_template, tools !== undefined);
-  if (source === undefined) throw noTemplate(config.chat_template);
+  const tokenizer = tokenizerOf(model);
+  const { config } = tokenizer;
+  const source = template ?? chatTemplate(tokenizer, tools !== undefined);
   const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
   try {

@@ -13,6 +13,8 @@ import type { Metrics } from "./metrics.ts";
 export interface Branch {
   /** Takes the logits of the next token, valid during the call; returns the token to continue with, or none to end. */
   next(logits: Float32Array): number | undefined;
+  /** Whether it takes no step for now, as its client has not read what came before; {@linkcode Scheduler.wake} ends it. */
+  readonly isBlocked: boolean;
 }
 
 /** A prompt and the answers to it. */
@@ -106,6 +108,7 @@ export class Scheduler {
       });
     }
     const ends = jobs.map((job) => {
+      job.signal.addEventListener("abort", () => this.wake(), { once: true });
       this.#tokens += job.tokens;
       const start = performance.now();
       return new Promise<Session | undefined>((resolve, reject) => {
@@ -135,8 +138,18 @@ export class Scheduler {
     return this.#reading.reduce((free, task) => free - slots(task), this.#limits.batch - this.#seats.length);
   }
 
+  /** Whether there is work that does not wait for anybody: for a slot, or for a client to read. */
   get #busy(): boolean {
-    return this.#waiting.length + this.#reading.length + this.#seats.length > 0;
+    const [next] = this.#waiting;
+    return this.#reading.length > 0 ||
+      next !== undefined && slots(next) <= this.#free ||
+      this.#waiting.some(({ job }) => job.signal.aborted) ||
+      this.#seats.some(({ branch, task }) => !branch.isBlocked || task.job.signal.aborted);
+  }
+
+  /** Says that something has changed for jobs: a client has read, or is gone. */
+  wake(): void {
+    this.#start();
   }
 
   #start(): void {
@@ -221,11 +234,12 @@ export class Scheduler {
     else this.#forget(task, undefined); // the state is in the batch now
   }
 
-  /** One step of all answers. */
+  /** One step of all answers that are not blocked. */
   async #step(): Promise<void> {
     for (const { task } of this.#seats) if (task.job.signal.aborted) this.#end(task, task.job.signal.reason);
     this.#clear();
-    const seats = this.#seats;
+    const blocked = this.#seats.filter(({ branch }) => branch.isBlocked);
+    const seats = this.#seats.filter((seat) => !blocked.includes(seat));
     const batch = this.#batch;
     if (seats.length === 0 || batch === undefined) return;
     let data: Float32Array;
@@ -233,14 +247,14 @@ export class Scheduler {
       using logits = batch.step(seats.map(({ slot }) => slot), seats.map(({ token }) => token));
       data = await logits.data();
     } catch (error) {
-      for (const { task } of seats) this.#end(task, error);
+      for (const { task } of this.#seats) this.#end(task, error); // the states of the blocked ones are gone too
       this.#seats = [];
       this.#batch = undefined;
       return batch.dispose();
     }
     this.#metrics.batchSize.observe(seats.length);
     const { vocabSize } = this.#model.config;
-    this.#seats = [];
+    this.#seats = blocked;
     for (const [i, seat] of seats.entries()) {
       const { task, branch, slot } = seat;
       try {

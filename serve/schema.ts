@@ -1,13 +1,41 @@
 /**
  * Request bodies: what clients may send, with OpenAI's names and defaults. Unknown fields are ignored.
  *
+ * Arrays are counted before anybody looks inside, and long ones are checked up to their first bad element: a schema error
+ * per element of a hostile body would hold up everybody else.
+ *
  * @module
  */
 import { z } from "zod";
 import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 
-const tokenIds = z.array(z.int().min(0)).min(1);
+/** Maximum number of strings to stop at, and of characters in each: every token is compared with all of them. */
+const STOPS = 128, STOP_CHARACTERS = 1024;
+const MESSAGES = 4096, TOOLS = 1024;
+
+function isTokenIds(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((id) => Number.isSafeInteger(id) && id >= 0);
+}
+
+/** Text, token ids, or several of one of them. */
+function isPrompt(value: unknown, { choices, requestTokens }: Limits): boolean {
+  if (typeof value === "string") return true;
+  if (!Array.isArray(value) || value.length === 0) return false;
+  if (typeof value[0] === "number") return value.length <= requestTokens && isTokenIds(value);
+  if (value.length > choices) return false;
+  if (typeof value[0] === "string") return value.every((text) => typeof text === "string");
+  return value.every((ids) => Array.isArray(ids) && ids.length > 0) &&
+    value.reduce((sum, { length }) => sum + length, 0) <= requestTokens && value.every(isTokenIds);
+}
+
+/** An array of at most `max` elements. */
+const few = <T extends z.ZodType>(element: T, max: number, min = 0) =>
+  z.custom<unknown[]>(
+    (value) => Array.isArray(value) && value.length >= min && value.length <= max,
+    `must be an array of ${min === 0 ? "" : `at least ${min} and `}at most ${max} elements`,
+  ).pipe(z.array(element));
+
 /** OpenAI's clients send null for a field that they omit. */
 const optional = <T extends z.ZodType>(schema: T) =>
   schema.nullish().transform((value) => value ?? undefined);
@@ -24,7 +52,7 @@ const generation = (limits: Limits) => ({
   min_p: optional(z.number().min(0).max(1)),
   repetition_penalty: optional(z.number().gt(0).max(100)),
   seed: optional(z.int()),
-  stop: optional(z.union([z.string(), z.array(z.string())]))
+  stop: optional(z.union([z.string().max(STOP_CHARACTERS), few(z.string().max(STOP_CHARACTERS), STOPS)]))
     .transform((stop) => [stop ?? []].flat().filter((text) => text !== "")),
   n: optional(z.int().min(1).max(limits.choices)).transform((n) => n ?? 1),
   stream: optional(z.boolean()).transform((stream) => stream ?? false),
@@ -37,7 +65,11 @@ const generation = (limits: Limits) => ({
 export const completionSchema = (limits: Limits) =>
   z.object({
     ...generation(limits),
-    prompt: z.union([z.string(), tokenIds, z.array(z.string()).min(1), z.array(tokenIds).min(1)]),
+    prompt: z.custom<string | number[] | string[] | number[][]>(
+      (value) => isPrompt(value, limits),
+      `must be text, token ids, or an array of one to ${limits.choices} of them, ` +
+        `of at most ${limits.requestTokens} ids together`,
+    ),
     max_tokens: optional(z.int().min(0).max(limits.maxTokens)).transform((n) =>
       n ?? Math.min(16, limits.maxTokens)
     ),
@@ -59,7 +91,7 @@ const toolCall = z.looseObject({
 /** Only the assistant may say nothing: when it calls tools. Templates get an empty text then. */
 const content = z.union([
   z.string(),
-  z.array(z.object({ type: z.literal("text"), text: z.string() }))
+  few(z.object({ type: z.literal("text"), text: z.string() }), MESSAGES)
     .transform((parts) => parts.map(({ text }) => text).join("")),
 ]);
 
@@ -68,19 +100,21 @@ const message = z.union([
   z.looseObject({
     role: z.literal("assistant"),
     content: content.nullish().transform((text) => text ?? ""),
-    tool_calls: z.array(toolCall).min(1),
+    tool_calls: few(toolCall, TOOLS, 1),
   }),
   z.looseObject({
     role: z.string().min(1).max(64),
     content,
     name: optional(z.string()),
     tool_call_id: optional(z.string()),
-    tool_calls: optional(z.array(toolCall)),
+    tool_calls: optional(few(toolCall, TOOLS)),
   }),
 ]);
 
+const messages = few(message, MESSAGES, 1);
+
 /** What a model may call, as its template describes it to the model. */
-const tools = optional(z.array(z.looseObject({}))).transform((tools) =>
+const tools = optional(few(z.looseObject({}), TOOLS)).transform((tools) =>
   tools?.length === 0 ? undefined : tools
 );
 
@@ -97,7 +131,7 @@ function parsedArguments(text: string): unknown {
 export const chatSchema = (limits: Limits) =>
   z.object({
     ...generation(limits),
-    messages: z.array(message).min(1),
+    messages,
     tools,
     max_tokens: optional(z.int().min(1).max(limits.maxTokens)),
     max_completion_tokens: optional(z.int().min(1).max(limits.maxTokens)),
@@ -108,11 +142,17 @@ export const chatSchema = (limits: Limits) =>
 /** `POST /tokenize`: text, or messages of a chat. */
 export const tokenizeSchema = z.union([
   z.object({ prompt: z.string(), add_special_tokens: optional(z.boolean()) }),
-  z.object({ messages: z.array(message).min(1), tools, add_generation_prompt: optional(z.boolean()) }),
+  z.object({ messages, tools, add_generation_prompt: optional(z.boolean()) }),
 ]);
 
 /** `POST /detokenize`. */
-export const detokenizeSchema = z.object({ tokens: z.array(z.int().min(0)) });
+export const detokenizeSchema = ({ characters }: Limits) =>
+  z.object({
+    tokens: z.custom<number[]>(
+      (value) => Array.isArray(value) && value.length <= characters && isTokenIds(value),
+      `must be at most ${characters} token ids`,
+    ),
+  });
 
 /** `POST /v1/sessions/<id>/fork`: the id of the new session. */
 export const forkSchema = z.object({ id: sessionId });

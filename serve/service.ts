@@ -50,8 +50,7 @@ export class Service {
   readonly sessions: SessionStore;
   /** Seconds from 1970 to the start of the service. */
   readonly created: number = Math.floor(Date.now() / 1000);
-  /** The engine once the model is loaded; rejected with an {@linkcode ApiError} when it cannot be. */
-  readonly engine: Promise<Engine>;
+  readonly #engine: Promise<Engine>;
   #ready: Engine | undefined;
   #failed = false;
   /** Answers in flight. */
@@ -67,15 +66,33 @@ export class Service {
     chatTemplate: string | undefined;
     limits: Limits;
     storage: SessionStorage | undefined;
+    sessionSecret: string | undefined;
   }) {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
     this.chatTemplate = options.chatTemplate;
     this.limits = options.limits;
-    this.sessions = new SessionStore(options.storage, options.limits);
-    this.engine = this.#start(options.model);
-    this.engine.catch(() => {}); // those who wait for it get the error
+    this.sessions = new SessionStore(options.storage, {
+      ...options.limits,
+      secret: options.sessionSecret,
+      onQuarantine: () => this.metrics.quarantined.add(),
+    });
+    this.#engine = this.#start(options.model);
+    this.#engine.catch(() => {}); // those who wait for it get the error
     this.#addGauges();
+  }
+
+  /**
+   * The engine once the model is loaded; rejected with an {@linkcode ApiError} when it cannot be, and when that takes
+   * longer than a request may. A load can die without a word: an edge isolate ends it with the request that began it.
+   */
+  get engine(): Promise<Engine> {
+    if (this.#ready !== undefined || this.#failed) return this.#engine;
+    return new Promise((resolve, reject) => {
+      const late = new ApiError(503, "The model is still loading", { code: "model_loading", retryAfter: 5 });
+      const timer = setTimeout(() => reject(late), 1000 * this.limits.seconds);
+      this.#engine.then(resolve, reject).finally(() => clearTimeout(timer));
+    });
   }
 
   /** Whether the service can answer now, and if not, why. */
@@ -110,10 +127,10 @@ export class Service {
 
   /** Takes no more answers; resolves when those in flight have ended. */
   drain(): Promise<void> {
-    const { promise, resolve } = Promise.withResolvers<void>();
-    this.#drained = resolve;
-    if (this.#answering === 0) resolve();
-    return promise;
+    return new Promise((resolve) => {
+      this.#drained = resolve;
+      if (this.#answering === 0) resolve();
+    });
   }
 
   /** Ends all work. */

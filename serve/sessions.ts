@@ -14,8 +14,9 @@
  * @module
  */
 import { createStorage } from "unstorage";
+import { z } from "zod";
 import { Checksum } from "../model/checksum.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError, report } from "./errors.ts";
 
 /** What sessions need of a store: any `Storage` of unstorage has it. Keys are words with colons between them. */
 export interface SessionStorage {
@@ -39,34 +40,48 @@ export interface StoredSession {
   readonly tokens: number;
 }
 
-/** What a head says, as JSON after its own checksum. */
-interface Head {
-  readonly format: 1;
-  readonly version: number;
-  /** Names the chunks. */
-  readonly write: string;
-  readonly bytes: number;
-  readonly chunkBytes: number;
-  readonly checksum: string;
-  readonly pending: readonly number[];
-  readonly tokens: number;
+/** Maximum number of chunks of a session. */
+const CHUNKS = 2 ** 14;
+
+/** What a head says, as JSON after its own seal. Nothing that a store gives back is trusted before it is checked. */
+const headSchema = z.object({
+  format: z.literal(1),
+  version: z.int().min(1).max(2 ** 48),
+  /** Names the chunks: when and by whom they were written. */
+  write: z.string().regex(/^[0-9a-z]{1,11}-[0-9a-f]{8}$/),
+  bytes: z.int().min(0),
+  chunkBytes: z.int().min(1),
+  /** Of the snapshot. */
+  checksum: z.string().regex(/^[0-9a-f]{8}$/),
+  /** SHA-256 of the snapshot, if heads are sealed with a secret. */
+  digest: z.string().regex(/^[0-9a-f]{64}$/).optional(),
+  pending: z.array(z.int().min(0)).max(1),
+  tokens: z.int().min(0),
   /** Milliseconds since 1970. */
-  readonly expires: number;
-}
+  expires: z.int().min(0).max(8.64e15),
+}).refine(({ bytes, chunkBytes }) => bytes <= CHUNKS * chunkBytes);
+
+type Head = z.output<typeof headSchema>;
 
 const HEADS = ["a", "b"] as const;
-const PREFIX = "sessions";
+const PREFIX = "sessions", QUARANTINE = "quarantine";
+/** Number of chunks that are read together. */
+const READ_TOGETHER = 64;
 /** Milliseconds after which a write that no head names counts as broken off. */
 const BROKEN_OFF = 3600_000;
 
 /** A session in the hands of one request: no other of this process can use it until the lease is disposed. */
 export interface Lease extends Disposable {
-  /** What was stored, if anything. */
-  readonly stored: StoredSession | undefined;
-  /** Milliseconds since 1970; 0 if nothing was stored. */
-  readonly expires: number;
+  /** What is known of the session without reading it: its tokens, and when it expires, in milliseconds since 1970. */
+  readonly stored: { readonly tokens: number; readonly expires: number } | undefined;
   /** Aborted by {@linkcode SessionStore.stop}: asks for the end of the answer that is being written. */
   readonly finish: AbortSignal;
+  /**
+   * Reads the session, if it is stored.
+   *
+   * @throws {ApiError} 503 when what the store has is damaged
+   */
+  read(): Promise<StoredSession | undefined>;
   /**
    * Stores the session. When this resolves, the store has it.
    *
@@ -82,6 +97,10 @@ export class SessionStore {
   readonly #storage: SessionStorage;
   readonly #chunkBytes: number;
   readonly #seconds: number;
+  readonly #secret: string | undefined;
+  readonly #onQuarantine: () => void;
+  /** Checksums of heads that the last sweep found damaged, by their names. */
+  #suspects = new Map<string, string>();
   /** Sessions in use. Each has what ends its answer, if there is one. */
   readonly #busy = new Map<string, AbortController | undefined>();
   /** When what this process wrote expires, the earliest first, for stores that keep everything. */
@@ -89,19 +108,26 @@ export class SessionStore {
 
   /**
    * @param storage any store of unstorage; default: memory
-   * @param options `valueBytes`: the store's limit of a value; `sessionSeconds`: time from the last use to expiry
+   * @param options `valueBytes`: the store's limit of a value; `sessionSeconds`: time from the last use to expiry;
+   * `secret`: seals sessions, so that only those of this secret count; `onQuarantine`: called for each record that is
+   * put away
    */
-  constructor(storage: SessionStorage | undefined, options: { valueBytes: number; sessionSeconds: number }) {
+  constructor(
+    storage: SessionStorage | undefined,
+    options: { valueBytes: number; sessionSeconds: number; secret?: string; onQuarantine?: () => void },
+  ) {
     this.#storage = storage ?? createStorage();
     this.#chunkBytes = options.valueBytes;
     this.#seconds = options.sessionSeconds;
+    this.#secret = options.secret;
+    this.#onQuarantine = options.onQuarantine ?? (() => {});
   }
 
   /**
    * Takes a session for a request.
    *
    * @param owner whose session it is; sessions of others with the same id are separate @param id any string
-   * @throws {ApiError} 409 when another request is using it, 503 when what the store has is damaged
+   * @throws {ApiError} 409 when another request is using it
    */
   async open(owner: string, id: string): Promise<Lease> {
     const key = await keyOf(owner, id);
@@ -121,11 +147,11 @@ export class SessionStore {
       const { newest } = await this.#heads(key);
       const isLive = newest !== undefined && newest.expires > Date.now();
       return {
-        stored: isLive ? await this.#read(key, newest) : undefined,
-        expires: isLive ? newest.expires : 0,
+        stored: isLive ? newest : undefined,
         get finish() {
           return finish();
         },
+        read: async () => isLive ? await this.#read(key, newest) : undefined,
         save: (session) => this.#write(key, newest?.version ?? 0, session),
         remove: () => this.#remove(key),
         [Symbol.dispose]: () => void this.#busy.delete(key),
@@ -143,26 +169,62 @@ export class SessionStore {
     return controller !== undefined;
   }
 
-  /** Removes all sessions that have expired, also those of earlier processes, and what broken writes left. */
+  /**
+   * Removes all sessions that have expired, also those of earlier processes, and what broken writes left. Heads that two
+   * sweeps find damaged in the same way are put away, out of reach of requests: by then nobody is still writing them.
+   * What goes wrong with one session is logged and keeps nobody else's from being swept.
+   */
   async sweep(): Promise<void> {
-    const sessions = new Map<string, string[]>();
-    for (const item of await this.#storage.getKeys(PREFIX)) {
-      const key = item.split(":").slice(0, 2).join(":");
-      sessions.set(key, [...sessions.get(key) ?? [], item]);
+    const suspects = new Map<string, string>();
+    try {
+      const sessions = new Map<string, string[]>();
+      for (const item of await this.#storage.getKeys(PREFIX)) {
+        const key = item.split(":").slice(0, 2).join(":");
+        const items = sessions.get(key);
+        if (items === undefined) sessions.set(key, [item]);
+        else items.push(item);
+      }
+      for (const [key, items] of sessions) {
+        if (this.#busy.has(key)) continue;
+        try {
+          await this.#sweepSession(key, items, suspects);
+        } catch (error) {
+          report(error);
+        }
+      }
+    } catch (error) {
+      report(error);
     }
-    for (const [key, items] of sessions) {
-      if (this.#busy.has(key)) continue;
-      const { newest, other } = await this.#heads(key);
-      if (newest !== undefined && newest.expires <= Date.now()) await this.#remove(key);
-      for (const item of items) {
-        const write = item.split(":")[2];
-        const isNamed = write === newest?.write || write === other?.write || HEADS.includes(write as "a");
-        if (!isNamed && parseInt(write, 36) < Date.now() - BROKEN_OFF) await this.#storage.removeItem(item);
+    this.#suspects = suspects;
+  }
+
+  async #sweepSession(key: string, items: readonly string[], suspects: Map<string, string>): Promise<void> {
+    const { newest, other } = await this.#heads(key);
+    if (newest !== undefined && newest.expires <= Date.now()) await this.#remove(key);
+    for (const item of items) {
+      const write = item.split(":")[2];
+      if (HEADS.includes(write as "a")) {
+        await this.#suspect(item, suspects);
+      } else if (
+        write !== newest?.write && write !== other?.write && parseInt(write, 36) < Date.now() - BROKEN_OFF
+      ) {
+        await this.#storage.removeItem(item);
       }
     }
   }
 
-  /** The head that counts, the other one, and where the next one goes. A head that fails its checksum counts as absent. */
+  async #suspect(name: string, suspects: Map<string, string>): Promise<void> {
+    const bytes = await this.#get(name);
+    if (bytes === undefined || await this.#parseHead(name, bytes) !== undefined) return;
+    const checksum = new Checksum().bytes(bytes).hex();
+    suspects.set(name, checksum);
+    if (this.#suspects.get(name) !== checksum) return;
+    if (bytes.length <= this.#chunkBytes) await this.#set(`${QUARANTINE}:${name}`, bytes);
+    await this.#storage.removeItem(name);
+    this.#onQuarantine();
+  }
+
+  /** The head that counts, the other one, and where the next one goes. A damaged head counts as absent. */
   async #heads(key: string): Promise<{ newest: Head | undefined; other: Head | undefined; next: "a" | "b" }> {
     const [a, b] = await Promise.all(HEADS.map((name) => this.#head(`${key}:${name}`)));
     return (a?.version ?? 0) > (b?.version ?? 0)
@@ -173,21 +235,41 @@ export class SessionStore {
   async #head(name: string): Promise<Head | undefined> {
     const bytes = await this.#get(name);
     if (bytes === undefined) return undefined;
+    return await this.#parseHead(name, bytes);
+  }
+
+  async #parseHead(name: string, bytes: Uint8Array): Promise<Head | undefined> {
     const text = new TextDecoder().decode(bytes);
-    const json = text.slice(8);
-    return new Checksum().text(json).hex() === text.slice(0, 8) ? JSON.parse(json) as Head : undefined;
+    const start = text.indexOf("{");
+    const json = text.slice(start);
+    if (start < 0 || text.slice(0, start) !== await this.#seal(name, json)) return undefined;
+    try {
+      return headSchema.parse(JSON.parse(json));
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** What stands before a head: with a secret a proof that this server wrote it, under this name. */
+  async #seal(name: string, json: string): Promise<string> {
+    if (this.#secret === undefined) return new Checksum().text(json).hex();
+    return await hmac(this.#secret, `${name.slice(0, name.lastIndexOf(":"))}\0${json}`);
   }
 
   async #read(key: string, head: Head): Promise<StoredSession> {
-    const snapshot = new Uint8Array(head.bytes);
-    const chunks = await Promise.all(chunkNames(key, head).map((name) => this.#get(name)));
-    let filled = 0;
-    for (const chunk of chunks) {
-      if (chunk === undefined || filled + chunk.length > snapshot.length) break;
-      snapshot.set(chunk, filled);
-      filled += chunk.length;
+    const chunks: Uint8Array[] = [];
+    const names = chunkNames(key, head);
+    for (let n = 0; n < names.length; n += READ_TOGETHER) {
+      const some = await Promise.all(names.slice(n, n + READ_TOGETHER).map((name) => this.#get(name)));
+      const found = some.filter((chunk) => chunk !== undefined);
+      chunks.push(...found);
+      if (found.length < some.length) break;
     }
-    if (filled !== head.bytes || new Checksum().bytes(snapshot).hex() !== head.checksum) {
+    // Memory is taken for what is there, not for what a head says.
+    const snapshot = concat(chunks);
+    const isWhole = snapshot.length === head.bytes && new Checksum().bytes(snapshot).hex() === head.checksum;
+    const isOurs = this.#secret === undefined || head.digest === await sha256(snapshot);
+    if (!isWhole || !isOurs) {
       throw new ApiError(503, "What the store has of the session is damaged", {
         code: "session_damaged",
         retryAfter: 5, // an eventually consistent store may have all of it then
@@ -204,7 +286,8 @@ export class SessionStore {
       bytes: snapshot.length,
       chunkBytes: this.#chunkBytes,
       checksum: new Checksum().bytes(snapshot).hex(),
-      pending,
+      digest: this.#secret === undefined ? undefined : await sha256(snapshot),
+      pending: [...pending],
       tokens,
       expires: Date.now() + 1000 * this.#seconds,
     };
@@ -216,7 +299,8 @@ export class SessionStore {
     const json = JSON.stringify(head);
     const isAlone = (newest?.version ?? 0) === version;
     if (isAlone) {
-      await this.#set(`${key}:${next}`, new TextEncoder().encode(new Checksum().text(json).hex() + json));
+      const name = `${key}:${next}`;
+      await this.#set(name, new TextEncoder().encode(await this.#seal(name, json) + json));
     }
     if (!isAlone || (await this.#heads(key)).newest?.write !== head.write) {
       for (const name of names) await this.#storage.removeItem(name);
@@ -232,10 +316,15 @@ export class SessionStore {
     await this.#forgetExpired(key, head.expires);
   }
 
+  /** Removes a session by the names in its heads: listing all keys would cost as much as all sessions together. */
   async #remove(key: string): Promise<void> {
-    // Heads first: chunks without a head do not count.
+    const { newest, other } = await this.#heads(key);
+    // Heads first: chunks without a head do not count. What else is there, a sweep finds.
     for (const name of HEADS) await this.#storage.removeItem(`${key}:${name}`);
-    for (const item of await this.#storage.getKeys(key)) await this.#storage.removeItem(item);
+    for (const head of [newest, other]) {
+      if (head === undefined) continue;
+      for (const name of chunkNames(key, head)) await this.#storage.removeItem(name);
+    }
     this.#expiries.delete(key);
   }
 
@@ -272,8 +361,31 @@ async function keyOf(owner: string, id: string): Promise<string> {
   return `${PREFIX}:${await digest(`${owner}\0${id}`)}`;
 }
 
+function concat(chunks: readonly Uint8Array[]): Uint8Array {
+  const bytes = new Uint8Array(chunks.reduce((sum, { length }) => sum + length, 0));
+  let filled = 0;
+  for (const chunk of chunks) {
+    bytes.set(chunk, filled);
+    filled += chunk.length;
+  }
+  return bytes;
+}
+
 /** SHA-256, in 64 hexadecimal digits: no id can leave the place of its owner. */
 export async function digest(text: string): Promise<string> {
-  const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return await sha256(new TextEncoder().encode(text));
+}
+
+async function sha256(bytes: Uint8Array): Promise<string> {
+  return hex(await crypto.subtle.digest("SHA-256", bytes as Uint8Array<ArrayBuffer>));
+}
+
+async function hmac(secret: string, text: string): Promise<string> {
+  const encoder = new TextEncoder(), algorithm = { name: "HMAC", hash: "SHA-256" };
+  const key = await crypto.subtle.importKey("raw", encoder.encode(secret), algorithm, false, ["sign"]);
+  return hex(await crypto.subtle.sign("HMAC", key, encoder.encode(text)));
+}
+
+function hex(bytes: ArrayBuffer): string {
+  return Array.from(new Uint8Array(bytes), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

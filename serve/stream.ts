@@ -5,35 +5,57 @@
  */
 import type { Context } from "hono";
 import { streamSSE } from "hono/streaming";
-import type { Part } from "./answer.ts";
+import type { Part, PartSink } from "./answer.ts";
 import type { Outcome } from "./completion.ts";
 import { publicError } from "./errors.ts";
 import type { Json, Shape } from "./openai.ts";
 
-/** Parts of answers on their way to a client. */
-export class PartQueue implements AsyncIterable<Part> {
+/** Parts that wait for a client at most, or few more: beyond that its answers pause. */
+const CAPACITY = 64;
+
+/** Parts of answers on their way to a client, which reads them at its own speed. */
+export class PartQueue implements PartSink, AsyncIterable<Part> {
+  readonly #onRoom: () => void;
   #parts: Part[] = [];
+  /** Number of parts that were pushed and not yet read. */
+  #unread = 0;
   #ended = false;
   #wake: () => void = () => {};
+
+  /** @param onRoom called when the queue was full and is no more */
+  constructor(onRoom: () => void) {
+    this.#onRoom = onRoom;
+  }
+
+  /** Whether the client lags behind. */
+  get isFull(): boolean {
+    return this.#unread >= CAPACITY;
+  }
 
   /** Adds a part. */
   push(part: Part): void {
     this.#parts.push(part);
+    this.#unread++;
     this.#wake();
   }
 
-  /** Says that no part comes any more. */
+  /** Says that no more parts come. */
   end(): void {
     this.#ended = true;
     this.#wake();
   }
 
-  /** The parts, each when it is there. */
+  /** The parts, each as soon as it is there. */
   async *[Symbol.asyncIterator](): AsyncGenerator<Part, void, void> {
     for (;;) {
       const parts = this.#parts;
       this.#parts = [];
-      yield* parts;
+      for (const part of parts) {
+        yield part;
+        const wasFull = this.isFull;
+        this.#unread--;
+        if (wasFull && !this.isFull) this.#onRoom();
+      }
       if (this.#parts.length > 0) continue;
       if (this.#ended) return;
       await new Promise<void>((resolve) => this.#wake = resolve);
@@ -75,6 +97,6 @@ export function eventStream(
   // The host frames the body: these two are forbidden in HTTP/2.
   response.headers.delete("transfer-encoding");
   response.headers.delete("connection");
-  response.headers.set("cache-control", "no-store");
+  response.headers.delete("cache-control"); // as of all answers
   return response;
 }

@@ -3,12 +3,16 @@ import { fileURLToPath } from "node:url";
 
 const ROOT = new URL("../", import.meta.url);
 const DEMO = new URL("bench/demo.ts", ROOT);
-const MODELS = `--allow-read=${fileURLToPath(new URL("models", ROOT))}`;
+/** As `deno task demo` runs it: locked, with models to read. */
+const RUN = [
+  ...["run", "--no-prompt", "--frozen", `--lock=${fileURLToPath(new URL("deno.demo.lock", ROOT))}`],
+  `--allow-read=${fileURLToPath(new URL("models", ROOT))}`,
+];
 
 /** Runs the demo with no permission but to write into one folder, and no terminal. */
 async function demo(folder: string, ...args: string[]) {
   const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--no-prompt", MODELS, `--allow-write=${folder}`, DEMO.href, ...args],
+    args: [...RUN, `--allow-write=${folder}`, DEMO.href, ...args],
     cwd: folder,
   }).output();
   const decoder = new TextDecoder();
@@ -60,12 +64,12 @@ Deno.test("the demo refuses options that make no sense, with exit code 2", async
   try {
     for (
       const [args, complaint] of [
-        [["--max-length=12"], /--max-length must be an integer >= 1024: current value is 12/],
-        [["--max-length=many"], /--max-length must be an integer >= 1024: current value is many/],
-        [["--backend=cuda"], /--backend must be auto, webgpu or wasm: current value is cuda/],
-        [["--out="], /--out must name a file/],
-        [["--colour"], /Unknown option '--colour'/],
-        [["file"], /Unexpected argument 'file'/],
+        [["--max-length=12"], /'12' is invalid. It must be a whole number of at least 1024/],
+        [["--max-length=many"], /'many' is invalid. It must be a whole number of at least 1024/],
+        [["--backend=cuda"], /'cuda' is invalid. Allowed choices are auto, webgpu, wasm/],
+        [["--out="], /'--out <file>' argument '' is invalid. It must not be empty/],
+        [["--colour"], /unknown option '--colour'/],
+        [["file"], /too many arguments/],
       ] as const
     ) {
       const { code, output, errors } = await demo(folder, ...args);
@@ -86,9 +90,7 @@ Deno.test("Ctrl-C stops the demo", async () => {
   try {
     const process = new Deno.Command(Deno.execPath(), {
       args: [
-        "run",
-        "--no-prompt",
-        MODELS,
+        ...RUN,
         `--allow-write=${folder}`,
         DEMO.href,
         "--backend=wasm",

@@ -1,5 +1,5 @@
 /**
- * Run by `edge_test.ts` in a process of its own: the edge function where there is no GPU and there are no workers.
+ * Run by `edge_test.ts` as another process: the edge function where there is no GPU and there are no workers.
  *
  * @module
  */

@@ -8,6 +8,7 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   lightningAttentionStep,
+  quantize,
   type Tensor,
 } from "../mod.ts";
 import {
@@ -22,8 +23,11 @@ import {
 } from "../core/gradients.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
-import { type Device, storeOf } from "../gpu/device.ts";
+import { callsOf } from "./calls.ts";
+import { shadersModule } from "../gpu/build.ts";
+import { type Device, type Store, storeOf } from "../gpu/device.ts";
 import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { checkBackward } from "./attention.ts";
 import { assertClose, assertSameBits, manyCalls, randomArray, Scope, WITHOUT_WEBGPU } from "./harness.ts";
@@ -131,8 +135,16 @@ gpuTest("a refused command reaches all that depends on it, and nothing else", as
   using x = backend.tensor(full(3), [5]);
   await x.data();
   using broken = backend.empty([5]);
-  const kernel = device.kernel({ source: "no WGSL", bindings: ["write"] });
-  device.dispatch(kernel, [storeOf(broken)], [], 1);
+  const kernel = device.kernel({
+    code: "no WGSL",
+    entryPoint: "main",
+    threads: 1,
+    overrides: [],
+    aliases: [],
+    bindings: { z: [0, "read_write"] },
+    parameters: {},
+  }, { access: { z: "write" } });
+  device.dispatch(kernel, { z: storeOf(broken) }, {}, 1);
   using dependent = multiply(broken, x);
   await assert.rejects(broken.data(), rejectsWith("validation"));
   await assert.rejects(dependent.data(), rejectsWith("validation"));
@@ -284,6 +296,133 @@ gpuTest("many forward calls do not grow memory", async (backend) => {
   );
 });
 
+gpuTest("operations give uploads and scratch back when a dispatch throws", (backend, device) => {
+  using scope = new Scope();
+  const tensor = (...shape: number[]) => scope.keep(backend.tensor(randomArray(shape, 1), shape));
+  const quantized = (bits: 8 | 4) =>
+    scope.keep(backend.quantized(quantize(randomArray([30, 37], 2), [30, 37], { bits })));
+  // Every function once, and those that upload more or take other kernels at other sizes.
+  const calls = Object.entries(callsOf(backend, scope)).map(([name, { call, args, options }]) =>
+    [name, () => call(...[...args, ...options === undefined ? [] : [options]] as never[])] as const
+  );
+  const x = tensor(70, 37), weight = tensor(30, 37), few = tensor(2, 37);
+  const table = quantized(8), weight4 = quantized(4);
+  const [q, k, v, states] = [
+    tensor(1, 2, 300, 13),
+    tensor(1, 1, 300, 13),
+    tensor(1, 4, 300, 6),
+    tensor(1, 4, 13, 6),
+  ];
+  const [q1, v1, state] = [tensor(3, 2, 13), tensor(3, 4, 6), tensor(5, 4, 13, 6)];
+  const ids = Array.from({ length: 70 }, (_, i) => i % 30), options = { initialState: states };
+  calls.push(
+    ["lightning", () => lightningAttention(q, k, v, options)],
+    ["lightningStep with rows", () => lightningAttentionStep(q1, q1, v1, state, { rows: [4, 0, 2] })],
+    ["lightningBackward", () => lightningAttentionBackward(q, k, v, v, { ...options, dState: states })],
+    ["embedding of a quantised table", () => embedding(table, ids)],
+    ["linear, many rows", () => linear(x, weight)],
+    ["linear, few rows of a quantised weight", () => linear(few, weight4)],
+    ["linear, many rows of a quantised weight", () => linear(x, table)],
+  );
+  const operations = backend.machine.operations as unknown as Record<string, (call: never) => void>;
+  const met = new Set<string>();
+  const { dispatch } = device;
+  for (const [name, operation] of Object.entries(operations)) {
+    operations[name] = (call) => {
+      met.add(name);
+      operation(call);
+    };
+  }
+  for (const [name, call] of calls) {
+    // The n-th dispatch throws, for every n that the call comes to.
+    for (let last = 0, thrown = true; thrown; last++) {
+      const before = backend.bytesInUse;
+      let count = 0;
+      device.dispatch = (...operands) => {
+        if (count++ === last) throw new Error("this dispatch throws");
+        dispatch.apply(device, operands);
+      };
+      try {
+        using results = new Scope();
+        const result = call();
+        thrown = false;
+        if (result !== undefined) results.keep(result as Tensor);
+      } catch (error) {
+        assert.equal((error as Error).message, "this dispatch throws", name);
+      } finally {
+        device.dispatch = dispatch;
+      }
+      assert.equal(backend.bytesInUse, before, `${name}, dispatch ${last}`);
+    }
+  }
+  assert.deepEqual([...met].sort(), Object.keys(operations).sort(), "every operation was called");
+  return Promise.resolve();
+});
+
+gpuTest("reading a quantised weight gives scratch back when a dispatch throws", async (backend, device) => {
+  using weight = backend.quantized(quantize(randomArray([30, 37], 2), [30, 37], { bits: 8 }));
+  const before = backend.bytesInUse;
+  device.dispatch = () => {
+    throw new Error("this dispatch throws");
+  };
+  await assert.rejects(weight.data(), /this dispatch throws/);
+  assert.equal(backend.bytesInUse, before);
+});
+
+// ------------------------------------------------------------------------------------------------ the seam to WGSL
+
+Deno.test("shaders.ts is what the WGSL says, in gpu/ and in bench/baselines/", async () => {
+  for (const folder of ["gpu", "bench/baselines"]) {
+    const path = new URL(`../${folder}/shaders.ts`, import.meta.url);
+    assert.equal(shadersModule(folder), await Deno.readTextFile(path), `${folder}: run \`deno task build\``);
+  }
+});
+
+Deno.test("a dispatch whose names are not those of its WGSL does not compile", () => {
+  // Only compiled: each of the marked lines would be an error without its mark, and is one with a needless mark.
+  const compiled = (device: Device, x: Store) => {
+    const { main } = shaders.multiply, types = { X: "f32", Y: "f32", Output: "f32" };
+    const kernel = device.kernel(main, { access: { output: "write" }, types });
+    device.dispatch(kernel, { x, y: x, output: x }, { count: 1 }, 1);
+    // @ts-expect-error: y is missing
+    device.dispatch(kernel, { x, output: x }, { count: 1 }, 1);
+    // @ts-expect-error: z is misspelled
+    device.dispatch(kernel, { x, y: x, output: x, z: x }, { count: 1 }, 1);
+    // @ts-expect-error: count is missing
+    device.dispatch(kernel, { x, y: x, output: x }, {}, 1);
+    // @ts-expect-error: size is misspelled
+    device.dispatch(kernel, { x, y: x, output: x }, { count: 1, size: 1 }, 1);
+    // @ts-expect-error: windows and values are swapped
+    device.dispatch(kernel, { count: 1 }, { x, y: x, output: x }, 1);
+    // @ts-expect-error: WGSL only reads x
+    device.kernel(main, { access: { output: "write", x: "write" }, types });
+    // @ts-expect-error: how output is written is missing
+    device.kernel(main, { access: {}, types });
+    // @ts-expect-error: the alias Output is missing
+    device.kernel(main, { access: { output: "write" }, types: { X: "f32", Y: "f32" } });
+    // @ts-expect-error: the override ACTIVATION is missing
+    device.kernel(shaders.splitHeadsBackward.main, { access: { dx: "write" } });
+    const constants = { ACTIVATIONS: 1 };
+    // @ts-expect-error: ACTIVATION is misspelled
+    device.kernel(shaders.splitHeadsBackward.main, { access: { dx: "write" }, constants });
+  };
+  assert.equal(typeof compiled, "function");
+});
+
+gpuTest("pipelines differ where constants, aliases or accesses differ, and are made once", (_, device) => {
+  const kernel = (ADD: boolean, SQUARE: boolean) =>
+    device.kernel(shaders.sums.main, { access: { y: "update" }, constants: { SQUARE, COLUMNS: 1, ADD } });
+  assert.equal(kernel(true, false), kernel(true, false));
+  assert.notEqual(kernel(true, false), kernel(false, true));
+  const { input } = shaders.normBackward, constants = { WORKGROUP: 64, AFFINE: 0, GATED: 1, RESIDUAL: 0 };
+  const first = device.kernel(input, { access: { dx: "write", dGate: "update" }, constants });
+  const same = device.kernel(input, { access: { dGate: "update", dx: "write" }, constants });
+  const other = device.kernel(input, { access: { dGate: "write", dx: "update" }, constants });
+  assert.equal(first, same);
+  assert.notEqual(first, other);
+  return Promise.resolve();
+});
+
 // --------------------------------------------------------------------------------------------- limits and storage
 
 /** Runs every operation on shapes that no limit divides evenly, and holds them to the oracle. */
@@ -378,17 +517,17 @@ async function checkProducts(backend: Backend, dtype: FloatType, headDim = 12): 
   assertClose(await stepped.data(), after.output, limit, `output of a step, ${dtype}`);
   assertClose(await state.data(), after.state, limit, `state after a step, ${dtype}`);
 
-  for (const [rows, inner, outs] of [[1, 40, 70], [33, 52, 75]] as const) {
-    const [x, tx] = upload([rows, inner], 8);
-    const [weight, tw] = upload([outs, inner], 9);
-    const [bias, tb] = upload([outs], 10);
-    const [residual, tr] = upload([rows, outs], 11);
+  for (const [rows, inDim, outDim] of [[1, 40, 70], [33, 52, 75]] as const) {
+    const [x, tx] = upload([rows, inDim], 8);
+    const [weight, tw] = upload([outDim, inDim], 9);
+    const [bias, tb] = upload([outDim], 10);
+    const [residual, tr] = upload([rows, outDim], 11);
     const y = scope.keep(linear(tx, tw, { bias: tb, residual: tr }));
     assertClose(
       await y.data(),
-      reference.linear(x, weight, [rows, inner, outs], bias, residual),
+      reference.linear(x, weight, [rows, inDim, outDim], bias, residual),
       limit,
-      `linear ${rows} × ${inner} → ${outs}, ${dtype}`,
+      `linear ${rows} × ${inDim} → ${outDim}, ${dtype}`,
     );
   }
 }
@@ -418,13 +557,13 @@ async function checkGradients(backend: Backend): Promise<void> {
   const [gate, tg] = upload([rows, width], 2);
   const [residual, tr] = upload([rows, width], 3);
   const [d, td] = upload([rows, width], 4);
-  for (const outs of [30, 75]) {
-    const [weight, tw] = upload([outs, width], 5);
-    const [dy, tdy] = upload([rows, outs], 6);
-    const [weightBefore, dWeight] = upload([outs, width], 7);
-    const [biasBefore, dBias] = upload([outs], 8);
+  for (const outDim of [30, 75]) {
+    const [weight, tw] = upload([outDim, width], 5);
+    const [dy, tdy] = upload([rows, outDim], 6);
+    const [weightBefore, dWeight] = upload([outDim, width], 7);
+    const [biasBefore, dBias] = upload([outDim], 8);
     const dx = scope.keep(linearBackward(tx, tw, tdy, { dWeight, dBias, residual: tr }));
-    const expected = gradients.linear(x, weight, dy, [rows, width, outs]);
+    const expected = gradients.linear(x, weight, dy, [rows, width, outDim]);
     await close(dx, residual, expected.dx, "linear dx");
     await close(dWeight, weightBefore, expected.dWeight, "linear dWeight");
     await close(dBias, biasBefore, expected.dBias, "linear dBias");

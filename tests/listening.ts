@@ -1,5 +1,5 @@
 /**
- * A process that serves: where it listens, and what it prints.
+ * A process that serves: where it listens, and what it prints; and a host that keeps its clients waiting.
  *
  * @module
  */
@@ -51,5 +51,36 @@ export function listening(process: Deno.ChildProcess): Listening {
     line: (text) => found(() => log.includes(text) || undefined).then(() => {}),
     done,
     log: () => log,
+  };
+}
+
+/** A host that takes requests and never answers. */
+export interface SilentHost extends AsyncDisposable {
+  /** Its address. */
+  readonly url: string;
+  /** Resolves with the first request; rejected when the process that is to send it ends without one. */
+  asked(by: Deno.ChildProcess): Promise<void>;
+}
+
+/** Starts it. */
+export function silentHost(): SilentHost {
+  const asked = Promise.withResolvers<void>(), stop = new AbortController();
+  const server = Deno.serve({ port: 0, hostname: "127.0.0.1", signal: stop.signal, onListen() {} }, () => {
+    asked.resolve();
+    return new Promise<never>(() => {});
+  });
+  return {
+    url: `http://127.0.0.1:${server.addr.port}/`,
+    asked: (by) =>
+      Promise.race([
+        asked.promise,
+        by.status.then(({ code }) => {
+          throw new Error(`The process ended with ${code} before it asked for anything`);
+        }),
+      ]),
+    async [Symbol.asyncDispose]() {
+      stop.abort();
+      await server.finished;
+    },
   };
 }

@@ -7,6 +7,7 @@ import { PREFILL_TOKENS } from "../model/session.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
 import { assertClose, assertSameBits, eachBackend, relativeError, seeded } from "./harness.ts";
 import {
+  byteLevelJson,
   checkpoint,
   type ConfigJson,
   type Files,
@@ -734,6 +735,37 @@ eachBackend("generation_config.json: more ends, and defaults of sampling", async
   using greedy = await load(backend, withGeneration({ do_sample: false, temperature: 0.9, top_k: 0 }));
   assert.deepEqual(greedy.sampling, { temperature: 0 });
   assert.equal(greedy.fingerprint, bare.fingerprint, "how to sample is not what the model is");
+});
+
+eachBackend("chat_template.jinja wins over tokenizer_config.json", async (backend) => {
+  const config = { ...SMALL, vocab_size: 263 };
+  const files: Files = {
+    ...checkpoint(config, randomTensors(config, 3)),
+    "tokenizer.json": textFile(byteLevelJson()),
+  };
+  const template = async (more: Files) => {
+    using model = await load(backend, { ...files, ...more });
+    return model.tokenizer!.chatTemplate();
+  };
+  const jinja = textFile("{% for m in messages %}<|é|>{{ m.content }}{% endfor %}");
+  const inJson = textFile({ chat_template: "json", eos_token: "<|end|>" });
+  const named = textFile({
+    chat_template: [{ name: "default", template: "d" }, { name: "tool_use", template: "t" }],
+  });
+  assert.equal(await template({}), undefined);
+  assert.equal(await template({ "tokenizer_config.json": inJson }), "json");
+  assert.equal(await template({ "tokenizer_config.json": named }), "d");
+  const configs: Files[] = [{}, { "tokenizer_config.json": inJson }, { "tokenizer_config.json": named }];
+  for (const config of configs) {
+    const found = await template({ ...config, "chat_template.jinja": jinja });
+    assert.equal(found, new TextDecoder().decode(jinja));
+  }
+  using model = await load(backend, {
+    ...files,
+    "tokenizer_config.json": inJson,
+    "chat_template.jinja": jinja,
+  });
+  assert.equal(model.tokenizer!.config.eos_token, "<|end|>");
 });
 
 eachBackend("embeddings are tied where config.json does not say and there is no lm_head", async (backend) => {

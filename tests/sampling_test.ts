@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
-import { StopText } from "../model/decoding.ts";
+import { parseConfig } from "../model/config.ts";
+import { Decoding, StopText } from "../model/decoding.ts";
+import { Tokenizer } from "../model/mod.ts";
+import { byteLevelJson, SMALL } from "./reference_model.ts";
 import { Sampler, type SamplingOptions } from "../model/mod.ts";
 import { argmax, logSumExp } from "../model/sampling.ts";
 import { assertClose } from "./harness.ts";
@@ -181,4 +184,50 @@ Deno.test("stop strings: nothing of them leaves, nothing before them stays", () 
     ),
     { numRuns: 500 },
   );
+});
+
+Deno.test("an answer: tokens, text, what comes before it, and how it ends", async () => {
+  const tokenizer = await Tokenizer.create(byteLevelJson());
+  const config = parseConfig({ ...SMALL, vocab_size: 263, eos_token_id: 261 });
+  const model = { config, tokenizer, sampling: { temperature: 0, repetitionPenalty: 2 } };
+  const logits = (id: number, value = 9) =>
+    Float32Array.from({ length: 263 }, (_, i) => i === id ? value : 0);
+  const answer = new Decoding(model, [0x61], { before: [0xe2], maxTokens: 5 });
+  assert.deepEqual([answer.tokens, answer.length], [0, 0]);
+  // Half a character before an "a" is lost there; the one that the answer begins is whole with its last byte.
+  assert.equal(answer.next(logits(0x62)).text, "b");
+  assert.equal(answer.next(logits(0xe2)).text, "");
+  assert.equal(answer.next(logits(0x82)).text, "");
+  assert.deepEqual([answer.tokens, answer.length], [3, 1]);
+  const { text, finish } = answer.next(logits(0xac), true);
+  assert.deepEqual([text, finish, answer.tokens, answer.length], ["€", "stop", 4, 2]);
+
+  const continued = new Decoding(model, [0x82], { before: [0x61, 0xe2] });
+  assert.equal(continued.next(logits(0xac)).text, "€", "half a character of earlier turns");
+  assert.deepEqual(
+    { ...continued.next(logits(261)), logprob: 0 },
+    { token: 261, text: "", logprob: 0, finish: "eos" },
+  );
+
+  // Defaults of the model count where nothing is given, `undefined` included.
+  const penalized = new Decoding(model, [7], { topK: undefined, repetitionPenalty: undefined });
+  assert.notEqual(
+    penalized.next(Float32Array.from({ length: 263 }, (_, i) => i === 7 ? 3 : i === 8 ? 2 : 0)).token,
+    7,
+  );
+  const given = new Decoding(model, [7], { repetitionPenalty: 1 });
+  assert.equal(
+    given.next(Float32Array.from({ length: 263 }, (_, i) => i === 7 ? 3 : i === 8 ? 2 : 0)).token,
+    7,
+  );
+
+  const cut = new Decoding(model, [0x61], { maxTokens: 1 });
+  assert.deepEqual({ ...cut.next(logits(0xe2)), logprob: 0 }, {
+    token: 0xe2,
+    text: "\ufffd",
+    logprob: 0,
+    finish: "length",
+  });
+  const stopped = new Decoding(model, [0x61], { stop: ["bc", "<|end|>"], maxTokens: 9 });
+  assert.deepEqual([0x64, 0x62, 0x63].map((id) => stopped.next(logits(id)).text), ["d", "", ""]);
 });

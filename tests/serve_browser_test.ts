@@ -9,7 +9,7 @@ import { findBrowser, MAY_LEAVE_OUT } from "./setup.ts";
 
 const KEY = "a key";
 
-/** A page with the package and nothing else, at an origin of its own. */
+/** A page with the package and nothing else, at its own origin. */
 function site(script: string): Deno.HttpServer<Deno.NetAddr> {
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, ({ url }) => {
     return new URL(url).pathname === "/openai.js"

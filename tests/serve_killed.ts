@@ -1,5 +1,5 @@
 /**
- * Kills a server, `kill -9`, while sessions are written, and holds what it knows afterwards to what it acknowledged.
+ * Kills a server, `kill -9`, while sessions are written, and compares what it knows afterwards with what it acknowledged.
  *
  * @module
  */
@@ -17,9 +17,9 @@ export interface KillReport {
 }
 
 /**
- * Starts the server again and again over one folder of sessions; each time clients go on with their sessions as fast as
+ * Starts the server again and again over one folder of sessions. Each time, clients continue their sessions as fast as
  * they can until it is killed. A session must then stand where its last acknowledged answer ended, or further by answers
- * that were stored but not heard of, one per kill at most, and be whole.
+ * that were stored without being acknowledged, at most one per kill, and must be intact.
  */
 export async function killed(
   model: string,

@@ -1,50 +1,19 @@
 /**
  * `deno task load`: what the server carries on this machine, as a table. Everything runs on loopback and is bounded in
- * count and time. The server is a process of its own; this one is its clients.
+ * count and time. The server is another process; this one is its clients.
  *
  * @module
  */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { parseArgs } from "node:util";
+import { cli, command, integer, items, oneOf, path, threads as parseThreads } from "../cli/mod.ts";
 import { createBackend, type Tensor } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { killed, start } from "./serve_killed.ts";
 import { assertError, events, hostileBodies } from "./serve_setup.ts";
 
-const HELP = `Usage: deno task load [options]
-
-  --parts <names>        streams, batching, memory, history, kills, hostile; separated by commas   all
-  --model <folder>       checkpoint with a tokenizer                                     models/sotu
-  --threads <n>          of the server; "auto": one per core                                    auto
-  --clients <n>          streaming clients at once                                                64
-  --seconds <n>          how long they go on                                                      60
-  --turns <n>            of one client and of all of them, to compare                             10
-  --requests <n>         one after another, for memory                                         10000
-  --history <n>          longest history of a session                                        1000000
-  --kills <n>            of the server while it writes                                           100
-`;
-
-const { values } = parseArgs({
-  options: {
-    parts: { type: "string", default: "streams,batching,memory,history,kills,hostile" },
-    model: { type: "string", default: fileURLToPath(new URL("../models/sotu", import.meta.url)) },
-    threads: { type: "string", default: "auto" },
-    clients: { type: "string", default: "64" },
-    seconds: { type: "string", default: "60" },
-    turns: { type: "string", default: "10" },
-    requests: { type: "string", default: "10000" },
-    history: { type: "string", default: "1000000" },
-    kills: { type: "string", default: "100" },
-    help: { type: "boolean", short: "h" },
-  },
-});
-if (values.help) {
-  console.log(HELP);
-  Deno.exit(0);
-}
-
-const { model, threads } = values;
+/** The model that is served, the server's threads, and a folder for what it stores; set by the command. */
+let model: string, threads: number | "auto", scratch: string;
 
 /** A row of the table. */
 interface Row {
@@ -55,7 +24,7 @@ interface Row {
 }
 
 async function withServer<T>(body: (url: string, pid: number) => Promise<T>): Promise<T> {
-  const { url, process } = await start(model, `${scratch}/sessions`, ["--threads", threads]);
+  const { url, process } = await start(model, `${scratch}/sessions`, ["--threads", String(threads)]);
   try {
     return await body(url, process.pid);
   } finally {
@@ -147,7 +116,7 @@ function wait(seconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 }
 
-/** Clients that stream at once, each of which checks every answer. */
+/** Many streaming clients together, each of which checks every answer. */
 async function streams(count: number, duration: number): Promise<Row[]> {
   const asked = requests(count);
   const expected = await answers(asked);
@@ -168,7 +137,7 @@ async function streams(count: number, duration: number): Promise<Row[]> {
 }
 
 /**
- * The same requests one at a time and all at once, in turns, since other work on the machine comes and goes. Tokens are
+ * The same requests one at a time and all together, alternately, since other work on the machine varies. Tokens are
  * those that the server counts while all clients are at work: neither how they begin nor how they end is measured.
  */
 async function batching(count: number, turns: number): Promise<Row[]> {
@@ -177,7 +146,7 @@ async function batching(count: number, turns: number): Promise<Row[]> {
   const tokens = asked.reduce((sum, { max_tokens }) => sum + max_tokens, 0) / count;
   using backend = await createBackend({
     prefer: "wasm",
-    threads: threads === "auto" ? "auto" : Number(threads),
+    threads,
   });
   using loaded = await TransNormerLLM.load(model, { backend });
   const prompts = asked.map(({ prompt }) => loaded.tokenizer!.encode(prompt));
@@ -224,7 +193,7 @@ async function batching(count: number, turns: number): Promise<Row[]> {
     };
     return [
       row("one request at a time", rate(one), "", true),
-      row(`${count} at once`, rate(all), "", true),
+      row(`${count} together`, rate(all), "", true),
       row(`batching, median of ${turns} turns`, times(gain), ">= 3 times", gain >= 3),
       row("batching, tokens per second of the server's computing", times(gainPerCpu), "", true),
       row("model alone: to read a prompt", `${ofModel("prompt").toFixed(1)} ms`, "", true),
@@ -298,7 +267,7 @@ async function memory(requests: number): Promise<Row[]> {
   });
 }
 
-/** The cost of going on with a session, by the length of what it has read. */
+/** The cost of continuing a session, by the length of what it has read. */
 async function history(longest: number): Promise<Row[]> {
   return await withServer(async (url) => {
     const found: Row[] = [];
@@ -341,7 +310,7 @@ async function kills(count: number): Promise<Row[]> {
     `sessions lost or torn, ${kills} times kill -9 within ${turns} writes`,
     `${lost.length}`,
     "0",
-    lost.length === 0 && turns > kills,
+    lost.length === 0 && turns >= kills,
   )];
 }
 
@@ -400,33 +369,53 @@ function row(what: string, result: string, wanted: string, ok: boolean): Row {
   return { what, result, wanted, ok };
 }
 
-const parts: Record<string, () => Promise<Row[]>> = {
-  streams: () => streams(Number(values.clients), Number(values.seconds)),
-  batching: () => batching(Number(values.clients), Number(values.turns)),
-  memory: () => memory(Number(values.requests)),
-  history: () => history(Number(values.history)),
-  kills: () => kills(Number(values.kills)),
-  hostile: () => hostile(),
-};
-const asked = values.parts.split(",");
-for (const part of asked) {
-  if (Object.hasOwn(parts, part)) continue;
-  console.error(
-    `--parts must be some of ${Object.keys(parts).join(", ")}: current value is ${part}\n\n${HELP}`,
-  );
-  Deno.exit(2);
+/** The parts of the test, by what the command line calls them. */
+const PARTS = ["streams", "batching", "memory", "history", "kills", "hostile"] as const;
+
+await cli(
+  command("load", "What the server carries on this machine, as a table; everything runs on loopback.")
+    .option(
+      "--parts <names>",
+      `some of ${PARTS.join(", ")}; separated by commas (default: all)`,
+      items(oneOf(Object.fromEntries(PARTS.map((part) => [part, part])))),
+    )
+    .option("--model <folder>", "checkpoint with a tokenizer (default: models/sotu)", path)
+    .option("--threads <n>", 'of the server; "auto": one per core', parseThreads, "auto" as const)
+    .option("--clients <n>", "streaming clients together", integer(1), 64)
+    .option("--seconds <n>", "how long they stream", integer(1), 60)
+    .option("--turns <n>", "of one client and of all of them, to compare", integer(1), 10)
+    .option("--requests <n>", "one after another, for memory", integer(1), 10_000)
+    .option("--history <n>", "longest history of a session", integer(1), 1_000_000)
+    .option("--kills <n>", "of the server while it writes", integer(1), 100)
+    .action(async ({ parts = PARTS, ...options }) => {
+      model = options.model ?? fileURLToPath(new URL("../models/sotu", import.meta.url));
+      threads = options.threads;
+      scratch = await Deno.makeTempDir();
+      const { clients, seconds, turns, requests, history: longest, kills: count } = options;
+      const run: Record<(typeof PARTS)[number], () => Promise<Row[]>> = {
+        streams: () => streams(clients, seconds),
+        batching: () => batching(clients, turns),
+        memory: () => memory(requests),
+        history: () => history(longest),
+        kills: () => kills(count),
+        hostile: () => hostile(),
+      };
+      const rows: Row[] = [];
+      try {
+        for (const part of parts) rows.push(...await run[part]());
+      } finally {
+        await Deno.remove(scratch, { recursive: true });
+      }
+      printTable(rows);
+      if (!rows.every(({ ok }) => ok)) Deno.exitCode = 1;
+    }),
+);
+
+function printTable(rows: readonly Row[]): void {
+  const table = [["what", "result", "wanted", ""], ["---", "---", "---", "---"]];
+  for (const { what, result, wanted, ok } of rows) table.push([what, result, wanted, ok ? "ok" : "FAILED"]);
+  const widths = table[0].map((_, column) => Math.max(...table.map((cells) => cells[column].length)));
+  for (const cells of table) {
+    console.log(`| ${cells.map((cell, column) => cell.padEnd(widths[column])).join(" | ")} |`);
+  }
 }
-const scratch = await Deno.makeTempDir();
-const rows: Row[] = [];
-try {
-  for (const part of asked) rows.push(...await parts[part]());
-} finally {
-  await Deno.remove(scratch, { recursive: true });
-}
-const table = [["what", "result", "wanted", ""], ["---", "---", "---", "---"]];
-for (const { what, result, wanted, ok } of rows) table.push([what, result, wanted, ok ? "ok" : "FAILED"]);
-const widths = table[0].map((_, column) => Math.max(...table.map((cells) => cells[column].length)));
-for (const cells of table) {
-  console.log(`| ${cells.map((cell, column) => cell.padEnd(widths[column])).join(" | ")} |`);
-}
-if (!rows.every(({ ok }) => ok)) Deno.exit(1);

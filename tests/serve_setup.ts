@@ -20,7 +20,7 @@ import {
   textFile,
 } from "./reference_model.ts";
 
-/** As many ids as {@linkcode byteLevelJson} has tokens; its end, 261, is left out, so that answers have their length. */
+/** As many ids as {@linkcode byteLevelJson} has tokens. Its end, 261, is no end here: answers have their full length. */
 export const TEXT: ConfigJson = {
   ...SMALL,
   vocab_size: 263,
@@ -204,7 +204,7 @@ export function holdSteps(model: TransNormerLLM): Steps {
 /** The data of server-sent events, `[DONE]` included. */
 export async function* events(response: Response): AsyncGenerator<string> {
   assert.match(response.headers.get("content-type")!, /^text\/event-stream/);
-  // Not through a TextDecoderStream: of many clients at once its pipes cost more than all the rest.
+  // Not through a TextDecoderStream: for many clients its pipes cost more than all the rest.
   const decoder = new TextDecoder();
   let text = "";
   for await (const bytes of response.body!) {
@@ -218,7 +218,7 @@ export async function* events(response: Response): AsyncGenerator<string> {
   assert.equal(text, "");
 }
 
-/** Holds a response to an error in OpenAI's shape, without anything of the inside, and returns it. */
+/** Checks that a response is an error in OpenAI's shape, without internals, and returns it. */
 export async function assertError(
   response: Response,
   status: number | ((status: number) => boolean),
@@ -239,7 +239,7 @@ export async function assertError(
   return error as { message: string; type: string; param: string | null; code: string | null };
 }
 
-/** Bodies that no completion is to come of: torn, huge, deep, of the wrong types, out of range. */
+/** Bodies that must not lead to a completion: cut off, huge, deep, of the wrong types, out of range. */
 export function hostileBodies(
   { vocabSize, bodyBytes }: { vocabSize: number; bodyBytes: number },
 ): (string | Uint8Array<ArrayBuffer>)[] {

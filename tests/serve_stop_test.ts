@@ -1,7 +1,7 @@
 /** How the server starts and stops: what keeps it from starting, and what becomes of the answers in flight. */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { listening } from "./listening.ts";
+import { listening, silentHost } from "./listening.ts";
 import { assertError, events, holdSteps, serve, textFiles } from "./serve_setup.ts";
 
 const MAIN = fileURLToPath(new URL("../serve/main.ts", import.meta.url));
@@ -104,6 +104,15 @@ Deno.test("a second signal ends the process immediately", async () => {
     assert.equal(code, 143, server.log());
     assert.doesNotMatch(server.log(), /Stopped/);
   });
+});
+
+Deno.test("SIGTERM ends a server whose model still loads", async () => {
+  await using host = silentHost();
+  const process = start(".", "--model", host.url), server = listening(process);
+  await host.asked(process);
+  process.kill("SIGTERM");
+  await assert.rejects(server.url, /ended before it listened/);
+  assert.deepEqual([(await process.status).code, server.log()], [0, ""]);
 });
 
 Deno.test("a server that cannot serve says why in a line, and never listens", async () => {

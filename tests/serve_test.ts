@@ -5,7 +5,9 @@ import { createStorage, type Storage } from "unstorage";
 import memory from "unstorage/drivers/memory";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { Checksum } from "../model/checksum.ts";
 import { createHandler } from "../serve/mod.ts";
+import { SessionStore } from "../serve/sessions.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import {
   assertError,
@@ -446,6 +448,46 @@ Deno.test("a client that goes stops the work within a step", async () => {
   assert.equal(await written(), 4);
 });
 
+Deno.test("an answer pauses while its client does not read, and keeps nobody else waiting", async () => {
+  await using server = await serve({ limits: { batch: 2 } });
+  const body = { prompt: "hello", max_tokens: 1000, temperature: 0, logprobs: 0 };
+  const written = () => server.metric("levin_completion_tokens_total");
+  const response = await server.send(COMPLETIONS, { ...body, stream: true });
+  await until(async () => await written() >= 64);
+  const other = await server.ask(COMPLETIONS, { ...body, max_tokens: 300 });
+  const ahead = await written() - 300;
+  assert(ahead < 80, `${ahead} tokens were written for a client that reads nothing`);
+  // When it reads, it gets all of it.
+  const chunks = (await Array.fromAsync(events(response))).slice(0, -1).map((data) => JSON.parse(data));
+  const expected = await server.ask(COMPLETIONS, body);
+  assert.equal(chunks.map(({ choices: [choice] }) => choice.text).join(""), expected.choices[0].text);
+  assert.equal(chunks.length, 1000);
+  assert(expected.choices[0].text.startsWith(other.choices[0].text.replace(/\ufffd$/, "")));
+
+  // Clients that never read give their slots back when they go, and take no processor time until then.
+  const unread = await Promise.all([1, 2].map(() => server.send(COMPLETIONS, { ...body, stream: true })));
+  const start = await written();
+  await until(async () => await written() >= start + 128);
+  const waiting = server.ask(COMPLETIONS, { ...body, max_tokens: 5 });
+  await until(async () => await server.metric("levin_waiting") === 1);
+  for (let turn = 0; turn < 200; turn++) await setImmediate();
+  assert(await written() < start + 2 * 80);
+  await unread[0].body!.cancel();
+  assert.equal((await waiting).choices[0].logprobs.tokens.length, 5);
+  await unread[1].body!.cancel();
+  await until(async () => await server.metric("levin_writing") === 0);
+});
+
+Deno.test("a client that does not read is given up when its time is over", async () => {
+  await using server = await serve({ limits: { seconds: 1 } });
+  const body = { prompt: "a", max_tokens: 1000, temperature: 0, logprobs: 0, stream: true };
+  const response = await server.send(COMPLETIONS, body);
+  await until(async () => await server.metric("levin_writing") === 1);
+  await until(async () => await server.metric("levin_writing") === 0);
+  const last = JSON.parse((await Array.fromAsync(events(response))).at(-1)!);
+  assert.equal(last.error.code, "timeout");
+});
+
 Deno.test("a request that takes too long is ended, whole and streamed", async () => {
   await using server = await serve({ limits: { seconds: 1, maxTokens: 10 ** 6 } });
   const body = { prompt: "a", max_tokens: 10 ** 6, temperature: 0 };
@@ -478,9 +520,10 @@ Deno.test("a failure ends the requests of its step, and the server continues", a
   } finally {
     console.error = log;
   }
-  assert(
-    logged.some((error) => String(error).includes("secret of the inside")),
-    "the host's log has the cause",
+  assert.deepEqual(
+    logged.map(String),
+    ["Error: secret of the inside", "Error: secret of the inside"],
+    "the host's log has the cause of each, once",
   );
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 3 })).choices.length, 1);
 });
@@ -557,7 +600,7 @@ Deno.test("an answer that is told to stop ends with its next token, which the se
   assert.deepEqual(await stop(), { id: "s", stopped: false });
 });
 
-Deno.test("many requests on many sessions at once are each in order", async () => {
+Deno.test("many requests on many sessions together are each in order", async () => {
   await using server = await serve();
   const run = async (session: string, i: number) => {
     const texts = [];
@@ -735,6 +778,168 @@ Deno.test("what another process did to a session is noticed", async () => {
   await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
 });
 
+Deno.test("bad records in the store stop nobody, and are put away when two sweeps have seen them", async () => {
+  const { storage, values, keys } = strictStore(10 ** 6);
+  await using server = await serve({ storage });
+  const body = { prompt: "a", ...GREEDY, session: "s" };
+  await server.ask(COMPLETIONS, body);
+  const [name, bytes] = [...values].find(([key]) => /:[ab]$/.test(key))!;
+  const head = JSON.parse(new TextDecoder().decode(bytes).slice(8));
+  const sealed = (text: string) => new Checksum().text(text).hex() + text;
+  const bad = [
+    "00000000",
+    "",
+    "x",
+    sealed("null"),
+    sealed("{}"),
+    sealed('{"a":'),
+    ...[
+      { format: 2 },
+      { version: 1e300 },
+      { version: 0 },
+      { version: "1" },
+      { write: "../../x" },
+      { write: null },
+      { chunkBytes: 0 },
+      { chunkBytes: -1 },
+      { bytes: 3e6, chunkBytes: 1 },
+      { bytes: -1 },
+      { bytes: 1e300 },
+      { pending: Array.from({ length: 5000 }, () => 1) },
+      { pending: ["a"] },
+      { pending: [-1] },
+      { tokens: 1.5 },
+      { expires: 1e300 },
+      { expires: null },
+      { checksum: 7 },
+    ].map((fields) => sealed(JSON.stringify({ ...head, ...fields }))),
+  ];
+  const other = name.replace(/.$/, (letter) => letter === "a" ? "b" : "a");
+  for (const text of bad) {
+    for (const [key] of values) values.delete(key);
+    for (const key of [name, other]) values.set(key, new TextEncoder().encode(text));
+    await assertError(await server.send("/v1/sessions/s"), 404, "session_not_found");
+    const before = await server.metric("levin_quarantined_total");
+    await server.handler.sweep();
+    assert.equal(keys().filter((key) => key.startsWith("sessions:")).length, 2, "they may still be written");
+    await server.handler.sweep();
+    assert.deepEqual(keys().sort(), [`quarantine:${name}`, `quarantine:${other}`].sort(), text.slice(0, 80));
+    assert.equal(await server.metric("levin_quarantined_total") - before, 2);
+    for (const key of [name, other]) values.set(key, new TextEncoder().encode(text));
+    assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 13, "it begins anew");
+    assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 26);
+  }
+  // A head that says more than is there takes no memory for it, and a damaged session can be deleted.
+  values.clear();
+  const vast = sealed(JSON.stringify({ ...head, bytes: 2 ** 40, chunkBytes: 2 ** 30 }));
+  values.set(name, new TextEncoder().encode(vast));
+  await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
+  const remove = () => server.handler(new Request("http://localhost/v1/sessions/s", { method: "DELETE" }));
+  assert.equal((await remove()).status, 200);
+  assert.deepEqual(keys(), []);
+});
+
+Deno.test("a store that fails keeps nobody's other sessions from being swept", async () => {
+  using time = clock();
+  const { storage, keys } = strictStore(10 ** 6);
+  const getItemRaw = storage.getItemRaw.bind(storage);
+  let broken: string | undefined = "";
+  storage.getItemRaw = ((key: string) => {
+    if (broken !== undefined && key.startsWith(broken)) {
+      return Promise.reject(new Error("the disk is broken"));
+    }
+    return getItemRaw(key);
+  }) as typeof storage.getItemRaw;
+  broken = undefined;
+  await using server = await serve({ storage, limits: { sessionSeconds: 60 } });
+  for (const session of ["s", "t"]) await server.ask(COMPLETIONS, { prompt: "a", ...GREEDY, session });
+  time.forward(61);
+  const [first] = keys().map((key) => key.split(":").slice(0, 2).join(":"));
+  broken = first;
+  const log = console.error;
+  const logged: unknown[] = [];
+  console.error = (...args) => logged.push(...args);
+  try {
+    await server.handler.sweep();
+    storage.getKeys = () => Promise.reject(new Error("the disk is gone"));
+    await server.handler.sweep();
+  } finally {
+    console.error = log;
+  }
+  assert.equal(logged.length, 2);
+  assert(keys().length > 0 && keys().every((key) => key.startsWith(first)), "the other one was swept");
+});
+
+Deno.test("a session whose state is NaN says so until it is deleted", async () => {
+  const { storage } = strictStore(10 ** 6);
+  await using server = await serve({ storage });
+  const { model } = server;
+  using session = model.session();
+  session.prefill([1, 2, 3]).dispose();
+  model.backend.write(session.states[0], new Float32Array(session.states[0].size).fill(NaN));
+  {
+    using lease = await new SessionStore(storage, { valueBytes: 10 ** 6, sessionSeconds: 60 }).open(
+      "everybody",
+      "s",
+    );
+    await lease.save({ snapshot: await session.snapshot(), pending: [], tokens: 3 });
+  }
+  for (const stream of [false, true]) {
+    const response = await server.send(COMPLETIONS, { prompt: "a", max_tokens: 2, session: "s", stream });
+    if (stream) {
+      assert.equal(JSON.parse((await Array.fromAsync(events(response)))[0]).error.code, "session_damaged");
+    } else await assertError(response, 409, "session_damaged");
+  }
+  const remove = new Request("http://localhost/v1/sessions/s", { method: "DELETE" });
+  assert.equal((await server.handler(remove)).status, 200);
+  assert.equal((await server.ask(COMPLETIONS, { prompt: "a", ...GREEDY, session: "s" })).session.tokens, 13);
+});
+
+Deno.test("sealed sessions are continued by servers with the secret, under their own name, and by no others", async () => {
+  const { storage, values } = strictStore(10 ** 6);
+  const body = { prompt: "a", ...GREEDY, session: "s" };
+  await using server = await serve({ storage, sessionSecret: "one" });
+  assert.equal((await server.ask(COMPLETIONS, body)).session.tokens, 13);
+  const written = [...values];
+  await using same = await serve({ storage, sessionSecret: "one" });
+  assert.equal((await same.ask("/v1/sessions/s")).tokens, 13);
+  for (const sessionSecret of ["two", undefined]) {
+    await using other = await serve({ storage, sessionSecret });
+    await assertError(await other.send("/v1/sessions/s"), 404);
+  }
+  // The records of a session, put where another's would be.
+  await server.ask(COMPLETIONS, { ...body, session: "t" });
+  const keyOf = (key: string) => key.split(":")[1];
+  const own = keyOf(written[0][0]);
+  const others = [...values.keys()].find((key) => keyOf(key) !== own)!;
+  for (const [key] of [...values]) if (keyOf(key) !== own) values.delete(key);
+  for (const [key, value] of written) values.set(key.replace(own, keyOf(others)), value);
+  await assertError(await server.send("/v1/sessions/t"), 404);
+  // A snapshot with a checksum that fits, but not written by the server.
+  const [chunk, bytes] = written.find(([key]) => key.endsWith(":0"))!;
+  values.set(chunk, withSameChecksum(bytes));
+  assert.equal((await server.ask("/v1/sessions/s")).tokens, 13);
+  await assertError(await server.send(COMPLETIONS, body), 503, "session_damaged");
+  for (const sessionSecret of ["", 7]) {
+    assert.throws(
+      () => createHandler({ model: server.model, sessionSecret: sessionSecret as string }),
+      TypeError,
+    );
+  }
+});
+
+/** Other bytes with the same CRC-32: its polynomial is added to them. */
+function withSameChecksum(bytes: Uint8Array): Uint8Array<ArrayBuffer> {
+  const forged = Uint8Array.from(bytes);
+  // Bit n of the polynomial x^32 + … + 1, lowest power last; CRC-32 takes bits from the lowest of each byte.
+  for (const power of [32, 26, 23, 22, 16, 12, 11, 10, 8, 7, 5, 4, 2, 1, 0]) {
+    const bit = 800 + 32 - power;
+    forged[bit >> 3] ^= 1 << (bit & 7);
+  }
+  assert.equal(new Checksum().bytes(forged).hex(), new Checksum().bytes(bytes).hex());
+  return forged;
+}
+
 Deno.test("what a turn reads and stores does not depend on the length of the history", async () => {
   const { storage, traffic } = strictStore(10 ** 6);
   await using server = await serve({ storage, limits: { requestTokens: 2 ** 21 } });
@@ -794,7 +999,7 @@ Deno.test("keys open the door, and nothing else does", async () => {
   for (const path of ["/health", "/ready"]) {
     assert.equal((await server.handler(new Request(`http://localhost${path}`))).status, 200);
   }
-  for (const apiKeys of [[], [""], [7], "key"]) {
+  for (const apiKeys of [[], [""], [7], "key", ["first key "], ["\tfirst key"]]) {
     assert.throws(
       () => createHandler({ model: server.model, apiKeys: apiKeys as string[] }),
       (error: Error) => {
@@ -927,6 +1132,64 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
   assert.equal((await server.ask(COMPLETIONS, { prompt: "a", max_tokens: 2 })).usage.completion_tokens, 2);
 });
 
+Deno.test("work is counted before it is done", async () => {
+  await using server = await serve({ limits: { requestTokens: 10_000, bodyBytes: 10 ** 7 } });
+  const many = <T>(count: number, value: T) => Array.from({ length: count }, () => value);
+  const refused = async (path: string, body: unknown, param: string) => {
+    const error = await assertError(await server.send(path, body), 400);
+    assert.equal(error.param, param);
+    assert(error.message.length < 300, error.message);
+  };
+  const ids = many(9_999, 1);
+  const message = { role: "user", content: "Hi" };
+  for (
+    const body of [
+      { prompt: many(10 ** 6, "") },
+      { prompt: many(10 ** 6, [1]) },
+      { prompt: many(129, "a") },
+      { prompt: many(10 ** 6, 1) },
+      { prompt: [...ids, -1] },
+      { prompt: [...ids, "a"] },
+      { prompt: many(2, many(6_000, 1)) },
+      { prompt: many(6_000, 1), n: 2, max_tokens: 1 }, // each choice has the prompt
+    ]
+  ) await refused(COMPLETIONS, body, "prompt");
+  await refused(COMPLETIONS, { prompt: many(3_000, 1), max_tokens: 0, echo: true, logprobs: 4 }, "logprobs");
+  await refused(COMPLETIONS, { prompt: "a", max_tokens: 500, logprobs: 20 }, "logprobs");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, message) }, "messages");
+  await refused("/v1/chat/completions", { messages: many(10 ** 5, 7) }, "messages");
+  await refused("/v1/chat/completions", { messages: [message], tools: many(10 ** 5, {}) }, "tools");
+  await refused("/detokenize", { tokens: many(10 ** 6, 1) }, "tokens");
+  await refused("/detokenize", { tokens: [...ids, "a"] }, "tokens");
+  for (const stop of [many(129, "x"), many(10 ** 6, 7), "x".repeat(1025), ["x".repeat(1025)]]) {
+    const error = await assertError(await server.send(COMPLETIONS, { prompt: "a", stop }), 400);
+    assert.match(error.param!, /^stop/);
+  }
+  assert.equal(await server.metric("levin_prompt_tokens_total"), 0);
+  const { choices } = await server.ask(COMPLETIONS, {
+    prompt: ids,
+    max_tokens: 1,
+    stop: many(128, "x".repeat(1024)),
+  });
+  assert.equal(choices.length, 1);
+});
+
+Deno.test("answers are neither kept nor taken for anything but what they are", async () => {
+  await using server = await serve();
+  for (const path of ["/v1/models", "/metrics", "/health", "/nowhere", "/"]) {
+    const { headers, body } = await server.send(path);
+    await body?.cancel();
+    assert.equal(headers.get("x-content-type-options"), "nosniff", path);
+    assert.equal(headers.get("cache-control"), path === "/" ? "no-cache" : "no-store", path);
+  }
+  for (const stream of [false, true]) {
+    const response = await server.send(COMPLETIONS, { prompt: "a", max_tokens: 1, stream });
+    assert.equal(response.headers.get("cache-control"), "no-store");
+    assert.equal(response.headers.get("connection"), null);
+    await response.text();
+  }
+});
+
 Deno.test("any JSON at all gets an answer or a 4xx", async () => {
   await using server = await serve({ limits: { maxTokens: 4 } });
   const field = fc.constantFrom(
@@ -951,6 +1214,19 @@ Deno.test("any JSON at all gets an answer or a 4xx", async () => {
     }),
     { numRuns: 300 },
   );
+});
+
+Deno.test("a load that dies without a word fails its requests", async () => {
+  const handler = createHandler({ model: new Promise(() => {}), limits: { seconds: 1 } });
+  const post = (path: string, body: unknown) =>
+    handler(new Request(`http://localhost${path}`, { method: "POST", body: JSON.stringify(body) }));
+  const answers = await Promise.all([
+    handler(new Request("http://localhost/v1/models")),
+    post("/v1/completions", { prompt: "x" }),
+    post("/tokenize", { prompt: "x" }),
+  ]);
+  for (const answer of answers) await assertError(answer, 503, "model_loading");
+  await handler.close();
 });
 
 Deno.test("ready when the model is, and not before", async () => {

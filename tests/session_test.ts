@@ -496,3 +496,103 @@ eachBackend("a long prompt lets the event loop turn between its pieces", async (
   assert(session.position > 0 && session.position < ids.length && session.position % 100 === 0);
   await assert.rejects(Array.fromAsync(session.generate([1], { prefillTokens: 0 })), /prefillTokens must be/);
 });
+
+/** A vocabulary of words that begin with a space, in SentencePiece's way. */
+const WORDS = ["<unk>", "▁The", "▁state", "▁of", "▁the", "▁Union", "▁is", "▁cat", "▁sat", "s", "▁", "<end>"];
+
+/** A model that says the next word of the list after each, with probability 1. */
+function chanting(backend: Backend, decoder: unknown): Promise<TransNormerLLM> {
+  const size = WORDS.length;
+  const config: ConfigJson = { ...SMALL, vocab_size: size, decoder_embed_dim: size, eos_token_id: null };
+  const tensors = randomTensors(config, 1);
+  for (const [name, { data }] of tensors) if (!name.includes("theta")) data.fill(0);
+  for (let id = 0; id < size; id++) {
+    tensors.get("model.embed_tokens.weight")!.data[id * size + id] = 1;
+    tensors.get("lm_head.weight")!.data[((id + 1) % size) * size + id] = 10;
+  }
+  const tokenizer = {
+    version: "1.0",
+    added_tokens: [{ id: size - 1, content: "<end>", special: true }],
+    pre_tokenizer: { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+    decoder,
+    model: { type: "Unigram", unk_id: 0, vocab: WORDS.slice(0, -1).map((word, id) => [word, -1 - id / 100]) },
+  };
+  const files = { ...checkpoint(config, tensors), "tokenizer.json": textFile(tokenizer) };
+  return TransNormerLLM.load(SERVED, { backend, fetch: serving(files) });
+}
+
+const wordDecoders = [
+  { type: "Metaspace", replacement: "▁", prepend_scheme: "always", split: true },
+  {
+    type: "Sequence",
+    decoders: [
+      { type: "Replace", pattern: { String: "▁" }, content: " " },
+      { type: "Fuse" },
+      { type: "Strip", content: " ", start: 1, stop: 0 },
+    ],
+  },
+];
+
+eachBackend(
+  "an answer's text is that of prompt and answer less that of the prompt, over all turns",
+  async (backend) => {
+    for (const decoder of wordDecoders) {
+      using model = await chanting(backend, decoder);
+      const { tokenizer } = model;
+      const text = (parts: { text: string }[]) => parts.map(({ text }) => text).join("");
+      const options = { maxTokens: 2, temperature: 0 };
+      assert.equal(text(await generated(model, "The state of the", options)), " Union is");
+      assert.equal(text(await generated(model, [1, 2, 3, 4], options)), " Union is");
+      assert.equal(text(await generated(model, "The state of the", { ...options, stop: " is" })), " Union");
+      assert.equal(text(await generated(model, [11, 0], options)), " The state", "an unknown word is text");
+
+      // Turns of one token, with everything that a session may go through between them.
+      using first = model.session();
+      const whole: number[] = [];
+      let said = "";
+      const take = async (session: typeof first, prompt: number[], count: number) => {
+        for await (const { token, text } of session.generate(prompt, { ...options, maxTokens: count })) {
+          whole.push(...prompt.splice(0), token);
+          said += text;
+          assert.equal(said, tokenizer!.decode(whole).slice(tokenizer!.decode([4]).length));
+        }
+      };
+      await take(first, [4], 1);
+      await take(first, [], 1);
+      await take(first, [], 1);
+      assert.equal(said, " Union is cat");
+      using restored = model.restore(await first.snapshot());
+      assert.deepEqual(restored.recent, [4, 5, 6, 7]);
+      using batch = model.batch(2);
+      const slot = batch.join(restored);
+      batch.step([slot], [8]).dispose(); // " sat"
+      using left = batch.leave(slot);
+      assert.deepEqual(left.recent, [4, 5, 6, 7, 8]);
+      using fork = left.fork();
+      const next = await Array.fromAsync(fork.generate([4], options)); // the
+      assert.equal(text(next), " Union is");
+      for (let i = 0; i < 20; i++) fork.step(11).dispose(); // special tokens push no text out
+      assert.deepEqual(fork.recent, [4, 5, 6, 7, 8, 4, 5, 6]);
+    }
+  },
+);
+
+eachBackend("a stop string that is the name of a special token ends at its id", async (backend) => {
+  using model = await chanting(backend, wordDecoders[0]);
+  const all = await generated(model, [8], { maxTokens: 6, temperature: 0 });
+  assert.deepEqual(all.map(({ token }) => token), [9, 10, 11, 0, 1, 2]);
+  const ended = await generated(model, [8], { maxTokens: 6, temperature: 0, stop: ["never", "<end>"] });
+  assert.deepEqual(ended.map(({ token, text, finish }) => [token, text, finish]), [
+    [9, "s", undefined],
+    [10, " ", undefined],
+    [11, "", "stop"],
+  ]);
+});
+
+eachBackend("a snapshot has the same size whatever was read", async (backend) => {
+  using model = await chanting(backend, wordDecoders[0]);
+  using session = model.session();
+  const empty = (await session.snapshot()).length;
+  for (let i = 0; i < 300; i++) session.step(i % 11).dispose();
+  assert.equal((await session.snapshot()).length, empty);
+});

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import { readdir } from "node:fs/promises";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { type Backend, createBackend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -15,11 +16,12 @@ import { duration, Progress } from "../train/progress.ts";
 import { evaluate, type StepReport, train, type TrainingOptions } from "../train/train.ts";
 import { assertClose, eachBackend, seeded } from "./harness.ts";
 
-const MAIN = new URL("../train/main.ts", import.meta.url).pathname;
+const MAIN = fileURLToPath(new URL("../train/main.ts", import.meta.url));
+const LOCK = `--lock=${fileURLToPath(new URL("../deno.lock", import.meta.url))}`;
 
 /** A folder that holds a little text and a configuration, gone at the end of the test. */
 class Workshop implements AsyncDisposable {
-  readonly path: string = Deno.makeTempDirSync({ prefix: "levin-train-" });
+  readonly path: string = Deno.makeTempDirSync({ prefix: "levin train 100%25 " });
   readonly data: string = `${this.path}/text`;
   readonly config: string = `${this.path}/config.json`;
 
@@ -313,7 +315,7 @@ eachBackend("stopped and resumed: the same losses and weights, bit for bit", asy
 /** `deno task train` as a process. */
 function command(workshop: Workshop, out: string, more: string[] = [], shell = ""): Deno.Command {
   const args = ["--data", workshop.data, "--out", `${workshop.path}/${out}`, "--backend", "wasm", ...more];
-  const program = [Deno.execPath(), "run", "--no-check", "-A", MAIN, ...args];
+  const program = [Deno.execPath(), "run", LOCK, "--frozen", "--no-check", "-A", MAIN, ...args];
   return new Deno.Command("sh", {
     args: ["-c", `${shell} exec "$@"`, "sh", ...program],
     stdout: "piped",
@@ -493,3 +495,63 @@ eachBackend("training: bad options are refused", async (backend) => {
   Deno.writeTextFileSync(workshop.config, JSON.stringify({ ...configByName("tiny"), vocab_size: 256 }));
   await assert.rejects(bad({}), /vocab_size must be at least 259/);
 });
+
+/** Runs a command of the project and returns what it printed. */
+async function runScript(script: string, args: string[], cwd?: string): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-check", "-A", script, ...args],
+    cwd,
+  }).output();
+  assert(success, new TextDecoder().decode(stderr));
+  return new TextDecoder().decode(stdout);
+}
+
+Deno.test("commands take paths with spaces and percent signs, and file: URLs, wherever they lie", async () => {
+  await using shop = new Workshop();
+  // A checkout under such a path, of what the commands need.
+  const checkout = `${shop.path}/a b%20c`;
+  await Deno.mkdir(checkout);
+  const root = fileURLToPath(new URL("..", import.meta.url));
+  const isNeeded = (name: string) => !/^(\..*|assembly|bench|docs|node_modules|out|serve|tests)$/.test(name);
+  for await (const { name } of Deno.readDir(root)) {
+    if (!isNeeded(name)) continue;
+    await copyTree(`${root}/${name}`, `${checkout}/${name}`);
+  }
+  const script = (name: string) => `${checkout}/${name}`;
+  const url = (path: string) => pathToFileURL(path).href;
+  const sizes = ["--seq-len", "24", "--batch", "3", "--steps", "2", "--warmup", "1", "--backend", "wasm"];
+  const out = `${shop.path}/out`;
+  const places = ["--data", url(shop.data), "--out", url(out), "--config", url(shop.config)];
+  await runScript(script("train/main.ts"), [...places, ...sizes]);
+  const [step] = (await readdir(out)).filter((name) => name.startsWith("step-"));
+  const model = `${shop.path}/the model`;
+  await runScript(script("train/export.ts"), [url(`${out}/${step}`), url(model)]);
+  await runScript(script("train/quantize.ts"), [
+    url(model),
+    "--bits",
+    "8",
+    "--evaluate",
+    url(`${shop.data}/a.txt`),
+  ]);
+  assert((await readdir(`${model}-int8`)).includes("tokenizer.json"));
+  const options = ["--max-tokens", "3", "--temperature", "0", "--backend", "wasm"];
+  for (const place of [model, url(model), `${model}-int8`]) {
+    const said = await runScript(script("examples/generate.ts"), ["--model", place, ...options, "All"]);
+    assert(said.startsWith("All"));
+  }
+  await runScript(script("examples/generate.ts"), [...options, "All"], shop.path); // the shipped model
+  const file = ["--file", url(`${shop.data}/a.txt`), "--backend", "wasm"];
+  const { perplexity } = JSON.parse(
+    await runScript(script("examples/score.ts"), ["--model", url(model), ...file]),
+  );
+  assert(perplexity > 1);
+  await runScript(script("train/curve.ts"), [url(`${shop.path}/a curve.svg`), `a=${url(out)}`]);
+  assert.match(await Deno.readTextFile(`${shop.path}/a curve.svg`), /^<svg/);
+});
+
+/** Copies a file, or a folder with all that it holds. */
+async function copyTree(from: string, to: string): Promise<void> {
+  if ((await Deno.stat(from)).isFile) return await Deno.copyFile(from, to);
+  await Deno.mkdir(to);
+  for await (const { name } of Deno.readDir(from)) await copyTree(`${from}/${name}`, `${to}/${name}`);
+}

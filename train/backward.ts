@@ -22,14 +22,15 @@ import {
 import { linear, norm } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
+  allLogits,
   type Attend,
   embed,
   type Held,
   type Layer,
   layer as layerForward,
   type Network,
+  residualStream,
   type Tokens,
-  Transient,
 } from "../model/transnormer.ts";
 import type { NormWeights, Weights } from "../model/weights.ts";
 
@@ -84,14 +85,8 @@ export function lossOf(network: Network, segment: Segment, total: Tensor, option
   using states = new DisposableStack();
   const kept: Tensor[] = [];
   const attend = attendAnd(network, segment, options.mixer, (state) => kept.push(states.use(state)));
-  let x = embed(network, segment);
-  for (let l = 0; l < network.config.layers; l++) {
-    using before = x, held = new Transient();
-    x = layerForward(network, l, before, segment, attend, held).output;
-  }
-  using last = x;
-  using h = norm(last, network.weights.finalNorm);
-  using logits = linear(h, network.weights.lmHead);
+  using last = residualStream(network, segment, attend);
+  using logits = allLogits(network, last);
   const entropy = crossEntropy(logits, segment.labels);
   entropy.dLogits.dispose();
   using loss = entropy.loss;

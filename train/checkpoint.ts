@@ -1,8 +1,8 @@
 /**
  * Checkpoints: folders `step-<number>` that are ordinary models (`config.json`, `tokenizer.json`, `model.safetensors`)
- * and hold what training needs to go on (`optimizer.safetensors`, `training.json`).
+ * and hold what training needs to continue (`optimizer.safetensors`, `training.json`).
  *
- * A checkpoint is written beside its place, flushed to disk and renamed: at every moment a `step-` folder is whole.
+ * A checkpoint is written under a temporary name, flushed to disk and renamed: a `step-` folder is whole at all times.
  * `training.json` holds a SHA-256 of every other file, so that damage is found before it is trained on.
  *
  * @module

@@ -3,11 +3,12 @@
  *
  * @module
  */
-import { rangeError } from "../core/errors.ts";
+import { readFile } from "node:fs/promises";
+import { message, rangeError } from "../core/errors.ts";
 import { elementCount } from "../core/shape.ts";
 import type { TransNormerConfig } from "../model/config.ts";
 import { randomNumbers } from "../model/sampling.ts";
-import { BYTE_OF_CHARACTER } from "../model/tokenizer.ts";
+import { CHARACTER_OF_BYTE } from "../model/tokenizer/split.ts";
 
 /** Ids from 0 to 255 are bytes; these follow. */
 export const SPECIAL_TOKENS = { begin: 256, end: 257, pad: 258 } as const;
@@ -118,8 +119,18 @@ export function byteTokenizer(): Record<string, unknown> {
       end_of_word_suffix: null,
       fuse_unk: false,
       byte_fallback: false,
-      vocab: Object.fromEntries(BYTE_OF_CHARACTER),
+      vocab: Object.fromEntries(CHARACTER_OF_BYTE.map((character, byte) => [character, byte])),
       merges: [],
     },
   };
+}
+
+/** A `config.json` by the name of its size, or by its path. */
+export async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
+  if (!nameOrPath.endsWith(".json")) return configByName(nameOrPath);
+  try {
+    return JSON.parse(await readFile(nameOrPath, "utf8"));
+  } catch (cause) {
+    throw new RangeError(message("train", "config must be a readable config.json", nameOrPath), { cause });
+  }
 }

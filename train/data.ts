@@ -62,7 +62,7 @@ export class Corpus {
   readonly train: Uint16Array;
   /** To test with. */
   readonly heldOut: Uint16Array;
-  /** SHA-256 of both, in hexadecimal digits: tells whether a run goes on with the data that it began with. */
+  /** SHA-256 of both, in hexadecimal digits: tells whether a run continues with the data that it began with. */
   readonly fingerprint: string;
 
   private constructor(train: Uint16Array, heldOut: Uint16Array, fingerprint: string) {
@@ -133,8 +133,8 @@ export class Corpus {
 
   /**
    * Batch number `index` of a walk through the whole text: `batch` stripes side by side, each read from its beginning
-   * to its end, packed into one row. Documents are sequences of their own. Where a stripe's first sequence goes on with
-   * the one that the batch before broke off, its state does too.
+   * to its end, packed into one row. Each document is a sequence. Where a stripe's first sequence continues
+   * the one that the batch before cut, it begins with that one's state.
    *
    * @returns the segment, and how its initial states follow from the final states of the batch before:
    * `carried[sequence]` is the sequence there, of which the last is always empty, with a state of zeros; `[]` where all
@@ -159,7 +159,7 @@ export class Corpus {
       });
     }
     cuSeqlens.push(ids.length);
-    // Stripes lie one after another in the row: positions that advance by seqLen per batch go on in each of them.
+    // Stripes lie one after another in the row: positions that advance by seqLen per batch continue in each of them.
     return {
       ids,
       labels,

@@ -11,7 +11,7 @@ import { toHalf } from "../core/half.ts";
 import { decodeSafetensors, encodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 
 /**
- * Writes the model beside its place, then renames it.
+ * Writes the model under a temporary name, then renames it.
  *
  * @param checkpoint a folder that `deno task train` wrote
  * @param folder where the model goes; it must not exist

@@ -61,7 +61,7 @@ export class Parameters implements Disposable {
   readonly #held = new DisposableStack();
 
   /**
-   * @param initial elements of a parameter and its moments; moments left out are zero
+   * @param initial elements of a parameter and its moments; absent moments are zero
    */
   constructor(
     backend: Backend,

@@ -2,9 +2,9 @@
  * `deno task quantize <model> --bits 8|4 [--group 32|64] [--out <folder>] [--evaluate <text file>|sotu]`: a model
  * with integers for weights, in the published layout: `TransNormerLLM.load` reads it like any other.
  *
- * All matrices are quantised: those of linear layers, `lm_head`, and the embedding. An embedding of its own keeps 8 bits
- * whatever is asked for, as it costs nothing but its size: one row is read per token. Norms, θ and biases stay as they
- * are.
+ * All matrices are quantised: those of linear layers, `lm_head`, and the embedding. An embedding that is not tied keeps
+ * 8 bits whatever is asked for, as it costs nothing but its size: one row is read per token. Norms, θ and biases stay as
+ * they are.
  *
  * @module
  */
@@ -42,7 +42,7 @@ export interface QuantizeOptions {
 }
 
 /**
- * Quantises a model, one tensor after another. The result is written beside its place, then renamed.
+ * Quantises a model, one tensor after another. The result is written under a temporary name, then renamed.
  *
  * @param model a folder in the published layout, in one file or in shards
  * @param folder where the quantised model goes; it must not exist

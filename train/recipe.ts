@@ -39,7 +39,7 @@ export interface Recipe {
   packed: boolean;
 }
 
-/** The recipe where nothing else is said: 4096 tokens per step for a CPU; a GPU wants a larger `batch`. */
+/** The default recipe: 4096 tokens per step, for a CPU; a GPU wants a larger `batch`. */
 export const DEFAULT_RECIPE: Readonly<Recipe> = {
   config: "small",
   seqLen: 512,

@@ -4,29 +4,23 @@
  *
  * @module
  */
-import { readFile } from "node:fs/promises";
 import type { Backend } from "../core/tensor.ts";
-import { message, rangeError } from "../core/errors.ts";
 import { yieldToEventLoop } from "../core/eventLoop.ts";
-import type { Tensor } from "../core/tensor.ts";
 import { parseConfig } from "../model/config.ts";
-import { lightningMixer, lossAndGradients, lossOf, type Mixer, type Segment } from "./backward.ts";
-import {
-  checkpointPath,
-  findCheckpoints,
-  lastGood,
-  loadCheckpointState,
-  saveCheckpoint,
-  type TrainingState,
-} from "./checkpoint.ts";
-import { configByName, initialWeights, VOCAB_SIZE } from "./configs.ts";
-import { Corpus, readDocuments } from "./data.ts";
+import { lightningMixer, lossAndGradients, type Mixer, type Segment } from "./backward.ts";
+import { checkpointPath, saveCheckpoint, type TrainingState } from "./checkpoint.ts";
+import { countLabels, evaluate, type EvaluationReport } from "./evaluate.ts";
 import { openLog } from "./log.ts";
 import { learningRateAt, Parameters } from "./optimizer.ts";
-import { checkCount, completeRecipe, type Recipe } from "./recipe.ts";
+import { PendingSteps, type StepReport } from "./pending.ts";
+import { checkCount, type Recipe } from "./recipe.ts";
+import { type StartingPoint, startingPoint } from "./start.ts";
 import { CarriedStates } from "./states.ts";
 
-/** Options of {@linkcode train}. Parts of the recipe that are left out come from the checkpoint, or the defaults. */
+export { evaluate };
+export type { EvaluationReport, StepReport };
+
+/** Options of {@linkcode train}. Omitted parts of the recipe come from the checkpoint, or the defaults. */
 export interface TrainingOptions extends Partial<Recipe> {
   /** See {@linkcode readDocuments}. */
   data: readonly string[];
@@ -34,7 +28,7 @@ export interface TrainingOptions extends Partial<Recipe> {
   out: string;
   /** Where to compute. It stays the caller's. */
   backend: Backend;
-  /** Go on from the last checkpoint in `out`. Default false: `out` must hold none. */
+  /** Continue from the last checkpoint in `out`. Default false: `out` must hold none. */
   resume?: boolean;
   /** Keep only the input of each layer for the backward pass. Default false. */
   recompute?: boolean;
@@ -48,7 +42,7 @@ export interface TrainingOptions extends Partial<Recipe> {
   keep?: number;
   /** What mixes tokens. Default: Lightning Attention. */
   mixer?: Mixer;
-  /** Stops after the step that runs, with a checkpoint. */
+  /** Stops after the current step, with a checkpoint. */
   signal?: AbortSignal;
   /** Called before the first step. */
   onStart?: (start: StartReport) => void;
@@ -74,32 +68,6 @@ export interface StartReport {
   readonly heldOutTokens: number;
 }
 
-/** One step. */
-export interface StepReport {
-  /** From 1. */
-  readonly step: number;
-  /** Mean cross entropy of its tokens, natural logarithm. */
-  readonly loss: number;
-  /** Its learning rate. */
-  readonly learningRate: number;
-  /** Norm of all gradients before clipping. */
-  readonly gradientNorm: number;
-  /** Tokens per second since the last report. */
-  readonly tokensPerSecond: number;
-}
-
-/** One evaluation. */
-export interface EvaluationReport {
-  /** Steps that were taken. */
-  readonly step: number;
-  /** Mean cross entropy per held-out token. */
-  readonly heldOutLoss: number;
-  /** `exp(heldOutLoss)`. */
-  readonly perplexity: number;
-  /** All of the held-out loss, in bits, over the bytes of the held-out text. */
-  readonly bitsPerByte: number;
-}
-
 /** How a run ended. */
 export interface TrainingResult {
   /** Steps that were taken. */
@@ -108,7 +76,7 @@ export interface TrainingResult {
   readonly finished: boolean;
   /** The checkpoint. */
   readonly checkpoint: string;
-  /** The last evaluation, where the run finished. */
+  /** The last evaluation, if the run finished. */
   readonly evaluation: EvaluationReport | undefined;
 }
 
@@ -121,232 +89,154 @@ export interface TrainingResult {
  * @throws {Error} when a checkpoint cannot be written. The last good checkpoint stays whole in each case
  */
 export async function train(options: TrainingOptions): Promise<TrainingResult> {
-  const { backend, out, signal, keep = 2, mixer = lightningMixer } = options;
-  const { logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
+  const { signal, keep = 2, logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
   for (const [name, value] of Object.entries({ logEvery, saveEvery, evaluateEvery, keep })) {
     checkCount(name, value);
   }
   const start = await startingPoint(options);
-  const { recipe, corpus } = start;
-  const network = parseConfig(start.config);
-  using parameters = new Parameters(backend, network, start.initial);
-  using carried = new CarriedStates(backend, start.states);
-  const frozen = (name: string) => recipe.packed && name.endsWith("theta");
-  const pass = { mixer, recompute: options.recompute };
+  const { steps } = start.recipe;
+  using run = new Run(options, start, keep, await openLog(options.out, start.step));
+  run.announce();
+  while (run.step < steps && !signal?.aborted) {
+    run.takeStep();
+    await yieldToEventLoop(); // timers, signals and the terminal are heard
+    const isLast = run.step === steps || signal?.aborted === true;
+    const isDue = (every: number) => isLast || run.step % every === 0;
+    if (isDue(logEvery) || isDue(saveEvery) || isDue(evaluateEvery)) await run.settle();
+    if (isDue(saveEvery)) await run.save();
+    const evaluates = run.step === steps || run.step % evaluateEvery === 0;
+    if (evaluates && !await run.evaluate()) break;
+  }
+  if (run.saved !== run.step) await run.save();
+  return {
+    step: run.step,
+    finished: run.step === steps,
+    checkpoint: checkpointPath(options.out, run.step),
+    evaluation: run.evaluation,
+  };
+}
 
-  const save = async (step: number) => {
-    const state: TrainingState = {
-      step,
-      recipe: { ...recipe, mixer: mixer.name },
-      config: start.config,
-      data: corpus.fingerprint,
-      ...await readBack(parameters, carried),
-    };
-    const path = await saveCheckpoint(out, state, keep);
-    options.onSave?.(path);
-  };
-  const log = await openLog(out, start.step);
-  using pending = new PendingSteps(recipe, out);
-  options.onStart?.({
-    recipe,
-    step: start.step,
-    parameters: parameters.count,
-    trainTokens: corpus.train.length,
-    heldOutTokens: corpus.heldOut.length,
-  });
-  let step = start.step, saved = options.resume ? start.step : -1, evaluation: EvaluationReport | undefined;
-  /** Waits for the steps under way, and reports them. */
-  const settle = async () => {
-    const reports = await pending.settle();
-    for (const report of reports) options.onStep?.(report);
-    await log(reports);
-  };
-  while (step < recipe.steps && !signal?.aborted) {
-    step++;
-    using gradients = parameters.gradients();
-    const total = backend.zeros([1]);
-    const segments = Array.from({ length: recipe.accumulate }, (_, i) => {
-      const index = (step - 1) * recipe.accumulate + i;
-      return recipe.packed
-        ? corpus.packed(index, recipe.batch, recipe.seqLen)
-        : corpus.windows(index, recipe.batch, recipe.seqLen, recipe.seed);
+/** A run: what it holds on the device, and its progress. */
+class Run implements Disposable {
+  /** Steps that were taken. */
+  step: number;
+  /** Step of the last checkpoint; −1 without one. */
+  saved: number;
+  /** The last evaluation. */
+  evaluation: EvaluationReport | undefined;
+  readonly #options: TrainingOptions;
+  readonly #start: StartingPoint;
+  readonly #keep: number;
+  readonly #log: (lines: readonly object[]) => Promise<void>;
+  readonly #mixer: Mixer;
+  readonly #held = new DisposableStack();
+  readonly #parameters: Parameters;
+  readonly #carried: CarriedStates;
+  readonly #pending: PendingSteps;
+
+  constructor(
+    options: TrainingOptions,
+    start: StartingPoint,
+    keep: number,
+    log: (lines: readonly object[]) => Promise<void>,
+  ) {
+    const { backend, mixer = lightningMixer, resume, out } = options;
+    this.step = start.step;
+    this.saved = resume ? start.step : -1;
+    this.#options = options;
+    this.#start = start;
+    this.#keep = keep;
+    this.#log = log;
+    this.#mixer = mixer;
+    try {
+      this.#parameters = this.#held.use(new Parameters(backend, parseConfig(start.config), start.initial));
+      this.#carried = this.#held.use(new CarriedStates(backend, start.states));
+      this.#pending = this.#held.use(new PendingSteps(start.recipe, out));
+    } catch (error) {
+      this.#held.dispose();
+      throw error;
+    }
+  }
+
+  /** Says what the run begins with. */
+  announce(): void {
+    const { recipe, corpus } = this.#start;
+    this.#options.onStart?.({
+      recipe,
+      step: this.step,
+      parameters: this.#parameters.count,
+      trainTokens: corpus.train.length,
+      heldOutTokens: corpus.heldOut.length,
     });
+  }
+
+  /** Enqueues a step: losses and gradients of its batches, then the optimiser. */
+  takeStep(): void {
+    const { recipe } = this.#start, step = ++this.step;
+    using gradients = this.#parameters.gradients();
+    using held = new DisposableStack();
+    const total = held.use(this.#options.backend.zeros([1]));
+    const segments = this.#segments(step);
     const labels = segments.reduce((sum, segment) => sum + countLabels(segment), 0);
+    const pass = { mixer: this.#mixer, recompute: this.#options.recompute };
     for (const segment of segments) {
-      const { tree } = gradients;
-      carried.take(segment, (s) => lossAndGradients(parameters, tree, s, 1 / labels, total, pass));
+      this.#carried.take(
+        segment,
+        (segment) => lossAndGradients(this.#parameters, gradients.tree, segment, 1 / labels, total, pass),
+      );
     }
     const learningRate = learningRateAt(step, recipe.learningRate, recipe.warmup, recipe.steps);
-    const squares = parameters.step(gradients, { ...recipe, count: step, learningRate }, frozen);
-    pending.add({ step, total, squares, labels, learningRate });
-    await yieldToEventLoop();
-
-    const isLast = step === recipe.steps || signal?.aborted === true;
-    if (isLast || step % logEvery === 0 || step % saveEvery === 0 || step % evaluateEvery === 0) {
-      await settle();
-    }
-    if (step % saveEvery === 0 || isLast) {
-      await save(step);
-      saved = step;
-    }
-    if (step % evaluateEvery === 0 || step === recipe.steps) {
-      evaluation = await evaluate(parameters, corpus, recipe, { step, mixer, signal });
-      if (evaluation === undefined) break;
-      options.onEvaluation?.(evaluation);
-      await log([evaluation]);
-      pending.restartClock();
-    }
-  }
-  if (saved !== step) await save(step);
-  return { step, finished: step === recipe.steps, checkpoint: checkpointPath(out, step), evaluation };
-}
-
-/**
- * Loss on the held-out text, in windows of `seqLen` tokens that begin with a state of zero, as in training.
- *
- * @returns nothing where `signal` ended it early
- */
-export async function evaluate(
-  parameters: Parameters,
-  corpus: Corpus,
-  { batch, seqLen }: { batch: number; seqLen: number },
-  { step = 0, mixer, signal }: { step?: number; mixer?: Mixer; signal?: AbortSignal } = {},
-): Promise<EvaluationReport | undefined> {
-  let loss = 0, labels = 0, bytes = 0;
-  for (const segment of corpus.heldOutWindows(batch, seqLen)) {
-    // One total per batch: a sum in f32 over all of the text would lose digits.
-    using total = parameters.weights.embedTokens.backend.zeros([1]);
-    for (const state of lossOf(parameters, segment, total, { mixer })) state.dispose();
-    loss += (await total.data())[0];
-    labels += countLabels(segment);
-    bytes += segment.labels.reduce((sum, label) => label >= 0 && label < 256 ? sum + 1 : sum, 0);
-    await yieldToEventLoop();
-    if (signal?.aborted) return undefined;
-  }
-  const heldOutLoss = loss / labels;
-  return { step, heldOutLoss, perplexity: Math.exp(heldOutLoss), bitsPerByte: loss / Math.LN2 / bytes };
-}
-
-/** Where a run begins: from nothing, or from a checkpoint. */
-interface StartingPoint {
-  readonly step: number;
-  readonly recipe: Recipe;
-  readonly config: Record<string, unknown>;
-  readonly corpus: Corpus;
-  readonly initial: ConstructorParameters<typeof Parameters>[2];
-  readonly states: TrainingState["optimizer"];
-}
-
-async function startingPoint(options: TrainingOptions): Promise<StartingPoint> {
-  const { out, data, mixer = lightningMixer } = options;
-  const checkpoint = options.resume ? await loadCheckpointState(out) : undefined;
-  if (checkpoint !== undefined && checkpoint.recipe.mixer !== mixer.name) {
-    rangeError(
-      "train",
-      `mixer must be as in the checkpoint to resume, ${checkpoint.recipe.mixer}`,
-      mixer.name,
-    );
-  }
-  if (checkpoint === undefined && (await findCheckpoints(out)).length > 0) {
-    rangeError("train", "out must hold no checkpoint, unless it is to be resumed", out);
-  }
-  const recipe = completeRecipe(options, checkpoint?.recipe as Partial<Recipe> | undefined);
-  const config = checkpoint?.config ?? await readConfig(recipe.config);
-  const network = parseConfig(config);
-  if (network.vocabSize < VOCAB_SIZE) {
-    rangeError(
-      "train",
-      `vocab_size must be at least ${VOCAB_SIZE}, bytes and special tokens`,
-      network.vocabSize,
-    );
-  }
-  const corpus = await Corpus.create(await readDocuments(data));
-  corpus.checkLength(recipe.seqLen, recipe.batch, recipe.packed);
-  if (checkpoint === undefined) {
-    return { step: 0, recipe, config, corpus, initial: initialWeights(network, recipe.seed), states: [] };
-  }
-  if (corpus.fingerprint !== checkpoint.data) {
-    rangeError("train", `data must be that of the checkpoint, ${checkpoint.data}`, corpus.fingerprint);
-  }
-  const tensors = new Map(
-    [...checkpoint.weights, ...checkpoint.optimizer].map(({ name, data }) => [name, data]),
-  );
-  const get = (name: string) =>
-    tensors.get(name) ?? rangeError("train", `the checkpoint must hold ${name}`, undefined);
-  return {
-    step: checkpoint.step,
-    recipe,
-    config,
-    corpus,
-    initial: (name) => ({ value: get(name), first: get(`first.${name}`), second: get(`second.${name}`) }),
-    states: checkpoint.optimizer.filter(({ name }) => name.startsWith("state.")),
-  };
-}
-
-/** A `config.json` by the name of its size, or by its path. */
-export async function readConfig(nameOrPath: string): Promise<Record<string, unknown>> {
-  if (!nameOrPath.endsWith(".json")) return configByName(nameOrPath);
-  try {
-    return JSON.parse(await readFile(nameOrPath, "utf8"));
-  } catch (cause) {
-    throw new RangeError(message("train", "config must be a readable config.json", nameOrPath), { cause });
-  }
-}
-
-function countLabels(segment: Segment): number {
-  return segment.labels.reduce((sum, label) => label >= 0 ? sum + 1 : sum, 0);
-}
-
-/** Steps whose losses are still on the device. */
-class PendingSteps implements Disposable {
-  readonly #tokensPerStep: number;
-  readonly #out: string;
-  #steps: { step: number; total: Tensor; squares: Tensor; labels: number; learningRate: number }[] = [];
-  #clock = performance.now();
-  #before = "";
-
-  constructor({ batch, seqLen, accumulate }: Recipe, out: string) {
-    this.#tokensPerStep = batch * seqLen * accumulate;
-    this.#out = out;
+    const frozen = (name: string) => recipe.packed && name.endsWith("theta");
+    const squares = this.#parameters.step(gradients, { ...recipe, count: step, learningRate }, frozen);
+    held.move();
+    this.#pending.add({ step, total, squares, labels, learningRate });
   }
 
-  add(step: { step: number; total: Tensor; squares: Tensor; labels: number; learningRate: number }): void {
-    this.#steps.push(step);
+  /** The batches of a step. */
+  #segments(step: number): Segment[] {
+    const { corpus, recipe: { accumulate, batch, packed, seed, seqLen } } = this.#start;
+    return Array.from({ length: accumulate }, (_, i) => {
+      const index = (step - 1) * accumulate + i;
+      return packed ? corpus.packed(index, batch, seqLen) : corpus.windows(index, batch, seqLen, seed);
+    });
   }
 
-  restartClock(): void {
-    this.#clock = performance.now();
+  /** Waits for the steps under way, and reports them. */
+  async settle(): Promise<void> {
+    const reports = await this.#pending.settle();
+    for (const report of reports) this.#options.onStep?.(report);
+    await this.#log(reports);
   }
 
-  /** Waits for all of them, with one wait. Throws a `RangeError` when a loss or a norm is not finite. */
-  async settle(): Promise<StepReport[]> {
-    const steps = this.#steps;
-    const values = await Promise.all(steps.flatMap(({ total, squares }) => [total.data(), squares.data()]));
-    const tokensPerSecond = 1000 * steps.length * this.#tokensPerStep / (performance.now() - this.#clock);
-    this.restartClock();
-    const reports: StepReport[] = [];
-    for (const [i, { step, labels, learningRate }] of steps.entries()) {
-      const loss = values[2 * i][0] / labels, gradientNorm = Math.sqrt(values[2 * i + 1][0]);
-      if (!(Number.isFinite(loss) && Number.isFinite(gradientNorm))) {
-        rangeError(
-          "train",
-          "loss and gradients must be finite",
-          loss,
-          `step ${step}, norm of the gradients ${gradientNorm}; ${this.#before}${await lastGood(this.#out)}`,
-        );
-      }
-      this.#before = `step ${step}: loss ${loss}, norm of the gradients ${gradientNorm}; `;
-      reports.push({ step, loss, learningRate, gradientNorm, tokensPerSecond });
-    }
-    this[Symbol.dispose]();
-    return reports;
+  /** Writes a checkpoint. */
+  async save(): Promise<void> {
+    const { recipe, config, corpus } = this.#start;
+    const state: TrainingState = {
+      step: this.step,
+      recipe: { ...recipe, mixer: this.#mixer.name },
+      config,
+      data: corpus.fingerprint,
+      ...await readBack(this.#parameters, this.#carried),
+    };
+    const path = await saveCheckpoint(this.#options.out, state, this.#keep);
+    this.saved = this.step;
+    this.#options.onSave?.(path);
+  }
+
+  /** Evaluates and reports; false where `signal` ended it early. */
+  async evaluate(): Promise<boolean> {
+    const { recipe, corpus } = this.#start, { signal } = this.#options;
+    const options = { step: this.step, mixer: this.#mixer, signal };
+    this.evaluation = await evaluate(this.#parameters, corpus, recipe, options);
+    if (this.evaluation === undefined) return false;
+    this.#options.onEvaluation?.(this.evaluation);
+    await this.#log([this.evaluation]);
+    this.#pending.restartClock();
+    return true;
   }
 
   [Symbol.dispose](): void {
-    for (const { total, squares } of this.#steps.splice(0)) {
-      total.dispose();
-      squares.dispose();
-    }
+    this.#held.dispose();
   }
 }
 

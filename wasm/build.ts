@@ -4,7 +4,7 @@
  * in the same way. Every file of a folder of kernels is compiled, and every function that it exports is a kernel; what
  * kernels share stands in `parts/`.
  *
- * `deno task build` writes; `deno task build --check` fails when a committed file is not what the sources give.
+ * `build.ts` at the root writes what is made here.
  *
  * @module
  */
@@ -93,22 +93,12 @@ async function kernelsModule(folder: string, kernels: readonly Signature[]): Pro
   return text;
 }
 
-if (import.meta.main) {
+/** The files that are made of kernels in AssemblyScript: their text by their path. */
+export async function kernelFiles(): Promise<Record<string, string>> {
   const kernels = kernelsIn("assembly"), baselines = "bench/baselines/assembly";
-  const made = {
+  return {
     "wasm/exports.ts": exportsModule(kernels),
     "wasm/kernels.ts": await kernelsModule("assembly", kernels),
     "bench/baselines/kernels.ts": await kernelsModule(baselines, kernelsIn(baselines)),
   };
-  for (const [name, text] of Object.entries(made)) {
-    const path = join(ROOT, name);
-    if (!Deno.args.includes("--check")) {
-      Deno.writeTextFileSync(path, text);
-    } else if (Deno.readTextFileSync(path) === text) {
-      console.log(`${name} is what its sources give`);
-    } else {
-      console.error(`${name} is not what its sources give: run \`deno task build\` and commit the result`);
-      Deno.exit(1);
-    }
-  }
 }

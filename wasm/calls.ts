@@ -39,11 +39,19 @@ export function makeCalls(
 
 /** Makes this scope a worker: it waits for a job, makes calls, and says that it is done. */
 export function serve(makeCalls_: typeof makeCalls): void {
-  const scope = globalThis as unknown as {
+  // Node's workers have a port in place of the scope's own messages. The same code runs as text: no import here.
+  const { process, postMessage } = globalThis as unknown as {
+    process?: { getBuiltinModule(name: string): { parentPort: Port } };
+    postMessage?: unknown;
+  };
+  interface Port {
     onmessage: (event: MessageEvent) => void;
     postMessage(message: unknown): void;
     close(): void;
-  };
+  }
+  const scope = typeof postMessage === "function"
+    ? globalThis as unknown as Port
+    : process!.getBuiltinModule("node:worker_threads").parentPort;
   scope.onmessage = ({ data: { module, names, memory, control, thread } }) => {
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
     const kernels = names.map((name: string) => exports[name]);

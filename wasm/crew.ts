@@ -8,9 +8,11 @@
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import { type KernelFunction, makeCalls, serve } from "./calls.ts";
+import { type KernelFunction, makeCalls } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
-import type { LinearMemory } from "./memory.ts";
+import { type LinearMemory, ReusedBlock } from "./memory.ts";
+import { roundUp } from "./operands.ts";
+import { startThreads, type Thread } from "./threads.ts";
 
 /** The kernels of an instance. */
 export type Kernels = Readonly<Record<Kernel, KernelFunction>>;
@@ -68,21 +70,27 @@ const GENERATION = 0, BUSY = 1, NEXT = 2, FAILED = 3, STOP = 4;
 const JOB = 8, JOB_WORDS = 8;
 const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
 
-/** The threads of a machine, and all that it does to call kernels. */
+/** What a crew works on, until it is disposed. */
+interface Workplace {
+  readonly kernels: Kernels;
+  readonly memory: LinearMemory;
+  /** Work space of the operation that runs. */
+  readonly scratch: ReusedBlock;
+  /** Arguments of the calls of the job that runs. */
+  readonly table: ReusedBlock;
+}
+
+/** The threads of a machine, and the memory that they share. Nothing else calls kernels. */
 export class Crew {
-  /** The kernels; undefined after `dispose()`. */
-  #kernels: Kernels | undefined;
-  readonly #memory: LinearMemory;
-  readonly #workers: readonly Worker[];
+  /** Undefined after `dispose()`. */
+  #workplace: Workplace | undefined;
+  readonly #workers: readonly Thread[];
   /** Offset of the control block; 0 without workers. */
   readonly #control: number;
-  /** Arguments of the calls of a job, kept for the next. */
-  #table = { offset: 0, bytes: 0 };
 
   /** A crew of the calling thread and of workers that are ready. */
-  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Worker[] = [], control = 0) {
-    this.#kernels = kernels;
-    this.#memory = memory;
+  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
+    this.#workplace = { kernels, memory, scratch: new ReusedBlock(memory), table: new ReusedBlock(memory) };
     this.#workers = workers;
     this.#control = control;
   }
@@ -102,42 +110,20 @@ export class Crew {
     if (threads === 1) return new Crew(kernels, memory);
     const control = memory.allocate(CONTROL_BYTES);
     new Int32Array(memory.memory.buffer, control, JOB + JOB_WORDS).fill(0);
-    const text = `(${serve})(${makeCalls})`;
-    const url = workerUrl ?? URL.createObjectURL(new Blob([text], { type: "text/javascript" }));
-    const workers: Worker[] = [];
-    const aborted = Promise.withResolvers<never>();
-    const abort = () => aborted.reject(signal!.reason);
-    signal?.addEventListener("abort", abort);
     try {
-      for (let thread = 1; thread < threads; thread++) workers.push(new Worker(url, { type: "module" }));
-      const ready = workers.map((worker, index) =>
-        new Promise<void>((resolve, reject) => {
-          worker.onmessage = () => resolve();
-          worker.onerror = (event) => {
-            event.preventDefault();
-            // A script that the host does not even load comes without a message.
-            reject(
-              new Error(event.message ?? `the host does not load ${workerUrl ?? "workers from blob: URLs"}`),
-            );
-          };
-          const thread = index + 1;
-          worker.postMessage({ module, names: KERNEL_NAMES, memory: memory.memory, control, thread });
-        })
-      );
-      await Promise.race([Promise.all(ready), aborted.promise]);
+      const messages = Array.from({ length: threads - 1 }, (_, i) => (
+        { module, names: KERNEL_NAMES, memory: memory.memory, control, thread: i + 1 }
+      ));
+      const workers = await startThreads(messages, workerUrl, signal);
+      return new Crew(kernels, memory, workers, control);
     } catch (cause) {
-      for (const worker of workers) worker.terminate();
       memory.free(control);
       signal?.throwIfAborted();
       const advice = workerUrl === undefined
         ? `its workers do not start (a content security policy must allow "worker-src blob:", or pass workerUrl)`
         : `its workers do not start from ${workerUrl}`;
       throw new ThreadsError(threads, advice, { cause });
-    } finally {
-      signal?.removeEventListener("abort", abort);
-      if (workerUrl === undefined) URL.revokeObjectURL(url as string);
     }
-    return new Crew(kernels, memory, workers, control);
   }
 
   /** Number of threads, the calling one among them. */
@@ -145,9 +131,36 @@ export class Crew {
     return this.#workers.length + 1;
   }
 
-  /** Bytes of linear memory that the crew holds for itself. */
-  get bytes(): number {
-    return this.#memory.sizeOf(this.#control) + this.#memory.sizeOf(this.#table.offset);
+  /**
+   * The memory that all threads share.
+   *
+   * @throws {BackendError} `"disposed"`
+   */
+  get memory(): LinearMemory {
+    return this.#live().memory;
+  }
+
+  /** Whether `dispose()` was called. */
+  get disposed(): boolean {
+    return this.#workplace === undefined;
+  }
+
+  /** Bytes of linear memory in use, without what the crew holds for itself. */
+  get bytesInUse(): number {
+    if (this.#workplace === undefined) return 0;
+    const { memory, scratch, table } = this.#workplace;
+    return memory.bytesInUse - scratch.held - table.held - memory.sizeOf(this.#control);
+  }
+
+  /** The offset of work space of at least `bytes`, valid until the next operation. */
+  reserve(bytes: number): number {
+    return this.#live().scratch.reserve(bytes);
+  }
+
+  /** Work space of `bytes` for each thread, valid until the next operation. */
+  scratch(bytes: number): Scratch {
+    const own = roundUp(bytes, 64);
+    return { offset: this.reserve(this.threads * own), bytes: own };
   }
 
   /** Makes one call on the calling thread, and returns what the kernel returns. */
@@ -155,7 +168,7 @@ export class Crew {
     kernel: K,
     call: KernelCalls[K],
   ): K extends Sizing ? number : void {
-    return IN_ORDER[kernel](this.#live()[kernel], call, 0) as K extends Sizing ? number : void;
+    return IN_ORDER[kernel](this.#live().kernels[kernel], call, 0) as K extends Sizing ? number : void;
   }
 
   /** Makes calls of a kernel, and returns when all are made. */
@@ -164,20 +177,19 @@ export class Crew {
     calls: readonly KernelCalls[K][],
     { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
-    const kernels = this.#live(), inOrder = IN_ORDER[kernel];
+    const { kernels, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
     if (this.#workers.length === 0 || calls.length <= chain || work < SMALL_WORK) {
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
       return;
     }
-    const { memory } = this.#memory;
     let ordered: number[] = [];
     const order = (...args: number[]) => {
       ordered = args;
     };
     inOrder(order, calls[0], 0);
     const width = ordered.length;
-    const table = this.#argumentTable(8 * calls.length * width);
+    const table = reused.reserve(8 * calls.length * width);
     const args = new Float64Array(memory.buffer, table, calls.length * width);
     calls.forEach((call, index) => {
       inOrder(order, call, 0);
@@ -203,33 +215,24 @@ export class Crew {
     }
   }
 
-  /** Ends the workers. Twice does nothing. */
+  /** Ends the workers, and lets go of the memory. Twice does nothing. */
   dispose(): void {
-    if (this.#kernels === undefined) return;
-    this.#kernels = undefined;
+    if (this.#workplace === undefined) return;
+    const { memory: { memory } } = this.#workplace;
+    this.#workplace = undefined;
     if (this.#workers.length === 0) return;
-    const words = new Int32Array(this.#memory.memory.buffer, this.#control, JOB);
+    const words = new Int32Array(memory.buffer, this.#control, JOB);
     Atomics.store(words, STOP, 1);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
     for (const worker of this.#workers) worker.terminate();
   }
 
-  #live(): Kernels {
-    if (this.#kernels === undefined) {
+  #live(): Workplace {
+    if (this.#workplace === undefined) {
       throw new BackendError("disposed", "Cannot use a backend that was disposed");
     }
-    return this.#kernels;
-  }
-
-  #argumentTable(bytes: number): number {
-    if (bytes > this.#table.bytes) {
-      const { offset } = this.#table;
-      this.#table = { offset: 0, bytes: 0 };
-      if (offset !== 0) this.#memory.free(offset);
-      this.#table = { offset: this.#memory.allocate(bytes), bytes };
-    }
-    return this.#table.offset;
+    return this.#workplace;
   }
 }
 

@@ -13,20 +13,18 @@ import type {
 } from "../core/machine.ts";
 import { BLOCK, TILE_COLUMNS } from "../core/sizes.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { ranges, type Scratch } from "./crew.ts";
+import { type Crew, ranges, type Scratch } from "./crew.ts";
 import type { KernelCalls } from "./exports.ts";
-import type { WasmMachine } from "./machine.ts";
 import { at, roundUp } from "./operands.ts";
 
 /** Elements of a decay table. */
 const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 
 /** See `Operations.lightning`. */
-export function lightning(machine: WasmMachine, call: LightningCall): void {
+export function lightning(crew: Crew, call: LightningCall): void {
   const { shape, slopes, scale, sequences, initialState, output, state } = call;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  const { crew } = machine;
-  const [decay, scratch] = decayTables(machine, slopes, crew.call("lightningScratch", { headDim, valueDim }));
+  const [decay, scratch] = decayTables(crew, slopes, crew.call("lightningScratch", { headDim, valueDim }));
   // Heads that do not divide by the threads are cut into columns of the value, which do not depend on one another.
   const parts = (sequences.length * heads) % crew.threads === 0 ? 1 : crew.threads;
   const calls: KernelCalls["lightning"][] = [];
@@ -64,7 +62,7 @@ export function lightning(machine: WasmMachine, call: LightningCall): void {
 
 /** See `Operations.lightningStep`. */
 export function lightningStep(
-  { crew }: WasmMachine,
+  crew: Crew,
   { shape, q, k, v, slopes, scale, state, stateRows, output }: LightningStepCall,
 ): void {
   const { batch, heads, queryHeads, keyHeads, headDim, valueDim } = shape;
@@ -87,12 +85,11 @@ export function lightningStep(
 }
 
 /** See `Operations.lightningBackward`. */
-export function lightningBackward(machine: WasmMachine, call: LightningBackwardCall): void {
+export function lightningBackward(crew: Crew, call: LightningBackwardCall): void {
   const { shape, slopes, scale, sequences, initialState, dState, dInitialState } = call;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  const { crew } = machine;
   const bytes = crew.call("lightningBackwardScratch", { headDim, valueDim });
-  const [decay, scratch] = decayTables(machine, slopes, bytes);
+  const [decay, scratch] = decayTables(crew, slopes, bytes);
   // Heads of value that share a query or key add up their gradients, in the order of the heads, on one thread.
   const queryGroup = heads / queryHeads, keyGroup = heads / keyHeads;
   const chain = Math.max(queryGroup, keyGroup) % Math.min(queryGroup, keyGroup) === 0
@@ -156,11 +153,11 @@ function headRows(
 }
 
 /** Writes the decay tables of all heads, followed by `bytes` of work space per thread. */
-function decayTables(machine: WasmMachine, slopes: Float64Array, bytes: number): [decay: number, Scratch] {
+function decayTables(crew: Crew, slopes: Float64Array, bytes: number): [decay: number, Scratch] {
   const own = roundUp(bytes, 64), tables = slopes.length * TABLE_BYTES;
-  const decay = machine.reserve(tables + machine.crew.threads * own);
+  const decay = crew.reserve(tables + crew.threads * own);
   slopes.forEach((slope, head) => {
-    machine.floats(decay + head * TABLE_BYTES, TABLE).set(decayTable(slope));
+    crew.memory.floats(decay + head * TABLE_BYTES, TABLE).set(decayTable(slope));
   });
   return [decay, { offset: decay + tables, bytes: own }];
 }

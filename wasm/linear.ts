@@ -7,16 +7,14 @@ import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
 import type { Quantization } from "../core/quantize.ts";
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
 import { type Crew, ranges } from "./crew.ts";
-import type { WasmMachine } from "./machine.ts";
 import { at } from "./operands.ts";
 import { BLOCK_OUT_DIM, blockBytes } from "./quantized.ts";
 
 /** See `Operations.linear`. */
-export function linear(machine: WasmMachine, call: LinearCall): void {
+export function linear(crew: Crew, call: LinearCall): void {
   const { x, weight, bias, residual, rows, inDim, outDim, output } = call;
-  if (weight.quantization !== undefined) return linearQuantized(machine, call, weight.quantization);
-  const { crew } = machine;
-  const scratch = machine.scratch(crew.call("linearScratch", { rows, inDim, outDim }));
+  if (weight.quantization !== undefined) return linearQuantized(crew, call, weight.quantization);
+  const scratch = crew.scratch(crew.call("linearScratch", { rows, inDim, outDim }));
   // Each thread takes some rows; of one row, some outputs.
   const rowRanges = rows <= FEW_ROWS ? ranges(rows, crew.threads, TILE_ROWS) : manyRows(crew, rows);
   const outRanges = ranges(outDim, rows === 1 ? crew.threads : 1, TILE_COLUMNS);
@@ -42,12 +40,11 @@ function manyRows({ threads }: Crew, rows: number): { start: number; count: numb
 
 /** Rows of x become integers, on one thread, as that is little work; then each thread takes some of the outputs. */
 function linearQuantized(
-  machine: WasmMachine,
+  crew: Crew,
   { x, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
   { bits, group }: Quantization,
 ): void {
-  const { crew } = machine;
-  const integers = machine.reserve(crew.call("quantizedScratch", { rows, inDim, bits, group }));
+  const integers = crew.reserve(crew.call("quantizedScratch", { rows, inDim, bits, group }));
   crew.call("quantizeRows", { x: at(x), rows, inDim, bits, group, target: integers });
   const calls = ranges(outDim, crew.threads, BLOCK_OUT_DIM).map(({ start, count }) => ({
     x: integers,
@@ -67,10 +64,10 @@ function linearQuantized(
 
 /** See `Operations.linearBackward`. Threads take rows of dx, and rows of dWeight. */
 export function linearBackward(
-  machine: WasmMachine,
+  crew: Crew,
   { x, weight, dy, residual, rows, inDim, outDim, dx, dWeight }: LinearBackwardCall,
 ): void {
-  const { crew } = machine, work = rows * weight.size;
+  const work = rows * weight.size;
   if (dWeight !== undefined) {
     const calls = manyRows(crew, outDim).map(({ start, count }) => ({
       dy: at(dy, start),
@@ -82,7 +79,7 @@ export function linearBackward(
       stride: 4 * outDim,
     }));
     const bytes = crew.call("matmulScratch", { rows: outDim, inner: rows, columns: inDim });
-    crew.run("linearWeight", calls, { work, scratch: machine.scratch(bytes) });
+    crew.run("linearWeight", calls, { work, scratch: crew.scratch(bytes) });
   }
   const calls = manyRows(crew, rows).map(({ start, count }) => ({
     dy: at(dy, start * outDim),
@@ -94,5 +91,5 @@ export function linearBackward(
     inDim,
   }));
   const bytes = crew.call("matmulScratch", { rows, inner: outDim, columns: inDim });
-  crew.run("linearInput", calls, { work, scratch: machine.scratch(bytes) });
+  crew.run("linearInput", calls, { work, scratch: crew.scratch(bytes) });
 }

@@ -7,40 +7,17 @@ import { checkThreads } from "../core/check.ts";
 import type { FloatType } from "../core/dtype.ts";
 import { BackendError, typeError } from "../core/errors.ts";
 import type { BackendInfo, Machine, Operations } from "../core/machine.ts";
-import type { Quantization, QuantizedWeight } from "../core/quantize.ts";
+import type { QuantizedWeight } from "../core/quantize.ts";
 import { elementCount } from "../core/shape.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { Crew, type CrewOptions, type Kernels, type Scratch, ThreadsError } from "./crew.ts";
+import { Crew, type CrewOptions, type Kernels, ThreadsError } from "./crew.ts";
 import { LinearMemory } from "./memory.ts";
 import { compileKernels } from "./module.ts";
-import { at, roundUp } from "./operands.ts";
+import { at } from "./operands.ts";
+import { cores, hasWorkers } from "./threads.ts";
 import { operations } from "./operations.ts";
-import { pack, packedBytes, unpackRow } from "./quantized.ts";
-
-/** Options of a backend on WebAssembly. */
-export interface WasmOptions {
-  /**
-   * A module compiled beforehand from `wasmKernels("relaxed")` or `wasmKernels("baseline")`, for hosts that forbid
-   * compiling from bytes. The module itself says which of the two it is.
-   */
-  module?: WebAssembly.Module;
-  /**
-   * Threads that compute, the calling one among them; default 1. `"auto"` starts one per core, or one thread alone where
-   * the host has no workers or no shared memory, or does not let them start; `info.reason` then says why. A number is
-   * what you get, or an error. Results have the same bits for any number. Workers live until the backend is disposed,
-   * and keep the process alive until then.
-   */
-  threads?: number | "auto";
-  /**
-   * Where the worker script of this library is served, `wasm/worker.ts` as a bundle, for pages whose content security
-   * policy forbids `blob:` workers. Default: workers start from a `blob:` URL.
-   */
-  workerUrl?: string | URL;
-  /** Uses baseline SIMD even if the host has relaxed SIMD. For comparison; default false. */
-  baseline?: boolean;
-  /** Stops the creation: its reason is thrown. */
-  signal?: AbortSignal;
-}
+import type { WasmOptions } from "./options.ts";
+import { pack, packedBytes, unpackRows } from "./quantized.ts";
 
 /**
  * Makes a machine; `reason` says why it was chosen.
@@ -57,8 +34,8 @@ export async function createMachine(options: WasmOptions, reason: string): Promi
   }
   if (threads !== "auto") return await start(options, threads, reason);
   try {
-    // Where threads are lacking there may be no navigator to ask for cores: two stand for many.
-    return await start(options, lacking() === undefined ? navigator.hardwareConcurrency : 2, reason);
+    // Where threads are lacking the host may not tell its cores: two stand for many.
+    return await start(options, lacking() === undefined ? cores() : 2, reason);
   } catch (error) {
     if (!(error instanceof ThreadsError)) throw error;
     return await start(options, 1, `${reason}; on one thread, as ${error.why}`);
@@ -70,7 +47,7 @@ function lacking(): string | undefined {
   if (typeof SharedArrayBuffer === "undefined") {
     return "SharedArrayBuffer (a web page must be cross-origin isolated)";
   }
-  return typeof Worker === "undefined" ? "workers" : undefined;
+  return hasWorkers() ? undefined : "workers";
 }
 
 async function start(
@@ -90,7 +67,7 @@ async function start(
   if (signal?.aborted) crew.dispose();
   signal?.throwIfAborted();
   const device = relaxed ? "relaxed SIMD" : "baseline SIMD";
-  return new WasmMachine(memory, crew, { reason, device, threads });
+  return new WasmMachine(crew, { reason, device, threads });
 }
 
 /** An instance and its memory, shared for several threads. One thread takes a module for either. */
@@ -127,110 +104,58 @@ export class WasmMachine implements Machine {
   readonly info: BackendInfo;
   readonly dtypes: readonly FloatType[] = ["f32"];
   readonly operations: Operations;
-  /** Who computes. */
-  readonly crew: Crew;
-  #memory: LinearMemory | undefined;
-  /** Work space of the operation that runs, kept for the next one; offset 0: none yet. */
-  #scratch = { offset: 0, bytes: 0 };
+  readonly #crew: Crew;
 
-  /** @param memory taken over, as is `crew` @param crew who computes @param info what it runs on */
-  constructor(memory: LinearMemory, crew: Crew, info: BackendInfo) {
-    this.#memory = memory;
-    this.crew = crew;
+  /** @param crew who computes, taken over with its memory @param info what it runs on */
+  constructor(crew: Crew, info: BackendInfo) {
+    this.#crew = crew;
     this.info = info;
-    this.operations = operations(this);
+    this.operations = operations(crew);
   }
 
   get bytesInUse(): number {
-    const memory = this.#memory;
-    return memory === undefined
-      ? 0
-      : memory.bytesInUse - memory.sizeOf(this.#scratch.offset) - this.crew.bytes;
+    return this.#crew.bytesInUse;
   }
 
   get bytesReserved(): number {
-    return this.#memory?.memory.buffer.byteLength ?? 0;
+    return this.#crew.disposed ? 0 : this.#crew.memory.memory.buffer.byteLength;
   }
 
   allocate(shape: readonly number[]): number {
-    return this.#live().allocate(4 * elementCount(shape));
+    return this.#crew.memory.allocate(4 * elementCount(shape));
   }
 
   allocateQuantized(weight: QuantizedWeight): number {
-    const memory = this.#live(), bytes = packedBytes(weight.shape, weight), offset = memory.allocate(bytes);
+    const { memory } = this.#crew, bytes = packedBytes(weight.shape, weight), offset = memory.allocate(bytes);
     pack(weight, memory.bytes(offset, bytes));
     return offset;
   }
 
   free(storage: unknown): void {
-    this.#memory?.free(storage as number);
+    if (!this.#crew.disposed) this.#crew.memory.free(storage as number);
   }
 
   write(tensor: Tensor, data: Float32Array): void {
-    this.floats(at(tensor), tensor.size).set(data);
+    this.#elements(tensor).set(data);
   }
 
   clear(tensor: Tensor): void {
-    this.floats(at(tensor), tensor.size).fill(0);
+    this.#elements(tensor).fill(0);
   }
 
   // deno-lint-ignore require-await -- errors arrive as rejections, as on every machine
   async read(tensor: Tensor): Promise<Float32Array> {
-    if (tensor.quantization === undefined) return this.floats(at(tensor), tensor.size).slice();
-    const data = new Float32Array(tensor.size);
-    this.unpackRows(tensor, tensor.quantization, Array(tensor.shape[0]).keys(), 1, data);
+    if (tensor.quantization === undefined) return this.#elements(tensor).slice();
+    const data = new Float32Array(tensor.size), rows = Array(tensor.shape[0]).keys();
+    unpackRows(this.#crew.memory, tensor, tensor.quantization, rows, 1, data);
     return data;
   }
 
   dispose(): void {
-    this.crew.dispose();
-    this.#memory = undefined;
+    this.#crew.dispose();
   }
 
-  /** Elements in linear memory; the view ends with the next allocation. */
-  floats(offset: number, count: number): Float32Array {
-    return this.#live().floats(offset, count);
-  }
-
-  /** Work space of at least `bytes`, valid until the next call. */
-  reserve(bytes: number): number {
-    const memory = this.#live();
-    if (bytes > this.#scratch.bytes) {
-      const { offset } = this.#scratch;
-      this.#scratch = { offset: 0, bytes: 0 };
-      if (offset !== 0) memory.free(offset);
-      this.#scratch = { offset: memory.allocate(bytes), bytes };
-    }
-    return this.#scratch.offset;
-  }
-
-  /** Work space of `bytes` for each thread, valid until the next call. */
-  scratch(bytes: number): Scratch {
-    const own = roundUp(bytes, 64);
-    return { offset: this.reserve(this.crew.threads * own), bytes: own };
-  }
-
-  /** Writes rows of a quantised weight, times `factor`, to `target`, as f32. */
-  unpackRows(
-    table: Tensor,
-    quantization: Quantization,
-    rows: Iterable<number>,
-    factor: number,
-    target: Float32Array,
-  ): void {
-    const inDim = table.shape[1];
-    const packed = this.#live().bytes(at(table), packedBytes(table.shape, quantization));
-    let i = 0;
-    for (const row of rows) {
-      unpackRow(packed, inDim, quantization, row, factor, target.subarray(i * inDim, (i + 1) * inDim));
-      i++;
-    }
-  }
-
-  #live(): LinearMemory {
-    if (this.#memory === undefined) {
-      throw new BackendError("disposed", "Cannot use a backend that was disposed");
-    }
-    return this.#memory;
+  #elements(tensor: Tensor): Float32Array {
+    return this.#crew.memory.floats(at(tensor), tensor.size);
   }
 }

@@ -118,3 +118,33 @@ export class LinearMemory {
     this.#join(this.#gaps.length - 2);
   }
 }
+
+/** A block that is kept for whoever needs one next, and replaced by a larger one when it is too small. */
+export class ReusedBlock {
+  readonly #memory: LinearMemory;
+  /** Where the block lies; 0: none yet. */
+  #offset = 0;
+  #bytes = 0;
+
+  /** None yet, of a memory. */
+  constructor(memory: LinearMemory) {
+    this.#memory = memory;
+  }
+
+  /** Bytes that the block holds. */
+  get held(): number {
+    return this.#memory.sizeOf(this.#offset);
+  }
+
+  /** The offset of at least `bytes` bytes, valid until the next call; their content is arbitrary. */
+  reserve(bytes: number): number {
+    if (bytes > this.#bytes) {
+      const offset = this.#offset;
+      this.#offset = this.#bytes = 0;
+      if (offset !== 0) this.#memory.free(offset);
+      this.#offset = this.#memory.allocate(bytes);
+      this.#bytes = bytes;
+    }
+    return this.#offset;
+  }
+}

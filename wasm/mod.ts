@@ -13,10 +13,11 @@
  * @module
  */
 import { Backend } from "../core/tensor.ts";
-import { createMachine, type WasmOptions } from "./machine.ts";
+import { createMachine } from "./machine.ts";
+import type { WasmOptions } from "./options.ts";
 
 export * from "../core/mod.ts";
-export type { WasmOptions } from "./machine.ts";
+export type { WasmOptions } from "./options.ts";
 export { wasmKernels } from "./module.ts";
 
 /**

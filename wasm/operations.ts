@@ -7,15 +7,14 @@
 import type { Operations } from "../core/machine.ts";
 import { ACTIVATION_NUMBERS } from "../core/ops/splitHeads.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { ranges } from "./crew.ts";
+import { type Crew, ranges } from "./crew.ts";
 import { lightning, lightningBackward, lightningStep } from "./lightning.ts";
 import { linear, linearBackward } from "./linear.ts";
-import type { WasmMachine } from "./machine.ts";
 import { at } from "./operands.ts";
+import { unpackRows } from "./quantized.ts";
 
-/** The operations of a machine. */
-export function operations(machine: WasmMachine): Operations {
-  const { crew } = machine;
+/** The operations, as a crew computes them. */
+export function operations(crew: Crew): Operations {
   const { threads } = crew;
 
   /** Copies rows. On one thread: it moves bytes, which the others would only wait for too. */
@@ -32,16 +31,17 @@ export function operations(machine: WasmMachine): Operations {
   }
 
   return {
-    lightning: (call) => lightning(machine, call),
-    lightningStep: (call) => lightningStep(machine, call),
-    lightningBackward: (call) => lightningBackward(machine, call),
+    lightning: (call) => lightning(crew, call),
+    lightningStep: (call) => lightningStep(crew, call),
+    lightningBackward: (call) => lightningBackward(crew, call),
 
-    linear: (call) => linear(machine, call),
-    linearBackward: (call) => linearBackward(machine, call),
+    linear: (call) => linear(crew, call),
+    linearBackward: (call) => linearBackward(crew, call),
 
     embedding({ table, ids, scale, width, output }) {
-      if (table.quantization === undefined) copyRows(table, ids, scale, width, output);
-      else machine.unpackRows(table, table.quantization, ids, scale, machine.floats(at(output), output.size));
+      if (table.quantization === undefined) return copyRows(table, ids, scale, width, output);
+      const { memory } = crew;
+      unpackRows(memory, table, table.quantization, ids, scale, memory.floats(at(output), output.size));
     },
 
     // On one thread, as an id that comes twice adds to one row twice.
@@ -124,6 +124,29 @@ export function operations(machine: WasmMachine): Operations {
         activation: ACTIVATION_NUMBERS[activation],
       }));
       crew.run("splitHeadsBackward", calls, { work: x.size });
+    },
+
+    activate({ x, activation, rows, width, output }) {
+      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+        x: at(x, start * width),
+        output: at(output, start * width),
+        rows: count,
+        width,
+        activation: ACTIVATION_NUMBERS[activation],
+      }));
+      crew.run("activate", calls, { work: x.size });
+    },
+
+    activateBackward({ x, activation, rows, width, dy, dx }) {
+      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+        x: at(x, start * width),
+        dy: at(dy, start * width),
+        dx: at(dx, start * width),
+        rows: count,
+        width,
+        activation: ACTIVATION_NUMBERS[activation],
+      }));
+      crew.run("activateBackward", calls, { work: x.size });
     },
 
     // Threads take heads: over the tokens of one the angle advances step by step.

@@ -4,6 +4,9 @@
  * @module
  */
 import { fromBfloat16, type Quantization, type QuantizedWeight, rowIntegers } from "../core/quantize.ts";
+import type { Tensor } from "../core/tensor.ts";
+import type { LinearMemory } from "./memory.ts";
+import { at } from "./operands.ts";
 
 /** Outputs of a block. */
 export const BLOCK_OUT_DIM = 8;
@@ -57,7 +60,7 @@ export function pack(weight: QuantizedWeight, target: Uint8Array): void {
 }
 
 /** Writes row `row` of a packed weight, times `factor`, to `target`. */
-export function unpackRow(
+function unpackRow(
   packed: Uint8Array,
   inDim: number,
   quantization: Quantization,
@@ -78,5 +81,23 @@ export function unpackRow(
         : (packed[at + (i >> 3) * 32 + 4 * lane + (i & 3)] >> (i & 4) & 15) - 8;
       target[start + i] = q * scale;
     }
+  }
+}
+
+/** Writes rows of a quantised weight in linear memory, times `factor`, to `target`, as f32. */
+export function unpackRows(
+  memory: LinearMemory,
+  table: Tensor,
+  quantization: Quantization,
+  rows: Iterable<number>,
+  factor: number,
+  target: Float32Array,
+): void {
+  const inDim = table.shape[1];
+  const packed = memory.bytes(at(table), packedBytes(table.shape, quantization));
+  let i = 0;
+  for (const row of rows) {
+    unpackRow(packed, inDim, quantization, row, factor, target.subarray(i * inDim, (i + 1) * inDim));
+    i++;
   }
 }

@@ -6,16 +6,16 @@
  */
 import type { Backend, Tensor } from "../../mod.ts";
 import { embedding, linear, norm, splitHeads } from "../../core/ops.ts";
-import { float, type Store, storeOf } from "../../gpu/device.ts";
+import { type Store, storeOf } from "../../gpu/device.ts";
 import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { TransNormerLLM } from "../../model/mod.ts";
 import { channelMixer, lastLogits, Transient } from "../../model/transnormer.ts";
 import { rotaryTable, rotateBy } from "./mixers.ts";
 import { type AttentionSizes, Baselines, repeat } from "./mod.ts";
-import source from "./softmaxStep.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
-/** Keys of a chunk, one workgroup's; as in `softmaxStep.wgsl`. */
-const CHUNK = 256;
+/** Keys of a chunk, one workgroup's. */
+const { CHUNK } = shaders.softmaxStep.constants;
 
 /** Keys and values of all layers. */
 export interface Caches extends Disposable {
@@ -115,8 +115,12 @@ function webgpuCaches(backend: Backend, layers: number, sizes: AttentionSizes): 
     values: backend.empty([heads, capacity, valueDim]),
   }));
   const tensors = caches.flatMap(({ keys, values }) => [keys, values]);
-  const kernel = (entryPoint: string, ...bindings: ("read" | "write" | "update")[]) =>
-    device.kernel({ source, entryPoint, bindings });
+  const { append, partial, combine } = shaders.softmaxStep;
+  const kernels = {
+    append: device.kernel(append, { access: { keyCache: "update", valueCache: "update" } }),
+    partial: device.kernel(partial, { access: { partials: "write" } }),
+    combine: device.kernel(combine, { access: { output: "write" } }),
+  };
   let table: { position: number; store: Store } | undefined;
   return {
     attend(layer, position, q, k, v) {
@@ -128,27 +132,23 @@ function webgpuCaches(backend: Backend, layers: number, sizes: AttentionSizes): 
       using query = rotateBy(call, q, table.store, 1), key = rotateBy(call, k, table.store, 1);
       const [keys, values] = [storeOf(caches[layer].keys), storeOf(caches[layer].values)];
       const length = position + 1, chunks = Math.ceil(length / CHUNK);
-      const parameters = [length, capacity, heads, headDim / 4, valueDim / 4, chunks, float(scale)];
+      const dims = { headDim: headDim / 4, valueDim: valueDim / 4 };
+      const numbers = { length, capacity, heads, ...dims, chunks, scoreScale: scale };
       device.dispatch(
-        kernel("append", "read", "read", "update", "update"),
-        [storeOf(key), storeOf(v), keys, values],
-        parameters,
-        Math.ceil(heads * (headDim + valueDim) / 4 / 64),
+        kernels.append,
+        { key: storeOf(key), value: storeOf(v), keyCache: keys, valueCache: values },
+        numbers,
+        Math.ceil(heads * (headDim + valueDim) / 4 / append.threads),
       );
       using partials = backend.empty([heads, chunks, valueDim + 4]);
       device.dispatch(
-        kernel("partial", "read", "read", "read", "write"),
-        [storeOf(query), keys, values, storeOf(partials)],
-        parameters,
+        kernels.partial,
+        { q: storeOf(query), keys, values, partials: storeOf(partials) },
+        numbers,
         [chunks, heads, 1],
       );
       const output = backend.empty(v.shape);
-      device.dispatch(
-        kernel("combine", "read", "write"),
-        [storeOf(partials), storeOf(output)],
-        parameters,
-        heads,
-      );
+      device.dispatch(kernels.combine, { found: storeOf(partials), output: storeOf(output) }, numbers, heads);
       return output;
     },
     fill(noise) {

@@ -3,6 +3,8 @@
 // O  = (Q Kᵀ ⊙ M) V      dQ = (dO Vᵀ ⊙ M) K
 // dV = (K Qᵀ ⊙ Mᵀ) dO    dK = (V dOᵀ ⊙ Mᵀ) Q
 
+// import ../../gpu/folded.wgsl, tile.wgsl
+
 override TRANSPOSED: bool;
 
 struct Parameters {
@@ -14,12 +16,11 @@ struct Parameters {
   scale: f32,
 }
 
-// [batch, seqLen, heads, dim]
-@group(0) @binding(0) var<storage, read> a: array<vec4f>;
-@group(0) @binding(1) var<storage, read> b: array<vec4f>;
-@group(0) @binding(2) var<storage, read> c: array<vec4f>;
-@group(0) @binding(3) var<storage, read> slopes: array<f32>;
-@group(0) @binding(4) var<storage, read_write> output: array<vec4f>;
+@group(0) @binding(0) var<storage, read> a: array<vec4f>; // [batch, seqLen, heads, inner]
+@group(0) @binding(1) var<storage, read> b: array<vec4f>; // [batch, seqLen, heads, inner]
+@group(0) @binding(2) var<storage, read> c: array<vec4f>; // [batch, seqLen, heads, outer]
+@group(0) @binding(3) var<storage, read> slopes: array<f32>; // [heads]
+@group(0) @binding(4) var<storage, read_write> output: array<vec4f>; // [batch, seqLen, heads, outer]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 const A = 0u;
@@ -74,7 +75,7 @@ fn main(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   // Tiles with the longest walk come first, so that none is left alone at the end.
   let tiles = (parameters.seqLen + EDGE - 1u) / EDGE;

@@ -10,15 +10,13 @@ import { checkShape } from "../../core/shape.ts";
 import { BackendError, rangeError, typeError } from "../../core/errors.ts";
 import type { LightningOptions } from "../../core/ops/lightning.ts";
 import type { Backend, Tensor } from "../../core/tensor.ts";
-import { type Access, type Device, float, type Kernel, type Store, storeOf } from "../../gpu/device.ts";
+import { type Device, type Store, storeOf } from "../../gpu/device.ts";
 import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { Mixer } from "../../train/backward.ts";
-import leftProductSource from "./leftProduct.wgsl" with { type: "text" };
-import softmaxSource from "./softmax.wgsl" with { type: "text" };
-import tileSource from "./tile.wgsl" with { type: "text" };
+import * as shaders from "./shaders.ts";
 
-/** Rows of a tile; as in `tile.wgsl`. */
-export const EDGE = 64;
+/** Rows of a tile. */
+export const EDGE = shaders.softmax.constants.EDGE;
 
 /**
  * Causal softmax attention with rotary positions on query and key ("RoFormer", section 3.2.2) and scores over the root
@@ -34,9 +32,19 @@ export const softmaxMixer: Mixer = {
     using rotatedQ = rotate(call, q, 1), rotatedK = rotate(call, k, 1);
     const output = backend.empty(v.shape), logSums = backend.empty([batch, seqLen, heads]);
     device.dispatch(
-      softmaxKernel(call, "forward", ["read", "read", "read", "read", "write", "write"]),
-      [...stores(rotatedQ, rotatedK, v), device.nothing, ...stores(output, logSums)],
-      softmaxParameters(call, tilesOf(call)),
+      device.kernel(shaders.softmax.forward, {
+        access: { output: "write", logSumsOut: "write" },
+        ...softmaxOptions(call),
+      }),
+      {
+        q: whole(rotatedQ),
+        k: whole(rotatedK),
+        v: whole(v),
+        dOutput: device.nothing,
+        output: whole(output),
+        logSumsOut: whole(logSums),
+      },
+      softmaxValues(call, tilesOf(call)),
       tilesOf(call),
     );
     return { output, state: logSums };
@@ -47,26 +55,34 @@ export const softmaxMixer: Mixer = {
     const { backend, device, batch, seqLen, heads } = call;
     using rotatedQ = rotate(call, q, 1), rotatedK = rotate(call, k, 1);
     using deltas = backend.empty([batch, seqLen, heads]);
+    const { rowDots, keyGradients, queryGradients } = shaders.softmax, wide = softmaxOptions(call);
     device.dispatch(
-      softmaxKernel(call, "rowDots", ["read", "read", "write"]),
-      stores(dOutput, output, deltas),
-      softmaxParameters(call, deltas.size),
-      Math.ceil(deltas.size / 64),
+      device.kernel(rowDots, { access: { dots: "write" }, ...wide }),
+      { dRows: whole(dOutput), rows: whole(output), dots: whole(deltas) },
+      softmaxValues(call, deltas.size),
+      Math.ceil(deltas.size / rowDots.threads),
     );
     using dRotatedQ = backend.empty(q.shape), dRotatedK = backend.empty(k.shape);
     const dv = backend.empty(v.shape);
-    const operands = stores(rotatedQ, rotatedK, v, dOutput, logSums, deltas);
-    const parameters = softmaxParameters(call, tilesOf(call));
+    const operands = {
+      q: whole(rotatedQ),
+      k: whole(rotatedK),
+      v: whole(v),
+      dOutput: whole(dOutput),
+      logSums: whole(logSums),
+      deltas: whole(deltas),
+    };
+    const values = softmaxValues(call, tilesOf(call));
     device.dispatch(
-      softmaxKernel(call, "keyGradients", [...operands.map(() => "read" as const), "write", "write"]),
-      [...operands, ...stores(dRotatedK, dv)],
-      parameters,
+      device.kernel(keyGradients, { access: { dk: "write", dv: "write" }, ...wide }),
+      { ...operands, dk: whole(dRotatedK), dv: whole(dv) },
+      values,
       tilesOf(call),
     );
     device.dispatch(
-      softmaxKernel(call, "queryGradients", [...operands.map(() => "read" as const), "write"]),
-      [...operands, ...stores(dRotatedQ)],
-      parameters,
+      device.kernel(queryGradients, { access: { dq: "write" }, ...wide }),
+      { ...operands, dq: whole(dRotatedQ) },
+      values,
       tilesOf(call),
     );
     // A rotation's gradient is the rotation back.
@@ -159,15 +175,13 @@ function checkCall(operation: string, q: Tensor, k: Tensor, v: Tensor, options: 
   return { backend, device, batch, seqLen, heads, headDim, valueDim, slopes, scale };
 }
 
-/** Tensors as a kernel binds them: as a whole. */
-function stores(...tensors: Tensor[]): Store[] {
-  return tensors.map((tensor) => {
-    const store = storeOf(tensor);
-    if (store.pieces.length > 1) {
-      rangeError("the baseline", "a tensor must fit into one binding of the GPU", tensor.shape);
-    }
-    return store;
-  });
+/** A tensor as a kernel binds it: as a whole. */
+function whole(tensor: Tensor): Store {
+  const store = storeOf(tensor);
+  if (store.pieces.length > 1) {
+    rangeError("the baseline", "a tensor must fit into one binding of the GPU", tensor.shape);
+  }
+  return store;
 }
 
 /** Tiles of 64 tokens of all sequences and heads. */
@@ -175,25 +189,16 @@ function tilesOf({ batch, heads, seqLen }: Call): number {
   return batch * heads * Math.ceil(seqLen / EDGE);
 }
 
-function softmaxKernel(
-  { device, headDim, valueDim }: Pick<Call, "device" | "headDim" | "valueDim">,
-  entryPoint: string,
-  bindings: Access[],
-): Kernel {
-  return device.kernel({
-    source: softmaxSource + tileSource,
-    entryPoint,
-    bindings,
-    constants: { WIDE: Number(Math.max(headDim, valueDim) > 64) },
-  });
+function softmaxOptions({ headDim, valueDim }: Pick<Call, "headDim" | "valueDim">) {
+  return { constants: { WIDE: Math.max(headDim, valueDim) > 64 } };
 }
 
-function softmaxParameters(
+function softmaxValues(
   { seqLen, heads, headDim, valueDim, scale = 1 / Math.sqrt(headDim) }: Call,
   workgroups: number,
-): number[] {
-  const scales = [float(scale * Math.LOG2E), float(scale)];
-  return [seqLen, heads, headDim / 4, valueDim / 4, workgroups, ...scales];
+) {
+  const dims = { headDim: headDim / 4, valueDim: valueDim / 4 };
+  return { seqLen, heads, ...dims, workgroups, scoreScale: scale * Math.LOG2E, scale };
 }
 
 /**
@@ -229,11 +234,23 @@ export function rotateBy(
   const { backend, device, seqLen, heads, headDim, valueDim } = call;
   const rotated = backend.empty(x.shape);
   const vectors = x.size / 4;
+  const kernel = device.kernel(shaders.softmax.rotate, {
+    access: { rotated: "write" },
+    ...softmaxOptions(call),
+  });
   device.dispatch(
-    softmaxKernel(call, "rotate", ["read", "read", "write"]),
-    [...stores(x), table, ...stores(rotated)],
-    [seqLen, heads, headDim / 4, valueDim / 4, vectors, 0, float(direction)],
-    Math.ceil(vectors / 256),
+    kernel,
+    { q: whole(x), angles: table, rotated: whole(rotated) },
+    {
+      seqLen,
+      heads,
+      headDim: headDim / 4,
+      valueDim: valueDim / 4,
+      workgroups: vectors,
+      scoreScale: 0,
+      scale: direction,
+    },
+    Math.ceil(vectors / kernel.shader.threads),
   );
   return rotated;
 }
@@ -242,20 +259,20 @@ export function rotateBy(
 function leftProduct(call: Call, a: Tensor, b: Tensor, c: Tensor, transposed = false): Tensor {
   const { backend, device, seqLen, heads, slopes, scale = 1 } = call;
   const inner = a.shape[3], outer = c.shape[3];
-  const kernel = device.kernel({
-    source: leftProductSource + tileSource,
-    bindings: ["read", "read", "read", "read", "write"],
-    constants: { WIDE: Number(outer > 64), TRANSPOSED: Number(transposed) },
+  const kernel = device.kernel(shaders.leftProduct.main, {
+    access: { output: "write" },
+    constants: { WIDE: outer > 64, TRANSPOSED: transposed },
   });
   // Finite, so that the decay over no distance is 1.
   const finite = Float32Array.from(slopes, (slope) => Math.min(slope, 1e30));
   const decay = device.constant(`left product ${finite.join()}`, () => finite);
   const output = backend.empty(c.shape);
+  const workgroups = tilesOf(call);
   device.dispatch(
     kernel,
-    [...stores(a, b, c), decay, ...stores(output)],
-    [seqLen, heads, inner / 4, outer / 4, tilesOf(call), float(scale)],
-    tilesOf(call),
+    { a: whole(a), b: whole(b), c: whole(c), slopes: decay, output: whole(output) },
+    { seqLen, heads, inner: inner / 4, outer: outer / 4, workgroups, scale },
+    workgroups,
   );
   return output;
 }

@@ -5,6 +5,8 @@
 // One pass over tiles of keys for dK and dV, one over tiles of queries for dQ: no atomics, the same bits every time.
 // Logarithms are to base 2: scoreScale is scale · log2(e), and so is L.
 
+// import ../../gpu/folded.wgsl, tile.wgsl
+
 struct Parameters {
   seqLen: u32,
   heads: u32,
@@ -15,34 +17,38 @@ struct Parameters {
   scale: f32, // of rotate: the direction, 1 or -1
 }
 
-// [batch, seqLen, heads, dim]; logSums and deltas (L and D) are [batch, seqLen, heads].
-@group(0) @binding(0) var<storage, read> q: array<vec4f>;
-@group(0) @binding(1) var<storage, read> k: array<vec4f>;
-@group(0) @binding(2) var<storage, read> v: array<vec4f>;
-@group(0) @binding(3) var<storage, read> dOutput: array<vec4f>; // nothing in the forward
+// Dimensions in vectors; logSums and deltas are L and D.
+@group(0) @binding(0) var<storage, read> q: array<vec4f>; // [batch, seqLen, heads, headDim]
+@group(0) @binding(1) var<storage, read> k: array<vec4f>; // [batch, seqLen, heads, headDim]
+@group(0) @binding(2) var<storage, read> v: array<vec4f>; // [batch, seqLen, heads, valueDim]
+@group(0) @binding(3) var<storage, read> dOutput: array<vec4f>; // as v; nothing in the forward
 // forward
-@group(0) @binding(4) var<storage, read_write> output: array<vec4f>;
-@group(0) @binding(5) var<storage, read_write> logSumsOut: array<f32>;
+@group(0) @binding(4) var<storage, read_write> output: array<vec4f>; // [batch, seqLen, heads, valueDim]
+@group(0) @binding(5) var<storage, read_write> logSumsOut: array<f32>; // [batch, seqLen, heads]
 // keyGradients and queryGradients
-@group(0) @binding(4) var<storage, read> logSums: array<f32>;
-@group(0) @binding(5) var<storage, read> deltas: array<f32>;
-@group(0) @binding(6) var<storage, read_write> dk: array<vec4f>;
-@group(0) @binding(7) var<storage, read_write> dv: array<vec4f>;
-@group(0) @binding(6) var<storage, read_write> dq: array<vec4f>;
+@group(0) @binding(4) var<storage, read> logSums: array<f32>; // [batch, seqLen, heads]
+@group(0) @binding(5) var<storage, read> deltas: array<f32>; // [batch, seqLen, heads]
+@group(0) @binding(6) var<storage, read_write> dk: array<vec4f>; // [batch, seqLen, heads, headDim]
+@group(0) @binding(7) var<storage, read_write> dv: array<vec4f>; // [batch, seqLen, heads, valueDim]
+@group(0) @binding(6) var<storage, read_write> dq: array<vec4f>; // [batch, seqLen, heads, headDim]
 // rotate, with its operand at q
-@group(0) @binding(1) var<storage, read> angles: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> rotated: array<vec4f>;
+@group(0) @binding(1) var<storage, read> angles: array<vec4f>; // [seqLen, headDim]
+@group(0) @binding(2) var<storage, read_write> rotated: array<vec4f>; // [batch, seqLen, heads, headDim]
 // rowDots
-@group(0) @binding(0) var<storage, read> dRows: array<vec4f>;
-@group(0) @binding(1) var<storage, read> rows: array<vec4f>;
-@group(0) @binding(2) var<storage, read_write> dots: array<f32>;
+@group(0) @binding(0) var<storage, read> dRows: array<vec4f>; // [batch, seqLen, heads, valueDim]
+@group(0) @binding(1) var<storage, read> rows: array<vec4f>; // [batch, seqLen, heads, valueDim]
+@group(0) @binding(2) var<storage, read_write> dots: array<f32>; // [batch, seqLen, heads]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 // RoFormer, equation 34: elements 2i and 2i + 1 rotate by the angle position · 10000^(−2i/headDim). Scores then depend on
 // distances alone. `angles` holds (cos, sin) of every pair, [seqLen, headDim].
 @compute @workgroup_size(256)
-fn rotate(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) workgroups: vec3u) {
-  let id = thread.x + thread.y * workgroups.x * 256u;
+fn rotate(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups) * 256u + thread;
   if (id >= parameters.workgroups) { return; }
   let column = id % parameters.headDim;
   let position = id / parameters.headDim / parameters.heads % parameters.seqLen;
@@ -58,8 +64,12 @@ fn rotate(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups)
 
 // D = dO · O, row by row.
 @compute @workgroup_size(64)
-fn rowDots(@builtin(global_invocation_id) thread: vec3u, @builtin(num_workgroups) workgroups: vec3u) {
-  let id = thread.x + thread.y * workgroups.x * 64u;
+fn rowDots(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups) * 64u + thread;
   if (id >= parameters.workgroups) { return; }
   var sums = vec4f();
   for (var i = id * parameters.valueDim; i < (id + 1u) * parameters.valueDim; i++) {
@@ -181,7 +191,7 @@ fn forward(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let place = placeOf(id);
   let rowTile = place.tiles - 1u - place.order;
@@ -326,7 +336,7 @@ fn keyGradients(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let place = placeOf(id);
   let rowTile = place.order;
@@ -385,7 +395,7 @@ fn queryGradients(
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let id = workgroup.x + workgroup.y * workgroups.x;
+  let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   let place = placeOf(id);
   let rowTile = place.tiles - 1u - place.order;

@@ -20,8 +20,8 @@ struct Parameters {
 // append
 @group(0) @binding(0) var<storage, read> key: array<vec4f>;   // [heads, headDim]
 @group(0) @binding(1) var<storage, read> value: array<vec4f>; // [heads, valueDim]
-@group(0) @binding(2) var<storage, read_write> keyCache: array<vec4f>;
-@group(0) @binding(3) var<storage, read_write> valueCache: array<vec4f>;
+@group(0) @binding(2) var<storage, read_write> keyCache: array<vec4f>;   // as keys
+@group(0) @binding(3) var<storage, read_write> valueCache: array<vec4f>; // as values
 // partial
 @group(0) @binding(0) var<storage, read> q: array<vec4f>;      // [heads, headDim]
 @group(0) @binding(1) var<storage, read> keys: array<vec4f>;   // [heads, headDim, capacity]: threads read neighbours

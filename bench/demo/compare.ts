@@ -161,7 +161,7 @@ export async function compare(
   const shortest: Call[] = [];
   try {
     // The shortest length many times over first: WebAssembly begins in a baseline compiler.
-    progress.show("warming up ...");
+    progress.draw("warming up ...");
     for (const method of methods) {
       const call = method.prepare(data, SHORTEST);
       shortest.push(call);
@@ -184,7 +184,7 @@ async function fillTable(
 ): Promise<{ points: Point[]; disagreement: number }> {
   const points: Point[] = [];
   let disagreement = 0;
-  progress.clear();
+  progress.draw("");
   console.log(line("", methods.map((method) => method.name), "kept to continue"));
   console.log(line("tokens", methods.map(() => "tokens/s · memory"), "state · keys and values"));
   for (const length of lengths) {
@@ -203,7 +203,7 @@ async function fillTable(
         cells.push(`skipped, takes ~${left}`);
         continue;
       }
-      progress.show(`${count(length)} tokens: ${method.name}${expected[i] > 1 ? `, about ${left}` : ""} ...`);
+      progress.draw(`${count(length)} tokens: ${method.name}${expected[i] > 1 ? `, about ${left}` : ""} ...`);
       await breathe(signal);
       let call: Call | undefined;
       try {
@@ -225,7 +225,7 @@ async function fillTable(
         call?.dispose();
       }
     }
-    progress.clear();
+    progress.draw("");
     console.log(line(count(length), cells, `${bytes(STATE_BYTES)} · ${bytes(cacheBytes(length))}`));
   }
   return { points, disagreement };

@@ -41,7 +41,7 @@ export async function stream(
   const held: number[] = [], process: number[] = [];
   try {
     for (let start = 0; start < stream; start += segment) {
-      progress.show(`${count(start)} of ${count(stream)} tokens streamed ...`);
+      progress.draw(`${count(start)} of ${count(stream)} tokens streamed ...`);
       await breathe(signal);
       // Every segment is another view of the noise.
       const offset = (start / segment * 7919) % shift;
@@ -67,7 +67,7 @@ export async function stream(
     };
   } finally {
     for (const tensor of [q, k, v, state]) tensor?.dispose();
-    progress.clear();
+    progress.draw("");
   }
 }
 

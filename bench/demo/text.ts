@@ -3,16 +3,10 @@
  *
  * @module
  */
+import { StatusLine } from "../../cli/mod.ts";
 
 /** One line that changes while work continues; nothing if the output is no terminal. */
-export const progress = {
-  show(text: string): void {
-    if (Deno.stderr.isTerminal()) Deno.stderr.writeSync(new TextEncoder().encode(`\r\x1b[K${text}`));
-  },
-  clear(): void {
-    progress.show("");
-  },
-};
+export const progress = new StatusLine();
 
 /** Lets pending events in, Ctrl-C among them: kernels keep the thread to themselves. */
 export async function breathe(signal: AbortSignal): Promise<void> {

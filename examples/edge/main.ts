@@ -5,8 +5,7 @@
  * the folder `model/` next to it. Sessions go to Deno KV if the host has it, so that any isolate can continue them, and
  * to memory otherwise. If `API_KEYS` in the environment lists keys, separated by commas, clients need one of them.
  *
- * On Cloudflare, which compiles WebAssembly beforehand, pass the module to `createBackend({ module })`, and write
- * `export default { fetch: handler }` instead of the last line.
+ * Cloudflare's runtime is another: see `examples/cloudflare/`.
  *
  * @module
  */
@@ -30,7 +29,7 @@ const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
   checkpoint: location,
   storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
-  apiKeys: setting("API_KEYS")?.split(","),
+  apiKeys: setting("API_KEYS")?.split(",").map((key) => key.trim()),
   // What one isolate with little memory and one core can carry.
   limits: { batch: 8, queue: 32, maxTokens: 1024, seconds: 60 },
 });

@@ -27,7 +27,6 @@ export function page(): Hono {
     return c.body(asset.body, 200, {
       "content-type": `${asset.type}; charset=utf-8`,
       "content-security-policy": POLICY,
-      "x-content-type-options": "nosniff",
       "referrer-policy": "no-referrer",
       // Names with a hash never change their content.
       "cache-control": /-[A-Z0-9]{8}\.js$/.test(name) ? "public, max-age=31536000, immutable" : "no-cache",

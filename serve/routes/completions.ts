@@ -4,7 +4,7 @@
  * @module
  */
 import { type Context, Hono } from "hono";
-import type { Part } from "../answer.ts";
+import type { Part, PartSink } from "../answer.ts";
 import { readJson } from "../body.ts";
 import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
@@ -113,7 +113,6 @@ async function answer(
   const fail = (error: unknown): never => {
     release();
     span.fail(error);
-    report(error);
     throw error;
   };
   const succeed = (outcome: Outcome) => {
@@ -124,22 +123,29 @@ async function answer(
 
   let completion: Completion;
   let begun: Promise<Outcome>;
-  const queue = new PartQueue();
+  const queue = new PartQueue(() => engine.scheduler.wake());
   const collected: Part[][] = [];
+  const whole: PartSink = { push: (part) => void (collected[part.index] ??= []).push(part), isFull: false };
   try {
     if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
-    completion = { ...asked(lease?.stored !== undefined), options, lease };
-    begun = begin(engine, completion, (part) => {
-      span.token();
-      if (options.stream) queue.push(part);
-      else (collected[part.index] ??= []).push(part);
+    const stored = await lease?.read();
+    completion = { ...asked(stored !== undefined), options, lease, stored };
+    const sink = options.stream ? queue : whole;
+    begun = begin(engine, completion, {
+      push(part) {
+        span.token();
+        sink.push(part);
+      },
+      get isFull() {
+        return sink.isFull;
+      },
     }, deadline.signal);
   } catch (error) {
     return fail(error);
   }
   const outcome = begun.then(succeed, fail);
   if (!options.stream) return c.json(shape.whole(collected, await outcome));
-  outcome.then(() => queue.end(), () => queue.end());
+  outcome.catch(report).then(() => queue.end()); // the client, if it still reads, gets the error as an event
   const choices = completion.prompts.length * options.n;
   return eventStream(c, shape, queue, outcome, { choices, gone: deadline.clientGone });
 }

@@ -6,7 +6,6 @@
 import { Hono } from "hono";
 import { ApiError, report } from "../errors.ts";
 import { type Introduction, readIntroduction } from "../page/files.ts";
-import { chatTemplate } from "../prompts.ts";
 import type { Env, Service } from "../service.ts";
 
 /** `GET /v1/models` and `GET /v1/models/<name>`. */
@@ -58,7 +57,7 @@ async function describe(service: Service, introduction: Introduction) {
     cache_bytes_per_token: 2 * 4 * layers * hiddenDim,
     backend: model.backend.name,
     max_tokens: limits.maxTokens,
-    chat_template: service.chatTemplate ?? chatTemplate(model.tokenizer?.config.chat_template, false) ?? null,
+    chat_template: service.chatTemplate ?? model.tokenizer?.chatTemplate() ?? null,
     files: checkpoint !== undefined,
     ...introduction,
   };

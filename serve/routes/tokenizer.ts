@@ -12,13 +12,15 @@ import { detokenizeSchema, tokenizeSchema } from "../schema.ts";
 import type { Env, Service } from "../service.ts";
 
 /** `POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`. */
-export function tokenizer({ engine, limits, chatTemplate }: Service): Hono<Env> {
+export function tokenizer(service: Service): Hono<Env> {
+  const { limits } = service;
+  const detokenizeBody = detokenizeSchema(limits);
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
       const body = await readJson(c, tokenizeSchema);
-      const { model } = await engine;
+      const { model } = await service.engine;
       const [text, addSpecialTokens] = "messages" in body
-        ? [renderChat(model, body, body.add_generation_prompt ?? true, chatTemplate), false]
+        ? [renderChat(model, body, body.add_generation_prompt ?? true, service.chatTemplate), false]
         : [body.prompt, body.add_special_tokens ?? true];
       checkTexts([text], limits);
       const tokens = encode(model, text, addSpecialTokens);
@@ -26,8 +28,8 @@ export function tokenizer({ engine, limits, chatTemplate }: Service): Hono<Env> 
       return c.json({ count: tokens.length, max_model_len: limits.requestTokens, tokens });
     })
     .post("/detokenize", async (c) => {
-      const { tokens } = await readJson(c, detokenizeSchema);
-      const { model } = await engine;
+      const { tokens } = await readJson(c, detokenizeBody);
+      const { model } = await service.engine;
       const { vocabSize } = model.config;
       const outside = tokens.find((id) => id >= vocabSize);
       if (outside !== undefined) {
@@ -36,7 +38,7 @@ export function tokenizer({ engine, limits, chatTemplate }: Service): Hono<Env> 
       return c.json({ prompt: tokenizerOf(model).decode(tokens, { specialTokens: true }) });
     })
     .get("/tokenizer_info", async (c) => {
-      const { model } = await engine;
+      const { model } = await service.engine;
       const { bosTokenId, eosTokenIds } = model.config;
       const tokenizer = tokenizerOf(model);
       const nameOf = (id: number | undefined) => id === undefined ? null : tokenName(tokenizer, id);

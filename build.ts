@@ -1,0 +1,32 @@
+/**
+ * Writes all files that are made of kernels: compiled WebAssembly and its arguments, shaders and their bindings.
+ *
+ * `deno task build` writes; `deno task build --check` fails when a committed file is not what the sources give.
+ *
+ * @module
+ */
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { shadersModule } from "./gpu/build.ts";
+import { kernelFiles } from "./wasm/build.ts";
+
+const ROOT = fileURLToPath(new URL(".", import.meta.url));
+
+if (import.meta.main) {
+  const made = {
+    ...await kernelFiles(),
+    "gpu/shaders.ts": shadersModule("gpu"),
+    "bench/baselines/shaders.ts": shadersModule("bench/baselines"),
+  };
+  for (const [name, text] of Object.entries(made)) {
+    const path = join(ROOT, name);
+    if (!Deno.args.includes("--check")) {
+      Deno.writeTextFileSync(path, text);
+    } else if (Deno.readTextFileSync(path) === text) {
+      console.log(`${name} is what its sources give`);
+    } else {
+      console.error(`${name} is not what its sources give: run \`deno task build\` and commit the result`);
+      Deno.exit(1);
+    }
+  }
+}

@@ -1,0 +1,147 @@
+/// <reference types="@webgpu/types" />
+/**
+ * Buffers of the device. Those given back are kept for reuse, in sizes that lengths which vary a little share; those to
+ * be freed live until the commands that use them are submitted.
+ *
+ * @module
+ */
+import type { Faults } from "./faults.ts";
+import { roundUp } from "./store.ts";
+
+/** A buffer of the device. */
+export interface Block {
+  readonly id: number;
+  readonly buffer: GPUBuffer;
+  readonly bytes: number;
+  readonly usage: number;
+  /** Clock of its creation: a fault then may have left it without memory. */
+  readonly createdAt: number;
+  /** Clock of the last recorded use: at or after the batch's start, the commands that use it are not submitted. */
+  usedAt: number;
+}
+
+/**
+ * Bytes that idle buffers may hold (or the bytes of live tensors, if that is more), and that buffers to be freed may
+ * hold until a submit.
+ */
+export const IDLE_BYTES: number = 256 * 2 ** 20;
+
+/** GPUBufferUsage's and GPUMapMode's number: those globals do not exist where there is no WebGPU. */
+export const MAP_READ = 0x1;
+
+/** What a pool asks of its device. */
+export interface PoolOwner {
+  /** Bytes of live stores. */
+  readonly bytesInUse: number;
+  /** Submits what is recorded, and calls {@linkcode Pool.submitted}. */
+  flush(): void;
+  /** A buffer is about to be destroyed: what names it must go. */
+  forgetBuffers(): void;
+}
+
+/** All buffers of a device. */
+export class Pool {
+  readonly #device: GPUDevice;
+  readonly #faults: Faults;
+  readonly #owner: PoolOwner;
+  readonly #largest: number;
+  readonly #blocks = new Set<Block>();
+  readonly #idle = new Map<string, Block[]>();
+  #idleBytes = 0;
+  #doomed: Block[] = [];
+  #doomedBytes = 0;
+  #ids = 0;
+
+  /** @param device the device @param faults its clock @param owner who uses the pool */
+  constructor(device: GPUDevice, faults: Faults, owner: PoolOwner) {
+    this.#device = device;
+    this.#faults = faults;
+    this.#owner = owner;
+    this.#largest = Math.floor(device.limits.maxBufferSize / 256) * 256;
+  }
+
+  /** Bytes of all buffers, also the idle ones. */
+  get bytes(): number {
+    let bytes = 0;
+    for (const block of this.#blocks) bytes += block.bytes;
+    return bytes;
+  }
+
+  /** An idle buffer or a new one; `fresh`: none that unsubmitted commands use, since an upload would overtake them. */
+  acquire(bytes: number, usage: number, fresh = false): Block {
+    // Sizes in steps of an eighth: at most an eighth is wasted, and lengths that vary a little share buffers.
+    const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3));
+    const size = Math.min(roundUp(Math.max(bytes, 4), step), this.#largest);
+    const idle = this.#idle.get(`${usage},${size}`);
+    const index = idle === undefined
+      ? -1
+      : fresh
+      ? idle.findLastIndex((block) => block.usedAt < this.#faults.batchStart)
+      : idle.length - 1;
+    if (idle !== undefined && index >= 0) {
+      this.#idleBytes -= size;
+      return idle.splice(index, 1)[0];
+    }
+    // Staging buffers stay mapped while they are idle.
+    const mappedAtCreation = (usage & MAP_READ) !== 0;
+    const buffer = this.#device.createBuffer({ size, usage, mappedAtCreation });
+    const createdAt = this.#faults.clock;
+    const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt, usedAt: 0 };
+    this.#blocks.add(block);
+    return block;
+  }
+
+  /** Takes a buffer back, for reuse. */
+  recycle(block: Block): void {
+    if (!this.#blocks.has(block)) return; // the device ended meanwhile
+    if (this.#faults.at(block.createdAt) !== undefined) return this.destroy(block);
+    const key = `${block.usage},${block.bytes}`;
+    const idle = this.#idle.get(key);
+    if (idle === undefined) this.#idle.set(key, [block]);
+    else idle.push(block);
+    this.#idleBytes += block.bytes;
+    this.trim(Math.max(IDLE_BYTES, this.#owner.bytesInUse));
+  }
+
+  /** Frees idle buffers until they hold no more than this; sizes that were idle first go first. */
+  trim(bytes: number): void {
+    for (const [key, idle] of this.#idle) {
+      while (this.#idleBytes > bytes && idle.length > 0) {
+        const block = idle.shift()!;
+        this.#idleBytes -= block.bytes;
+        this.destroy(block);
+      }
+      if (this.#idleBytes <= bytes) return;
+      this.#idle.delete(key);
+    }
+  }
+
+  /** Frees a buffer, after the submit of the commands that use it. */
+  destroy(block: Block): void {
+    if (block.usedAt >= this.#faults.batchStart) {
+      this.#doomed.push(block);
+      this.#doomedBytes += block.bytes;
+      if (this.#doomedBytes > IDLE_BYTES) this.#owner.flush();
+      return;
+    }
+    this.#blocks.delete(block);
+    this.#owner.forgetBuffers();
+    block.buffer.destroy();
+  }
+
+  /** All recorded commands are submitted: buffers that waited for that are freed. */
+  submitted(): void {
+    const doomed = this.#doomed;
+    this.#doomed = [];
+    this.#doomedBytes = 0;
+    for (const block of doomed) this.destroy(block);
+  }
+
+  /** Frees all buffers. */
+  dispose(): void {
+    for (const { buffer } of this.#blocks) buffer.destroy();
+    this.#blocks.clear();
+    this.#idle.clear();
+    this.#idleBytes = 0;
+  }
+}
