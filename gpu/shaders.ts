@@ -2309,13 +2309,8 @@ const linearModule = /* @__PURE__ */ (() => ({
 } as const))();
 
 /** gpu/linear.wgsl */
-<<<<<<< HEAD
-export const linear = {
-  constants: { INNER: 16 },
-=======
 export const linear = /* @__PURE__ */ (() => ({
-  constants: { STEP: 16 },
->>>>>>> 2b42ab7dab4d14906cee4a35e0a694ea2b44ae08
+  constants: { INNER: 16 },
   tiled: {
     ...linearModule,
     entryPoint: "tiled",
@@ -2365,13 +2360,8 @@ const linearBackwardModule = /* @__PURE__ */ (() => ({
 } as const))();
 
 /** gpu/linearBackward.wgsl */
-<<<<<<< HEAD
-export const linearBackward = {
-  constants: { INNER: 16, EDGE: 128 },
-=======
 export const linearBackward = /* @__PURE__ */ (() => ({
-  constants: { STEP: 16, EDGE: 128 },
->>>>>>> 2b42ab7dab4d14906cee4a35e0a694ea2b44ae08
+  constants: { INNER: 16, EDGE: 128 },
   main: {
     ...linearBackwardModule,
     entryPoint: "main",
