@@ -337,6 +337,110 @@ for (const side of SIDES) {
   });
 }
 
+pageTest(
+  "stop ends an answer in the browser, and what has not begun gives its prompt back",
+  {},
+  async (opened) => {
+    const { page, origin, model, steps, status, answers, set, press, prompt, ready, handler, answer } =
+      opened;
+    steps.allow();
+    await page.goto(origin);
+    await ready();
+    await set({ "Temperature": 0 });
+    const box = page.getByLabel("Prompt", { exact: true });
+
+    // The server does not get to the answer.
+    const arrived = Promise.withResolvers<void>(), held = Promise.withResolvers<void>();
+    answer(async (request) => {
+      if (request.url.endsWith("/v1/completions")) {
+        arrived.resolve();
+        await held.promise;
+      }
+      return await handler(request);
+    });
+    await prompt(PROMPT);
+    await arrived.promise;
+    await press("Stop");
+    await status(/^Stopped before there was an answer\.$/);
+    held.resolve();
+    assert.equal(await box.inputValue(), PROMPT);
+    assert.deepEqual(await answers(), []);
+    answer(undefined);
+
+    // Nor does the model get here.
+    const asked = Promise.withResolvers<void>(), sent = Promise.withResolvers<void>();
+    answer(async (request) => {
+      if (request.url.endsWith("/model/model.safetensors")) {
+        asked.resolve();
+        await sent.promise;
+      }
+      return await handler(request);
+    });
+    await page.getByRole("switch", { name: "Run in this browser" }).check();
+    await box.press("Enter");
+    await asked.promise;
+    await press("Stop");
+    await status(/^Stopped before there was an answer\.$/);
+    sent.resolve();
+    assert.equal(await box.inputValue(), PROMPT);
+    answer(undefined);
+
+    // An answer that would not end: nothing but the button stops it.
+    await page.locator("#max-tokens").evaluate((input) => input.removeAttribute("max"));
+    await set({ "Maximum length": 1_000_000_000 });
+    await box.press("Enter");
+    await page.waitForFunction(() => (document.querySelector(".answer")?.textContent?.length ?? 0) > 40);
+    await press("Stop");
+    await status(/^Stopped, in this browser, on (WASM|WebGPU)\.$/);
+    await set({ "Maximum length": 20 });
+    await press("Continue");
+    await status(/^Stopped at 20/);
+    const whole = (await answers()).join("");
+    assert.equal(whole, await continued(model, PROMPT, whole.length));
+  },
+);
+
+pageTest("a long text that the browser has no room for is not kept, and its session is", {
+  expected: /404/,
+}, async (opened) => {
+  const { page, origin, model, steps, text, status, answers, set, press, ready, handler, requests } = opened;
+  steps.allow();
+  await page.addInitScript(() => {
+    const { setItem } = Storage.prototype;
+    Storage.prototype.setItem = function (name, value) {
+      if (value.length > 4000) throw new DOMException("no room", "QuotaExceededError");
+      setItem.call(this, name, value);
+    };
+  });
+  await page.goto(origin);
+  await ready();
+  await set({ "Maximum length": 20, "Temperature": 0 });
+  const report = "All is well in the States. ".repeat(200);
+  await press("Read a long text …");
+  await page.getByLabel("Or a text that you paste").fill(report);
+  await press("Read");
+  await status(/^Read the pasted text/);
+  await page.reload();
+  await ready();
+  assert.equal(await page.locator(".note").textContent(), "[the pasted text]");
+  assert.equal(await text("tokens"), (report.length + 1).toLocaleString("en"));
+  await press("Continue");
+  await status(/^Stopped at 20/);
+  assert.deepEqual(await answers(), [await continued(model, report, 20)]);
+  // Without the session there is nothing to read again, and the page says so.
+  for (const { what } of requests.filter(({ what }) => what.endsWith("/fork"))) {
+    const id = what.split("/").at(-2);
+    await handler(new Request(`${origin}/v1/sessions/${id}`, { method: "DELETE" }));
+  }
+  for (const { what, body } of requests.filter(({ what }) => what.endsWith("/completions"))) {
+    assert.equal(what, "POST /v1/completions");
+    const { session } = JSON.parse(body);
+    await handler(new Request(`${origin}/v1/sessions/${session}`, { method: "DELETE" }));
+  }
+  await press("Continue");
+  await status(/^The model would have to read the pasted text again/);
+});
+
 pageTest("the text can be copied", {}, async (opened) => {
   const { page, origin, model, steps, status, set, press, prompt, ready } = opened;
   steps.allow();
@@ -464,7 +568,9 @@ for (const side of SIDES) {
     const prompts = requests.filter(({ what }) => what === "POST /v1/completions")
       .map(({ body }) => JSON.parse(body).prompt);
     if (!isLocal) assert.equal(prompts.join(""), book + ending);
-    if (SCREENSHOTS && !isLocal) await page.screenshot({ path: `${SCREENSHOTS}/long.png`, fullPage: true });
+    if (SCREENSHOTS && !isLocal) {
+      await page.screenshot({ path: `${SCREENSHOTS}/playground-long.png`, fullPage: true });
+    }
 
     // It can be continued, and taken back.
     await press("Continue");
@@ -637,6 +743,25 @@ pageTest("on a phone Enter begins a new line, and nothing is wider than the scre
   assert(await overflow() <= 0);
 });
 
+if (SCREENSHOTS) {
+  pageTest("what the docs show", {}, async ({ page, origin, steps, status, set, prompt, ready }) => {
+    steps.allow();
+    await page.goto(origin);
+    await ready();
+    await set({ "Maximum length": 400, "Temperature": 0.6, "Seed": 5 });
+    await page.getByRole("switch", { name: "Show how likely each piece was" }).check();
+    await prompt(PROMPT);
+    await status(/^Stopped at 400/);
+    await prompt(YEAR);
+    await status(/^Stopped at 400/);
+    await page.locator("h1").hover();
+    for (const colorScheme of ["light", "dark"] as const) {
+      await page.emulateMedia({ colorScheme });
+      await page.screenshot({ path: `${SCREENSHOTS}/playground-${colorScheme}.png`, fullPage: true });
+    }
+  });
+}
+
 pageTest("every control has a name and says what it does, and texts stand out, light and dark", {
   handler: { chatTemplate: CONTINUE },
 }, async ({ page, origin, steps, status, set, prompt, ready }) => {
@@ -700,13 +825,6 @@ pageTest("every control has a name and says what it does, and texts stand out, l
     ...["local", "chat", "shading", "temperature", "max-tokens", "top-p", "top-k", "min-p", "seed"],
     ...["stop-text", "key"],
   ]);
-  if (SCREENSHOTS) {
-    await page.locator("h1").click();
-    for (const colorScheme of ["light", "dark"] as const) {
-      await page.emulateMedia({ colorScheme });
-      await page.screenshot({ path: `${SCREENSHOTS}/playground-${colorScheme}.png`, fullPage: true });
-    }
-  }
 });
 
 /** Number of open descriptors; only Linux tells. */
