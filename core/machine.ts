@@ -107,6 +107,22 @@ export interface Operations {
   adamw(call: AdamWCall): void;
 }
 
+/** The operations that only training needs. A machine may lack them: see `gpu/gradients.ts`. */
+export type Gradients = Pick<
+  Operations,
+  | "lightningBackward"
+  | "embeddingBackward"
+  | "linearBackward"
+  | "normBackward"
+  | "splitHeadsBackward"
+  | "activateBackward"
+  | "lrpeBackward"
+  | "crossEntropy"
+  | "sumRows"
+  | "sumSquares"
+  | "adamw"
+>;
+
 // ------------------------------------------------------------------------------------------------- attention
 
 /** One sequence of a call: `length` tokens from token `start` of batch element `batch`. */

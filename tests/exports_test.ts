@@ -177,7 +177,7 @@ Deno.test("the build works in a folder whose name holds a space and a percent si
       join(folder, "wasm", "small.ts"),
       `import { compile, kernelsIn } from "./build.ts";
       const room = "bench/baselines/assembly";
-      console.log((await compile(room, kernelsIn(room), ["simd"])).toBase64());`,
+      console.log((await compile(room, kernelsIn(room), ["simd"])).toHex());`,
     );
     const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
       args: ["run", "--quiet", "--allow-read", "--allow-env", "wasm/small.ts"],

@@ -26,6 +26,7 @@ import { embedding, linear, lrpe, multiply, norm, splitHeads } from "../core/ops
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
 import { type Device, type Store, storeOf } from "../gpu/device.ts";
+import { gradients as training } from "../gpu/gradients.ts";
 import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -51,7 +52,10 @@ function gpuTest(
     name: `WebGPU: ${name}`,
     ignore: WITHOUT_WEBGPU,
     fn: async () => {
-      const machine = await createMachine({}, "asked for by the test", requirements);
+      const machine = await createMachine({}, "asked for by the test", {
+        gradients: training,
+        ...requirements,
+      });
       using backend = new Backend(machine);
       await body(backend, machine.device);
     },
@@ -230,10 +234,10 @@ gpuTest("attention cuts its work where tensors are cut, and copies none of them"
   const [q, k, v] = [1, 2, 3].map((seed) => randomArray(shape, seed));
   const slopes = alibiSlopes(4), expected = reference.lightningAttention(q, k, v, sizes, { slopes }).output;
   for (const layout of ["bhnd", "bnhd"] as const) {
-    const turned = (x: ArrayLike<number>) =>
+    const arranged = (x: ArrayLike<number>) =>
       layout === "bnhd" ? reference.toBnhd(x, shape) : Float32Array.from(x);
     const operands = [q, k, v].map((x) =>
-      backend.tensor(turned(x), layout === "bnhd" ? [1, 192, 4, 16] : shape)
+      backend.tensor(arranged(x), layout === "bnhd" ? [1, 192, 4, 16] : shape)
     );
     assert.equal(storeOf(operands[0]).pieces.length, 2);
     let copies = 0, output: Tensor | undefined;
@@ -243,7 +247,7 @@ gpuTest("attention cuts its work where tensors are cut, and copies none of them"
       output = await Promise.resolve(lightningAttention(q, k, v, { slopes, layout }).output);
     });
     assert.equal(copies, 0, layout);
-    assertClose(await output!.data(), turned(expected), 1e-5, layout);
+    assertClose(await output!.data(), arranged(expected), 1e-5, layout);
   }
 }, { limits: { windowBytes: 192 * 4 * 16 * 4 / 2 } });
 
@@ -262,7 +266,7 @@ gpuTest("after dispose() everything is disposed, and disposing again does nothin
   assert.equal(backend.bytesInUse, 0);
 });
 
-gpuTest("disposed tensors give their memory back at once", async (backend) => {
+gpuTest("disposed tensors give their memory back immediately", async (backend) => {
   using x = backend.tensor(full(3), [5]);
   await x.data();
   // More than the pool keeps, of lengths that differ too much to share buffers.
@@ -502,8 +506,8 @@ async function checkProducts(backend: Backend, dtype: FloatType, headDim = 12): 
   const other = scope.keep(
     lightningAttention(bnhd(q, headDim), bnhd(k, headDim), bnhd(v, valueDim), { ...options, layout: "bnhd" }),
   );
-  const turned = reference.toBnhd(expected.output, [batch, heads, seqLen, valueDim]);
-  assertClose(await other.output.data(), turned, limit, `output of layout bnhd, ${dtype}`);
+  const arranged = reference.toBnhd(expected.output, [batch, heads, seqLen, valueDim]);
+  assertClose(await other.output.data(), arranged, limit, `output of layout bnhd, ${dtype}`);
   assertClose(await other.state.data(), expected.state, limit, `state of layout bnhd, ${dtype}`);
 
   const [q1, tq1] = upload([batch, heads, headDim], 5);

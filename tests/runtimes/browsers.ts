@@ -38,37 +38,58 @@ const KINDS: Record<string, Record<string, string>> = {
   plain: { "content-security-policy": STRICT },
 };
 
-const TYPES: Record<string, string> = { html: "text/html", js: "text/javascript", wasm: "application/wasm" };
+const TYPES: Record<string, string> = {
+  html: "text/html",
+  js: "text/javascript",
+  wasm: "application/wasm",
+};
 
 /** What pages saw. Their paths are `/<kind>/<bundler>/index.html`, with the files of `.runtimes/pages/<bundler>/`. */
-export async function visit(command: (url: string) => string[], pages: readonly string[]): Promise<Seen[]> {
+export async function visit(
+  command: (url: string) => string[],
+  pages: readonly string[],
+): Promise<Seen[]> {
   const seen: Seen[] = [];
   const done = Promise.withResolvers<void>();
-  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async (request) => {
-    const { pathname } = new URL(request.url);
-    if (pathname === "/seen") {
-      seen.push(await request.json());
-      const next = pages[seen.length];
-      if (next === undefined) done.resolve();
-      return new Response(next ?? "");
-    }
-    const [, kind, ...path] = pathname.split("/");
-    try {
-      const body = await Deno.readFile(`${FOLDER}/pages/${path.join("/")}`);
-      const type = TYPES[path.at(-1)!.split(".").at(-1)!];
-      return new Response(body, { headers: { ...KINDS[kind], "content-type": type } });
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-      return new Response(null, { status: 404 });
-    }
-  });
-  const [program, ...args] = command(`http://127.0.0.1:${server.addr.port}${pages[0]}`);
-  const browser = new Deno.Command(program, { args, stdin: "null", stdout: "null", stderr: "piped" }).spawn();
+  const server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    async (request) => {
+      const { pathname } = new URL(request.url);
+      if (pathname === "/seen") {
+        seen.push(await request.json());
+        const next = pages[seen.length];
+        if (next === undefined) done.resolve();
+        return new Response(next ?? "");
+      }
+      const [, kind, ...path] = pathname.split("/");
+      try {
+        const body = await Deno.readFile(`${FOLDER}/pages/${path.join("/")}`);
+        const type = TYPES[path.at(-1)!.split(".").at(-1)!];
+        return new Response(body, {
+          headers: { ...KINDS[kind], "content-type": type },
+        });
+      } catch (error) {
+        if (!(error instanceof Deno.errors.NotFound)) throw error;
+        return new Response(null, { status: 404 });
+      }
+    },
+  );
+  const [program, ...args] = command(
+    `http://127.0.0.1:${server.addr.port}${pages[0]}`,
+  );
+  const browser = new Deno.Command(program, {
+    args,
+    stdin: "null",
+    stdout: "null",
+    stderr: "piped",
+  }).spawn();
   const log = new Response(browser.stderr).text();
   const { status } = browser;
   try {
     const ended = status.then(async () => {
-      throw new Error(`the browser ended after ${seen.length} of ${pages.length} pages:\n${await log}`);
+      throw new Error(
+        `the browser ended after ${seen.length} of ${pages.length} pages:\n${await log}`,
+      );
     });
     ended.catch(() => {}); // when all pages were seen it is ended here
     await Promise.race([done.promise, ended]);

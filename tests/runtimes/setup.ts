@@ -23,10 +23,18 @@ export async function run(
   args: string[],
   { cwd = FOLDER, env = {} }: { cwd?: string; env?: Record<string, string> } = {},
 ): Promise<string> {
-  const command = new Deno.Command(program, { args, cwd, env: { NO_COLOR: "1", ...env }, stdin: "null" });
+  const command = new Deno.Command(program, {
+    args,
+    cwd,
+    env: { NO_COLOR: "1", ...env },
+    stdin: "null",
+  });
   const { success, stdout, stderr } = await command.output();
   const decoder = new TextDecoder(), printed = decoder.decode(stdout);
-  assert(success, `${program} ${args.join(" ")} failed:\n${printed}${decoder.decode(stderr)}`);
+  assert(
+    success,
+    `${program} ${args.join(" ")} failed:\n${printed}${decoder.decode(stderr)}`,
+  );
   return printed;
 }
 
@@ -39,7 +47,9 @@ export async function install(): Promise<string> {
   await stop();
   await Deno.mkdir(FOLDER, { recursive: true });
   const [{ filename }] = JSON.parse(
-    await run("npm", ["pack", "--json", "--pack-destination", FOLDER], { cwd: OUT }),
+    await run("npm", ["pack", "--json", "--pack-destination", FOLDER], {
+      cwd: OUT,
+    }),
   );
   for (const name of ["package.json", "package-lock.json"]) {
     await Deno.copyFile(HERE + name, `${FOLDER}/${name}`);
@@ -47,17 +57,31 @@ export async function install(): Promise<string> {
   await Deno.remove(`${FOLDER}/programs`, { recursive: true }).catch(() => {});
   await Deno.mkdir(`${FOLDER}/programs`);
   for (const { name } of Deno.readDirSync(`${HERE}programs`)) {
-    await Deno.copyFile(`${HERE}programs/${name}`, `${FOLDER}/programs/${name}`);
+    await Deno.copyFile(
+      `${HERE}programs/${name}`,
+      `${FOLDER}/programs/${name}`,
+    );
   }
   const quiet = ["--no-audit", "--no-fund", "--silent"];
   // No script of a package runs: all tools ship their binaries as packages.
-  const before = await Deno.readTextFile(`${FOLDER}/installed-lock.json`).catch(() => "");
+  const before = await Deno.readTextFile(`${FOLDER}/installed-lock.json`).catch(
+    () => "",
+  );
   const lock = await Deno.readTextFile(`${FOLDER}/package-lock.json`);
-  if (before !== lock) await run("npm", ["ci", "--ignore-scripts", ...quiet]);
+  if (before !== lock) {
+    await run("npm", ["ci", "--ignore-scripts", ...quiet]);
+  }
   await Deno.writeTextFile(`${FOLDER}/installed-lock.json`, lock);
   const tarball = `${FOLDER}/${filename}`;
   // The same version again: npm would keep what it has.
   await Deno.remove(installed("@levin"), { recursive: true }).catch(() => {});
-  await run("npm", ["install", "--no-save", "--ignore-scripts", "--prefer-offline", ...quiet, tarball]);
+  await run("npm", [
+    "install",
+    "--no-save",
+    "--ignore-scripts",
+    "--prefer-offline",
+    ...quiet,
+    tarball,
+  ]);
   return tarball;
 }
