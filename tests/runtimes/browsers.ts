@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { FOLDER } from "./setup.ts";
+import { FOLDER, MODEL } from "./setup.ts";
 
 /** What a page saw; see `programs/page.mjs`. */
 export interface Seen {
@@ -14,6 +14,7 @@ export interface Seen {
   readonly threads: number;
   readonly reason: string;
   readonly sameBits: boolean;
+  readonly text: string;
   readonly webgpu?: string;
 }
 
@@ -45,7 +46,7 @@ const TYPES: Record<string, string> = {
   wasm: "application/wasm",
 };
 
-/** What pages saw. Their paths are `/<kind>/<bundler>/index.html`, with the files of `.runtimes/pages/<bundler>/`. */
+/** What pages saw. Their paths are `/<kind>/<bundler>/index.html`, with the files of `.runtimes/pages/<bundler>/`; the model is at `/model/`. */
 export async function visit(
   command: (url: string) => string[],
   pages: readonly string[],
