@@ -65,8 +65,10 @@ export async function visit(
       }
       const [, kind, ...path] = pathname.split("/");
       try {
-        const body = await Deno.readFile(`${FOLDER}/pages/${path.join("/")}`);
-        const type = TYPES[path.at(-1)!.split(".").at(-1)!];
+        const folder = kind === "model" ? MODEL : `${FOLDER}/pages`;
+        const body = await Deno.readFile(`${folder}/${path.join("/")}`);
+        const type = TYPES[path.at(-1)!.split(".").at(-1)!] ??
+          "application/octet-stream";
         return new Response(body, {
           headers: { ...KINDS[kind], "content-type": type },
         });
