@@ -32,7 +32,7 @@ const generate = command("generate", "Text from a model, as it is generated.")
   .option("--max-tokens <n>", "at most so many tokens", integer(0), 256)
   .option(
     "--temperature <x>",
-    "0: always the likeliest token (default: what the model's generation_config.json says, else 0.8)",
+    "0: always the likeliest token (default: what generation_config.json says, else 0.8)",
     number("of at least 0", (x) => x >= 0),
   )
   .option("--top-k <n>", "only the n likeliest tokens", integer(1))
@@ -72,10 +72,10 @@ const generate = command("generate", "Text from a model, as it is generated.")
     );
 
     if (echo && typeof prompt === "string") write(prompt);
-    const temperature = options.temperature ?? model.sampling.temperature ?? 0.8;
     const start = performance.now();
     let first = start, count = 0, finish = "length";
     try {
+      const temperature = options.temperature ?? model.sampling.temperature ?? 0.8;
       for await (const item of model.generate(prompt, { ...options, temperature, signal })) {
         if (count++ === 0) first = performance.now();
         write(model.tokenizer === undefined ? `${count === 1 ? "" : " "}${item.token}` : item.text);

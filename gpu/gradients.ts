@@ -35,9 +35,6 @@ import type { WebgpuGradients } from "./options.ts";
 import { splitHeadsBackward } from "./splitHeads.ts";
 import { sumRows, sumSquares } from "./sums.ts";
 
-/** How {@linkcode gradients} is called. */
-export type MakeGradients = (device: Device) => Gradients;
-
 /** Goes to `createBackend({ gradients })`. */
 export const gradients: WebgpuGradients = (device: Device): Gradients => ({
   lightningBackward: (call) => lightningBackward(device, call),

@@ -17,7 +17,6 @@ import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm } from "./norm.ts";
-import type { MakeGradients } from "./gradients.ts";
 import type { WebgpuGradients, WebgpuOptions } from "./options.ts";
 import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
@@ -93,7 +92,7 @@ export class WebgpuMachine implements Machine {
       multiply: (call) => multiply(device, call),
       gatherRows: (call) => gatherRows(device, call),
       scatterRows: (call) => scatterRows(device, call),
-      ...gradients === undefined ? refused() : (gradients as MakeGradients)(device),
+      ...gradients === undefined ? refused() : (gradients as (device: Device) => Gradients)(device),
     };
   }
 

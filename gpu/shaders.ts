@@ -984,10 +984,10 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
-const STEP = 16u;
+const INNER = 16u;
 override THREADS: u32;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 struct Tile { upper: Rows, lower: Rows }
 fn addElement(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
@@ -1046,7 +1046,7 @@ fn tiled(
   var l1 = vec4<f32>();
   var l2 = vec4<f32>();
   var l3 = vec4<f32>();
-  for (var i = 0u; i < inVectors + STEP / 4u; i += STEP / 4u) {
+  for (var i = 0u; i < inVectors + INNER / 4u; i += INNER / 4u) {
     if (i < inVectors) {
       if (forLeft) {
         l0 = vec4<f32>(x[at0 + i]);
@@ -1061,7 +1061,7 @@ fn tiled(
       }
     }
     if (i > 0u) {
-      let buffer = (i / (STEP / 4u) - 1u) % BUFFERS;
+      let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
       addElement(&accumulators, buffer, 0u, row, column);
       addElement(&accumulators, buffer, 1u, row, column);
       addElement(&accumulators, buffer, 2u, row, column);
@@ -1080,7 +1080,7 @@ fn tiled(
       addElement(&accumulators, buffer, 15u, row, column);
     }
     if (i < inVectors) {
-      let buffer = i / (STEP / 4u) % BUFFERS;
+      let buffer = i / (INNER / 4u) % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
       let inside = i + quad < inVectors;
@@ -1200,7 +1200,7 @@ fn fewRows(
 // gpu/linearBackward.wgsl
 const linearBackwardSource = `override BUFFERS: u32;
 override ADD: bool;
-const STEP = 16u;
+const INNER = 16u;
 const EDGE = 128u;
 struct Parameters {
   rows: u32,
@@ -1216,8 +1216,8 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -1278,7 +1278,7 @@ fn main(
   let end = min(start + parameters.step, parameters.rows);
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
-  for (var i = start; i < end + STEP; i += STEP) {
+  for (var i = start; i < end + INNER; i += INNER) {
     if (i < end) {
       let r0 = i + term;
       let r1 = r0 + 8u;
@@ -1289,7 +1289,7 @@ fn main(
       b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
     }
     if (i > start) {
-      let buffer = ((i - start) / STEP - 1u) % BUFFERS;
+      let buffer = ((i - start) / INNER - 1u) % BUFFERS;
       addRow(&accumulators, buffer, 0u, row, column);
       addRow(&accumulators, buffer, 1u, row, column);
       addRow(&accumulators, buffer, 2u, row, column);
@@ -1308,7 +1308,7 @@ fn main(
       addRow(&accumulators, buffer, 15u, row, column);
     }
     if (i < end) {
-      let buffer = (i - start) / STEP % BUFFERS;
+      let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       left[buffer][term][group] = a0;
       left[buffer][term + 8u][group] = a1;
@@ -2310,7 +2310,7 @@ const linearModule = /* @__PURE__ */ (() => ({
 
 /** gpu/linear.wgsl */
 export const linear = /* @__PURE__ */ (() => ({
-  constants: { STEP: 16 },
+  constants: { INNER: 16 },
   tiled: {
     ...linearModule,
     entryPoint: "tiled",
@@ -2361,7 +2361,7 @@ const linearBackwardModule = /* @__PURE__ */ (() => ({
 
 /** gpu/linearBackward.wgsl */
 export const linearBackward = /* @__PURE__ */ (() => ({
-  constants: { STEP: 16, EDGE: 128 },
+  constants: { INNER: 16, EDGE: 128 },
   main: {
     ...linearBackwardModule,
     entryPoint: "main",

@@ -248,7 +248,7 @@ Deno.test("Ctrl-C ends a generation with its report, and status 130", async () =
 Deno.test("Ctrl-C while a model loads ends without a word", async () => {
   await using host = silentHost();
   const process = spawn("generate", ["--model", host.url, "--backend", "wasm", "hello"]);
-  await host.asked;
+  await host.asked(process);
   process.kill("SIGINT");
   const { code, stdout, stderr } = await process.output();
   assert.deepEqual([code, stdout.length, stderr.length], [130, 0, 0], new TextDecoder().decode(stderr));

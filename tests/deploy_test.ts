@@ -114,7 +114,7 @@ Deno.test("the manifests are of Kubernetes' schemas, to the last field", async (
           `export const manifest${i}: I${kind} = ${text};\n`;
       });
       await Deno.writeTextFile(file, module.join(""));
-      const lock = `--lock=${ROOT}deno.dev.lock`;
+      const lock = `--lock=${ROOT}deno.lock`;
       return await deno(["check", "--config", `${ROOT}deno.json`, lock, "--frozen", file]);
     };
     const texts = manifests.map((manifest) => JSON.stringify(manifest));

@@ -170,10 +170,9 @@ Deno.test("the build works in a folder whose name holds a space and a percent si
         if (name.endsWith(".ts")) await Deno.copyFile(join(ROOT, room, name), join(folder, room, name));
       }
     }
-    for (const name of ["deno.json", "imports.json"]) {
+    for (const name of ["deno.json", "imports.json", "deno.lock"]) {
       await Deno.copyFile(join(ROOT, name), join(folder, name));
     }
-    await Deno.copyFile(join(ROOT, "deno.dev.lock"), join(folder, "deno.lock"));
     await Deno.writeTextFile(
       join(folder, "wasm", "small.ts"),
       `import { compile, kernelsIn } from "./build.ts";

@@ -17,7 +17,7 @@ import { evaluate, type StepReport, train, type TrainingOptions } from "../train
 import { assertClose, eachBackend, seeded } from "./harness.ts";
 
 const MAIN = fileURLToPath(new URL("../train/main.ts", import.meta.url));
-const LOCK = `--lock=${fileURLToPath(new URL("../deno.dev.lock", import.meta.url))}`;
+const LOCK = `--lock=${fileURLToPath(new URL("../deno.lock", import.meta.url))}`;
 
 /** A folder that holds a little text and a configuration, gone at the end of the test. */
 class Workshop implements AsyncDisposable {

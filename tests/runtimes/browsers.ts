@@ -19,8 +19,7 @@ export interface Seen {
 }
 
 /** What a page may do: scripts of its own origin, and WebAssembly. */
-const STRICT =
-  "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; img-src data:";
+const STRICT = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; img-src data:";
 
 /**
  * Kinds of pages by the first part of their path: their headers. Isolated pages may start workers from text, and have

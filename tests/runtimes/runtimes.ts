@@ -8,12 +8,7 @@
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
-import {
-  findBrowser,
-  findFirefox,
-  MAY_LEAVE_OUT,
-  SWIFTSHADER,
-} from "../setup.ts";
+import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
 import { type Seen, visit } from "./browsers.ts";
 import { FOLDER, install, installed, MODEL, run } from "./setup.ts";
 
@@ -144,9 +139,7 @@ Deno.test({
 
 Deno.test("Bun: attention, gradients, a model, the server, threads", async () => {
   // Where its script did not run, the package holds a stand-in, and the program is in the package of the platform.
-  const bun = [...Deno.readDirSync(installed("@oven"))].map(({ name }) =>
-    installed(`@oven/${name}/bin/bun`)
-  )
+  const bun = [...Deno.readDirSync(installed("@oven"))].map(({ name }) => installed(`@oven/${name}/bin/bun`))
     .find((path) => Deno.statSync(path).isFile);
   await host(bun!);
   rows.set("Bun", ["yes", "yes", "yes", "yes", "no"]);
@@ -225,9 +218,7 @@ function checkPages(seen: readonly Seen[], cores: number): void {
       assert.equal(threads, 1, page);
       assert.match(
         reason,
-        page.startsWith("/strict")
-          ? /worker-src blob:/
-          : /cross-origin isolated/,
+        page.startsWith("/strict") ? /worker-src blob:/ : /cross-origin isolated/,
         page,
       );
     }
@@ -306,8 +297,7 @@ async function bundled(line: string): Promise<string> {
 }
 
 Deno.test("a bundle for one backend holds nothing of the other, and only what it calls", async () => {
-  const attention =
-    "export { createBackend, lightningAttention, lightningAttentionStep } from";
+  const attention = "export { createBackend, lightningAttention, lightningAttentionStep } from";
   const wasm = gzipped(await bundled(`${attention} "@levin/attention/wasm";`));
   assert.deepEqual([wasm.wgsl, wasm.wasm], [false, true]);
   assert(
@@ -337,16 +327,12 @@ Deno.test("the first run fetches what the library uses", async () => {
     }).output();
     const log = new TextDecoder().decode(stderr);
     assert(success, log);
-    const downloads = log.split("\n").filter((line) =>
-      line.startsWith("Download")
-    ).length;
+    const downloads = log.split("\n").filter((line) => line.startsWith("Download")).length;
     const bytes = sizeOf(`${cache}/npm`);
     assert(downloads > 0 && downloads <= 75, `${downloads} downloads`);
     assert(bytes <= 35e6, `${bytes} bytes`);
     console.log(
-      `\nfirst run: ${downloads} downloads, ${
-        (bytes / 1e6).toFixed(0)
-      } MB on disk`,
+      `\nfirst run: ${downloads} downloads, ${(bytes / 1e6).toFixed(0)} MB on disk`,
     );
   } finally {
     await Deno.remove(cache, { recursive: true });
@@ -366,9 +352,7 @@ Deno.test("README.md's table says what was seen", async () => {
   await stop(); // esbuild's process
   const readme = await Deno.readTextFile(new URL("README.md", ROOT));
   const cells = readme.split("\n").filter((line) => line.startsWith("|"))
-    .map((line) =>
-      line.split("|").slice(1, -1).map((cell) => cell.trim()).join(" | ")
-    );
+    .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()).join(" | "));
   for (const [place, support] of rows) {
     const row = [place, ...support].join(" | ");
     assert(cells.includes(row), `README.md must have the row: | ${row} |`);

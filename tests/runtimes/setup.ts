@@ -1,6 +1,6 @@
 /**
  * What the tests of this folder stand on: the package, packed and installed, beside the runtimes and bundlers of
- * `package.json`, in `.runtimes/` of the project.
+ * `npm/package.json`, in `.runtimes/` of the project.
  *
  * @module
  */
@@ -21,8 +21,7 @@ export const MODEL = `${ROOT}models/sotu`;
 export async function run(
   program: string,
   args: string[],
-  { cwd = FOLDER, env = {} }: { cwd?: string; env?: Record<string, string> } =
-    {},
+  { cwd = FOLDER, env = {} }: { cwd?: string; env?: Record<string, string> } = {},
 ): Promise<string> {
   const command = new Deno.Command(program, {
     args,
@@ -40,8 +39,7 @@ export async function run(
 }
 
 /** A file of a package that is installed. */
-export const installed = (path: string): string =>
-  `${FOLDER}/node_modules/${path}`;
+export const installed = (path: string): string => `${FOLDER}/node_modules/${path}`;
 
 /** Writes the package, packs it, and installs it with the tools; the path of the tarball. */
 export async function install(): Promise<string> {
@@ -54,7 +52,7 @@ export async function install(): Promise<string> {
     }),
   );
   for (const name of ["package.json", "package-lock.json"]) {
-    await Deno.copyFile(HERE + name, `${FOLDER}/${name}`);
+    await Deno.copyFile(`${HERE}npm/${name}`, `${FOLDER}/${name}`);
   }
   await Deno.remove(`${FOLDER}/programs`, { recursive: true }).catch(() => {});
   await Deno.mkdir(`${FOLDER}/programs`);
