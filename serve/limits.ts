@@ -36,6 +36,23 @@ export interface Limits {
   logprobs: number;
   /** Maximum number of bytes of a request's body. Default 2^22. */
   bodyBytes: number;
+  /** Maximum number of texts, names, arrays and objects in a body; numbers are counted as tokens. Default 2^15. */
+  bodyValues: number;
+  /** Seconds that a client may take to send a body. Default 30. */
+  bodySeconds: number;
+  /** Maximum number of bytes of the bodies of all requests that have not begun; above it, 429. Default 2^25. */
+  bodiesBytes: number;
+  /**
+   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `sessions` and `sessionsBytes` one key may use, in
+   * percent. Default 75, and 100 where there is one key or none.
+   */
+  keyShare: number;
+  /** Maximum number of requests of a key in a minute; above it, 429. `Infinity`: no limit, the default. */
+  keyRequestsPerMinute: number;
+  /** Maximum number of tokens of a key in a minute, read and written; above it, 429. `Infinity`: no limit, the default. */
+  keyTokensPerMinute: number;
+  /** Seconds that an answer waits for its client to read what came before. Default 30. */
+  stallSeconds: number;
   /** Seconds that a request may take, from its arrival. Default 300. */
   seconds: number;
   /** Seconds after its last use that a session is kept. Default one day. */
@@ -55,20 +72,35 @@ const DEFAULTS: Limits = {
   totalTokens: 2 ** 22,
   logprobs: 20,
   bodyBytes: 2 ** 22,
+  bodyValues: 2 ** 15,
+  bodySeconds: 30,
+  bodiesBytes: 2 ** 25,
+  keyShare: 75,
+  keyRequestsPerMinute: Infinity,
+  keyTokensPerMinute: Infinity,
+  stallSeconds: 30,
   seconds: 300,
   sessionSeconds: 86400,
   valueBytes: 45000, // Deno KV takes 65536
 };
 
-/** Fills in the defaults. Throws a `RangeError` for a limit that is not an integer ≥ 1, or that does not exist. */
-export function checkLimits(limits: Partial<Limits> = {}): Limits {
+const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute"]);
+
+/**
+ * Fills in the defaults. @param keys how many keys share the server
+ *
+ * @throws {RangeError} for a limit that is not an integer ≥ 1, or that does not exist
+ */
+export function checkLimits(limits: Partial<Limits> = {}, keys = 1): Limits {
   for (const [name, value] of Object.entries(limits)) {
     if (!Object.hasOwn(DEFAULTS, name)) {
       rangeError("createHandler", `limits must be some of ${Object.keys(DEFAULTS).join(", ")}`, name);
     }
-    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
+    const isInteger = Number.isSafeInteger(value) || UNLIMITED.has(name) && value === Infinity;
+    if (value !== undefined && !(isInteger && value >= 1)) {
       rangeError("createHandler", `limits.${name} must be an integer >= 1`, value);
     }
   }
-  return { ...DEFAULTS, ...limits };
+  const keyShare = keys > 1 ? DEFAULTS.keyShare : 100;
+  return { ...DEFAULTS, ...limits, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
 }

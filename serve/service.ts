@@ -7,16 +7,20 @@ import { elementCount } from "../core/shape.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { stateShapes } from "../model/transnormer.ts";
 import { ApiError, report } from "./errors.ts";
+import { BodyRoom } from "./body.ts";
 import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { Scheduler } from "./scheduler.ts";
 import { type SessionStorage, SessionStore } from "./sessions.ts";
+import { Texts } from "./texts.ts";
 
 /** What middleware tells the routes about a request. */
 export interface Env {
   Variables: {
     /** Whose sessions the request may use. */
     owner: string;
+    /** The room of the request's body, once it is read. */
+    body: Disposable;
   };
 }
 
@@ -26,6 +30,8 @@ export interface Engine {
   readonly model: TransNormerLLM;
   /** Shares it. */
   readonly scheduler: Scheduler;
+  /** Its texts; undefined if it has no tokenizer. */
+  readonly texts: Texts | undefined;
   /** What it may be used for. */
   readonly limits: Limits;
   /** What is counted. */
@@ -44,6 +50,8 @@ export class Service {
   readonly limits: Limits;
   /** What is counted. */
   readonly metrics: Metrics = new Metrics();
+  /** Room for bodies. */
+  readonly bodies: BodyRoom;
   /** All sessions of all owners. */
   readonly sessions: SessionStore;
   /** Seconds from 1970 to the start of the service. */
@@ -64,16 +72,18 @@ export class Service {
     limits: Limits;
     storage: SessionStorage | undefined;
     sessionSecret: string | undefined;
+    untrusted: boolean | undefined;
   }) {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
     this.limits = options.limits;
+    this.bodies = new BodyRoom(options.limits);
     this.sessions = new SessionStore(options.storage, {
       ...options.limits,
       secret: options.sessionSecret,
       onQuarantine: () => this.metrics.quarantined.add(),
     });
-    this.#engine = this.#start(options.model);
+    this.#engine = this.#start(options.model, options.untrusted);
     this.#engine.catch(() => {}); // those who wait for it get the error
     this.#addGauges();
   }
@@ -132,9 +142,13 @@ export class Service {
   /** Ends all work. */
   async close(): Promise<void> {
     await this.#ready?.scheduler.dispose();
+    await this.#ready?.texts?.close();
   }
 
-  async #start(loading: TransNormerLLM | Promise<TransNormerLLM>): Promise<Engine> {
+  async #start(
+    loading: TransNormerLLM | Promise<TransNormerLLM>,
+    untrusted: boolean | undefined,
+  ): Promise<Engine> {
     const { limits, metrics } = this;
     try {
       const model = await loading;
@@ -143,6 +157,7 @@ export class Service {
       return this.#ready = {
         model,
         scheduler: new Scheduler(model, limits, metrics),
+        texts: model.tokenizer && new Texts(model.tokenizer, { untrusted }),
         limits,
         metrics,
         stateBytes,
