@@ -10,7 +10,7 @@
 import { once } from "node:events";
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, createServer, type Server as NetServer, type Socket } from "node:net";
-import { getRequestListener } from "@hono/node-server";
+import { exchange } from "./exchange.ts";
 
 /** How long clients may take; all in milliseconds. */
 export interface Patience {
@@ -75,11 +75,13 @@ export async function listen(
 ): Promise<Listener> {
   const patience = { ...PATIENCE, ...options.patience };
   const clients = new Clients(options.connections);
-  const answer = getRequestListener(fetch, { overrideGlobalObjects: false });
   const http = createHttpServer({ keepAliveTimeout: patience.idle }, (request, response) => {
     clients.asks(request, response);
-    return answer(request, response);
+    void exchange(fetch, request, response);
   });
+
+  // A server that does not listen keeps no connection after an answer. This one gets its connections from `port`.
+  Object.defineProperty(http, "listening", { get: () => !clients.isClosing });
 
   let accepted = 0;
   const accept = (socket: Socket) => {
@@ -101,7 +103,8 @@ export async function listen(
     if (!isQuiet || isLooking) return;
     isLooking = true;
     try {
-      if (await isAnswered(address, () => accepted !== before, patience.interval)) return;
+      const hasArrived = () => accepted !== before;
+      if (await isAnswered(address, hasArrived, patience.interval).catch(() => false)) return;
       await closed(port);
       port = await open(options.hostname, address.port, accept);
     } catch {
@@ -129,7 +132,7 @@ class Clients {
   readonly #most: number;
   /** Those that were silent for longest come first. */
   readonly #clients = new Map<Socket, Client>();
-  #isClosing = false;
+  isClosing = false;
 
   constructor(most: number) {
     this.#most = most;
@@ -147,7 +150,7 @@ class Clients {
       quiet: performance.now(),
       wasAnswered: false,
       sent: 0,
-      stuck: 0,
+      stuck: performance.now(),
     });
     socket.once("close", () => this.#clients.delete(socket));
     return true;
@@ -175,9 +178,9 @@ class Clients {
       client.quiet = performance.now();
       client.wasAnswered = true;
       if (this.#clients.delete(socket) && !socket.destroyed) this.#clients.set(socket, client); // heard of last
-      if (this.#isClosing && client.requests.size === 0) socket.end();
+      if (this.isClosing && client.requests.size === 0) socket.end();
     });
-    if (this.#isClosing) response.setHeader("connection", "close");
+    if (this.isClosing) response.setHeader("connection", "close");
   }
 
   /** Ends connections whose clients have neither sent nor read for too long what is waited for. */
@@ -198,7 +201,7 @@ class Clients {
   }
 
   async close(milliseconds: number): Promise<void> {
-    this.#isClosing = true;
+    this.isClosing = true;
     const ends = Array.from(this.#clients, ([socket, { requests }]) => {
       const end = once(socket, "close");
       if (requests.size === 0 && socket.writableLength === 0) socket.end();

@@ -47,6 +47,29 @@ Deno.test("idle connections beyond the limit give way to clients that ask", asyn
   for (const connection of idle.slice(1)) connection.close();
 });
 
+Deno.test("a connection serves one request after another, also where a body was not wanted", async () => {
+  await using listener = await listening((request) =>
+    Promise.resolve(new Response(request.method, { status: request.method === "POST" ? 413 : 200 }))
+  );
+  const kept = await connection(listener);
+  const reader = kept.readable.pipeThrough(new TextDecoderStream()).getReader();
+  const writer = kept.writable.getWriter();
+  const asked = `${"x".repeat(100_000)}`;
+  for (let i = 0; i < 20; i++) {
+    const request = i % 2 === 0
+      ? "GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+      : `POST / HTTP/1.1\r\nHost: a\r\nContent-Length: ${asked.length}\r\n\r\n${asked}`;
+    const written = writer.write(new TextEncoder().encode(request));
+    let text = "";
+    while (!text.endsWith("0\r\n\r\n")) text += (await reader.read()).value;
+    assert.match(text, i % 2 === 0 ? /^HTTP\/1\.1 200/ : /^HTTP\/1\.1 413/);
+    await written;
+  }
+  assert.equal(listener.connections(), 1);
+  await writer.close();
+  await reader.cancel();
+});
+
 Deno.test("when all clients wait for answers, others are refused with 503, and served when one has its answer", async () => {
   const gate = Promise.withResolvers<void>();
   let asked = 0;
