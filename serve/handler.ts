@@ -152,6 +152,7 @@ export function createHandler(options: HandlerOptions): Handler {
   if (options.apiKeys === undefined) app.use(sameOrigin(options.cors ?? [], options.hosts));
   app.use(authenticated);
   app.use(async (c, next) => {
+    if (c.req.method === "POST") service.requestRate.take(c.get("owner"), 1);
     try {
       await next();
     } finally {

@@ -26,12 +26,15 @@ export interface Limits {
    */
   characters: number;
   /**
-   * Maximum number of tokens of one request: its answers, and its prompts once for each of them. It also bounds tokens
-   * with log-probabilities, each counted with its alternatives. Default 2^20.
+   * Maximum number of tokens of one request: its answers, and its prompts once for each of them. Default 2^20.
    */
   requestTokens: number;
   /** Maximum number of tokens of all requests in flight; above it, 429. Default 2^22. */
   totalTokens: number;
+  /**
+   * Maximum number of tokens with log-probabilities in one answer, each counted with its alternatives. Default 2^16.
+   */
+  scores: number;
   /** Maximum of `logprobs` and `top_logprobs`. Default 20. */
   logprobs: number;
   /** Maximum number of bytes of a request's body. Default 2^22. */
@@ -70,6 +73,7 @@ const DEFAULTS: Limits = {
   characters: 2 ** 17,
   requestTokens: 2 ** 20,
   totalTokens: 2 ** 22,
+  scores: 2 ** 16,
   logprobs: 20,
   bodyBytes: 2 ** 22,
   bodyValues: 2 ** 15,
@@ -103,4 +107,9 @@ export function checkLimits(limits: Partial<Limits> = {}, keys = 1): Limits {
   }
   const keyShare = keys > 1 ? DEFAULTS.keyShare : 100;
   return { ...DEFAULTS, ...limits, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
+}
+
+/** What one key may have of something that a server has `whole`; at least one. */
+export function shareOf(whole: number, { keyShare }: Limits): number {
+  return Math.max(1, Math.floor(whole * keyShare / 100));
 }

@@ -7,7 +7,7 @@
  * @module
  */
 import { z } from "zod";
-import { ApiError, invalid } from "./errors.ts";
+import { ApiError } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 
 /** Maximum number of strings to stop at, and of characters in each: every token is compared with all of them. */

@@ -10,6 +10,7 @@ import { ApiError, report } from "./errors.ts";
 import { BodyRoom } from "./body.ts";
 import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
+import { Allowance } from "./rates.ts";
 import { Scheduler } from "./scheduler.ts";
 import { type SessionStorage, SessionStore } from "./sessions.ts";
 import { Texts } from "./texts.ts";
@@ -32,6 +33,8 @@ export interface Engine {
   readonly scheduler: Scheduler;
   /** Its texts; undefined if it has no tokenizer. */
   readonly texts: Texts | undefined;
+  /** What each owner may read and write per minute. */
+  readonly tokenRate: Allowance;
   /** What it may be used for. */
   readonly limits: Limits;
   /** What is counted. */
@@ -50,6 +53,8 @@ export class Service {
   readonly limits: Limits;
   /** What is counted. */
   readonly metrics: Metrics = new Metrics();
+  /** What each owner may ask for per minute. */
+  readonly requestRate: Allowance;
   /** Room for bodies. */
   readonly bodies: BodyRoom;
   /** All sessions of all owners. */
@@ -77,6 +82,7 @@ export class Service {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
     this.limits = options.limits;
+    this.requestRate = new Allowance(options.limits.keyRequestsPerMinute, "requests");
     this.bodies = new BodyRoom(options.limits);
     this.sessions = new SessionStore(options.storage, {
       ...options.limits,
@@ -157,6 +163,7 @@ export class Service {
       return this.#ready = {
         model,
         scheduler: new Scheduler(model, limits, metrics),
+        tokenRate: new Allowance(limits.keyTokensPerMinute, "tokens"),
         texts: model.tokenizer && new Texts(model.tokenizer, { untrusted }),
         limits,
         metrics,

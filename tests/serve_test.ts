@@ -1133,7 +1133,7 @@ Deno.test("hostile bodies get a 4xx in OpenAI's shape", async () => {
 });
 
 Deno.test("work is counted before it is done", async () => {
-  await using server = await serve({ limits: { requestTokens: 10_000, bodyBytes: 10 ** 7 } });
+  await using server = await serve({ limits: { requestTokens: 10_000, scores: 10_000, bodyBytes: 10 ** 7 } });
   const many = <T>(count: number, value: T) => Array.from({ length: count }, () => value);
   const refused = async (path: string, body: unknown, param: string | null) => {
     const error = await assertError(await server.send(path, body), 400);

@@ -128,13 +128,17 @@ async function answer(
 
   let completion: Completion;
   let begun: Promise<Outcome>;
-  const queue = new PartQueue(() => engine.scheduler.wake());
+  const queue = new PartQueue(
+    () => engine.scheduler.wake(),
+    () => deadline.clientStalled(limits.stallSeconds),
+    limits.stallSeconds,
+  );
   const collected: Part[][] = [];
   const whole: PartSink = { push: (part) => void (collected[part.index] ??= []).push(part), isFull: false };
   try {
     if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
     const wanted = await asked(lease?.stored !== undefined);
-    completion = { ...wanted, options, lease, stored: await lease?.read() };
+    completion = { ...wanted, owner: c.get("owner"), options, lease, stored: await lease?.read() };
     const sink = options.stream ? queue : whole;
     begun = begin(engine, completion, {
       push(part) {
