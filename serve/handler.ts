@@ -28,7 +28,7 @@ export interface HandlerOptions {
   model: TransNormerLLM | Promise<TransNormerLLM>;
   /** What clients call it. Default `"levin"`. */
   name?: string;
-  /** Where sessions are kept: any store of unstorage. Default: memory. */
+  /** Where sessions are kept: any store of unstorage. Default: memory, up to `limits.sessionsBytes`. */
   storage?: SessionStorage;
   /**
    * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
@@ -122,7 +122,7 @@ export interface Handler {
  */
 export function createHandler(options: HandlerOptions): Handler {
   const { name = "levin", model, checkpoint, storage, sessionSecret, untrusted } = options;
-  const limits = checkLimits(options.limits, options.apiKeys?.length);
+  const limits = checkLimits(options.limits, options.apiKeys?.length, storage === undefined);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }

@@ -60,6 +60,10 @@ export interface Limits {
   seconds: number;
   /** Seconds after its last use that a session is kept. Default one day. */
   sessionSeconds: number;
+  /** Maximum number of sessions that are stored; beyond it those that were not used for longest go. Default 2^16. */
+  sessions: number;
+  /** Maximum number of bytes of the sessions that are stored. Default 2^27 in memory, 2^33 in a store that is given. */
+  sessionsBytes: number;
   /** Bytes of one value in the session store; bytes may grow by a third on their way there. Default 45000. */
   valueBytes: number;
 }
@@ -85,17 +89,23 @@ const DEFAULTS: Limits = {
   stallSeconds: 30,
   seconds: 300,
   sessionSeconds: 86400,
+  sessions: 2 ** 16,
+  sessionsBytes: 2 ** 33,
   valueBytes: 45000, // Deno KV takes 65536
 };
 
 const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute"]);
 
+/** Of sessions that are kept in memory. */
+const MEMORY_BYTES = 2 ** 27;
+
 /**
- * Fills in the defaults. @param keys how many keys share the server
+ * Fills in the defaults.
  *
+ * @param keys how many keys share the server @param inMemory whether sessions are kept in memory
  * @throws {RangeError} for a limit that is not an integer ≥ 1, or that does not exist
  */
-export function checkLimits(limits: Partial<Limits> = {}, keys = 1): Limits {
+export function checkLimits(limits: Partial<Limits> = {}, keys = 1, inMemory = true): Limits {
   for (const [name, value] of Object.entries(limits)) {
     if (!Object.hasOwn(DEFAULTS, name)) {
       rangeError("createHandler", `limits must be some of ${Object.keys(DEFAULTS).join(", ")}`, name);
@@ -106,7 +116,8 @@ export function checkLimits(limits: Partial<Limits> = {}, keys = 1): Limits {
     }
   }
   const keyShare = keys > 1 ? DEFAULTS.keyShare : 100;
-  return { ...DEFAULTS, ...limits, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
+  const sessionsBytes = limits.sessionsBytes ?? (inMemory ? MEMORY_BYTES : DEFAULTS.sessionsBytes);
+  return { ...DEFAULTS, ...limits, sessionsBytes, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
 }
 
 /** What one key may have of something that a server has `whole`; at least one. */

@@ -88,6 +88,7 @@ export class Service {
       ...options.limits,
       secret: options.sessionSecret,
       onQuarantine: () => this.metrics.quarantined.add(),
+      onEviction: () => this.metrics.evicted.add(),
     });
     this.#engine = this.#start(options.model, options.untrusted);
     this.#engine.catch(() => {}); // those who wait for it get the error
@@ -179,6 +180,8 @@ export class Service {
   #addGauges(): void {
     const gauge = (name: string, help: string, read: (engine: Engine) => number) =>
       this.metrics.gauge(name, help, () => this.#ready === undefined ? 0 : read(this.#ready));
+    this.metrics.gauge("levin_sessions", "Sessions that are stored.", () => this.sessions.stored.sessions);
+    this.metrics.gauge("levin_sessions_bytes", "Bytes of stored sessions.", () => this.sessions.stored.bytes);
     gauge("levin_waiting", "Prompts that wait.", ({ scheduler }) => scheduler.load.waiting);
     gauge("levin_reading", "Prompts that are being read.", ({ scheduler }) => scheduler.load.reading);
     gauge("levin_writing", "Answers that are being written.", ({ scheduler }) => scheduler.load.writing);
