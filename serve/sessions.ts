@@ -197,6 +197,7 @@ export class SessionStore {
         try {
           await this.#sweepSession(key, items, suspects);
         } catch (error) {
+          this.#census.delete(key); // until the next sweep
           report(error);
         }
       }
