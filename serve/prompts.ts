@@ -3,12 +3,14 @@
  *
  * @module
  */
+import { rangeError, typeError } from "../core/errors.ts";
 import { pauses } from "../core/eventLoop.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
-import { invalid } from "./errors.ts";
+import { invalid, templateRefusal } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Chat } from "./schema.ts";
 import type { Engine } from "./service.ts";
+import { checkSyntax, renderTemplate } from "./template.ts";
 
 /** A prompt in both its forms. */
 export interface Prompt {
@@ -19,7 +21,7 @@ export interface Prompt {
 }
 
 /** The model's tokenizer. Throws an `ApiError` if it has none. */
-export function tokenizerOf({ tokenizer }: TransNormerLLM): Tokenizer {
+export function tokenizerOf({ tokenizer }: Pick<TransNormerLLM, "tokenizer">): Tokenizer {
   if (tokenizer === undefined) {
     throw invalid(
       null,
@@ -84,6 +86,23 @@ function toUint32(ids: readonly number[]): Uint32Array {
   return result;
 }
 
+/** Token ids of a text. Throws an `ApiError` if the tokenizer has no token for a part of it. */
+export function encode(
+  model: Pick<TransNormerLLM, "tokenizer">,
+  text: string,
+  addSpecialTokens: boolean,
+): number[] {
+  const tokenizer = tokenizerOf(model);
+  try {
+    return tokenizer.encode(text, { addSpecialTokens });
+  } catch (error) {
+    if (error instanceof RangeError) {
+      throw invalid("prompt", "prompt: the tokenizer has no token for a part of it");
+    }
+    throw error;
+  }
+}
+
 /** The template for a chat: for one with tools `tool_use`, if the checkpoint brings several and that is one of them. */
 function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
   const template = (withTools ? tokenizer.chatTemplate("tool_use") : undefined) ?? tokenizer.chatTemplate();
@@ -99,26 +118,61 @@ function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
   );
 }
 
-/** A chat as text, by the template that the tokenizer brings. */
-export async function renderChat(
-  { model, texts, limits }: Engine,
-  owner: string,
-  { messages, tools }: Chat,
-  addGenerationPrompt: boolean,
-): Promise<string> {
-  const tokenizer = tokenizerOf(model);
-  const { config } = tokenizer;
-  const source = chatTemplate(tokenizer, tools !== undefined);
-  checkLength("messages", lengthOf([messages, tools]), limits);
-  const nameOf = (token: unknown) =>
+/**
+ * Throws unless it is a template.
+ *
+ * @throws {TypeError} when it is not a string @throws {RangeError} when its syntax is wrong
+ */
+export function checkTemplate(template: unknown): void {
+  if (typeof template !== "string") typeError("createHandler", "chatTemplate must be a string", template);
+  try {
+    checkSyntax(template);
+  } catch (error) {
+    rangeError("createHandler", "chatTemplate must be a Jinja template", (error as Error).message);
+  }
+}
+
+/** What a template is rendered with. */
+function chatVariables({ config }: Tokenizer, { messages, tools }: Chat, addGenerationPrompt: boolean) {
+  const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
-  const text = await texts!.render(owner, source, {
+  return {
     messages,
     tools: tools ?? null, // as transformers has it: a template may ask whether it is none
     add_generation_prompt: addGenerationPrompt,
-    bos_token: nameOf(config.bos_token),
-    eos_token: nameOf(config.eos_token),
-  });
+    bos_token: text(config.bos_token),
+    eos_token: text(config.eos_token),
+  };
+}
+
+/** A chat as text, by a template or, if that is undefined, by the one that the tokenizer brings. */
+export function renderChat(
+  model: Pick<TransNormerLLM, "tokenizer">,
+  chat: Chat,
+  addGenerationPrompt: boolean,
+  template: string | undefined,
+): string {
+  const tokenizer = tokenizerOf(model);
+  const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
+  try {
+    return renderTemplate(source, chatVariables(tokenizer, chat, addGenerationPrompt));
+  } catch (error) {
+    throw templateRefusal((error as Error).message || "no reason is given");
+  }
+}
+
+/** {@linkcode renderChat} in the server, where it must not hold up others. */
+export async function chatText(
+  { model, texts, limits }: Engine,
+  owner: string,
+  chat: Chat,
+  addGenerationPrompt: boolean,
+  template: string | undefined,
+): Promise<string> {
+  const tokenizer = tokenizerOf(model);
+  const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
+  checkLength("messages", lengthOf([chat.messages, chat.tools]), limits);
+  const text = await texts!.render(owner, source, chatVariables(tokenizer, chat, addGenerationPrompt));
   checkLength("messages", text.length, limits);
   return text;
 }

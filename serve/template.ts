@@ -13,6 +13,11 @@ export class TemplateBudgetError extends Error {
   override readonly name = "TemplateBudgetError";
 }
 
+/** @throws {Error} when it is no template */
+export function checkSyntax(source: string): void {
+  new Template(source);
+}
+
 /**
  * Renders a template.
  *

@@ -11,7 +11,7 @@
 import type { Worker } from "node:worker_threads";
 import { builtin } from "../core/builtin.ts";
 import type { Tokenizer } from "../model/mod.ts";
-import { ApiError, invalid } from "./errors.ts";
+import { ApiError, invalid, templateRefusal } from "./errors.ts";
 import { FairQueue } from "./fairQueue.ts";
 import { type TextResult, type TextTask, workOn } from "./textWork.ts";
 
@@ -71,9 +71,7 @@ export class Texts {
     const result = await this.#do(owner, { kind: "render", template, variables }, 0);
     if ("text" in result) return result.text;
     if ("code" in result && result.code === "template_budget") throw overBudget(result.message);
-    // By raise_exception() the model's author tells what messages the model takes.
-    const { message } = result as { message: string };
-    throw invalid("messages", `messages: the chat template refuses them: ${message}`, "template_error");
+    throw templateRefusal((result as { message: string }).message);
   }
 
   /** Ends the worker; what is left to do is rejected. */

@@ -10,7 +10,7 @@ import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
 import { ApiError, report } from "../errors.ts";
 import { chatShape, type Shape, textShape } from "../openai.ts";
-import { type Prompt, renderChat, textPrompts, tokenizerOf } from "../prompts.ts";
+import { chatText, type Prompt, textPrompts, tokenizerOf } from "../prompts.ts";
 import { type Chat, chatSchema, completionSchema, type Generation } from "../schema.ts";
 import type { Engine, Env, Service } from "../service.ts";
 import type { Lease } from "../sessions.ts";
@@ -62,7 +62,7 @@ export function completions(service: Service): Hono<Env> {
       withUsage: body.stream_options?.include_usage ?? false,
     });
     return await answer(c, service, engine, shape, body, async () => ({
-      prompts: [await chatPrompt(engine, c.get("owner"), body)],
+      prompts: [await chatPrompt(engine, c.get("owner"), body, service.chatTemplate)],
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? Math.min(1024, limits.maxTokens),
       echo: false,
       logprobs,
@@ -84,8 +84,13 @@ export function completions(service: Service): Hono<Env> {
   return app;
 }
 
-async function chatPrompt(engine: Engine, owner: string, chat: Chat): Promise<Prompt> {
-  const text = await renderChat(engine, owner, chat, true);
+async function chatPrompt(
+  engine: Engine,
+  owner: string,
+  chat: Chat,
+  template: string | undefined,
+): Promise<Prompt> {
+  const text = await chatText(engine, owner, chat, true, template);
   return { ids: await engine.texts!.encode(owner, text, false), text };
 }
 

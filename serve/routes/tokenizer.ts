@@ -7,7 +7,7 @@ import { Hono } from "hono";
 import { readJson } from "../body.ts";
 import { invalid } from "../errors.ts";
 import { tokenName } from "../openai.ts";
-import { checkTexts, renderChat, tokenizerOf } from "../prompts.ts";
+import { chatText, checkTexts, tokenizerOf } from "../prompts.ts";
 import { detokenizeSchema, tokenizeSchema } from "../schema.ts";
 import type { Env, Service } from "../service.ts";
 
@@ -22,7 +22,10 @@ export function tokenizer(service: Service): Hono<Env> {
       const { texts } = engine, owner = c.get("owner");
       tokenizerOf(engine.model);
       const [text, addSpecialTokens] = "messages" in body
-        ? [await renderChat(engine, owner, body, body.add_generation_prompt ?? true), false]
+        ? [
+          await chatText(engine, owner, body, body.add_generation_prompt ?? true, service.chatTemplate),
+          false,
+        ]
         : [body.prompt, body.add_special_tokens ?? true];
       checkTexts([text], limits);
       const tokens = Array.from(await texts!.encode(owner, text, addSpecialTokens));
