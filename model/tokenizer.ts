@@ -36,6 +36,8 @@ export class Tokenizer {
    * `chat_template.jinja` replaces.
    */
   readonly config: Readonly<Record<string, unknown>>;
+  /** `tokenizer.json` as it came. */
+  readonly json: unknown;
   readonly #model: Model;
   readonly #added: AddedTokens;
   readonly #preTokenize: PreTokenizer;
@@ -51,6 +53,7 @@ export class Tokenizer {
     const { normalizer = null, pre_tokenizer = null, post_processor = null, decoder = null } = json;
     const added = readAddedTokens(json.added_tokens ?? []);
     this.config = config;
+    this.json = json;
     this.#model = createModel(hub, json.model);
     this.#added = new AddedTokens(added, createNormalizer(hub, normalizer));
     this.#preTokenize = createPreTokenizer(hub, pre_tokenizer, normalizer);

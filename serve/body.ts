@@ -1,27 +1,63 @@
 /**
- * Bodies of requests: bounded, read, parsed and checked.
+ * Bodies of requests: read in pieces, counted while they come, parsed and checked.
  *
  * @module
  */
-import type { Context, MiddlewareHandler } from "hono";
-import { bodyLimit } from "hono/body-limit";
+import type { Context } from "hono";
 import type { z } from "zod";
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { ApiError, invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
-import { parseBody } from "./schema.ts";
+import { checkBody } from "./schema.ts";
+import type { Env } from "./service.ts";
 
-/** Refuses bodies that are larger than the limit. */
-export function boundedBody({ bodyBytes }: Limits): MiddlewareHandler {
-  return bodyLimit({
-    maxSize: bodyBytes,
-    onError: () => {
-      throw new ApiError(413, `The body must be at most ${bodyBytes} bytes`, { code: "body_too_large" });
-    },
-  });
+/** Memory for the bodies of all requests that have not begun yet. */
+export class BodyRoom {
+  readonly #limits: Limits;
+  #bytes = 0;
+  readonly #bytesOf = new Map<string, number>();
+
+  /** Room for `limits.bodiesBytes`. */
+  constructor(limits: Limits) {
+    this.#limits = limits;
+  }
+
+  /** Room for one body, until it is disposed. */
+  open(owner: string): Disposable & { add(bytes: number): void } {
+    let taken = 0;
+    const count = (bytes: number) => {
+      taken += bytes;
+      this.#bytes += bytes;
+      const own = (this.#bytesOf.get(owner) ?? 0) + bytes;
+      if (own === 0) this.#bytesOf.delete(owner);
+      else this.#bytesOf.set(owner, own);
+      return own;
+    };
+    return {
+      add: (bytes) => {
+        const own = count(bytes), { bodiesBytes, keyShare } = this.#limits;
+        if (this.#bytes <= bodiesBytes && own <= bodiesBytes * keyShare / 100) return;
+        throw new ApiError(429, "The server reads too many bodies: try again later", {
+          code: "too_many_bodies",
+          retryAfter: 1,
+        });
+      },
+      [Symbol.dispose]: () => void count(-taken),
+    };
+  }
 }
 
-/** The body of a request as its schema describes it. Throws an `ApiError` if it is anything else. */
-export async function readJson<T>(c: Context, schema: z.ZodType<T>): Promise<T> {
+/**
+ * The body of a request as its schema describes it. Its room is kept until the request has ended, or `c.get("body")` is
+ * disposed.
+ *
+ * @throws {ApiError} if it is anything else
+ */
+export async function readJson<T>(
+  c: Context<Env>,
+  schema: z.ZodType<T>,
+  { limits, bodies }: { limits: Limits; bodies: BodyRoom },
+): Promise<T> {
   // Other clients may forget the type, as curl's -d does. A page could send a form to another origin unasked.
   const isFromPage = c.req.header("origin") !== undefined;
   if (isFromPage && !/^application\/json\s*(;|$)/i.test(c.req.header("content-type") ?? "")) {
@@ -29,14 +65,120 @@ export async function readJson<T>(c: Context, schema: z.ZodType<T>): Promise<T> 
       code: "unsupported_media_type",
     });
   }
-  return parseBody(schema, await readBody(c));
+  const room = bodies.open(c.get("owner"));
+  c.set("body", room);
+  const bytes = await readBody(c.req.raw, limits, room);
+  await yieldToEventLoop(); // each step takes some milliseconds for the largest bodies
+  let text: string;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw notJson();
+  }
+  await yieldToEventLoop();
+  let body: unknown;
+  try {
+    body = JSON.parse(text);
+  } catch {
+    throw notJson();
+  }
+  await yieldToEventLoop();
+  return checkBody(schema, body);
 }
 
-async function readBody(c: Context): Promise<Uint8Array> {
+function notJson(): ApiError {
+  return invalid(null, "The body must be JSON in UTF-8", "invalid_json");
+}
+
+/** Memory follows the bytes that came, never a length that was announced. */
+async function readBody(
+  { body, headers }: Request,
+  limits: Limits,
+  room: { add(bytes: number): void },
+): Promise<Uint8Array<ArrayBuffer>> {
+  const { bodyBytes } = limits;
+  const tooLarge = () =>
+    new ApiError(413, `The body must be at most ${bodyBytes} bytes`, { code: "body_too_large" });
+  if (Number(headers.get("content-length") ?? 0) > bodyBytes) throw tooLarge();
+  const reader = body?.getReader();
+  const pieces: Uint8Array[] = [];
+  const count = new JsonCount(limits);
+  let length = 0;
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => {
+    late.reject(
+      new ApiError(408, `The body took more than ${limits.bodySeconds} s`, { code: "body_timeout" }),
+    );
+  }, 1000 * limits.bodySeconds);
   try {
-    return new Uint8Array(await c.req.arrayBuffer());
+    for (;;) {
+      const next = await Promise.race([reader?.read(), late.promise]);
+      if (next === undefined || next.done) break;
+      length += next.value.length;
+      if (length > bodyBytes) throw tooLarge();
+      room.add(next.value.length);
+      count.push(next.value);
+      pieces.push(next.value);
+    }
   } catch (error) {
-    if (error instanceof ApiError) throw error;
-    throw invalid(null, "The body could not be read", "invalid_body");
+    reader?.cancel().catch(() => {}); // of a client that is gone
+    throw error instanceof ApiError ? error : invalid(null, "The body could not be read", "invalid_body");
+  } finally {
+    clearTimeout(timer);
   }
+  const bytes = new Uint8Array(length);
+  let filled = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, filled);
+    filled += piece.length;
+  }
+  return bytes;
+}
+
+const QUOTE = 0x22, BACKSLASH = 0x5c, COMMA = 0x2c, BRACKET = 0x5b, BRACE = 0x7b;
+
+/** Counts what a JSON text holds, piece by piece, before anybody makes objects of it. */
+class JsonCount {
+  readonly #limits: Limits;
+  #isText = false;
+  #isEscaped = false;
+  /** Texts, names, arrays and objects. */
+  #values = 0;
+  /** Commas: there are few more elements than these. */
+  #commas = 0;
+
+  constructor(limits: Limits) {
+    this.#limits = limits;
+  }
+
+  push(bytes: Uint8Array): void {
+    let isText = this.#isText, isEscaped = this.#isEscaped, values = 0, commas = 0;
+    for (let i = 0; i < bytes.length; i++) {
+      const byte = bytes[i];
+      if (isText) {
+        if (isEscaped) isEscaped = false;
+        else if (byte === BACKSLASH) isEscaped = true;
+        else if (byte === QUOTE) isText = false;
+      } else if (byte === QUOTE) {
+        isText = true;
+        values++;
+      } else if (byte === BRACKET || byte === BRACE) values++;
+      else if (byte === COMMA) commas++;
+    }
+    this.#isText = isText;
+    this.#isEscaped = isEscaped;
+    this.#values += values;
+    this.#commas += commas;
+    const { bodyValues, requestTokens } = this.#limits;
+    if (this.#values > bodyValues) {
+      throw tooMany(`The body must hold at most ${bodyValues} texts, names, arrays and objects`);
+    }
+    if (this.#commas > requestTokens + bodyValues) {
+      throw tooMany(`The body must hold at most ${requestTokens} numbers`);
+    }
+  }
+}
+
+function tooMany(message: string): ApiError {
+  return invalid(null, message, "too_many_values");
 }

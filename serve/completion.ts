@@ -6,7 +6,7 @@
 import type { Session, TransNormerLLM } from "../model/mod.ts";
 import { Answer, type Part, type PartSink, PromptEntries } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
-import type { Limits } from "./limits.ts";
+import { type Limits, shareOf } from "./limits.ts";
 import type { Prompt } from "./prompts.ts";
 import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
@@ -15,6 +15,8 @@ import type { Lease, StoredSession } from "./sessions.ts";
 
 /** What is asked for, checked. */
 export interface Completion {
+  /** Whose request it is. */
+  readonly owner: string;
   /** Sampling and stop strings. */
   readonly options: Generation;
   /** One or more. */
@@ -60,8 +62,8 @@ export function begin(
   sink: PartSink,
   signal: AbortSignal,
 ): Promise<Outcome> {
-  const { model, scheduler, limits, metrics } = engine;
-  const { options, prompts, maxTokens, echo, logprobs, lease, stored } = completion;
+  const { model, scheduler, limits, metrics, tokenRate } = engine;
+  const { owner, options, prompts, maxTokens, echo, logprobs, lease, stored } = completion;
   checkSize(limits, completion);
   const session = stored === undefined ? undefined : restore(model, stored.snapshot);
   const arrived = performance.now();
@@ -70,7 +72,14 @@ export function begin(
   const openings: (() => void)[] = []; // the echo of each choice
   const endings: Part[] = []; // held back until the session is stored
 
-  const idsOf = (prompt: Prompt) => [...stored?.pending ?? [], ...prompt.ids];
+  const idsOf = (prompt: Prompt): Uint32Array => {
+    const pending = stored?.pending ?? [];
+    if (pending.length === 0) return prompt.ids;
+    const ids = new Uint32Array(pending.length + prompt.ids.length);
+    ids.set(pending);
+    ids.set(prompt.ids, pending.length);
+    return ids;
+  };
   const newAnswer = (ids: Uint32Array, prompt: Prompt, index: number, seed: number | undefined) => {
     let last: number | undefined;
     return new Answer(model, ids, {
@@ -102,7 +111,7 @@ export function begin(
   };
 
   const newJob = (prompt: Prompt, p: number): Job => {
-    const ids = Uint32Array.from(idsOf(prompt));
+    const ids = idsOf(prompt);
     if (ids.length === 0) throw invalid("prompt", "prompt: must hold at least one token");
     const outside = ids.find((id) => id >= model.config.vocabSize);
     if (outside !== undefined) {
@@ -128,6 +137,7 @@ export function begin(
     // Without an answer the last token of a session stays unread, so that it can continue without a new prompt.
     const read = branches.length > 0 ? ids : lease ? ids.subarray(0, -1) : scored ? ids : new Uint32Array();
     return {
+      owner,
       prompt: read,
       session,
       branches,
@@ -140,7 +150,7 @@ export function begin(
 
   const finish = async (ends: readonly Promise<Session | undefined>[]): Promise<Outcome> => {
     const [kept] = await settle(ends);
-    const pending = answers.length > 0 ? answers[0].pending : idsOf(prompts[0]).slice(-1);
+    const pending = answers.length > 0 ? answers[0].pending : [...idsOf(prompts[0]).slice(-1)];
     const saved = lease && kept && await save(engine, options.session!, lease, kept, pending);
     for (const part of endings) {
       if (maxTokens === 0) openings[part.index]();
@@ -150,12 +160,26 @@ export function begin(
   };
 
   try {
-    return finish(scheduler.enqueue(prompts.map(newJob)))
+    const jobs = prompts.map(newJob);
+    const tokens = jobs.reduce((sum, job) => sum + job.tokens, 0);
+    tokenRate.take(owner, tokens);
+    let ends: Promise<Session | undefined>[];
+    try {
+      ends = scheduler.enqueue(jobs);
+    } catch (error) {
+      tokenRate.giveBack(owner, tokens);
+      throw error;
+    }
+    return finish(ends)
       .catch((error) => {
         // Logits without a likeliest token, which a session's state brought about: its numbers are NaN.
         throw session !== undefined && error instanceof RangeError ? damaged() : error;
       })
-      .finally(() => session?.dispose());
+      .finally(() => {
+        session?.dispose();
+        // Counted beforehand was all that it might have written.
+        tokenRate.giveBack(owner, options.n * prompts.length * maxTokens - usage.completionTokens);
+      });
   } catch (error) {
     session?.dispose();
     throw error;
@@ -165,8 +189,11 @@ export function begin(
 /** Checks what depends on all prompts together. */
 function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs, lease }: Completion): void {
   const choices = prompts.length * options.n;
-  if (choices > limits.choices || options.n > limits.batch) {
-    throw invalid("n", `n: prompts times n must be at most ${limits.choices}, and n at most ${limits.batch}`);
+  if (choices > limits.choices || options.n > shareOf(limits.batch, limits)) {
+    throw invalid(
+      "n",
+      `n: prompts times n must be at most ${limits.choices}, and n at most ${shareOf(limits.batch, limits)}`,
+    );
   }
   // Each choice looks at all of its prompt.
   const read = options.n * prompts.reduce((sum, { ids }) => sum + ids.length, 0);
@@ -180,10 +207,10 @@ function checkSize(limits: Limits, { options, prompts, maxTokens, echo, logprobs
   }
   // A scored token costs as much as its alternatives.
   const entries = logprobs === undefined ? 0 : (1 + logprobs) * (echo ? tokens : choices * maxTokens);
-  if (entries > limits.requestTokens) {
+  if (entries > limits.scores) {
     throw invalid(
       "logprobs",
-      `logprobs: tokens and their alternatives must be at most ${limits.requestTokens}, not ${entries}`,
+      `logprobs: tokens and their alternatives must be at most ${limits.scores}, not ${entries}`,
     );
   }
   if (lease === undefined) return;

@@ -1,5 +1,5 @@
 /**
- * What ends a request early: its client, or the time that it may take.
+ * What ends a request early: its client, which goes or does not read, or the time that it may take.
  *
  * @module
  */
@@ -24,6 +24,15 @@ export class Deadline implements Disposable {
   /** Ends the work; its reason is an {@linkcode ApiError}. */
   get signal(): AbortSignal {
     return this.#abort.signal;
+  }
+
+  /** Says that the client has read nothing for `seconds` of what waits for it. */
+  clientStalled(seconds: number): void {
+    this.#abort.abort(
+      new ApiError(408, `The client read nothing for ${seconds} s: the answer was ended`, {
+        code: "client_stalled",
+      }),
+    );
   }
 
   /** Says that the client is gone. */

@@ -49,6 +49,11 @@ export function invalid(param: string | null, message: string, code: string | nu
   return new ApiError(400, message, { param, code });
 }
 
+/** By raise_exception() the author of a template tells what messages a model takes. */
+export function templateRefusal(reason: string): ApiError {
+  return invalid("messages", `messages: the chat template refuses them: ${reason}`, "template_error");
+}
+
 /** What a client may know of an error: any that is not meant for it becomes "internal error". */
 export function publicError(error: unknown): ApiError {
   return error instanceof ApiError

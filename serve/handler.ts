@@ -9,7 +9,6 @@ import { routePath } from "hono/route";
 import { typeError } from "../core/errors.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { authentication } from "./auth.ts";
-import { boundedBody } from "./body.ts";
 import { ApiError, respondError } from "./errors.ts";
 import { checkLimits, type Limits } from "./limits.ts";
 import { crossOrigin, sameOrigin } from "./origin.ts";
@@ -30,7 +29,7 @@ export interface HandlerOptions {
   model: TransNormerLLM | Promise<TransNormerLLM>;
   /** What clients call it. Default `"levin"`. */
   name?: string;
-  /** Where sessions are kept: any store of unstorage. Default: memory. */
+  /** Where sessions are kept: any store of unstorage. Default: memory, up to `limits.sessionsBytes`. */
   storage?: SessionStorage;
   /**
    * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
@@ -39,6 +38,11 @@ export interface HandlerOptions {
   sessionSecret?: string;
   /** Keys that clients must have one of, as `Authorization: Bearer <key>`. Default: none is needed. */
   apiKeys?: readonly string[];
+  /**
+   * Whether the model's tokenizer and chat template are somebody's who may mean harm: they run in a worker then, which is
+   * ended when it takes too much time or memory. Default: the worker only keeps long texts from holding up others.
+   */
+  untrusted?: boolean;
   /** See {@linkcode Limits}. */
   limits?: Partial<Limits>;
   /**
@@ -121,8 +125,8 @@ export interface Handler {
  * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
  */
 export function createHandler(options: HandlerOptions): Handler {
-  const { name = "levin", model, checkpoint, chatTemplate, storage, sessionSecret } = options;
-  const limits = checkLimits(options.limits);
+  const { name = "levin", model, checkpoint, chatTemplate, storage, sessionSecret, untrusted } = options;
+  const limits = checkLimits(options.limits, options.apiKeys?.length, storage === undefined);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }
@@ -131,7 +135,16 @@ export function createHandler(options: HandlerOptions): Handler {
   if (sessionSecret !== undefined && (typeof sessionSecret !== "string" || sessionSecret === "")) {
     typeError("createHandler", "sessionSecret must be a string that is not empty", typeof sessionSecret);
   }
-  const service = new Service({ name, model, checkpoint, chatTemplate, limits, storage, sessionSecret });
+  const service = new Service({
+    name,
+    model,
+    checkpoint,
+    chatTemplate,
+    limits,
+    storage,
+    sessionSecret,
+    untrusted,
+  });
 
   const app = new Hono<Env>();
   app.onError(respondError);
@@ -152,7 +165,14 @@ export function createHandler(options: HandlerOptions): Handler {
 
   if (options.apiKeys === undefined) app.use(sameOrigin(options.cors ?? [], options.hosts));
   app.use(authenticated);
-  app.use(boundedBody(limits));
+  app.use(async (c, next) => {
+    if (c.req.method === "POST") service.requestRate.take(c.get("owner"), 1);
+    try {
+      await next();
+    } finally {
+      c.get("body")?.[Symbol.dispose]();
+    }
+  });
   app.route("/", metrics(service));
   app.route("/", models(service));
   app.route("/", completions(service));

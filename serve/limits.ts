@@ -26,20 +26,44 @@ export interface Limits {
    */
   characters: number;
   /**
-   * Maximum number of tokens of one request: its answers, and its prompts once for each of them. It also bounds tokens
-   * with log-probabilities, each counted with its alternatives. Default 2^20.
+   * Maximum number of tokens of one request: its answers, and its prompts once for each of them. Default 2^20.
    */
   requestTokens: number;
   /** Maximum number of tokens of all requests in flight; above it, 429. Default 2^22. */
   totalTokens: number;
+  /**
+   * Maximum number of tokens with log-probabilities in one answer, each counted with its alternatives. Default 2^16.
+   */
+  scores: number;
   /** Maximum of `logprobs` and `top_logprobs`. Default 20. */
   logprobs: number;
   /** Maximum number of bytes of a request's body. Default 2^22. */
   bodyBytes: number;
+  /** Maximum number of texts, names, arrays and objects in a body; numbers are counted as tokens. Default 2^15. */
+  bodyValues: number;
+  /** Seconds that a client may take to send a body. Default 30. */
+  bodySeconds: number;
+  /** Maximum number of bytes of the bodies of all requests that have not begun; above it, 429. Default 2^25. */
+  bodiesBytes: number;
+  /**
+   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `sessions` and `sessionsBytes` one key may use, in
+   * percent. Default 75, and 100 where there is one key or none.
+   */
+  keyShare: number;
+  /** Maximum number of requests of a key in a minute; above it, 429. `Infinity`: no limit, the default. */
+  keyRequestsPerMinute: number;
+  /** Maximum number of tokens of a key in a minute, read and written; above it, 429. `Infinity`: no limit, the default. */
+  keyTokensPerMinute: number;
+  /** Seconds that an answer waits for its client to read what came before. Default 30. */
+  stallSeconds: number;
   /** Seconds that a request may take, from its arrival. Default 300. */
   seconds: number;
   /** Seconds after its last use that a session is kept. Default one day. */
   sessionSeconds: number;
+  /** Maximum number of sessions that are stored; beyond it those that were not used for longest go. Default 2^16. */
+  sessions: number;
+  /** Maximum number of bytes of the sessions that are stored. Default 2^27 in memory, 2^33 in a store that is given. */
+  sessionsBytes: number;
   /** Bytes of one value in the session store; bytes may grow by a third on their way there. Default 45000. */
   valueBytes: number;
 }
@@ -53,22 +77,50 @@ const DEFAULTS: Limits = {
   characters: 2 ** 17,
   requestTokens: 2 ** 20,
   totalTokens: 2 ** 22,
+  scores: 2 ** 16,
   logprobs: 20,
   bodyBytes: 2 ** 22,
+  bodyValues: 2 ** 15,
+  bodySeconds: 30,
+  bodiesBytes: 2 ** 25,
+  keyShare: 75,
+  keyRequestsPerMinute: Infinity,
+  keyTokensPerMinute: Infinity,
+  stallSeconds: 30,
   seconds: 300,
   sessionSeconds: 86400,
+  sessions: 2 ** 16,
+  sessionsBytes: 2 ** 33,
   valueBytes: 45000, // Deno KV takes 65536
 };
 
-/** Fills in the defaults. Throws a `RangeError` for a limit that is not an integer ≥ 1, or that does not exist. */
-export function checkLimits(limits: Partial<Limits> = {}): Limits {
+const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute"]);
+
+/** Of sessions that are kept in memory. */
+const MEMORY_BYTES = 2 ** 27;
+
+/**
+ * Fills in the defaults.
+ *
+ * @param keys how many keys share the server @param inMemory whether sessions are kept in memory
+ * @throws {RangeError} for a limit that is not an integer ≥ 1, or that does not exist
+ */
+export function checkLimits(limits: Partial<Limits> = {}, keys = 1, inMemory = true): Limits {
   for (const [name, value] of Object.entries(limits)) {
     if (!Object.hasOwn(DEFAULTS, name)) {
       rangeError("createHandler", `limits must be some of ${Object.keys(DEFAULTS).join(", ")}`, name);
     }
-    if (value !== undefined && !(Number.isSafeInteger(value) && value >= 1)) {
+    const isInteger = Number.isSafeInteger(value) || UNLIMITED.has(name) && value === Infinity;
+    if (value !== undefined && !(isInteger && value >= 1)) {
       rangeError("createHandler", `limits.${name} must be an integer >= 1`, value);
     }
   }
-  return { ...DEFAULTS, ...limits };
+  const keyShare = keys > 1 ? DEFAULTS.keyShare : 100;
+  const sessionsBytes = limits.sessionsBytes ?? (inMemory ? MEMORY_BYTES : DEFAULTS.sessionsBytes);
+  return { ...DEFAULTS, ...limits, sessionsBytes, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
+}
+
+/** What one key may have of something that a server has `whole`; at least one. */
+export function shareOf(whole: number, { keyShare }: Limits): number {
+  return Math.max(1, Math.floor(whole * keyShare / 100));
 }

@@ -21,6 +21,7 @@ import {
 } from "../cli/mod.ts";
 import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { affordable, listen, type Listener } from "./listen.ts";
 import { createHandler, type Handler, type SessionStorage } from "./mod.ts";
 
 /** Milliseconds that a client gets to take the last event of an answer that was cut off. */
@@ -39,6 +40,7 @@ const serve = command("serve", "Serves a model over HTTP.")
   .addOption(backendOption())
   .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
   .option("--batch <n>", "answers decoded together", integer(1), 64)
+  .option("--connections <n>", "kept at the same time; fewer where the host has no room", integer(1), 1024)
   .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
   .option("--chat-template <file>", "Jinja template for chats; default: the model's", path)
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
@@ -95,14 +97,14 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       cors: options.cors,
       hosts: [hostname, ...options.host ?? []],
     });
-    const server = listen(handler, hostname, port);
+    const listener = await openPort(handler, hostname, port, affordable(options.connections));
     using model = await loading;
     console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
     await handler.sweep();
     const sweeping = setInterval(() => handler.sweep().catch(console.error), 3600_000);
     await aborted(stop);
     clearInterval(sweeping);
-    await putDown(handler, server, options.drain);
+    await putDown(handler, listener, options.drain);
     stop.throwIfAborted();
   });
 
@@ -127,20 +129,23 @@ async function templateFile(file: string): Promise<string> {
   }
 }
 
-function listen(handler: Handler, hostname: string, port: number): Deno.HttpServer {
+async function openPort(
+  handler: Handler,
+  hostname: string,
+  port: number,
+  connections: number,
+): Promise<Listener> {
   try {
-    return Deno.serve({
-      hostname,
-      port,
-      onListen: ({ hostname, port }) => console.log(`Listening on http://${hostname}:${port}/`),
-    }, handler);
+    const listener = await listen(handler, { hostname, port, connections });
+    console.log(`Listening on ${listener.url}/`);
+    return listener;
   } catch (cause) {
     throw new Error(`Cannot listen on ${hostname}:${port}: ${(cause as Error).message}`, { cause });
   }
 }
 
 /** Lets the answers in flight end, within `seconds`; cuts off the others with a last event. */
-async function putDown(handler: Handler, server: Deno.HttpServer, seconds: number): Promise<void> {
+async function putDown(handler: Handler, listener: Listener, seconds: number): Promise<void> {
   const answering = handler.answering();
   console.log(
     answering === 0
@@ -151,7 +156,7 @@ async function putDown(handler: Handler, server: Deno.HttpServer, seconds: numbe
   const cut = handler.answering();
   await handler.close();
   // Clients that do not take what is left for them are not waited for.
-  await Promise.race([server.shutdown(), aborted(AbortSignal.timeout(LAST_EVENT))]);
+  await listener.close(LAST_EVENT);
   console.log(cut === 0 ? "Stopped" : `Stopped; answers cut off: ${cut}`);
 }
 

@@ -123,6 +123,10 @@ export class Metrics {
     "levin_quarantined_total",
     "Damaged records that were put away from the store of sessions.",
   );
+  readonly evicted: Counter = new Counter(
+    "levin_sessions_evicted_total",
+    "Sessions that were removed to make room for others.",
+  );
   readonly batchSize: Histogram = new Histogram(
     "levin_batch_size",
     "Answers in one decode step.",
@@ -147,9 +151,9 @@ export class Metrics {
 
   /** All of it as text. */
   render(): string {
-    const { requests, promptTokens, completionTokens, sessionWrites, quarantined } = this;
+    const { requests, promptTokens, completionTokens, sessionWrites, quarantined, evicted } = this;
     return [
-      ...[requests, promptTokens, completionTokens, sessionWrites, quarantined],
+      ...[requests, promptTokens, completionTokens, sessionWrites, quarantined, evicted],
       ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,
     ].map((metric) => metric.render()).join("");

@@ -3,12 +3,14 @@
  *
  * @module
  */
-import { Template } from "@huggingface/jinja";
 import { rangeError, typeError } from "../core/errors.ts";
+import { pauses } from "../core/eventLoop.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
-import { invalid } from "./errors.ts";
+import { invalid, templateRefusal } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Chat } from "./schema.ts";
+import type { Engine } from "./service.ts";
+import { checkSyntax, renderTemplate } from "./template.ts";
 
 /** A prompt in both its forms. */
 export interface Prompt {
@@ -31,42 +33,57 @@ export function tokenizerOf({ tokenizer }: Pick<TransNormerLLM, "tokenizer">): T
 }
 
 /** Holds texts to `characters` of {@linkcode Limits}. */
-export function checkTexts(prompts: readonly (string | unknown[])[], { characters }: Limits): void {
+export function checkTexts(prompts: readonly (string | unknown[])[], limits: Limits): void {
   let length = 0;
   for (const prompt of prompts) if (typeof prompt === "string") length += prompt.length;
-  if (length > characters) {
-    throw invalid(
-      "prompt",
-      `prompt: texts must be at most ${characters} characters, not ${length}: send token ids, or pieces in a session`,
-      "text_too_long",
-    );
-  }
+  checkLength("prompt", length, limits);
+}
+
+function checkLength(param: string, length: number, { characters }: Limits): void {
+  if (length <= characters) return;
+  throw invalid(
+    param,
+    `${param}: texts must be at most ${characters} characters, not ${length}: send token ids, or pieces in a session`,
+    "text_too_long",
+  );
 }
 
 /**
  * Prompts of any of the four kinds. Ids are taken as they are; to text that begins a sequence the tokenizer adds what it
  * adds to prompts.
+ *
+ * @param owner whose turn it is to have texts tokenized
+ * @param withText whether ids are wanted as text too
  */
-export function textPrompts(
-  model: TransNormerLLM,
+export async function textPrompts(
+  { model, texts, limits }: Engine,
+  owner: string,
   prompt: string | number[] | string[] | number[][],
-  addSpecialTokens: boolean,
-  limits: Limits,
-): Prompt[] {
+  { addSpecialTokens, withText }: { addSpecialTokens: boolean; withText: boolean },
+): Promise<Prompt[]> {
   const isOne = typeof prompt === "string" || typeof prompt[0] === "number";
   const rows = (isOne ? [prompt] : prompt) as (string | number[])[];
   checkTexts(rows, limits);
-  return rows.map((row): Prompt => {
+  const pause = pauses(10);
+  const prompts: Prompt[] = [];
+  for (const row of rows) {
     if (typeof row === "string") {
-      return { ids: Uint32Array.from(encode(model, row, addSpecialTokens)), text: row };
+      tokenizerOf(model);
+      prompts.push({ ids: await texts!.encode(owner, row, addSpecialTokens), text: row });
+    } else {
+      const ids = toUint32(row);
+      prompts.push({ ids, text: withText ? await texts?.decode(owner, ids) ?? "" : "" });
     }
-    return { ids: toUint32(row), text: model.tokenizer?.decode(row, { specialTokens: true }) ?? "" };
-  });
+    await pause();
+  }
+  return prompts;
 }
 
 /** Ids beyond 32 bits must not wrap around into the vocabulary. */
 function toUint32(ids: readonly number[]): Uint32Array {
-  return Uint32Array.from(ids, (id) => Math.min(id, 2 ** 32 - 1));
+  const result = new Uint32Array(ids.length);
+  for (let i = 0; i < ids.length; i++) result[i] = Math.min(ids[i], 2 ** 32 - 1);
+  return result;
 }
 
 /** Token ids of a text. Throws an `ApiError` if the tokenizer has no token for a part of it. */
@@ -109,35 +126,67 @@ function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
 export function checkTemplate(template: unknown): void {
   if (typeof template !== "string") typeError("createHandler", "chatTemplate must be a string", template);
   try {
-    new Template(template);
+    checkSyntax(template);
   } catch (error) {
     rangeError("createHandler", "chatTemplate must be a Jinja template", (error as Error).message);
   }
 }
 
+/** What a template is rendered with. */
+function chatVariables({ config }: Tokenizer, { messages, tools }: Chat, addGenerationPrompt: boolean) {
+  const text = (token: unknown) =>
+    typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
+  return {
+    messages,
+    tools: tools ?? null, // as transformers has it: a template may ask whether it is none
+    add_generation_prompt: addGenerationPrompt,
+    bos_token: text(config.bos_token),
+    eos_token: text(config.eos_token),
+  };
+}
+
 /** A chat as text, by a template or, if that is undefined, by the one that the tokenizer brings. */
 export function renderChat(
   model: Pick<TransNormerLLM, "tokenizer">,
-  { messages, tools }: Chat,
+  chat: Chat,
   addGenerationPrompt: boolean,
   template: string | undefined,
 ): string {
   const tokenizer = tokenizerOf(model);
-  const { config } = tokenizer;
-  const source = template ?? chatTemplate(tokenizer, tools !== undefined);
-  const text = (token: unknown) =>
-    typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
+  const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
   try {
-    return new Template(source).render({
-      messages,
-      tools: tools ?? null, // as transformers has it: a template may ask whether it is none
-      add_generation_prompt: addGenerationPrompt,
-      bos_token: text(config.bos_token),
-      eos_token: text(config.eos_token),
-    });
+    return renderTemplate(source, chatVariables(tokenizer, chat, addGenerationPrompt));
   } catch (error) {
-    // By raise_exception() the model's author tells what messages the model takes.
-    const reason = (error as Error).message || "no reason is given";
-    throw invalid("messages", `messages: the chat template refuses them: ${reason}`, "template_error");
+    throw templateRefusal((error as Error).message || "no reason is given");
   }
+}
+
+/** {@linkcode renderChat} in the server, where it must not hold up others. */
+export async function chatText(
+  { model, texts, limits }: Engine,
+  owner: string,
+  chat: Chat,
+  addGenerationPrompt: boolean,
+  template: string | undefined,
+): Promise<string> {
+  const tokenizer = tokenizerOf(model);
+  const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
+  checkLength("messages", lengthOf([chat.messages, chat.tools]), limits);
+  const text = await texts!.render(owner, source, chatVariables(tokenizer, chat, addGenerationPrompt));
+  checkLength("messages", text.length, limits);
+  return text;
+}
+
+/** Characters of all texts in a value. */
+function lengthOf(value: unknown): number {
+  const left = [value];
+  let length = 0;
+  while (left.length > 0) {
+    const next = left.pop();
+    if (typeof next === "string") length += next.length;
+    else if (typeof next === "object" && next !== null) {
+      for (const inner of Object.values(next)) left.push(inner);
+    }
+  }
+  return length;
 }

@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { yieldToEventLoop } from "../core/eventLoop.ts";
+import { pauses, yieldToEventLoop } from "../core/eventLoop.ts";
 import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
 import { ApiError } from "./errors.ts";
-import type { Limits } from "./limits.ts";
+import { FairQueue } from "./fairQueue.ts";
+import { type Limits, shareOf } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 
 /** An answer that is being written. */
@@ -19,6 +20,8 @@ export interface Branch {
 
 /** A prompt and the answers to it. */
 export interface Job {
+  /** Whose it is: owners take turns, and none may take all. */
+  readonly owner: string;
   /** Token ids, at least one if there are branches. */
   readonly prompt: Uint32Array;
   /** Where to begin; default: at the beginning. It stays the caller's, who disposes it after the end. */
@@ -67,11 +70,14 @@ export class Scheduler {
   readonly #metrics: Metrics;
   /** Made with the first answer, and again after a failure. */
   #batch: Batch | undefined;
-  #waiting: Task[] = [];
-  /** Jobs whose prompts are being read, one piece of each after another. */
-  #reading: Task[] = [];
+  readonly #waiting = new FairQueue<Task>();
+  /** Jobs whose prompts are being read: one piece for each owner after another, and so for the jobs of each. */
+  readonly #reading = new FairQueue<Task>();
   #seats: Seat[] = [];
   #tokens = 0;
+  readonly #tokensOf = new Map<string, number>();
+  /** A job that fits nowhere yet, and how many were let in before it. */
+  #passed: { readonly task: Task; count: number } | undefined;
   #running: Promise<void> | undefined;
   #closed = false;
   /** Seconds that recent jobs took, averaged: what `Retry-After` goes by. */
@@ -86,7 +92,7 @@ export class Scheduler {
 
   /** Numbers of jobs that wait, of prompts that are being read, and of answers that are being written. */
   get load(): { waiting: number; reading: number; writing: number } {
-    return { waiting: this.#waiting.length, reading: this.#reading.length, writing: this.#seats.length };
+    return { waiting: this.#waiting.size, reading: this.#reading.size, writing: this.#seats.length };
   }
 
   /**
@@ -96,25 +102,29 @@ export class Scheduler {
    * @throws {ApiError} 429 when the queue is full or too many tokens are in flight
    */
   enqueue(jobs: readonly Job[]): Promise<Session | undefined>[] {
-    const { queue, totalTokens, batch } = this.#limits;
     if (this.#closed) throw new ApiError(503, "The server is going down", { code: "shutting_down" });
-    const tokens = jobs.reduce((sum, job) => sum + job.tokens, 0);
-    const full = this.#waiting.length + jobs.length > queue + Math.max(0, this.#free);
-    if (full || this.#tokens > 0 && this.#tokens + tokens > totalTokens) {
-      const turns = (this.#waiting.length + this.#seats.length + 1) / batch;
+    const { queue, totalTokens, batch } = this.#limits;
+    const [{ owner }] = jobs;
+    const tokens = jobs.reduce((sum, job) => sum + job.tokens, 0), own = this.#tokensOf.get(owner) ?? 0;
+    const isFull = this.#waiting.size + jobs.length > queue + Math.max(0, this.#free) ||
+      this.#waiting.sizeOf(owner) + jobs.length > this.#share(queue) + Math.max(0, this.#freeOf(owner));
+    const isTooMuch = this.#tokens > 0 && this.#tokens + tokens > totalTokens ||
+      own > 0 && own + tokens > this.#share(totalTokens);
+    if (isFull || isTooMuch) {
+      const turns = (this.#waiting.size + this.#seats.length + 1) / batch;
       throw new ApiError(429, "The server has too much to do: try again later", {
-        code: full ? "queue_full" : "too_many_tokens",
+        code: isFull ? "queue_full" : "too_many_tokens",
         retryAfter: Math.max(1, Math.ceil(turns * this.#duration)),
       });
     }
     const ends = jobs.map((job) => {
       job.signal.addEventListener("abort", () => this.wake(), { once: true });
-      this.#tokens += job.tokens;
+      this.#count(job, job.tokens);
       const start = performance.now();
       return new Promise<Session | undefined>((resolve, reject) => {
-        this.#waiting.push({ job, resolve, reject, read: 0, open: job.branches.length, ended: false });
+        this.#waiting.push(owner, { job, resolve, reject, read: 0, open: job.branches.length, ended: false });
       }).finally(() => {
-        this.#tokens -= job.tokens;
+        this.#count(job, -job.tokens);
         this.#duration += 0.1 * ((performance.now() - start) / 1000 - this.#duration);
       });
     });
@@ -133,17 +143,61 @@ export class Scheduler {
     this.#batch?.dispose();
   }
 
+  #count({ owner }: Job, tokens: number): void {
+    this.#tokens += tokens;
+    const own = (this.#tokensOf.get(owner) ?? 0) + tokens;
+    if (own === 0) this.#tokensOf.delete(owner);
+    else this.#tokensOf.set(owner, own);
+  }
+
+  /** What one owner may have of something. */
+  #share(whole: number): number {
+    return shareOf(whole, this.#limits);
+  }
+
   /** Number of slots that no admitted job has or will take. */
   get #free(): number {
-    return this.#reading.reduce((free, task) => free - slots(task), this.#limits.batch - this.#seats.length);
+    return this.#limits.batch - this.#slots().reduce((sum, [, count]) => sum + count, 0);
+  }
+
+  /** Number of slots that a job of an owner could take now. */
+  #freeOf(owner: string): number {
+    const own = this.#slots().reduce((sum, [other, count]) => sum + (other === owner ? count : 0), 0);
+    return Math.min(this.#free, this.#share(this.#limits.batch) - own);
+  }
+
+  /** Slots that admitted jobs have or will take, by owner; an owner may be there more than once. */
+  #slots(): [owner: string, count: number][] {
+    return [
+      ...Array.from(this.#reading, (task): [string, number] => [task.job.owner, slots(task)]),
+      ...this.#seats.map(({ task }): [string, number] => [task.job.owner, 1]),
+    ];
+  }
+
+  /**
+   * Of the jobs whose turn it is for their owner, the one of the owner that has the fewest slots; of equals, the one that
+   * has waited for longest. A large one that finds no room lets others go first, but not for ever.
+   */
+  #next(): Task | undefined {
+    if (this.#waiting.size === 0) return undefined;
+    const taken = new Map<string, number>();
+    for (const [owner, count] of this.#slots()) taken.set(owner, (taken.get(owner) ?? 0) + count);
+    const heads = Array.from(this.#waiting.heads())
+      .filter(([owner, task]) => (taken.get(owner) ?? 0) + slots(task) <= this.#share(this.#limits.batch))
+      .sort(([a], [b]) => (taken.get(a) ?? 0) - (taken.get(b) ?? 0));
+    for (const [, task] of heads) {
+      if (slots(task) <= this.#free) return task;
+      this.#passed ??= { task, count: 0 };
+      if (this.#passed.task === task && this.#passed.count >= this.#limits.batch) return undefined;
+    }
+    return undefined;
   }
 
   /** Whether there is work that does not wait for anybody: for a slot, or for a client to read. */
   get #busy(): boolean {
-    const [next] = this.#waiting;
-    return this.#reading.length > 0 ||
-      next !== undefined && slots(next) <= this.#free ||
-      this.#waiting.some(({ job }) => job.signal.aborted) ||
+    return this.#reading.size > 0 ||
+      this.#next() !== undefined ||
+      [...this.#waiting].some(({ job }) => job.signal.aborted) ||
       this.#seats.some(({ branch, task }) => !branch.isBlocked || task.job.signal.aborted);
   }
 
@@ -168,12 +222,17 @@ export class Scheduler {
     } while (this.#busy);
   }
 
-  /** Admits jobs, in order, while there are slots for their answers. */
+  /** Admits jobs while there are slots for their answers. */
   #admit(): void {
     for (const task of this.#waiting) if (task.job.signal.aborted) this.#end(task, task.job.signal.reason);
-    this.#waiting = this.#waiting.filter((task) => !task.ended);
-    while (this.#waiting.length > 0 && slots(this.#waiting[0]) <= this.#free) {
-      this.#reading.push(this.#waiting.shift()!);
+    this.#waiting.remove(({ ended }) => ended);
+    if (this.#passed?.task.ended) this.#passed = undefined;
+    for (let task; (task = this.#next()) !== undefined;) {
+      const { owner } = task.job;
+      this.#waiting.shift(owner);
+      this.#reading.push(owner, task);
+      if (this.#passed?.task === task) this.#passed = undefined;
+      else if (this.#passed !== undefined) this.#passed.count++;
     }
   }
 
@@ -183,7 +242,7 @@ export class Scheduler {
    */
   async #readPrompts(): Promise<void> {
     let budget = this.#limits.prefill;
-    for (let left = this.#reading.length; left > 0 && budget > 0; left--) {
+    while (this.#reading.size > 0 && budget > 0) {
       const task = this.#reading.shift()!;
       if (task.ended) continue;
       try {
@@ -195,10 +254,8 @@ export class Scheduler {
         const last = await this.#readPiece(task, prompt.subarray(task.read, end));
         if (task.ended) continue; // while the logits were on their way
         task.read = end;
-        if (task.read < prompt.length) {
-          this.#reading.push(task);
-          left++;
-        } else if (last === undefined || task.job.branches.length === 0) this.#finish(task);
+        if (task.read < prompt.length) this.#reading.push(task.job.owner, task);
+        else if (last === undefined || task.job.branches.length === 0) this.#finish(task);
         else this.#seat(task, last);
       } catch (error) {
         this.#end(task, error);
@@ -215,7 +272,7 @@ export class Scheduler {
     this.#metrics.promptTokens.add(piece.length);
     if (onPrompt === undefined && (!isLast || branches.length === 0)) return undefined;
     const data = await logits.data();
-    onPrompt?.(data, task.read);
+    if (onPrompt !== undefined) await inSlices(data, this.#model.config.vocabSize, onPrompt, task.read);
     return data.subarray(data.length - this.#model.config.vocabSize);
   }
 
@@ -303,6 +360,21 @@ export class Scheduler {
   #forget(task: Task, kept: Session | undefined): void {
     if (task.session !== task.job.session && task.session !== kept) task.session?.dispose();
     task.session = undefined;
+  }
+}
+
+/** Looks at the logits of a prompt with pauses, so that others need not wait for all of it. */
+async function inSlices(
+  logits: Float32Array,
+  vocabSize: number,
+  look: (logits: Float32Array, start: number) => void,
+  start: number,
+): Promise<void> {
+  const pause = pauses(10);
+  const rows = Math.max(1, Math.floor(2 ** 18 / vocabSize));
+  for (let row = 0; row * vocabSize < logits.length; row += rows) {
+    look(logits.subarray(row * vocabSize, (row + rows) * vocabSize), start + row);
+    await pause();
   }
 }
 

@@ -7,7 +7,7 @@
  * @module
  */
 import { z } from "zod";
-import { ApiError, invalid } from "./errors.ts";
+import { ApiError } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 
 /** Maximum number of strings to stop at, and of characters in each: every token is compared with all of them. */
@@ -29,12 +29,24 @@ function isPrompt(value: unknown, { choices, requestTokens }: Limits): boolean {
     value.reduce((sum, { length }) => sum + length, 0) <= requestTokens && value.every(isTokenIds);
 }
 
-/** An array of at most `max` elements. */
+/** An array of at most `max` elements, which are looked at up to the first bad one. */
 const few = <T extends z.ZodType>(element: T, max: number, min = 0) =>
   z.custom<unknown[]>(
     (value) => Array.isArray(value) && value.length >= min && value.length <= max,
     `must be an array of ${min === 0 ? "" : `at least ${min} and `}at most ${max} elements`,
-  ).pipe(z.array(element));
+  ).transform((values, context): z.output<T>[] => {
+    const checked: z.output<T>[] = [];
+    for (const [i, value] of values.entries()) {
+      const result = element.safeParse(value);
+      if (!result.success) {
+        const { path, message } = deepest(result.error.issues[0]);
+        context.addIssue({ code: "custom", path: [i, ...path], message });
+        return z.NEVER;
+      }
+      checked.push(result.data);
+    }
+    return checked;
+  });
 
 /** OpenAI's clients send null for a field that they omit. */
 const optional = <T extends z.ZodType>(schema: T) =>
@@ -166,17 +178,11 @@ export type Generation = Omit<
 export type Chat = Pick<z.output<ReturnType<typeof chatSchema>>, "messages" | "tools">;
 
 /**
- * Parses and checks a body.
+ * Checks a body.
  *
  * @throws {ApiError} 400 that names the field
  */
-export function parseBody<T>(schema: z.ZodType<T>, bytes: Uint8Array): T {
-  let body: unknown;
-  try {
-    body = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch {
-    throw invalid(null, "The body must be JSON in UTF-8", "invalid_json");
-  }
+export function checkBody<T>(schema: z.ZodType<T>, body: unknown): T {
   const result = schema.safeParse(body);
   if (result.success) return result.data;
   const issue = deepest(result.error.issues[0]);

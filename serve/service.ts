@@ -7,16 +7,21 @@ import { elementCount } from "../core/shape.ts";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { stateShapes } from "../model/transnormer.ts";
 import { ApiError, report } from "./errors.ts";
+import { BodyRoom } from "./body.ts";
 import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
+import { Allowance } from "./rates.ts";
 import { Scheduler } from "./scheduler.ts";
 import { type SessionStorage, SessionStore } from "./sessions.ts";
+import { Texts } from "./texts.ts";
 
 /** What middleware tells the routes about a request. */
 export interface Env {
   Variables: {
     /** Whose sessions the request may use. */
     owner: string;
+    /** The room of the request's body, once it is read. */
+    body: Disposable;
   };
 }
 
@@ -26,6 +31,10 @@ export interface Engine {
   readonly model: TransNormerLLM;
   /** Shares it. */
   readonly scheduler: Scheduler;
+  /** Its texts; undefined if it has no tokenizer. */
+  readonly texts: Texts | undefined;
+  /** What each owner may read and write per minute. */
+  readonly tokenRate: Allowance;
   /** What it may be used for. */
   readonly limits: Limits;
   /** What is counted. */
@@ -46,6 +55,10 @@ export class Service {
   readonly limits: Limits;
   /** What is counted. */
   readonly metrics: Metrics = new Metrics();
+  /** What each owner may ask for per minute. */
+  readonly requestRate: Allowance;
+  /** Room for bodies. */
+  readonly bodies: BodyRoom;
   /** All sessions of all owners. */
   readonly sessions: SessionStore;
   /** Seconds from 1970 to the start of the service. */
@@ -67,17 +80,21 @@ export class Service {
     limits: Limits;
     storage: SessionStorage | undefined;
     sessionSecret: string | undefined;
+    untrusted: boolean | undefined;
   }) {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
     this.chatTemplate = options.chatTemplate;
     this.limits = options.limits;
+    this.requestRate = new Allowance(options.limits.keyRequestsPerMinute, "requests");
+    this.bodies = new BodyRoom(options.limits);
     this.sessions = new SessionStore(options.storage, {
       ...options.limits,
       secret: options.sessionSecret,
       onQuarantine: () => this.metrics.quarantined.add(),
+      onEviction: () => this.metrics.evicted.add(),
     });
-    this.#engine = this.#start(options.model);
+    this.#engine = this.#start(options.model, options.untrusted);
     this.#engine.catch(() => {}); // those who wait for it get the error
     this.#addGauges();
   }
@@ -136,9 +153,13 @@ export class Service {
   /** Ends all work. */
   async close(): Promise<void> {
     await this.#ready?.scheduler.dispose();
+    await this.#ready?.texts?.close();
   }
 
-  async #start(loading: TransNormerLLM | Promise<TransNormerLLM>): Promise<Engine> {
+  async #start(
+    loading: TransNormerLLM | Promise<TransNormerLLM>,
+    untrusted: boolean | undefined,
+  ): Promise<Engine> {
     const { limits, metrics } = this;
     try {
       const model = await loading;
@@ -147,6 +168,8 @@ export class Service {
       return this.#ready = {
         model,
         scheduler: new Scheduler(model, limits, metrics),
+        tokenRate: new Allowance(limits.keyTokensPerMinute, "tokens"),
+        texts: model.tokenizer && new Texts(model.tokenizer, { untrusted }),
         limits,
         metrics,
         stateBytes,
@@ -161,6 +184,8 @@ export class Service {
   #addGauges(): void {
     const gauge = (name: string, help: string, read: (engine: Engine) => number) =>
       this.metrics.gauge(name, help, () => this.#ready === undefined ? 0 : read(this.#ready));
+    this.metrics.gauge("levin_sessions", "Sessions that are stored.", () => this.sessions.stored.sessions);
+    this.metrics.gauge("levin_sessions_bytes", "Bytes of stored sessions.", () => this.sessions.stored.bytes);
     gauge("levin_waiting", "Prompts that wait.", ({ scheduler }) => scheduler.load.waiting);
     gauge("levin_reading", "Prompts that are being read.", ({ scheduler }) => scheduler.load.reading);
     gauge("levin_writing", "Answers that are being written.", ({ scheduler }) => scheduler.load.writing);

@@ -16,7 +16,9 @@
 import { createStorage } from "unstorage";
 import { z } from "zod";
 import { Checksum } from "../model/checksum.ts";
+import { Census } from "./census.ts";
 import { ApiError, report } from "./errors.ts";
+import type { Limits } from "./limits.ts";
 
 /** What sessions need of a store: any `Storage` of unstorage has it. Keys are words with colons between them. */
 export interface SessionStorage {
@@ -57,6 +59,8 @@ const headSchema = z.object({
   digest: z.string().regex(/^[0-9a-f]{64}$/).optional(),
   pending: z.array(z.int().min(0)).max(1),
   tokens: z.int().min(0),
+  /** Whose session it is, as a digest, for the owner's share of the store. */
+  owner: z.string().regex(/^[0-9a-f]{64}$/).optional(),
   /** Milliseconds since 1970. */
   expires: z.int().min(0).max(8.64e15),
 }).refine(({ bytes, chunkBytes }) => bytes <= CHUNKS * chunkBytes);
@@ -65,8 +69,8 @@ type Head = z.output<typeof headSchema>;
 
 const HEADS = ["a", "b"] as const;
 const PREFIX = "sessions", QUARANTINE = "quarantine";
-/** Number of chunks that are read together. */
-const READ_TOGETHER = 64;
+/** Number of values that are read or written together: a folder needs a file descriptor for each. */
+const TOGETHER = 64;
 /** Milliseconds after which a write that no head names counts as broken off. */
 const BROKEN_OFF = 3600_000;
 
@@ -99,24 +103,28 @@ export class SessionStore {
   readonly #seconds: number;
   readonly #secret: string | undefined;
   readonly #onQuarantine: () => void;
+  readonly #onEviction: () => void;
   /** Checksums of heads that the last sweep found damaged, by their names. */
   #suspects = new Map<string, string>();
   /** Sessions in use. Each has what ends its answer, if there is one. */
   readonly #busy = new Map<string, AbortController | undefined>();
-  /** When what this process wrote expires, the earliest first, for stores that keep everything. */
-  readonly #expiries = new Map<string, number>();
+  /** What is stored, as far as this process knows: what it wrote, and what the last sweep found. */
+  readonly #census: Census;
+  /** Bounds how many of the store's values are read and written together, by all sessions. */
+  readonly #turns = new Turns(TOGETHER);
 
   /**
    * @param storage any store of unstorage; default: memory
-   * @param options `valueBytes`: the store's limit of a value; `sessionSeconds`: time from the last use to expiry;
-   * `secret`: seals sessions, so that only those of this secret count; `onQuarantine`: called for each record that is
-   * put away
+   * @param options limits; `secret`: seals sessions, so that only those of this secret count; `onQuarantine`: called for
+   * each record that is put away; `onEviction`: called for each session that makes room for others
    */
   constructor(
     storage: SessionStorage | undefined,
-    options: { valueBytes: number; sessionSeconds: number; secret?: string; onQuarantine?: () => void },
+    options: Limits & { secret?: string; onQuarantine?: () => void; onEviction?: () => void },
   ) {
     this.#storage = storage ?? createStorage();
+    this.#onEviction = options.onEviction ?? (() => {});
+    this.#census = new Census(options);
     this.#chunkBytes = options.valueBytes;
     this.#seconds = options.sessionSeconds;
     this.#secret = options.secret;
@@ -152,7 +160,7 @@ export class SessionStore {
           return finish();
         },
         read: async () => isLive ? await this.#read(key, newest) : undefined,
-        save: (session) => this.#write(key, newest?.version ?? 0, session),
+        save: (session) => this.#write(key, newest?.version ?? 0, owner, session),
         remove: () => this.#remove(key),
         [Symbol.dispose]: () => void this.#busy.delete(key),
       };
@@ -189,6 +197,7 @@ export class SessionStore {
         try {
           await this.#sweepSession(key, items, suspects);
         } catch (error) {
+          this.#census.delete(key); // until the next sweep
           report(error);
         }
       }
@@ -196,11 +205,20 @@ export class SessionStore {
       report(error);
     }
     this.#suspects = suspects;
+    await this.#makeRoom();
+  }
+
+  /** Numbers of sessions and of their bytes. */
+  get stored(): { sessions: number; bytes: number } {
+    return { sessions: this.#census.size, bytes: this.#census.bytes };
   }
 
   async #sweepSession(key: string, items: readonly string[], suspects: Map<string, string>): Promise<void> {
     const { newest, other } = await this.#heads(key);
     if (newest !== undefined && newest.expires <= Date.now()) await this.#remove(key);
+    else if (newest !== undefined) {
+      this.#census.add(key, { owner: newest.owner ?? "", bytes: newest.bytes, expires: newest.expires });
+    }
     for (const item of items) {
       const write = item.split(":")[2];
       if (HEADS.includes(write as "a")) {
@@ -259,8 +277,8 @@ export class SessionStore {
   async #read(key: string, head: Head): Promise<StoredSession> {
     const chunks: Uint8Array[] = [];
     const names = chunkNames(key, head);
-    for (let n = 0; n < names.length; n += READ_TOGETHER) {
-      const some = await Promise.all(names.slice(n, n + READ_TOGETHER).map((name) => this.#get(name)));
+    for (let n = 0; n < names.length; n += TOGETHER) {
+      const some = await Promise.all(names.slice(n, n + TOGETHER).map((name) => this.#get(name)));
       const found = some.filter((chunk) => chunk !== undefined);
       chunks.push(...found);
       if (found.length < some.length) break;
@@ -278,7 +296,12 @@ export class SessionStore {
     return { snapshot, pending: head.pending, tokens: head.tokens };
   }
 
-  async #write(key: string, version: number, { snapshot, pending, tokens }: StoredSession): Promise<void> {
+  async #write(
+    key: string,
+    version: number,
+    owner: string,
+    { snapshot, pending, tokens }: StoredSession,
+  ): Promise<void> {
     const head: Head = {
       format: 1,
       version: version + 1,
@@ -289,8 +312,11 @@ export class SessionStore {
       digest: this.#secret === undefined ? undefined : await sha256(snapshot),
       pending: [...pending],
       tokens,
+      owner: await digest(owner),
       expires: Date.now() + 1000 * this.#seconds,
     };
+    this.#census.add(key, { owner: head.owner!, bytes: head.bytes, expires: head.expires });
+    await this.#makeRoom();
     const names = chunkNames(key, head);
     // Copies: some stores would write all of the buffer that a view looks at.
     const chunk = (n: number) => snapshot.slice(n * this.#chunkBytes, (n + 1) * this.#chunkBytes);
@@ -313,7 +339,6 @@ export class SessionStore {
     if (other !== undefined) {
       await Promise.all(chunkNames(key, other).map((name) => this.#storage.removeItem(name)));
     }
-    await this.#forgetExpired(key, head.expires);
   }
 
   /** Removes a session by the names in its heads: listing all keys would cost as much as all sessions together. */
@@ -325,30 +350,57 @@ export class SessionStore {
       if (head === undefined) continue;
       for (const name of chunkNames(key, head)) await this.#storage.removeItem(name);
     }
-    this.#expiries.delete(key);
+    this.#census.delete(key);
   }
 
-  async #forgetExpired(key: string, expires: number): Promise<void> {
-    this.#expiries.delete(key);
-    this.#expiries.set(key, expires);
-    for (const [old, expires] of this.#expiries) {
-      if (expires > Date.now()) break;
-      if (this.#busy.has(old)) continue;
-      await this.#remove(old);
+  /** Removes what has expired, and what was not used for longest while there is more than may be. */
+  async #makeRoom(): Promise<void> {
+    for (;;) {
+      const surplus = this.#census.surplus((key) => this.#busy.has(key));
+      if (surplus === undefined) return;
+      if (!surplus.isExpired) this.#onEviction();
+      this.#census.delete(surplus.key); // now, as others may be looking for one too
+      try {
+        await this.#remove(surplus.key);
+      } catch (error) {
+        report(error); // the next sweep finds it again; it is nobody else's failure
+      }
     }
   }
 
   #set(key: string, value: Uint8Array): Promise<void> {
-    return this.#storage.setItemRaw(key, value, { ttl: this.#seconds });
+    return this.#turns.take(() => this.#storage.setItemRaw(key, value, { ttl: this.#seconds }));
   }
 
   async #get(key: string): Promise<Uint8Array | undefined> {
-    const value: unknown = await this.#storage.getItemRaw(key);
+    const value: unknown = await this.#turns.take(() => this.#storage.getItemRaw(key));
     if (value === null || value === undefined) return undefined;
     if (value instanceof Uint8Array) return value;
     if (value instanceof ArrayBuffer) return new Uint8Array(value);
     if (typeof value === "string") return new TextEncoder().encode(value);
     throw new TypeError(`Cannot read the session store as it gave no bytes for ${key}`);
+  }
+}
+
+/** A few at a time. */
+class Turns {
+  #free: number;
+  readonly #waiting: (() => void)[] = [];
+
+  constructor(free: number) {
+    this.#free = free;
+  }
+
+  async take<T>(work: () => Promise<T>): Promise<T> {
+    if (this.#free > 0) this.#free--;
+    else await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    try {
+      return await work();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#free++;
+      else next();
+    }
   }
 }
 

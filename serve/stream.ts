@@ -16,15 +16,23 @@ const CAPACITY = 64;
 /** Parts of answers on their way to a client, which reads them at its own speed. */
 export class PartQueue implements PartSink, AsyncIterable<Part> {
   readonly #onRoom: () => void;
+  readonly #onStall: () => void;
+  readonly #stall: number;
+  #timer: ReturnType<typeof setTimeout> | undefined;
   #parts: Part[] = [];
   /** Number of parts that were pushed and not yet read. */
   #unread = 0;
   #ended = false;
   #wake: () => void = () => {};
 
-  /** @param onRoom called when the queue was full and is no more */
-  constructor(onRoom: () => void) {
+  /**
+   * @param onRoom called when the queue was full and is no more
+   * @param onStall called when it has been full, and nothing was read, for `seconds`
+   */
+  constructor(onRoom: () => void, onStall: () => void, seconds: number) {
     this.#onRoom = onRoom;
+    this.#onStall = onStall;
+    this.#stall = 1000 * seconds;
   }
 
   /** Whether the client lags behind. */
@@ -36,13 +44,20 @@ export class PartQueue implements PartSink, AsyncIterable<Part> {
   push(part: Part): void {
     this.#parts.push(part);
     this.#unread++;
+    if (this.isFull) this.#timer ??= setTimeout(this.#onStall, this.#stall);
     this.#wake();
   }
 
   /** Says that no more parts come. */
   end(): void {
     this.#ended = true;
+    this.#forgetStall();
     this.#wake();
+  }
+
+  #forgetStall(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   /** The parts, each as soon as it is there. */
@@ -54,6 +69,8 @@ export class PartQueue implements PartSink, AsyncIterable<Part> {
         yield part;
         const wasFull = this.isFull;
         this.#unread--;
+        this.#forgetStall();
+        if (this.isFull && !this.#ended) this.#timer = setTimeout(this.#onStall, this.#stall);
         if (wasFull && !this.isFull) this.#onRoom();
       }
       if (this.#parts.length > 0) continue;

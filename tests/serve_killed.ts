@@ -56,7 +56,9 @@ export async function killed(
             tokens = await ask(s);
           } catch (error) {
             if (isDead) return void unheard[s]++;
-            lost.push(`session ${s} after kill ${kill}: ${(error as Error).message}`);
+            lost.push(
+              `session ${s} after kill ${kill}: ${(error as Error).message} ${(error as Error).cause}`,
+            );
             return enough.resolve();
           }
           const ahead = (tokens - acknowledged[s]) / TOKENS;

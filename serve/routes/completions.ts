@@ -10,8 +10,8 @@ import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
 import { ApiError, report } from "../errors.ts";
 import { chatShape, type Shape, textShape } from "../openai.ts";
-import { checkTexts, encode, renderChat, textPrompts, tokenizerOf } from "../prompts.ts";
-import { chatSchema, completionSchema, type Generation } from "../schema.ts";
+import { chatText, type Prompt, textPrompts, tokenizerOf } from "../prompts.ts";
+import { type Chat, chatSchema, completionSchema, type Generation } from "../schema.ts";
 import type { Engine, Env, Service } from "../service.ts";
 import type { Lease } from "../sessions.ts";
 import { eventStream, PartQueue } from "../stream.ts";
@@ -25,7 +25,7 @@ export function completions(service: Service): Hono<Env> {
   const app = new Hono<Env>();
 
   app.post("/v1/completions", async (c) => {
-    const body = await readJson(c, completionBody);
+    const body = await readJson(c, completionBody, service);
     checkName(body.model, service);
     const engine = await service.engine;
     const { model } = engine;
@@ -37,8 +37,11 @@ export function completions(service: Service): Hono<Env> {
       withLogprobs: logprobs !== undefined,
       withUsage: body.stream_options?.include_usage ?? false,
     });
-    return await answer(c, service, engine, shape, body, (isContinued) => ({
-      prompts: textPrompts(model, body.prompt, !isContinued, limits),
+    return await answer(c, service, engine, shape, body, async (isContinued) => ({
+      prompts: await textPrompts(engine, c.get("owner"), body.prompt, {
+        addSpecialTokens: !isContinued,
+        withText: echo,
+      }),
       maxTokens: body.max_tokens,
       echo,
       logprobs,
@@ -47,13 +50,10 @@ export function completions(service: Service): Hono<Env> {
   });
 
   app.post("/v1/chat/completions", async (c) => {
-    const body = await readJson(c, chatBody);
+    const body = await readJson(c, chatBody, service);
     checkName(body.model, service);
     const engine = await service.engine;
     const { model } = engine;
-    const text = renderChat(model, body, true, service.chatTemplate);
-    checkTexts([text], limits);
-    const ids = Uint32Array.from(encode(model, text, false));
     const logprobs = body.logprobs ? body.top_logprobs ?? 0 : undefined;
     const shape = chatShape({
       model: name,
@@ -61,8 +61,8 @@ export function completions(service: Service): Hono<Env> {
       withLogprobs: logprobs !== undefined,
       withUsage: body.stream_options?.include_usage ?? false,
     });
-    return await answer(c, service, engine, shape, body, () => ({
-      prompts: [{ ids, text }],
+    return await answer(c, service, engine, shape, body, async () => ({
+      prompts: [await chatPrompt(engine, c.get("owner"), body, service.chatTemplate)],
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? Math.min(1024, limits.maxTokens),
       echo: false,
       logprobs,
@@ -84,6 +84,16 @@ export function completions(service: Service): Hono<Env> {
   return app;
 }
 
+async function chatPrompt(
+  engine: Engine,
+  owner: string,
+  chat: Chat,
+  template: string | undefined,
+): Promise<Prompt> {
+  const text = await chatText(engine, owner, chat, true, template);
+  return { ids: await engine.texts!.encode(owner, text, false), text };
+}
+
 /** What the two kinds of request differ in. */
 type Asked = Pick<Completion, "prompts" | "maxTokens" | "echo" | "logprobs" | "keepEnd">;
 
@@ -98,7 +108,7 @@ async function answer(
   engine: Engine,
   shape: Shape,
   options: Generation,
-  asked: (isContinued: boolean) => Asked,
+  asked: (isContinued: boolean) => Promise<Asked>,
 ): Promise<Response> {
   const { sessions, name, limits } = service;
   const place = service.admit();
@@ -123,13 +133,17 @@ async function answer(
 
   let completion: Completion;
   let begun: Promise<Outcome>;
-  const queue = new PartQueue(() => engine.scheduler.wake());
+  const queue = new PartQueue(
+    () => engine.scheduler.wake(),
+    () => deadline.clientStalled(limits.stallSeconds),
+    limits.stallSeconds,
+  );
   const collected: Part[][] = [];
   const whole: PartSink = { push: (part) => void (collected[part.index] ??= []).push(part), isFull: false };
   try {
     if (options.session !== undefined) lease = await sessions.open(c.get("owner"), options.session);
-    const stored = await lease?.read();
-    completion = { ...asked(stored !== undefined), options, lease, stored };
+    const wanted = await asked(lease?.stored !== undefined);
+    completion = { ...wanted, owner: c.get("owner"), options, lease, stored: await lease?.read() };
     const sink = options.stream ? queue : whole;
     begun = begin(engine, completion, {
       push(part) {
@@ -140,6 +154,7 @@ async function answer(
         return sink.isFull;
       },
     }, deadline.signal);
+    c.get("body")[Symbol.dispose](); // what is left of it is counted as tokens now
   } catch (error) {
     return fail(error);
   }

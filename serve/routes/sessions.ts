@@ -33,7 +33,7 @@ export function sessions(service: Service): Hono<Env> {
       return c.json({ id, stopped: await sessions.stop(c.get("owner"), id) });
     })
     .post("/v1/sessions/:id/fork", async (c) => {
-      const { id } = await readJson(c, forkSchema);
+      const { id } = await readJson(c, forkSchema, service);
       const { stateBytes } = await service.engine;
       using origin = await sessions.open(c.get("owner"), c.req.param("id"));
       const { tokens } = storedIn(origin);

@@ -7,7 +7,7 @@ import { Hono } from "hono";
 import { readJson } from "../body.ts";
 import { invalid } from "../errors.ts";
 import { tokenName } from "../openai.ts";
-import { checkTexts, encode, renderChat, tokenizerOf } from "../prompts.ts";
+import { chatText, checkTexts, tokenizerOf } from "../prompts.ts";
 import { detokenizeSchema, tokenizeSchema } from "../schema.ts";
 import type { Env, Service } from "../service.ts";
 
@@ -17,25 +17,31 @@ export function tokenizer(service: Service): Hono<Env> {
   const detokenizeBody = detokenizeSchema(limits);
   return new Hono<Env>()
     .post("/tokenize", async (c) => {
-      const body = await readJson(c, tokenizeSchema);
-      const { model } = await service.engine;
+      const body = await readJson(c, tokenizeSchema, service);
+      const engine = await service.engine;
+      const { texts } = engine, owner = c.get("owner");
+      tokenizerOf(engine.model);
       const [text, addSpecialTokens] = "messages" in body
-        ? [renderChat(model, body, body.add_generation_prompt ?? true, service.chatTemplate), false]
+        ? [
+          await chatText(engine, owner, body, body.add_generation_prompt ?? true, service.chatTemplate),
+          false,
+        ]
         : [body.prompt, body.add_special_tokens ?? true];
       checkTexts([text], limits);
-      const tokens = encode(model, text, addSpecialTokens);
+      const tokens = Array.from(await texts!.encode(owner, text, addSpecialTokens));
       // Others give a model's longest sequence here; a state of fixed size has none but the server's limit.
       return c.json({ count: tokens.length, max_model_len: limits.requestTokens, tokens });
     })
     .post("/detokenize", async (c) => {
-      const { tokens } = await readJson(c, detokenizeBody);
-      const { model } = await service.engine;
+      const { tokens } = await readJson(c, detokenizeBody, service);
+      const { model, texts } = await service.engine;
+      tokenizerOf(model);
       const { vocabSize } = model.config;
       const outside = tokens.find((id) => id >= vocabSize);
       if (outside !== undefined) {
         throw invalid("tokens", `tokens: must be below ${vocabSize}, not ${outside}`);
       }
-      return c.json({ prompt: tokenizerOf(model).decode(tokens, { specialTokens: true }) });
+      return c.json({ prompt: await texts!.decode(c.get("owner"), Uint32Array.from(tokens)) });
     })
     .get("/tokenizer_info", async (c) => {
       const { model } = await service.engine;

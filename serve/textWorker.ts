@@ -1,0 +1,19 @@
+/**
+ * The worker of `texts.ts`: a tokenizer in a thread that can be ended.
+ *
+ * @module
+ */
+import { parentPort, workerData } from "node:worker_threads";
+import { Tokenizer } from "../model/mod.ts";
+import { type TextTask, workOn } from "./textWork.ts";
+
+const { json, config } = JSON.parse(new TextDecoder().decode(workerData as Uint8Array<ArrayBuffer>));
+const tokenizer = await Tokenizer.create(json, config);
+parentPort!.on("message", async (task: TextTask) => {
+  try {
+    parentPort!.postMessage(await workOn(tokenizer, task));
+  } catch (error) {
+    parentPort!.postMessage({ failure: String(error) });
+  }
+});
+parentPort!.postMessage("ready");
