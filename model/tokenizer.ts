@@ -7,24 +7,15 @@
  * @module
  */
 import { rangeError, typeError } from "../core/errors.ts";
-import { AddedTokens, readAddedTokens } from "./tokenizer/added.ts";
-import { Decoder, fallbackByte, levelBytes } from "./tokenizer/decode.ts";
-import { type AddedToken, flatten, OPERATION, type Part } from "./tokenizer/json.ts";
+import { AddedTokens, contentOf, readAddedTokens, withConfigTokens } from "./tokenizer/added.ts";
+import { fallbackByte, levelBytes } from "./tokenizer/bytes.ts";
+import { Decoder } from "./tokenizer/decode.ts";
+import { type AddedToken, flatten, OPERATION, type TokenizerJson } from "./tokenizer/json.ts";
 import { createModel, type Model } from "./tokenizer/model.ts";
 import { createNormalizer } from "./tokenizer/normalize.ts";
 import type { Hub } from "./tokenizer/pattern.ts";
 import { createPostProcessor, type PostProcessor } from "./tokenizer/process.ts";
 import { createPreTokenizer, type PreTokenizer } from "./tokenizer/split.ts";
-
-/** The parts of a `tokenizer.json`. */
-interface TokenizerJson {
-  readonly model?: Part | null;
-  readonly normalizer?: Part | null;
-  readonly pre_tokenizer?: Part | null;
-  readonly post_processor?: Part | null;
-  readonly decoder?: Part | null;
-  readonly added_tokens?: unknown;
-}
 
 /** See {@linkcode Tokenizer.recent}. */
 export const RECENT_TOKENS = 8;
@@ -49,9 +40,9 @@ export class Tokenizer {
 
   private constructor(hub: Hub, json: TokenizerJson, config: Readonly<Record<string, unknown>>) {
     const { normalizer = null, pre_tokenizer = null, post_processor = null, decoder = null } = json;
-    const added = readAddedTokens(json.added_tokens ?? []);
     this.config = config;
     this.#model = createModel(hub, json.model);
+    const added = withConfigTokens(readAddedTokens(json.added_tokens ?? []), this.#model.ids, config);
     this.#added = new AddedTokens(added, createNormalizer(hub, normalizer));
     this.#preTokenize = createPreTokenizer(hub, pre_tokenizer, normalizer);
     this.#postProcess = createPostProcessor(post_processor);
@@ -108,10 +99,10 @@ export class Tokenizer {
         continue;
       }
       for (const piece of this.#preTokenize(stretch)) {
-        for (const token of this.#model.encode(piece.text)) {
-          const id = this.#model.ids.get(token);
+        for (const id of this.#model.encode(piece.text)) {
           if (id === undefined) {
-            rangeError(operation, "every part of text must have a token", token, `token ${ids.length}`);
+            const { unknown } = this.#model;
+            rangeError(operation, "every part of text must have a token", unknown, `token ${ids.length}`);
           }
           ids.push(id);
         }
