@@ -280,8 +280,10 @@ export function createSpaces(part: Part): (text: string) => string {
       isAfterSpace = joins && unit.endsWith(" ");
     }
     if (!isInside) return "";
-    if (joins) result = result.slice(0, result.length - (isAfterSpace ? 1 : 0));
-    return before + escaped(result) + after;
+    result = before + escaped(result);
+    let end = result.length;
+    while (joins && result[end - 1] === space) end--;
+    return result.slice(0, end) + after;
   };
 }
 

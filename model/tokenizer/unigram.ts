@@ -68,9 +68,9 @@ export class Unigram {
         if (node === -1) break;
         const found = nodes[node + PIECE];
         if (found !== -1) {
-          const sum = scores[found] + best[start];
+          const sum = this.#round(scores[found] + best[start]);
           if (from[end] === -1 || sum > best[end]) {
-            best[end] = this.#round(sum);
+            best[end] = sum;
             from[end] = start;
             piece[end] = found;
           }
