@@ -121,6 +121,13 @@ export class AddedTokens {
   }
 }
 
+/** Whether a character of a word is next to a stretch. */
+function isPartOfWord(text: string, start: number, end: number): boolean {
+  // Two units suffice for one character.
+  return ENDS_WITH_WORD.test(text.slice(Math.max(0, start - 2), start)) ||
+    STARTS_WITH_WORD.test(text.slice(end, end + 2));
+}
+
 /** Finds tokens: the leftmost, of those the longest. */
 class Finder {
   readonly #tokens = new Map<string, AddedToken>();
@@ -146,10 +153,7 @@ class Finder {
     for (const { 0: found, index } of this.#pattern === undefined ? [] : text.matchAll(this.#pattern)) {
       const token = this.#tokens.get(found)!;
       let start = Math.max(before, index), end = index + found.length;
-      // Two units suffice for one character.
-      const isPart = ENDS_WITH_WORD.test(text.slice(Math.max(0, index - 2), index)) ||
-        STARTS_WITH_WORD.test(text.slice(end, end + 2));
-      if (token.single_word && isPart) continue;
+      if (token.single_word && isPartOfWord(text, index, end)) continue;
       if (token.lstrip) { while (start > before && IS_SPACE.test(text[start - 1])) start--; }
       if (token.rstrip) { while (end < text.length && IS_SPACE.test(text[end])) end++; }
       add(before, start);

@@ -99,8 +99,15 @@ function maker(hub: Hub, part: Part, isFused: boolean): StepMaker {
         ? () => new StripText(content, start!, stop!)
         : each((text) => stripStop(stripStart(text, content, start!), content, stop!));
     }
-    case "ByteLevel":
-      return () => new Utf8(levelBytes, "\ufffd of a cut character");
+    case "ByteLevel": {
+      const known = new Map<string, Uint8Array<ArrayBuffer> | string>();
+      const bytesOf = (token: string) => {
+        let bytes = known.get(token);
+        if (bytes === undefined) known.set(token, bytes = asciiOrBytes(levelBytes(token)));
+        return bytes;
+      };
+      return () => new Utf8(bytesOf, "\ufffd of a cut character");
+    }
     case "ByteFallback":
       return () =>
         new Utf8((token) => {
@@ -259,7 +266,7 @@ class StripText implements Step {
 
 /** Bytes to characters. */
 class Utf8 implements Step {
-  readonly #bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined;
+  readonly #bytesOf: (token: string) => Uint8Array<ArrayBuffer> | string | undefined;
   readonly #marksEachByte: boolean;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   /** Whether the decoder may hold a part of a character. */
@@ -267,9 +274,12 @@ class Utf8 implements Step {
   /** With byte fallback: bytes of a character that is not whole. */
   #pending: number[] = [];
 
-  /** @param marks what replaces bytes that are no UTF-8, as in the official library */
+  /**
+   * @param bytesOf the bytes of a token, as a string if they are ASCII @param marks what replaces bytes that are no UTF-8, as
+   * in the official library
+   */
   constructor(
-    bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined,
+    bytesOf: (token: string) => Uint8Array<ArrayBuffer> | string | undefined,
     marks: "\ufffd of each byte" | "\ufffd of a cut character",
   ) {
     this.#bytesOf = bytesOf;
@@ -279,19 +289,17 @@ class Utf8 implements Step {
   push(piece: DecoderPiece): DecoderPiece[] {
     const bytes = piece.isLiteral ? undefined : this.#bytesOf(piece.text);
     if (bytes === undefined) return [...this.end(), piece];
-    if (!this.#marksEachByte) return text(this.#decoded(bytes));
+    if (typeof bytes === "string") return [...this.end(), { text: bytes, isLiteral: false }];
+    if (!this.#marksEachByte) {
+      this.#mayBeCut = true;
+      return text(this.#decoder.decode(bytes, { stream: true }));
+    }
     this.#pending.push(...bytes);
     return text(this.#ready());
   }
 
-  #decoded(bytes: Uint8Array<ArrayBuffer>): string {
-    // Most tokens are ASCII, for which the decoder's call costs more than all the rest.
-    const isPlain = !this.#mayBeCut && bytes.every((byte) => byte < 0x80);
-    if (bytes.length > 0) this.#mayBeCut = bytes[bytes.length - 1] >= 0x80;
-    return isPlain ? String.fromCharCode(...bytes) : this.#decoder.decode(bytes, { stream: true });
-  }
-
   end(): DecoderPiece[] {
+    if (!this.#mayBeCut && this.#pending.length === 0) return []; // most tokens are ASCII, and the decoder's call costs
     this.#mayBeCut = false;
     const rest = this.#marksEachByte ? "\ufffd".repeat(this.#pending.length) : this.#decoder.decode();
     this.#pending = [];
@@ -315,6 +323,11 @@ class Utf8 implements Step {
     }
     return ready;
   }
+}
+
+/** Bytes, as a string if all of them are ASCII. */
+function asciiOrBytes(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> | string {
+  return bytes.every((byte) => byte < 0x80) ? String.fromCharCode(...bytes) : bytes;
 }
 
 function text(text: string): DecoderPiece[] {

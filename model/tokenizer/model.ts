@@ -5,6 +5,7 @@
  */
 import { Bpe, type Merge } from "./bpe.ts";
 import { FALLBACK_NAMES } from "./bytes.ts";
+import { keeping } from "./keep.ts";
 import type { Hub } from "./pattern.ts";
 import { type Part, refuse } from "./json.ts";
 import { createSentencePiece } from "./sentencepiece.ts";
@@ -72,23 +73,6 @@ function idsOf(vocab: object): Map<string, number> {
 function byteIds(ids: ReadonlyMap<string, number>): readonly number[] | undefined {
   const bytes = FALLBACK_NAMES.map((name) => ids.get(name));
   return bytes.every((id) => id !== undefined) ? bytes : undefined;
-}
-
-/** Pieces whose tokens are kept: words come again and again. */
-const KEPT_PIECES = 2 ** 14, KEPT_LENGTH = 64;
-
-/** An encoder that keeps what it gave for short pieces. */
-function keeping(encode: Model["encode"]): Model["encode"] {
-  const kept = new Map<string, readonly (number | undefined)[]>();
-  return (piece) => {
-    if (piece.length > KEPT_LENGTH) return encode(piece);
-    let ids = kept.get(piece);
-    if (ids === undefined) {
-      if (kept.size === KEPT_PIECES) kept.clear();
-      kept.set(piece, ids = encode(piece));
-    }
-    return ids;
-  };
 }
 
 /** A symbol for the unknown where the vocabulary has none. */

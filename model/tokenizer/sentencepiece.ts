@@ -12,6 +12,7 @@ import { Bpe, type Merge } from "./bpe.ts";
 import { FALLBACK_NAMES } from "./bytes.ts";
 import { Charsmap, fromBase64 } from "./charsmap.ts";
 import { escape, type Part, refuse, type TokenizerJson } from "./json.ts";
+import { keeping } from "./keep.ts";
 import type { Model } from "./model.ts";
 import { readFields } from "./protobuf.ts";
 import { Unigram } from "./unigram.ts";
@@ -107,7 +108,9 @@ export function readSentencePiece(bytes: Uint8Array<ArrayBuffer>): TokenizerJson
         { type: "Replace", pattern: { String: " " }, content: SPACE },
       ],
     },
-    pre_tokenizer: null,
+    pre_tokenizer: plain !== undefined && isOfWords(pieces)
+      ? { type: "Split", pattern: { Regex: WORDS }, behavior: "Isolated", invert: false }
+      : null,
     post_processor: null,
     decoder: {
       type: "Sequence",
@@ -180,6 +183,17 @@ function toBase64(bytes: Uint8Array): string {
 
 function textsOf(pieces: readonly Piece[], wanted: Kind): string[] {
   return pieces.filter(([, , kind]) => kind === wanted).map(([text]) => text);
+}
+
+/** Words, each with the spaces before it. */
+const WORDS = "▁*[^▁]+|▁+";
+
+/** Whether words are encoded one by one as they are together: no piece reaches from one into the next. */
+function isOfWords(vocab: readonly Piece[]): boolean {
+  return vocab.some(([text, , kind]) => text === SPACE && kind === "normal") &&
+    vocab.every(([text, , kind]) =>
+      kind === "control" || kind === "unknown" || kind === "byte" || !/[^▁]▁/.test(text)
+    );
 }
 
 /** The model as the official library's BPE, where that computes the same. */
@@ -384,8 +398,9 @@ function bpeEncoder(vocab: readonly Piece[], addUnknown: AddUnknown): Model["enc
   const { merges, texts } = mergesOf(vocab), bpe = new Bpe(merges);
   const idOf = new Map(texts.map((text, id) => [text, id])), size = vocab.length;
   const whole = prefixes(textsOf(vocab, "user-defined"));
+  const words = isOfWords(vocab) ? new RegExp(WORDS, "gu") : undefined;
   const isUnused = new Set(vocab.flatMap(([, , kind], id) => kind === "unused" ? [id] : []));
-  return (text) => {
+  const encode = (text: string) => {
     const symbols: number[] = [], strangers: string[] = [];
     for (let at = 0; at < text.length;) {
       whole.lastIndex = at;
@@ -409,4 +424,7 @@ function bpeEncoder(vocab: readonly Piece[], addUnknown: AddUnknown): Model["enc
     merged.forEach(add);
     return tokens;
   };
+  if (words === undefined) return encode;
+  const encodeWord = keeping(encode);
+  return (text) => (text.match(words) ?? []).flatMap(encodeWord);
 }
