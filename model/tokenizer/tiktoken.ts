@@ -70,8 +70,8 @@ export function readTiktoken(text: string, name: string): TokenizerJson {
     }
     tokens[Number(rank)] = token;
   }
-  const ids = new Map(tokens.map((token, rank) => [token, rank]));
   const hole = tokens.findIndex((token) => token === undefined);
+  const ids = new Map(Array.from(tokens, (token, rank) => [token, rank]));
   if (tokens.length === 0 || hole !== -1 || ids.size < tokens.length) {
     refuse(`${name} with one byte string of each rank`, hole === -1 ? tokens.length : hole);
   }
