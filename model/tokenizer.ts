@@ -1,14 +1,22 @@
 /**
  * Text to token ids and back, by `tokenizer.json`, as the official library does it.
  *
- * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. Everything
- * around them is in `tokenizer/`: the package computes some of it differently, and decodes no streams.
+ * Regular expressions and WordPiece come from the package `@huggingface/tokenizers`, templates from `@huggingface/jinja`.
+ * All else is in `tokenizer/`: the package computes it differently, takes too long, or decodes no streams. Each file
+ * there says which. `tokenizer/files.ts` finds a checkpoint's tokenizer, whichever files it is in.
  *
  * @module
  */
 import { rangeError, typeError } from "../core/errors.ts";
-import { AddedTokens, contentOf, readAddedTokens, withConfigTokens } from "./tokenizer/added.ts";
+import { AddedTokens, readAddedTokens, withConfigTokens } from "./tokenizer/added.ts";
 import { fallbackByte, levelBytes } from "./tokenizer/bytes.ts";
+import {
+  type ChatMessage,
+  type ChatTemplateOptions,
+  ChatTemplates,
+  type Jinja,
+  templateOf,
+} from "./tokenizer/chat.ts";
 import { Decoder } from "./tokenizer/decode.ts";
 import { type AddedToken, flatten, OPERATION, type TokenizerJson } from "./tokenizer/json.ts";
 import { createModel, type Model } from "./tokenizer/model.ts";
@@ -32,15 +40,21 @@ export class Tokenizer {
   readonly #preTokenize: PreTokenizer;
   readonly #postProcess: PostProcessor;
   readonly #decoder: Decoder;
+  readonly #chats: ChatTemplates;
   /** Types of the decoder's steps. */
   readonly #decoders: ReadonlySet<unknown>;
   readonly #addedById: ReadonlyMap<number, AddedToken>;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #tokens: ReadonlyMap<number, string>;
 
-  private constructor(hub: Hub, json: TokenizerJson, config: Readonly<Record<string, unknown>>) {
+  private constructor(
+    { hub, jinja }: { hub: Hub; jinja: Jinja },
+    json: TokenizerJson,
+    config: Readonly<Record<string, unknown>>,
+  ) {
     const { normalizer = null, pre_tokenizer = null, post_processor = null, decoder = null } = json;
     this.config = config;
+    this.#chats = new ChatTemplates(jinja);
     this.#model = createModel(hub, json.model);
     const added = withConfigTokens(readAddedTokens(json.added_tokens ?? []), this.#model.ids, config);
     this.#added = new AddedTokens(added, createNormalizer(hub, normalizer));
@@ -72,9 +86,9 @@ export class Tokenizer {
       }
     }
     // Imported when a checkpoint has a tokenizer: token ids alone need none.
-    const hub = await import("@huggingface/tokenizers");
+    const [hub, jinja] = await Promise.all([import("@huggingface/tokenizers"), import("@huggingface/jinja")]);
     try {
-      return new Tokenizer(hub, json as TokenizerJson, config as Record<string, unknown>);
+      return new Tokenizer({ hub, jinja }, json as TokenizerJson, config as Record<string, unknown>);
     } catch (error) {
       if (error instanceof RangeError && error.message.startsWith("Cannot run ")) throw error;
       return rangeError(OPERATION, "tokenizer.json must describe a tokenizer", (error as Error).message);
@@ -183,11 +197,35 @@ export class Tokenizer {
    * @returns nothing where the checkpoint brings no such template
    */
   chatTemplate(name = "default"): string | undefined {
-    const { chat_template: given } = this.config;
-    if (typeof given === "string") return name === "default" ? given : undefined;
-    if (!Array.isArray(given)) return undefined;
-    const { template } = given.find((entry) => entry?.name === name) ?? {};
-    return typeof template === "string" ? template : undefined;
+    return templateOf(this.config, name);
+  }
+
+  /**
+   * A chat as text, by the template that the checkpoint brings: `tool_use`, if there are tools and it brings one of that
+   * name, else `default`. The text holds its special tokens: `encode` it with `addSpecialTokens: false`.
+   *
+   * @example
+   * ```ts
+   * import { Tokenizer } from "@levin/attention/tnl";
+   * import assert from "node:assert/strict";
+   *
+   * const json = { model: { type: "WordLevel", vocab: { Hi: 0, "<end>": 1 }, unk_token: "<end>" } };
+   * const chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}" +
+   *   "{% if add_generation_prompt %}assistant: {% endif %}";
+   * const tokenizer = await Tokenizer.create(json, { chat_template, eos_token: "<end>" });
+   * const messages = [{ role: "user", content: "Hi" }];
+   * const text = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+   * assert.equal(text, "user: Hi<end>assistant: ");
+   * ```
+   *
+   * @param messages at least one
+   * @param options see {@linkcode ChatTemplateOptions}
+   * @throws {TypeError} when `messages` is no array of objects with a role
+   * @throws {RangeError} when there is no message or no template, or the template refuses the messages: the message says
+   * why, and `cause` is what it threw
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    return this.#chats.render(this.config, messages, options);
   }
 
   /**

@@ -86,10 +86,9 @@ export function encode(
   }
 }
 
-/** The template for a chat: for one with tools `tool_use`, if the checkpoint brings several and that is one of them. */
-function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
-  const template = (withTools ? tokenizer.chatTemplate("tool_use") : undefined) ?? tokenizer.chatTemplate();
-  if (template !== undefined) return template;
+/** Throws an `ApiError` if no template of the tokenizer is for a chat without tools. */
+function requireTemplate(tokenizer: Tokenizer): void {
+  if (tokenizer.chatTemplate() !== undefined) return;
   const { chat_template: given } = tokenizer.config;
   const names = Array.isArray(given) ? given.map((entry) => entry?.name).join(", ") : "";
   throw invalid(
@@ -123,21 +122,14 @@ export function renderChat(
   template: string | undefined,
 ): string {
   const tokenizer = tokenizerOf(model);
-  const { config } = tokenizer;
-  const source = template ?? chatTemplate(tokenizer, tools !== undefined);
-  const text = (token: unknown) =>
-    typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
+  const isBrought = template !== undefined ||
+    tools !== undefined && tokenizer.chatTemplate("tool_use") !== undefined;
+  if (!isBrought) requireTemplate(tokenizer);
   try {
-    return new Template(source).render({
-      messages,
-      tools: tools ?? null, // as transformers has it: a template may ask whether it is none
-      add_generation_prompt: addGenerationPrompt,
-      bos_token: text(config.bos_token),
-      eos_token: text(config.eos_token),
-    });
+    return tokenizer.applyChatTemplate(messages, { tools, addGenerationPrompt, template });
   } catch (error) {
     // By raise_exception() the model's author tells what messages the model takes.
-    const reason = (error as Error).message || "no reason is given";
+    const reason = ((error as Error).cause as Error | undefined)?.message || "no reason is given";
     throw invalid("messages", `messages: the chat template refuses them: ${reason}`, "template_error");
   }
 }
