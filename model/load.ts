@@ -26,7 +26,8 @@ import {
 } from "./safetensors.ts";
 import { absent, openRequired, openSource, readAll, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
-import { Tokenizer } from "./tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { readTokenizer } from "./tokenizer/files.ts";
 import { mapWeights, type Weights } from "./weights.ts";
 
 const OPERATION = "TransNormerLLM.load";
@@ -64,7 +65,7 @@ export interface Checkpoint {
   readonly weights: Weights<Tensor>;
   /** The tensors of `weights`, each once. */
   readonly parameters: readonly Tensor[];
-  /** If the checkpoint has a `tokenizer.json`. */
+  /** If the checkpoint has one. */
   readonly tokenizer: Tokenizer | undefined;
   /** Sampling defaults of `generation_config.json`. Default: none. */
   readonly sampling?: SamplingOptions;
@@ -103,17 +104,6 @@ export async function loadCheckpoint(location: string | URL, options: LoadOption
 async function readGenerationConfig(source: Source): Promise<GenerationConfig | undefined> {
   const json = await readJson(source, "generation_config.json", "optional");
   return json === undefined ? undefined : parseGenerationConfig(json);
-}
-
-/** The tokenizer; a `chat_template.jinja` wins over what `tokenizer_config.json` says. */
-async function readTokenizer(source: Source): Promise<Tokenizer | undefined> {
-  const json = await readJson(source, "tokenizer.json", "optional");
-  if (json === undefined) return undefined;
-  const config = await readJson(source, "tokenizer_config.json", "optional");
-  const template = await source.open("chat_template.jinja");
-  if (template === undefined) return await Tokenizer.create(json, config);
-  const chat_template = new TextDecoder().decode(await readAll(template));
-  return await Tokenizer.create(json, { ...config as Record<string, unknown> | undefined, chat_template });
 }
 
 /** Opens the checkpoint's one file, or the shards that its index names, and uploads what the config needs. */

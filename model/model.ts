@@ -15,8 +15,12 @@ import { checkPrefillTokens, Session } from "./session.ts";
 import { decodeSnapshot } from "./snapshot.ts";
 import type { SamplingOptions } from "./sampling.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import type { ChatMessage, ChatTemplateOptions } from "./tokenizer/chat.ts";
 import { allLogits, forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
+
+/** Options of `model.chat()`. */
+export interface ChatOptions extends GenerateOptions, Pick<ChatTemplateOptions, "tools" | "template"> {}
 
 /**
  * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): what it
@@ -72,8 +76,10 @@ export class TransNormerLLM implements Disposable {
   /**
    * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
    * `model.safetensors.index.json`, of F32, F16 or BF16. Read if they are there: `generation_config.json`, whose
-   * end-of-sequence tokens and sampling defaults count; `tokenizer.json`, `tokenizer_config.json` and
-   * `chat_template.jinja`.
+   * end-of-sequence tokens and sampling defaults count; a tokenizer, which is in `tokenizer.json`, else in
+   * `tokenizer.model` (SentencePiece), else in `vocab.json` and `merges.txt` (GPT-2), else in a `.tiktoken` file; beside
+   * it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
+   * `additional_chat_templates/`.
    *
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.
@@ -141,8 +147,58 @@ export class TransNormerLLM implements Disposable {
   ): AsyncGenerator<GeneratedToken, void, void> {
     const operation = "TransNormerLLM.generate";
     this.#requireLive(operation);
+    yield* this.#generate(operation, promptIds(operation, this, prompt), options);
+  }
+
+  /**
+   * Generates the assistant's answer to a chat, as text of the model's chat template. Each call reads the whole chat: for
+   * the next turn, append the answer and the next message. A turn that reads only what is new is `session.generate()`.
+   *
+   * @example
+   * ```ts
+   * import { createBackend } from "@levin/attention";
+   * import { TransNormerLLM } from "@levin/attention/tnl";
+   * import assert from "node:assert/strict";
+   *
+   * using backend = await createBackend({ prefer: "wasm" });
+   * using model = await TransNormerLLM.load("models/sotu", { backend });
+   * const template = "{{ messages[0].content }}"; // this model brings none
+   * let answer = "";
+   * for await (
+   *   const { text } of model.chat([{ role: "user", content: "The state of the" }], { template, maxTokens: 8 })
+   * ) answer += text;
+   * assert(answer.length > 0);
+   * ```
+   *
+   * @param messages at least one
+   * @param options see {@linkcode ChatOptions}
+   * @throws {TypeError} when `messages` is no array of objects with a role, the model has no tokenizer, or an option is of
+   * the wrong kind
+   * @throws {RangeError} when there is no message or no template, the template refuses the messages, an option is out of
+   * range, or a logit is NaN
+   * @throws the reason of `signal`. All of these at the first `next()`, as generators do
+   */
+  async *chat(
+    messages: readonly ChatMessage[],
+    options: ChatOptions = {},
+  ): AsyncGenerator<GeneratedToken, void, void> {
+    const operation = "TransNormerLLM.chat";
+    this.#requireLive(operation);
+    const { tools, template, ...others } = options;
+    if (this.tokenizer === undefined) {
+      typeError(operation, "the model must have a tokenizer", undefined, "token ids go to generate");
+    }
+    const text = this.tokenizer.applyChatTemplate(messages, { tools, template, addGenerationPrompt: true });
+    const ids = promptIds(operation, this, text, { name: "messages", addSpecialTokens: false });
+    yield* this.#generate(operation, ids, others);
+  }
+
+  async *#generate(
+    operation: string,
+    ids: Uint32Array,
+    options: GenerateOptions,
+  ): AsyncGenerator<GeneratedToken, void, void> {
     const prefillTokens = checkPrefillTokens(operation, options);
-    const ids = promptIds(operation, this, prompt);
     const decoding = new Decoding(this, ids, options, operation);
     options.signal?.throwIfAborted();
     if (decoding.maxTokens === 0) return;

@@ -19,6 +19,8 @@ export interface Source {
    * than by 404 count as well: a bucket that refuses (401, 403), or a web server that sends its page instead.
    */
   open(name: string): Promise<ByteReader | undefined>;
+  /** Names of the files in a folder beside the checkpoint's files; absent where they cannot be listed. */
+  list?(folder: string): Promise<string[]>;
   /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */
   instead(name: string): string | undefined;
 }
@@ -102,6 +104,17 @@ function folder(folder: string | URL, location: string, signal?: AbortSignal): S
   return {
     location,
     instead: () => undefined,
+    async list(name) {
+      const fileSystem = builtin("node:fs/promises") as typeof import("node:fs/promises") | undefined;
+      try {
+        return await fileSystem?.readdir(
+          folder instanceof URL ? new URL(name, folder) : `${folder}/${name}`,
+        ) ?? [];
+      } catch (error) {
+        if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return [];
+        throw error;
+      }
+    },
     async open(name) {
       const fileSystem = builtin("node:fs/promises") as typeof import("node:fs/promises") | undefined;
       if (fileSystem === undefined) {
