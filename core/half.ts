@@ -25,9 +25,11 @@ export function toHalf(values: Float32Array): Uint16Array {
   return halves;
 }
 
-/** The f32 values of halves given as bits. */
-export function fromHalf(halves: Uint16Array): Float32Array {
-  const values = new Float32Array(halves.length);
+/** The f32 values of halves given as bits, in a new array or in `values`. */
+export function fromHalf(
+  halves: Uint16Array,
+  values: Float32Array = new Float32Array(halves.length),
+): Float32Array {
   for (let i = 0; i < halves.length; i++) {
     const magnitude = halves[i] & 0x7fff;
     if (magnitude >= 0x7c00) word[0] = magnitude << 13 | 0x7f800000;
