@@ -259,14 +259,14 @@ function anywhere(
 ): ByteReader {
   const { size } = first;
   if (size === undefined) return first;
-  let current: ByteReader | undefined, at = 0;
+  let current: ByteReader | undefined = first, at = 0;
   const dropped = new Uint8Array(SKIPPED);
   return {
     size,
     read: (target) => first.read(target),
     async readAt(position, target) {
       if (current === undefined || position < at || position - at > SKIPPED) {
-        await (current ?? first).close();
+        await current?.close();
         current = undefined;
         if (position >= size || target.length === 0) return 0;
         const response = await get({ range: `bytes=${position}-` });
@@ -288,6 +288,8 @@ function anywhere(
       at += filled;
       return filled;
     },
-    close: () => (current ?? first).close(),
+    async close() {
+      await current?.close();
+    },
   };
 }

@@ -70,6 +70,8 @@ interface ZipRecord {
   readonly offset: number;
   /** Bytes of its content. */
   readonly size: number;
+  /** Where its content begins, once its local header was read. */
+  content?: number;
 }
 
 /** A tensor of a file: a view of a record. */
@@ -110,8 +112,8 @@ async function open(reader: RandomReader, file: string): Promise<WeightFile> {
     rangeError(OPERATION, "the archive must hold one folder with data.pkl", roots, file);
   }
   const folder = roots[0].slice(0, -"data.pkl".length);
-  await checkByteOrder(reader, records.get(`${folder}byteorder`), file);
   const pickle = await readRecord(reader, records.get(roots[0])!, file);
+  await checkByteOrder(reader, records.get(`${folder}byteorder`), file);
   const persistent = (id: Value): StorageClaim => ({ opaque: "storage", id });
   const state = unpickle(pickle, { known: KNOWN, persistent }, file);
   if (!(state instanceof Map)) {
@@ -134,6 +136,12 @@ async function open(reader: RandomReader, file: string): Promise<WeightFile> {
 /** How a file of PyTorch before 1.6 begins: a pickle of a magic number. */
 const LEGACY = [0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19];
 
+/**
+ * The end of a file that is read together: the directory of hundreds of records lies there, behind which zip.js looks for
+ * comments of up to 64 KiB.
+ */
+const TAIL_BYTES = 2 ** 17;
+
 /** The archive's records by name. */
 async function readDirectory(reader: RandomReader, file: string): Promise<Map<string, ZipRecord>> {
   const beginning = await readExactly(reader, 0, Math.min(LEGACY.length, reader.size), file);
@@ -145,11 +153,16 @@ async function readDirectory(reader: RandomReader, file: string): Promise<Map<st
       file,
     );
   }
+  const tailAt = Math.max(0, reader.size - TAIL_BYTES);
+  const tail = await readExactly(reader, tailAt, reader.size - tailAt, file);
   const source = {
     size: reader.size,
-    readUint8Array: (position: number, length: number) =>
-      // zip.js asks for what a damaged file promises; what lies outside is none.
-      readExactly(reader, position, Math.max(0, Math.min(length, reader.size - position)), file),
+    // zip.js asks for what a damaged file promises; what lies outside is none.
+    async readUint8Array(position: number, length: number) {
+      const there = Math.max(0, Math.min(length, reader.size - position));
+      if (position < tailAt) return await readExactly(reader, position, there, file);
+      return tail.slice(position - tailAt, position - tailAt + there);
+    },
   };
   let entries;
   try {
@@ -190,14 +203,15 @@ function isOfZip(error: unknown): error is Error {
 }
 
 /** Where the content of a record begins: behind its local header, whose length only the header itself tells. */
-async function contentOf(reader: RandomReader, { offset, size }: ZipRecord, file: string): Promise<number> {
-  const LENGTH = 30;
-  if (offset + LENGTH > reader.size) refuseRecord(offset, file);
+async function contentOf(reader: RandomReader, record: ZipRecord, file: string): Promise<number> {
+  if (record.content !== undefined) return record.content;
+  const LENGTH = 30, { offset, size } = record;
+  if (offset < 0 || offset + LENGTH > reader.size) refuseRecord(offset, file);
   const header = await readExactly(reader, offset, LENGTH, file), view = new DataView(header.buffer);
   if (view.getUint32(0, true) !== 0x04034b50) refuseRecord(offset, file);
-  const begin = offset + LENGTH + view.getUint16(26, true) + view.getUint16(28, true);
-  if (begin + size > reader.size) refuseRecord(offset, file);
-  return begin;
+  const content = offset + LENGTH + view.getUint16(26, true) + view.getUint16(28, true);
+  if (content + size > reader.size) refuseRecord(offset, file);
+  return record.content = content;
 }
 
 function refuseRecord(offset: number, file: string): never {
@@ -230,7 +244,7 @@ async function fill(
   target: Uint8Array<ArrayBuffer>,
   file: string,
 ): Promise<void> {
-  const filled = await reader.readAt(position, target);
+  const filled = position < 0 ? 0 : await reader.readAt(position, target);
   if (filled < target.length) {
     rangeError(OPERATION, `the file must hold ${target.length} bytes from byte ${position}`, filled, file);
   }
