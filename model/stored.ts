@@ -8,7 +8,7 @@
  * Bytes of a tensor that are read, hashed, converted and uploaded at a time: they stay in a core's cache on their way, and
  * whole elements and 16 bytes of the hash fill it.
  */
-export const PIECE_BYTES = 2 ** 20;
+export const PIECE_BYTES: number = 2 ** 20;
 
 /** A tensor of a file. */
 export interface StoredTensor {
