@@ -186,7 +186,10 @@ class Machine {
         }
         case "\x93": { // STACK_GLOBAL
           const name = this.#pop(), module = this.#pop();
-          this.#stack.push(this.#named(String(module), String(name)));
+          if (typeof module !== "string" || typeof name !== "string") {
+            this.#refuse("the pickle must name by strings", typeof name);
+          }
+          this.#stack.push(this.#named(module, name));
           break;
         }
         case "R": {

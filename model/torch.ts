@@ -277,19 +277,19 @@ function viewOf(
     rangeError(OPERATION, "the names of tensors must be strings", typeof name, file);
   }
   const where = `tensor ${show(name)} of ${file}`;
-  const refuse = (expectation: string, current: unknown): never =>
-    rangeError(OPERATION, expectation, current, where);
+  const refuse = (expectation: string, current: Value): never =>
+    rangeError(OPERATION, expectation, described(current), where);
   if (!isTensor(value)) return refuse("every value of the dictionary must be a tensor", typeof value);
   const [storage, offset, shape, strides] = value.values;
   if (!isStorage(storage) || !Array.isArray(storage.id) || storage.id.length < 5) {
-    return refuse("a tensor must be a view of a storage", typeof storage);
+    return refuse("a tensor must be a view of a storage", storage);
   }
   const [kind, type, key, _location, length, view] = storage.id as Tuple;
   const known = typeof type === "object" && "name" in type ? STORAGES.get(type.name) : undefined;
   if (
     kind !== "storage" || known === undefined || typeof key !== "string" || (view ?? undefined) !== undefined
   ) {
-    return refuse("a tensor must be a view of a storage of a known class", kind);
+    return refuse("a tensor must be a view of a storage of a known class", storage.id);
   }
   const [dtype, itemBytes] = known;
   const record = records.get(`${folder}data/${key}`) ??
@@ -297,7 +297,7 @@ function viewOf(
   if (!isSize(length) || length * itemBytes !== record.size) {
     return refuse(
       `the storage must hold ${record.size} bytes, those of record data/${key}`,
-      `${length} ${dtype}`,
+      `${described(length)} ${dtype}`,
     );
   }
   if (!isSizes(shape)) return refuse("the shape must be of integers >= 0", shape);
@@ -329,6 +329,16 @@ function viewOf(
     span,
     record,
   };
+}
+
+/**
+ * A value for a message. What lies within lists stays out: a short pickle can make a list of lists, each there many times,
+ * that would take forever to print.
+ */
+function described(value: Value): unknown {
+  const isPlain = (item: Value) => typeof item !== "object";
+  if (isPlain(value)) return value;
+  return Array.isArray(value) ? value.slice(0, 9).map((item) => isPlain(item) ? item : "...") : "an object";
 }
 
 function isTensor(value: Value): value is TensorClaim {

@@ -209,6 +209,70 @@ Deno.test("a server without range requests: the file goes to a temporary one, wh
   });
 });
 
+Deno.test("a server that promises ranges and sends others, and one whose file changes, are found out", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  const folder = new URL("tnl_sentencepiece_bin/", PUBLISHED);
+  const load = (answer: (bytes: Uint8Array<ArrayBuffer>, from: number) => Response) =>
+    TransNormerLLM.load("https://models.test/a", {
+      backend,
+      async fetch(input, init) {
+        const name = new URL(input instanceof Request ? input.url : input).pathname.slice(3);
+        const bytes = await Deno.readFile(new URL(name, folder)).catch(() => undefined);
+        if (bytes === undefined) return new Response("none", { status: 404 });
+        const range = new Headers(init?.headers).get("range");
+        if (range !== null) return answer(bytes, Number(/\d+/.exec(range)![0]));
+        const headers = { "accept-ranges": "bytes", "content-length": `${bytes.length}` };
+        return new Response(bytes, { headers });
+      },
+    });
+  const part = (bytes: Uint8Array<ArrayBuffer>, from: number, range: string) =>
+    new Response(bytes.subarray(from), { status: 206, headers: { "content-range": range } });
+  const refused = (came: RegExp) => (error: Error) => {
+    assert.match(
+      error.message,
+      /^Cannot run .* pytorch_model\.bin must be readable from byte \d+ of 415802: /,
+    );
+    assert.match(error.message, came);
+    return true;
+  };
+  await assert.rejects(load((bytes) => new Response(bytes)), refused(/HTTP status 200/));
+  await assert.rejects(load(() => new Response("gone", { status: 410 })), refused(/HTTP status 410/));
+  const grown = (bytes: Uint8Array<ArrayBuffer>, from: number) =>
+    part(bytes, from, `bytes ${from}-${bytes.length}/${bytes.length + 1}`);
+  await assert.rejects(load(grown), refused(/range bytes \d+-415802\/415803/));
+  const short = (bytes: Uint8Array<ArrayBuffer>, from: number) =>
+    part(bytes.subarray(0, -1), from, `bytes ${from}-${bytes.length - 1}/${bytes.length}`);
+  await assert.rejects(load(short), /the file must hold \d+ bytes from byte \d+/);
+  using _model = await load((bytes, from) =>
+    part(bytes, from, `bytes ${from}-${bytes.length - 1}/${bytes.length}`)
+  );
+});
+
+Deno.test("loading stops when it is told to, and leaves no temporary file", async () => {
+  using backend = await createBackend({ prefer: "wasm" });
+  const bin = await Deno.readFile(new URL("tnl_sentencepiece_bin/pytorch_model.bin", PUBLISHED));
+  const config = await Deno.readFile(new URL("tnl_sentencepiece_bin/config.json", PUBLISHED));
+  await inFolder(async (folder) => {
+    const before = Deno.env.get("TMPDIR");
+    Deno.env.set("TMPDIR", folder);
+    try {
+      const stop = new AbortController();
+      let pieces = 0;
+      const fetch = serving({ "config.json": config, "pytorch_model.bin": bin }, (file) => {
+        if (file === "pytorch_model.bin" && ++pieces === 500) stop.abort(new Error("enough"));
+      });
+      await assert.rejects(
+        TransNormerLLM.load(SERVED, { backend, fetch, signal: stop.signal }),
+        /^Error: enough/,
+      );
+      assert.deepEqual([...Deno.readDirSync(folder)], []);
+    } finally {
+      if (before === undefined) Deno.env.delete("TMPDIR");
+      else Deno.env.set("TMPDIR", before);
+    }
+  });
+});
+
 Deno.test("safetensors are preferred to PyTorch's files, one file to shards", async () => {
   using backend = await createBackend({ prefer: "wasm" });
   const tensors = randomTensors(SMALL, 3);

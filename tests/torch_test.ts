@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import fc from "fast-check";
 import { toFloat32 } from "../model/safetensors.ts";
 import { PIECE_BYTES } from "../model/stored.ts";
+import { randomAccess } from "../model/ranges.ts";
 import { openTorch } from "../model/torch.ts";
 import { concat } from "./reference_model.ts";
 import { torchFile, torchPickle, type TorchStorage, type TorchTensor, zipFile } from "./torch_files.ts";
@@ -130,7 +131,8 @@ Deno.test("element types: F32, F16 and BF16 as they are, others by their names",
 
 const scalar = { storage: "0", shape: [], strides: [], offset: 0 };
 const one = new Map([["0", storage("Float", 1)]]);
-const text = (value: string) => new TextEncoder().encode(value);
+/** Characters as bytes. */
+const text = (value: string) => Uint8Array.from(value, (character) => character.charCodeAt(0));
 const withPickle = (pickle: Uint8Array, folder = "m") =>
   zipFile(new Map([[`${folder}/data.pkl`, pickle], [`${folder}/data/0`, one.get("0")!.bytes]]));
 const repeated = { storage: "0", shape: [2 ** 30], strides: [0], offset: 0 };
@@ -184,6 +186,46 @@ for (const [what, file, message] of refused) {
   });
 }
 
+Deno.test("hostile PyTorch files: lists of lists that would take forever to print", async () => {
+  // A list of eight, each of which is one of eight, ...: 40 levels, of which a message must show one.
+  const bomb = concat([
+    text("]q\0"),
+    ...Array.from({ length: 40 }, (_, i) => {
+      const [last, next] = [i, i + 1].map((index) => String.fromCharCode(index));
+      return text(`0](${`h${last}`.repeat(8)}eq${next}`);
+    }),
+  ]);
+  const storageOf = (length: Uint8Array) =>
+    concat([
+      text("(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu"),
+      length,
+      text("tQ"),
+    ]);
+  const sound = storageOf(text("K\x01"));
+  const tensorOf = (...values: Uint8Array[]) =>
+    concat([text("}X\x01\0\0\0actorch._utils\n_rebuild_tensor_v2\n("), ...values, text("tRs.")]);
+  const [zero, none] = [text("K\0"), text(")")];
+  const pickles = [
+    bomb,
+    concat([bomb, text("X\x01\0\0\0a\x93")]),
+    concat([text("X\x01\0\0\0a"), bomb, text("\x93")]),
+    concat([bomb, text("Q.")]),
+    concat([text("}X\x01\0\0\0a"), bomb, text("s.")]),
+    concat([text("}"), bomb, text("K\x01s.")]),
+    tensorOf(bomb),
+    tensorOf(concat([bomb, text("Q")]), zero, none, none),
+    tensorOf(storageOf(bomb), zero, none, none),
+    tensorOf(sound, bomb, none, none),
+    tensorOf(sound, zero, bomb, none),
+    tensorOf(sound, zero, none, bomb),
+    tensorOf(sound, zero, concat([text("("), bomb, text("t")]), none),
+  ];
+  for (const pickle of pickles) {
+    await assert.rejects(readTorch(withPickle(pickle)), /^RangeError: Cannot run readTorch as .{1,400}$/);
+  }
+  assert.equal((await readTorch(withPickle(tensorOf(sound, zero, none, none)))).get("a")!.length, 4);
+});
+
 Deno.test("names such as __proto__ are names like any other", async () => {
   const found = await readTorch(torchFile(new Map([["__proto__", scalar], ["constructor", scalar]]), one));
   assert.deepEqual([...found.keys()], ["__proto__", "constructor"]);
@@ -234,5 +276,37 @@ Deno.test("truncated and damaged files end, take no more than they hold, and fai
       fc.asyncProperty(fc.nat(whole.length), (length) => judge(whole.slice(0, length))),
       { numRuns: 200 },
     );
+  }
+});
+
+Deno.test("a host without files keeps in a Blob what cannot be read anywhere", async () => {
+  const bytes = Uint8Array.from({ length: 3_000_001 }, (_, i) => i * 7 >> 3);
+  let at = 0, closed = 0;
+  const reader = {
+    size: undefined,
+    read(target: Uint8Array) {
+      const part = bytes.subarray(at, at + target.length);
+      target.set(part);
+      at += part.length;
+      return Promise.resolve(part.length);
+    },
+    close: () => Promise.resolve(void closed++),
+  };
+  const { process } = globalThis as unknown as { process: { getBuiltinModule?: unknown } };
+  const { getBuiltinModule } = process;
+  process.getBuiltinModule = undefined;
+  try {
+    const random = await randomAccess(reader, "f.bin");
+    assert.deepEqual([random.size, closed], [bytes.length, 1]);
+    for (
+      const [position, length] of [[0, 5], [1_000_000, 1_100_000], [bytes.length - 3, 10], [bytes.length, 1]]
+    ) {
+      const target = new Uint8Array(length);
+      const filled = await random.readAt(position, target);
+      assert.deepEqual(target.subarray(0, filled), bytes.subarray(position, position + length));
+    }
+    await random.close();
+  } finally {
+    process.getBuiltinModule = getBuiltinModule;
   }
 });
