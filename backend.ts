@@ -50,14 +50,19 @@ export async function createBackend(options: BackendOptions = {}): Promise<Backe
   checkThreads("createBackend", threads); // also where a GPU makes them unnecessary
   signal?.throwIfAborted();
   if (prefer === "wasm") return await wasm(options, "asked for by name");
-  const { createMachine } = await import("./gpu/machine.ts");
-  if (prefer === "webgpu") return new Backend(await createMachine(options, "asked for by name"));
+  const [{ createMachine }, { gradients }] = await Promise.all([
+    import("./gpu/machine.ts"),
+    import("./gpu/gradients.ts"),
+  ]);
+  if (prefer === "webgpu") {
+    return new Backend(await createMachine(options, "asked for by name", { gradients }));
+  }
 
   let webgpu: Backend | undefined;
   try {
     const { selfTest } = await import("./gpu/selfTest.ts");
     const reason = "a GPU is present, and its self-test agrees with the recurrence in float64";
-    webgpu = new Backend(await createMachine(options, reason, { hardware: true }));
+    webgpu = new Backend(await createMachine(options, reason, { hardware: true, gradients }));
     await selfTest(webgpu);
     signal?.throwIfAborted();
     return webgpu;

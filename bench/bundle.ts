@@ -37,8 +37,8 @@ const PROGRAMS = [
   { name: "all of `@levin/attention`, `mod.ts`", text: `export * from ${entry(".")};` },
 ];
 
-/** How each kind of kernel is told in a bundle: WGSL by its entry points, WebAssembly by its first bytes in base64. */
-const KERNELS = { WGSL: "@compute", WASM: "AGFzbQ" };
+/** How each kind of kernel is told in a bundle: WGSL by its entry points, WebAssembly by its first bytes in hexadecimal. */
+const KERNELS = { WGSL: "@compute", WASM: "0061736d" };
 
 interface Size {
   readonly raw: number;

@@ -14,6 +14,7 @@ import { alibiSlopes, lightningAttentionBackward, type Tensor } from "../mod.ts"
 import { elementCount } from "../core/shape.ts";
 import { Backend } from "../core/tensor.ts";
 import { storeOf } from "../gpu/device.ts";
+import { gradients } from "../gpu/gradients.ts";
 import { createMachine } from "../gpu/machine.ts";
 import { randomArray, relativeError } from "../tests/numbers.ts";
 import * as reference from "../tests/reference.ts";
@@ -24,7 +25,7 @@ const RUNS = 15;
 const SETS = 3;
 const LIMIT = 2e-5;
 
-const machine = await createMachine({}, "asked for by name");
+const machine = await createMachine({}, "asked for by name", { gradients });
 const { device, operations } = machine;
 const backend = new Backend(machine);
 const software = (await navigator.gpu.requestAdapter())!.info.isFallbackAdapter;

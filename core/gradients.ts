@@ -34,6 +34,7 @@
  *
  * @module
  */
+export { activateBackward } from "./ops/activate.ts";
 export { adamw, type AdamWOptions } from "./ops/adamw.ts";
 export { crossEntropy } from "./ops/crossEntropy.ts";
 export { embeddingBackward } from "./ops/embedding.ts";

@@ -83,6 +83,10 @@ export interface Operations {
   splitHeads(call: SplitHeadsCall): void;
   /** Gradient of `splitHeads`; `"exp"` takes its maximum as a constant, as the authors do. */
   splitHeadsBackward(call: SplitHeadsBackwardCall): void;
+  /** `output = activation(x)`, element by element. */
+  activate(call: ActivateCall): void;
+  /** Gradient of `activate`; `"exp"` takes its maximum as a constant. */
+  activateBackward(call: ActivateBackwardCall): void;
   /** LRPE: `output[b, t, h] = [x·cos(θ_h·p), x·sin(θ_h·p)]` with `p = positions[b] + t`. */
   lrpe(call: LrpeCall): void;
   /** Gradients of `lrpe`: `dx` is written, `dTheta` is added to. */
@@ -102,6 +106,22 @@ export interface Operations {
   /** One step of AdamW with decoupled decay and bias correction, in place. */
   adamw(call: AdamWCall): void;
 }
+
+/** The operations that only training needs. A machine may lack them: see `gpu/gradients.ts`. */
+export type Gradients = Pick<
+  Operations,
+  | "lightningBackward"
+  | "embeddingBackward"
+  | "linearBackward"
+  | "normBackward"
+  | "splitHeadsBackward"
+  | "activateBackward"
+  | "lrpeBackward"
+  | "crossEntropy"
+  | "sumRows"
+  | "sumSquares"
+  | "adamw"
+>;
 
 // ------------------------------------------------------------------------------------------------- attention
 
@@ -329,7 +349,7 @@ export interface NormBackwardCall extends Omit<NormCall, "affine" | "gate" | "ou
   readonly dx: Tensor;
 }
 
-/** Activations of TransNormerLLM's query and key (`linear_act_fun`); `core/activations.ts` numbers them. */
+/** Activations, those of TransNormerLLM's query and key (`linear_act_fun`); `core/activations.ts` numbers them. */
 export type Activation =
   | "identity"
   | "silu"
@@ -342,6 +362,28 @@ export type Activation =
   | "sigmoid"
   | "sine"
   | "exp";
+
+/** A call of `activate`. */
+export interface ActivateCall {
+  /** `[rows, width]`, f32 or f16. */
+  readonly x: Tensor;
+  /** Applied to each element; `"exp"` subtracts the maximum of each row. */
+  readonly activation: Activation;
+  /** Rows of x. */
+  readonly rows: number;
+  /** Elements of a row. */
+  readonly width: number;
+  /** Written: `[rows, width]`, stored as x. */
+  readonly output: Tensor;
+}
+
+/** A call of `activateBackward`. */
+export interface ActivateBackwardCall extends Omit<ActivateCall, "output"> {
+  /** Gradient of the result, `[rows, width]`. */
+  readonly dy: Tensor;
+  /** Written: `[rows, width]`. */
+  readonly dx: Tensor;
+}
 
 /** A call of `splitHeads`. */
 export interface SplitHeadsCall {

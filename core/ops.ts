@@ -19,6 +19,7 @@
  * @module
  */
 export type { Activation } from "./machine.ts";
+export { activate } from "./ops/activate.ts";
 export { embedding } from "./ops/embedding.ts";
 export { linear } from "./ops/linear.ts";
 export { lrpe } from "./ops/lrpe.ts";

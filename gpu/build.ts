@@ -81,14 +81,16 @@ export function shadersModule(folder: string): string {
     if (entries.length === 0) continue; // what others import
     const shared = `${variable(path).slice(0, -6)}Module`;
     const all = parts.map(({ text }) => text).join("");
-    modules += `\nconst ${shared} = {\n` +
+    // Bundlers drop an unused shader only if they know that making it has no effect: spreads and sums might have one.
+    modules += `\nconst ${shared} = /* @__PURE__ */ (() => ({\n` +
       `  code: ${parts.map(({ path }) => variable(path)).join(" + ")},\n` +
       `  overrides: ${JSON.stringify(overridesOf(all))},\n` +
-      `  aliases: ${JSON.stringify(aliasesOf(all))},\n} as const;\n`;
+      `  aliases: ${JSON.stringify(aliasesOf(all))},\n} as const))();\n`;
     const constants = constantsOf(parts.filter(({ path }) => path.endsWith(".wgsl")));
-    modules += `\n/** ${path} */\nexport const ${name.slice(0, -5)} = {\n  constants: ${constants},\n`;
+    modules += `\n/** ${path} */\nexport const ${name.slice(0, -5)} = /* @__PURE__ */ (() => ({\n` +
+      `  constants: ${constants},\n`;
     for (const entry of entries) modules += `  ${entry.name}: {\n    ...${shared},\n${entry.text}  },\n`;
-    modules += "} as const;\n";
+    modules += "} as const))();\n";
   }
   return `// Read from ${folder}/*.wgsl by \`deno task build\`: do not edit.\n// deno-fmt-ignore-file\n` +
     `// deno-lint-ignore-file\n${texts}${modules}`;
@@ -138,12 +140,12 @@ function constantsOf(parts: readonly Source[]): string {
 /** The functions of a module. */
 function functionsOf(text: string): Function[] {
   return [...text.matchAll(/^((?:@\w+(?:\([^)]*\))?\s+)*)fn (\w+)\(/gm)].map((match) => {
-    let at = text.indexOf("{", match.index), depth = 0;
+    let at = text.indexOf("{", match.index), open = 0;
     do {
-      if (text[at] === "{") depth++;
-      if (text[at] === "}") depth--;
+      if (text[at] === "{") open++;
+      if (text[at] === "}") open--;
       at++;
-    } while (depth > 0);
+    } while (open > 0);
     return { name: match[2], attributes: match[1], text: text.slice(match.index + match[1].length, at) };
   });
 }

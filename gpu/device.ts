@@ -39,7 +39,7 @@ import type { FloatType } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
 import { elementCount } from "../core/shape.ts";
 import { Faults } from "./faults.ts";
-import { type Block, IDLE_BYTES, Pool } from "./pool.ts";
+import { type Block, IDLE_BYTES, MAP_READ, Pool } from "./pool.ts";
 import type { Access, KernelOptions, ParameterType, Shader, Values, Windows } from "./shader.ts";
 import { chunks, pieceLength, roundUp, type Rows, Scope, Store, type Window } from "./store.ts";
 
@@ -97,8 +97,8 @@ const BIND_GROUPS = 8192;
 /** Stores of {@linkcode Device.constant} kept for reuse. */
 const CONSTANTS = 1024;
 
-// The numbers of GPUBufferUsage and GPUMapMode: those globals do not exist where there is no WebGPU.
-const MAP_READ = 0x1, COPY_SRC = 0x4, COPY_DST = 0x8, UNIFORM = 0x40, STORAGE = 0x80, QUERY_RESOLVE = 0x200;
+// The numbers of GPUBufferUsage, as MAP_READ.
+const COPY_SRC = 0x4, COPY_DST = 0x8, UNIFORM = 0x40, STORAGE = 0x80, QUERY_RESOLVE = 0x200;
 const COMPUTE = 0x4;
 const STORE_USAGE = STORAGE | COPY_SRC | COPY_DST;
 const STAGING_USAGE = MAP_READ | COPY_DST;

@@ -241,8 +241,8 @@ function tiling(device: Device, { headDim, valueDim }: LightningShape) {
 }
 
 /**
- * Tokens of a segment: few sequences and heads are cut into as many segments as fill the GPU. `alone`: there are no
- * segments, and not more workgroups than processors.
+ * Tokens of a segment: few sequences and heads are cut into enough segments to fill the GPU. `alone`: sequences
+ * are walked whole, by no more workgroups than there are processors.
  */
 function segmentation(device: Device, shape: LightningShape, span: Span): { tokens: number; alone: boolean } {
   const { rows, columns, columnTiles } = tiling(device, shape);

@@ -6,8 +6,8 @@
 //   attend        one workgroup per (segment, head, tile of the state): walks the segment's tokens, writes outputs
 //
 // A workgroup holds its tile of S in registers and takes a few tokens at a time into workgroup memory. With S in
-// registers a block is one token: k_i v_iᵀ is added before q_i is applied, O[i] = q_iᵀ S is interBlock and intraBlock at
-// once, and what the conventional product inside of larger blocks costs is saved. In attend a thread has 32 rows and 4
+// registers a block is one token: k_i v_iᵀ is added before q_i is applied. O[i] = q_iᵀ S is then interBlock and intraBlock
+// together, and saves the conventional product inside of larger blocks. In attend a thread has 32 rows and 4
 // columns of S, so it knows the sum over its own rows only: the sums of the row groups are added up in workgroup memory.
 //
 // S decays once per PERIOD tokens, by λ^m. Within the period, which ends at token e, keys are stored as λ^(e−j) k_j and
@@ -29,7 +29,7 @@ override WIDE_VALUE: bool; // tiles are 128 columns of valueDim wide, else 64
 override THREADS: u32;     // of updateState: 8 × 8 elements of S each; of attend: TOKENS per 4 columns of S
 override HALVES: u32;      // of a tile's columns in attend: 2 with WIDE_VALUE, else 1
 override BUFFERS: u32;     // of updateState: with 2, storing the next tokens overlaps with the sums of these
-override ROUNDS: u32;      // of partial sums in attend: 2 take more memory and a barrier less, where it has a processor alone
+override ROUNDS: u32;      // of partial sums in attend: 2 take more memory and a barrier less, for a workgroup alone on its processor
 override LATER: bool;      // attend adds to the outputs of tiles of other rows
 override STEEP: bool;      // period of one token: slopes too steep for the negative powers
 override REVERSE: bool;    // for gradients: see above
@@ -60,7 +60,7 @@ struct Shape {
 @group(1) @binding(0) var<uniform> shape: Shape;
 
 // [segments + sequences]. Segments: first token, tokens, batch element, unused. Sequences: first segment, segments but
-// the last, row of the state, where the state comes from (ZERO, INITIAL or STATE). Of step: [batch], x the state's row.
+// the last, row of the state, origin of the state (ZERO, INITIAL or STATE). Of step: [batch], x the row of the state.
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
 // [heads, DECAYS], see below; of step [heads]: decayChange(1).
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
@@ -433,7 +433,7 @@ fn product(sum: vec4<f32>, a: vec4<f32>, c: mat4x4<f32>) -> vec4<f32> {
 }
 
 // The tokens of two steps, filled alternately. With constants for the inner indices one address serves all reads of a step.
-// (The host has PartialRow hold as many vectors as a row of the tile: an override says how long an outer array is only.)
+// (PartialRow, from the host, holds the vectors of a row of the tile: overrides can size outer arrays only.)
 var<workgroup> keys: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>;    // [token][row group][row / 4], decayed
 var<workgroup> queries: array<array<array<array<vec4<f32>, 8>, 4>, TOKENS>, 2>; // the same
 var<workgroup> values: array<array<array<array<vec4<f32>, 16>, TOKENS>, 2>, HALVES>;   // [half][buffer][token][column / 4]

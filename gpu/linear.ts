@@ -23,45 +23,24 @@ const RANGE_ROWS = 256;
 
 /** See {@linkcode Operations.linear}. */
 export function linear(device: Device, call: LinearCall): void {
-  const { x, weight, bias, residual, rows, inDim, outDim, output } = call;
+  const { weight, rows, output } = call;
   if (output.size === 0) return;
-  // A quantised weight: for few rows it is dequantised on the way into each product, for many once before all of them.
-  if (weight.quantization !== undefined && rows <= FEW_ROWS) {
-    multiplyQuantized(device, call, weight.quantization);
-    return;
-  }
+  if (weight.quantization === undefined) return multiplyByWeight(device, call, storeOf(weight));
+  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
+  if (rows <= FEW_ROWS) return multiplyQuantized(device, call, weight.quantization);
   using scope = device.scope();
-  const result = storeOf(output);
-  multiplyPadded(device, {
-    x: storeOf(x),
-    weight: weight.quantization === undefined
-      ? storeOf(weight)
-      : dequantized(scope, weight, weight.quantization, result.dtype),
-    bias: bias && storeOf(bias),
-    residual: residual && storeOf(residual),
-    output: result,
-    rows,
-    inDim,
-    outDim,
-  });
+  multiplyByWeight(device, call, dequantized(scope, weight, weight.quantization, storeOf(output).dtype));
 }
 
-/** Operands of a product with a weight that is not quantised; sizes as in {@linkcode LinearCall}. */
-interface Product {
-  readonly x: Store;
-  readonly weight: Store;
-  readonly bias: Store | undefined;
-  readonly residual: Store | undefined;
-  readonly output: Store;
-  readonly rows: number;
-  readonly inDim: number;
-  readonly outDim: number;
-}
-
-/** Pads operands whose sizes are no multiples of 4, where the kernels read vectors. */
-function multiplyPadded(device: Device, product: Product): void {
-  const { x, weight, bias, residual, output, rows, inDim, outDim } = product;
+/** The product of a call with a weight, `[outDim, inDim]`, that is not quantised. */
+function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weight: Store): void {
+  const { rows, inDim, outDim } = call;
+  const x = storeOf(call.x), bias = call.bias && storeOf(call.bias), output = storeOf(call.output);
+  const residual = call.residual && storeOf(call.residual);
+  const product = { x, weight, bias, residual, output, rows, inDim, outDim, stride: outDim };
   const in4 = multipleOf4(inDim), out4 = rows <= FEW_ROWS ? outDim : multipleOf4(outDim);
+  if (in4 === inDim && out4 === outDim) return multiplyVectors(device, product);
+
   using scope = device.scope();
   const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
   const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, out4]);
@@ -75,73 +54,107 @@ function multiplyPadded(device: Device, product: Product): void {
     rows,
     inDim: in4,
     outDim,
-  }, out4);
+    stride: out4,
+  });
   if (outDim !== out4) pad(device, result, [1, out4], [1, outDim], output);
 }
 
-/** `stride`: elements of a row of output, bias and residual: outDim, padded. */
+/** A product whose operands can be read as vectors. */
+interface Product {
+  /** `[rows, inDim]` */
+  readonly x: Store;
+  /** `[outDim, inDim]` */
+  readonly weight: Store;
+  /** `[stride]` */
+  readonly bias: Store | undefined;
+  /** `[rows, stride]` */
+  readonly residual: Store | undefined;
+  /** `[rows, stride]` */
+  readonly output: Store;
+  readonly rows: number;
+  /** A multiple of 4. */
+  readonly inDim: number;
+  readonly outDim: number;
+  /** outDim; if there are many rows, the next multiple of 4. */
+  readonly stride: number;
+}
+
 function multiplyVectors(
   device: Device,
-  { x, weight, bias, residual, output, rows, inDim, outDim }: Product,
-  stride: number,
+  { x, weight, bias, residual, output, rows, inDim, outDim, stride }: Product,
 ): void {
   const few = rows <= FEW_ROWS;
   const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
   const edge = wide ? 128 : 64;
   const team = inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
-  const options = {
-    types: {
-      X: x.dtype,
-      Weight: weight.dtype,
-      Bias: bias?.dtype ?? "f32",
-      Residual: residual?.dtype ?? "f32",
-      Output: output.dtype,
-    },
-    constants: {
-      WIDE: wide,
-      THREADS: wide ? 256 : 128,
-      BUFFERS: buffersOf(device),
-      TEAM: team,
-      ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
-      BIAS: bias !== undefined,
-      RESIDUAL: residual !== undefined,
-    },
+  const types = {
+    X: x.dtype,
+    Weight: weight.dtype,
+    Bias: bias?.dtype ?? "f32",
+    Residual: residual?.dtype ?? "f32",
+    Output: output.dtype,
   };
-  const tiled = few
-    ? undefined
-    : device.kernel(shaders.linear.tiled, { access: { output: "update" }, ...options });
-  const fewRows = few
-    ? device.kernel(shaders.linear.fewRows, { access: { scalarOutput: "update" }, ...options })
-    : undefined;
+  const constants = {
+    WIDE: wide,
+    THREADS: wide ? 256 : 128,
+    BUFFERS: buffersOf(device),
+    TEAM: team,
+    ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
+    BIAS: bias !== undefined,
+    RESIDUAL: residual !== undefined,
+  };
   // Windows of the weight start at whole vectors of the output.
   const fit = Math.floor(device.limits.windowBytes / (inDim * weight.elementBytes));
   const step = weight.pieces.length === 1 ? outDim : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
   for (const { start, count } of device.chunks(rows, [x, inDim], [output, stride], ...residualRows)) {
     const first = start * stride, length = count * stride;
-    const residualPart = residual?.window(first, length) ?? device.nothing;
-    const outputPart = output.window(first, length);
     for (let firstOut = 0; firstOut < outDim; firstOut += step) {
       const outCount = Math.min(step, outDim - firstOut);
-      const operands = {
-        x: x.window(start * inDim, count * inDim),
-        weight: weight.window(firstOut * inDim, outCount * inDim),
-      };
+      const xPart = x.window(start * inDim, count * inDim);
+      const weightPart = weight.window(firstOut * inDim, outCount * inDim);
+      const residualPart = residual?.window(first, length) ?? device.nothing;
+      const outputPart = output.window(first, length);
       const workgroups = few
         ? Math.ceil(outCount / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
         : Math.ceil(count / edge) * Math.ceil(outCount / edge);
       const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups };
-      if (tiled !== undefined) {
-        const rest = { bias: bias ?? device.nothing, residual: residualPart, output: outputPart };
-        device.dispatch(tiled, { ...operands, ...rest }, values, workgroups);
-      }
-      if (fewRows !== undefined) {
-        const rest = {
-          scalarBias: bias ?? device.nothing,
-          scalarResidual: residualPart,
-          scalarOutput: outputPart,
-        };
-        device.dispatch(fewRows, { ...operands, ...rest }, values, workgroups);
+      if (few) {
+        const kernel = device.kernel(shaders.linear.fewRows, {
+          access: { scalarOutput: "update" },
+          types,
+          constants,
+        });
+        device.dispatch(
+          kernel,
+          {
+            x: xPart,
+            weight: weightPart,
+            scalarBias: bias ?? device.nothing,
+            scalarResidual: residualPart,
+            scalarOutput: outputPart,
+          },
+          values,
+          workgroups,
+        );
+      } else {
+        const kernel = device.kernel(shaders.linear.tiled, {
+          access: { output: "update" },
+          types,
+          constants,
+        });
+        device.dispatch(
+          kernel,
+          {
+            x: xPart,
+            weight: weightPart,
+            bias: bias ?? device.nothing,
+            residual: residualPart,
+            output: outputPart,
+          },
+          values,
+          workgroups,
+        );
       }
     }
   }
@@ -162,16 +175,8 @@ export function linearBackward(device: Device, call: LinearBackwardCall): void {
     using scope = device.scope();
     const transposed = scope.allocate([inDim, outDim]);
     transpose(device, storeOf(weight), [outDim, inDim], transposed);
-    multiplyPadded(device, {
-      x: storeOf(dy),
-      weight: transposed,
-      bias: undefined,
-      residual: residual && storeOf(residual),
-      output: storeOf(dx),
-      rows,
-      inDim: outDim,
-      outDim: inDim,
-    });
+    const call = { x: dy, bias: undefined, residual, output: dx, rows, inDim: outDim, outDim: inDim };
+    multiplyByWeight(device, call, transposed);
   }
   if (dWeight !== undefined && dWeight.size > 0 && x.size > 0) {
     addWeightGradient(device, storeOf(dy), storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);

@@ -34,11 +34,11 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>; // [rows, stride / 4]
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>; // [rows, stride / 4]
 
-const STEP = 16u; // elements of inDim that workgroup memory holds at once
+const INNER = 16u; // elements of inDim that workgroup memory holds together
 override THREADS: u32; // 256 of 8 × 8 results, or 128 of 8 × 4
 
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;  // [in][row / 4]
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>; // [in][column / 4]
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;  // [in][row / 4]
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>; // [in][column / 4]
 
 // 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of the tile (see outer.wgsl).
 struct Tile { upper: Rows, lower: Rows }
@@ -108,7 +108,7 @@ fn tiled(
   var l1 = vec4<f32>();
   var l2 = vec4<f32>();
   var l3 = vec4<f32>();
-  for (var i = 0u; i < inVectors + STEP / 4u; i += STEP / 4u) {
+  for (var i = 0u; i < inVectors + INNER / 4u; i += INNER / 4u) {
     // The loads of this step, while the accumulators of the step before are taken. (Loading after the barrier instead costs a
     // quarter of the speed.)
     if (i < inVectors) {
@@ -125,7 +125,7 @@ fn tiled(
       }
     }
     if (i > 0u) {
-      let buffer = (i / (STEP / 4u) - 1u) % BUFFERS;
+      let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
       addElement(&accumulators, buffer, 0u, row, column);
       addElement(&accumulators, buffer, 1u, row, column);
       addElement(&accumulators, buffer, 2u, row, column);
@@ -144,7 +144,7 @@ fn tiled(
       addElement(&accumulators, buffer, 15u, row, column);
     }
     if (i < inVectors) {
-      let buffer = i / (STEP / 4u) % BUFFERS;
+      let buffer = i / (INNER / 4u) % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
       let inside = i + quad < inVectors;

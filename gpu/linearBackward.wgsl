@@ -10,7 +10,7 @@
 override BUFFERS: u32; // of each kind in workgroup memory: with 2, loading overlaps with computing
 override ADD: bool;    // to dWeight; otherwise each range writes its own product
 
-const STEP = 16u; // rows that workgroup memory holds at once
+const INNER = 16u; // rows that workgroup memory holds together
 const EDGE = 128u;
 
 struct Parameters {
@@ -29,8 +29,8 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>; // [ranges, outCount, inDim]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;  // [row][out / 4]
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>; // [row][in / 4]
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;  // [row][out / 4]
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>; // [row][in / 4]
 
 // c + a bᵀ, row by row: the accumulators of 4 × 4 elements in registers.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
@@ -103,7 +103,7 @@ fn main(
 
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
-  for (var i = start; i < end + STEP; i += STEP) {
+  for (var i = start; i < end + INNER; i += INNER) {
     // The loads of this step, while the accumulators of the step before are taken. Rows outside count as zeros.
     if (i < end) {
       let r0 = i + term;
@@ -115,7 +115,7 @@ fn main(
       b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
     }
     if (i > start) {
-      let buffer = ((i - start) / STEP - 1u) % BUFFERS;
+      let buffer = ((i - start) / INNER - 1u) % BUFFERS;
       addRow(&accumulators, buffer, 0u, row, column);
       addRow(&accumulators, buffer, 1u, row, column);
       addRow(&accumulators, buffer, 2u, row, column);
@@ -134,7 +134,7 @@ fn main(
       addRow(&accumulators, buffer, 15u, row, column);
     }
     if (i < end) {
-      let buffer = (i - start) / STEP % BUFFERS;
+      let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       left[buffer][term][group] = a0;
       left[buffer][term + 8u][group] = a1;
@@ -149,6 +149,6 @@ fn main(
   let inColumn = firstColumn + 4u * column;
   writeTile(first, out, inColumn, accumulators.c00);
   writeTile(first, out, inColumn + 64u, accumulators.c01);
-  writeTile(first, out + 64u, inner, accumulators.c10);
+  writeTile(first, out + 64u, inColumn, accumulators.c10);
   writeTile(first, out + 64u, inColumn + 64u, accumulators.c11);
 }

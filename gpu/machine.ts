@@ -5,25 +5,22 @@
  */
 import { BackendError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
-import type { BackendInfo, Machine, Operations } from "../core/machine.ts";
+import type { BackendInfo, Gradients, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { adamw } from "./adamw.ts";
-import { crossEntropy } from "./crossEntropy.ts";
+import { activate } from "./activate.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
-import { embedding, embeddingBackward } from "./embedding.ts";
+import { embedding } from "./embedding.ts";
 import { lightning, lightningStep } from "./lightning.ts";
-import { lightningBackward } from "./lightningBackward.ts";
-import { linear, linearBackward } from "./linear.ts";
-import { lrpe, lrpeBackward } from "./lrpe.ts";
+import { linear } from "./linear.ts";
+import { lrpe } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
-import { norm, normBackward } from "./norm.ts";
-import type { WebgpuOptions } from "./options.ts";
+import { norm } from "./norm.ts";
+import type { WebgpuGradients, WebgpuOptions } from "./options.ts";
 import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
-import { splitHeads, splitHeadsBackward } from "./splitHeads.ts";
-import { sumRows, sumSquares } from "./sums.ts";
+import { splitHeads } from "./splitHeads.ts";
 
 /** What {@linkcode createMachine} asks of the adapter. */
 export interface WebgpuRequirements {
@@ -31,6 +28,8 @@ export interface WebgpuRequirements {
   hardware?: boolean;
   /** Lower limits than the adapter's, for tests. */
   limits?: Partial<Limits>;
+  /** What training needs. Without it those operations are refused. */
+  gradients?: WebgpuGradients;
 }
 
 /**
@@ -41,7 +40,7 @@ export interface WebgpuRequirements {
 export async function createMachine(
   { signal }: WebgpuOptions,
   reason: string,
-  { hardware = false, limits }: WebgpuRequirements = {},
+  { hardware = false, limits, gradients }: WebgpuRequirements = {},
 ): Promise<WebgpuMachine> {
   const unavailable = (why: string, cause?: unknown) =>
     new BackendError("unavailable", `Cannot create the WebGPU backend as ${why}`, { cause });
@@ -64,7 +63,7 @@ export async function createMachine(
   }
   if (signal?.aborted) device.dispose();
   signal?.throwIfAborted();
-  return new WebgpuMachine(device, reason);
+  return new WebgpuMachine(device, reason, gradients);
 }
 
 /** A GPU that computes, behind the seam of `core/machine.ts`. */
@@ -76,32 +75,24 @@ export class WebgpuMachine implements Machine {
   /** The GPU. */
   readonly device: Device;
 
-  /** @param device the GPU, taken over @param reason why it was chosen */
-  constructor(device: Device, reason: string) {
+  /** @param device the GPU, taken over @param reason why it was chosen @param gradients what training needs */
+  constructor(device: Device, reason: string, gradients?: WebgpuGradients) {
     this.device = device;
     this.info = { reason, device: device.name, threads: 1 };
     this.dtypes = device.half ? ["f32", "f16"] : ["f32"];
     this.operations = {
       lightning: (call) => lightning(device, call),
       lightningStep: (call) => lightningStep(device, call),
-      lightningBackward: (call) => lightningBackward(device, call),
       embedding: (call) => embedding(device, call),
-      embeddingBackward: (call) => embeddingBackward(device, call),
       linear: (call) => linear(device, call),
-      linearBackward: (call) => linearBackward(device, call),
       norm: (call) => norm(device, call),
-      normBackward: (call) => normBackward(device, call),
       splitHeads: (call) => splitHeads(device, call),
-      splitHeadsBackward: (call) => splitHeadsBackward(device, call),
+      activate: (call) => activate(device, call),
       lrpe: (call) => lrpe(device, call),
-      lrpeBackward: (call) => lrpeBackward(device, call),
       multiply: (call) => multiply(device, call),
       gatherRows: (call) => gatherRows(device, call),
       scatterRows: (call) => scatterRows(device, call),
-      crossEntropy: (call) => crossEntropy(device, call),
-      sumRows: (call) => sumRows(device, call),
-      sumSquares: (call) => sumSquares(device, call),
-      adamw: (call) => adamw(device, call),
+      ...gradients === undefined ? refused() : (gradients as (device: Device) => Gradients)(device),
     };
   }
 
@@ -147,4 +138,28 @@ export class WebgpuMachine implements Machine {
   dispose(): void {
     this.device.dispose();
   }
+}
+
+/** The operations of training where the program has not brought them. */
+function refused(): Gradients {
+  const refuse = (operation: string) => () => {
+    throw new BackendError(
+      "unavailable",
+      `Cannot run ${operation} as this backend was made without gradients: pass those of ` +
+        `@levin/attention/webgpu/gradients to createBackend()`,
+    );
+  };
+  return {
+    lightningBackward: refuse("lightningBackward"),
+    embeddingBackward: refuse("embeddingBackward"),
+    linearBackward: refuse("linearBackward"),
+    normBackward: refuse("normBackward"),
+    splitHeadsBackward: refuse("splitHeadsBackward"),
+    activateBackward: refuse("activateBackward"),
+    lrpeBackward: refuse("lrpeBackward"),
+    crossEntropy: refuse("crossEntropy"),
+    sumRows: refuse("sumRows"),
+    sumSquares: refuse("sumSquares"),
+    adamw: refuse("adamw"),
+  };
 }

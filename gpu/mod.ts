@@ -18,16 +18,21 @@
  */
 import { Backend } from "../core/tensor.ts";
 import { createMachine } from "./machine.ts";
-import type { WebgpuOptions } from "./options.ts";
+import type { WebgpuGradients, WebgpuOptions } from "./options.ts";
 
 export * from "../core/mod.ts";
-export type { WebgpuOptions } from "./options.ts";
+export type { WebgpuGradients, WebgpuOptions } from "./options.ts";
 
 /**
  * Makes a backend on WebGPU. The caller disposes it, or declares it with `using`.
  *
+ * @param options `gradients`: what `@levin/attention/webgpu/gradients` exports, for programs that train; without it
+ * gradients are refused, and their shaders are not in the bundle
+ *
  * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter or no device
  */
-export async function createBackend(options: WebgpuOptions = {}): Promise<Backend> {
-  return new Backend(await createMachine(options, "the only backend of this entry"));
+export async function createBackend(
+  { gradients, ...options }: WebgpuOptions & { gradients?: WebgpuGradients } = {},
+): Promise<Backend> {
+  return new Backend(await createMachine(options, "the only backend of this entry", { gradients }));
 }

@@ -4,6 +4,10 @@
  *
  * @module
  */
+import type { Gradients } from "../core/machine.ts";
+
+/** What training needs of the GPU: the value that `@levin/attention/webgpu/gradients` exports. */
+export type WebgpuGradients = (device: never) => Gradients;
 
 /** Options of a backend on WebGPU. */
 export interface WebgpuOptions {

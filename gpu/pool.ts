@@ -26,8 +26,8 @@ export interface Block {
  */
 export const IDLE_BYTES: number = 256 * 2 ** 20;
 
-// The numbers of GPUBufferUsage and GPUMapMode: those globals do not exist where there is no WebGPU.
-const MAP_READ = 0x1;
+/** GPUBufferUsage's and GPUMapMode's number: those globals do not exist where there is no WebGPU. */
+export const MAP_READ = 0x1;
 
 /** What a pool asks of its device. */
 export interface PoolOwner {

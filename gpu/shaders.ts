@@ -2,6 +2,12 @@
 // deno-fmt-ignore-file
 // deno-lint-ignore-file
 
+// gpu/folded.wgsl
+const foldedSource = `fn folded(workgroup: vec3u, workgroups: vec3u) -> u32 {
+  return workgroup.x + workgroup.y * workgroups.x;
+}
+`;
+
 // core/activations.ts
 const activationsSource = `const IDENTITY = 0u;
 const SILU = 1u;
@@ -129,9 +135,64 @@ fn sine(x: f32) -> f32 {
 }
 `;
 
-// gpu/folded.wgsl
-const foldedSource = `fn folded(workgroup: vec3u, workgroups: vec3u) -> u32 {
-  return workgroup.x + workgroup.y * workgroups.x;
+// gpu/activate.wgsl
+const activateSource = `struct Parameters {
+  rows: u32,
+  width: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read_write> output: array<Output>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.rows) { return; }
+  let width = parameters.width;
+  let first = row * width;
+  var maximum = 0.0;
+  if (ACTIVATION == EXP) {
+    maximum = f32(x[first]);
+    for (var i = thread; i < width; i += THREADS) { maximum = max(maximum, f32(x[first + i])); }
+    maximum = maximumOver(maximum, thread);
+  }
+  for (var i = thread; i < width; i += THREADS) {
+    output[first + i] = Output(activate(f32(x[first + i]), maximum));
+  }
+}
+`;
+
+// gpu/activateBackward.wgsl
+const activateBackwardSource = `struct Parameters {
+  rows: u32,
+  width: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read_write> dx: array<f32>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.rows) { return; }
+  let width = parameters.width;
+  let first = row * width;
+  var maximum = 0.0;
+  if (ACTIVATION == EXP) {
+    maximum = x[first];
+    for (var i = thread; i < width; i += THREADS) { maximum = max(maximum, x[first + i]); }
+    maximum = maximumOver(maximum, thread);
+  }
+  for (var i = thread; i < width; i += THREADS) {
+    dx[first + i] = dy[first + i] * derivative(x[first + i], maximum);
+  }
 }
 `;
 
@@ -923,10 +984,10 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
-const STEP = 16u;
+const INNER = 16u;
 override THREADS: u32;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 struct Tile { upper: Rows, lower: Rows }
 fn addElement(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
@@ -985,7 +1046,7 @@ fn tiled(
   var l1 = vec4<f32>();
   var l2 = vec4<f32>();
   var l3 = vec4<f32>();
-  for (var i = 0u; i < inVectors + STEP / 4u; i += STEP / 4u) {
+  for (var i = 0u; i < inVectors + INNER / 4u; i += INNER / 4u) {
     if (i < inVectors) {
       if (forLeft) {
         l0 = vec4<f32>(x[at0 + i]);
@@ -1000,7 +1061,7 @@ fn tiled(
       }
     }
     if (i > 0u) {
-      let buffer = (i / (STEP / 4u) - 1u) % BUFFERS;
+      let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
       addElement(&accumulators, buffer, 0u, row, column);
       addElement(&accumulators, buffer, 1u, row, column);
       addElement(&accumulators, buffer, 2u, row, column);
@@ -1019,7 +1080,7 @@ fn tiled(
       addElement(&accumulators, buffer, 15u, row, column);
     }
     if (i < inVectors) {
-      let buffer = i / (STEP / 4u) % BUFFERS;
+      let buffer = i / (INNER / 4u) % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
       let inside = i + quad < inVectors;
@@ -1139,7 +1200,7 @@ fn fewRows(
 // gpu/linearBackward.wgsl
 const linearBackwardSource = `override BUFFERS: u32;
 override ADD: bool;
-const STEP = 16u;
+const INNER = 16u;
 const EDGE = 128u;
 struct Parameters {
   rows: u32,
@@ -1155,8 +1216,8 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, STEP>, BUFFERS>;
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -1217,7 +1278,7 @@ fn main(
   let end = min(start + parameters.step, parameters.rows);
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
-  for (var i = start; i < end + STEP; i += STEP) {
+  for (var i = start; i < end + INNER; i += INNER) {
     if (i < end) {
       let r0 = i + term;
       let r1 = r0 + 8u;
@@ -1228,7 +1289,7 @@ fn main(
       b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
     }
     if (i > start) {
-      let buffer = ((i - start) / STEP - 1u) % BUFFERS;
+      let buffer = ((i - start) / INNER - 1u) % BUFFERS;
       addRow(&accumulators, buffer, 0u, row, column);
       addRow(&accumulators, buffer, 1u, row, column);
       addRow(&accumulators, buffer, 2u, row, column);
@@ -1247,7 +1308,7 @@ fn main(
       addRow(&accumulators, buffer, 15u, row, column);
     }
     if (i < end) {
-      let buffer = (i - start) / STEP % BUFFERS;
+      let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
       left[buffer][term][group] = a0;
       left[buffer][term + 8u][group] = a1;
@@ -1261,7 +1322,7 @@ fn main(
   let inColumn = firstColumn + 4u * column;
   writeTile(first, out, inColumn, accumulators.c00);
   writeTile(first, out, inColumn + 64u, accumulators.c01);
-  writeTile(first, out + 64u, inner, accumulators.c10);
+  writeTile(first, out + 64u, inColumn, accumulators.c10);
   writeTile(first, out + 64u, inColumn + 64u, accumulators.c11);
 }
 `;
@@ -1916,14 +1977,63 @@ fn main(
 }
 `;
 
-const adamwModule = {
+const activateModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + activateSource,
+  overrides: ["ACTIVATION"],
+  aliases: ["Output","X"],
+} as const))();
+
+/** gpu/activate.wgsl */
+export const activate = /* @__PURE__ */ (() => ({
+  constants: { THREADS: 64 },
+  main: {
+    ...activateModule,
+    entryPoint: "main",
+    threads: 64,
+    bindings: {
+      x: [0, "read"],
+      output: [1, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      width: [1, "u32"],
+    },
+  },
+} as const))();
+
+const activateBackwardModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + activateBackwardSource,
+  overrides: ["ACTIVATION"],
+  aliases: [],
+} as const))();
+
+/** gpu/activateBackward.wgsl */
+export const activateBackward = /* @__PURE__ */ (() => ({
+  constants: { THREADS: 64 },
+  main: {
+    ...activateBackwardModule,
+    entryPoint: "main",
+    threads: 64,
+    bindings: {
+      x: [0, "read"],
+      dy: [1, "read"],
+      dx: [2, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      width: [1, "u32"],
+    },
+  },
+} as const))();
+
+const adamwModule = /* @__PURE__ */ (() => ({
   code: foldedSource + adamwSource,
   overrides: [],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/adamw.wgsl */
-export const adamw = {
+export const adamw = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...adamwModule,
@@ -1949,16 +2059,16 @@ export const adamw = {
       maxNorm: [9, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const crossEntropyModule = {
+const crossEntropyModule = /* @__PURE__ */ (() => ({
   code: foldedSource + crossEntropySource,
   overrides: ["WORKGROUP"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/crossEntropy.wgsl */
-export const crossEntropy = {
+export const crossEntropy = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...crossEntropyModule,
@@ -1976,16 +2086,16 @@ export const crossEntropy = {
       scale: [2, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const embeddingBackwardModule = {
+const embeddingBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + embeddingBackwardSource,
   overrides: ["ADD"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/embeddingBackward.wgsl */
-export const embeddingBackward = {
+export const embeddingBackward = /* @__PURE__ */ (() => ({
   constants: { THREADS: 64 },
   main: {
     ...embeddingBackwardModule,
@@ -2006,16 +2116,16 @@ export const embeddingBackward = {
       workgroups: [4, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const lightningModule = {
+const lightningModule = /* @__PURE__ */ (() => ({
   code: foldedSource + outerSource + lightningSource,
   overrides: ["WIDE_HEAD","WIDE_VALUE","THREADS","HALVES","BUFFERS","ROUNDS","LATER","STEEP","REVERSE"],
   aliases: ["O","PartialRow","S"],
-} as const;
+} as const))();
 
 /** gpu/lightning.wgsl */
-export const lightning = {
+export const lightning = /* @__PURE__ */ (() => ({
   constants: { TOKENS: 4, UPDATE_TOKENS: 16, PERIOD: 48, ZERO: 0, INITIAL: 1, STATE: 2 },
   updateState: {
     ...lightningModule,
@@ -2133,16 +2243,16 @@ export const lightning = {
       scale: [9, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const lightningBackwardModule = {
+const lightningBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + lightningBackwardSource,
   overrides: [],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/lightningBackward.wgsl */
-export const lightningBackward = {
+export const lightningBackward = /* @__PURE__ */ (() => ({
   constants: {},
   repeatHeads: {
     ...lightningBackwardModule,
@@ -2190,17 +2300,17 @@ export const lightningBackward = {
       toValueDim: [4, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const linearModule = {
+const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + outerSource + linearSource,
   overrides: ["WIDE","BUFFERS","ROWS","BIAS","RESIDUAL","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
-} as const;
+} as const))();
 
 /** gpu/linear.wgsl */
-export const linear = {
-  constants: { STEP: 16 },
+export const linear = /* @__PURE__ */ (() => ({
+  constants: { INNER: 16 },
   tiled: {
     ...linearModule,
     entryPoint: "tiled",
@@ -2241,17 +2351,17 @@ export const linear = {
       workgroups: [5, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const linearBackwardModule = {
+const linearBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + linearBackwardSource,
   overrides: ["BUFFERS","ADD"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/linearBackward.wgsl */
-export const linearBackward = {
-  constants: { STEP: 16, EDGE: 128 },
+export const linearBackward = /* @__PURE__ */ (() => ({
+  constants: { INNER: 16, EDGE: 128 },
   main: {
     ...linearBackwardModule,
     entryPoint: "main",
@@ -2272,16 +2382,16 @@ export const linearBackward = {
       workgroups: [7, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const lrpeModule = {
-  code: cosSinSource + foldedSource + lrpeSource,
+const lrpeModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + cosSinSource + lrpeSource,
   overrides: [],
   aliases: ["Output","Theta","X"],
-} as const;
+} as const))();
 
 /** gpu/lrpe.wgsl */
-export const lrpe = {
+export const lrpe = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...lrpeModule,
@@ -2301,16 +2411,16 @@ export const lrpe = {
       headDim: [4, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const lrpeBackwardModule = {
-  code: cosSinSource + foldedSource + lrpeBackwardSource,
+const lrpeBackwardModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + cosSinSource + lrpeBackwardSource,
   overrides: [],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/lrpeBackward.wgsl */
-export const lrpeBackward = {
+export const lrpeBackward = /* @__PURE__ */ (() => ({
   constants: { THREADS: 64 },
   main: {
     ...lrpeBackwardModule,
@@ -2334,16 +2444,16 @@ export const lrpeBackward = {
       workgroups: [6, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const multiplyModule = {
+const multiplyModule = /* @__PURE__ */ (() => ({
   code: foldedSource + multiplySource,
   overrides: [],
   aliases: ["Output","X","Y"],
-} as const;
+} as const))();
 
 /** gpu/multiply.wgsl */
-export const multiply = {
+export const multiply = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...multiplyModule,
@@ -2358,16 +2468,16 @@ export const multiply = {
       count: [0, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const normModule = {
+const normModule = /* @__PURE__ */ (() => ({
   code: foldedSource + normSource,
   overrides: ["WORKGROUP","AFFINE","GATED"],
   aliases: ["Bias","Gate","Output","Weight","X"],
-} as const;
+} as const))();
 
 /** gpu/norm.wgsl */
-export const norm = {
+export const norm = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...normModule,
@@ -2386,16 +2496,16 @@ export const norm = {
       eps: [2, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const normBackwardModule = {
+const normBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + normBackwardSource,
   overrides: ["WORKGROUP","AFFINE","GATED","RESIDUAL"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/normBackward.wgsl */
-export const normBackward = {
+export const normBackward = /* @__PURE__ */ (() => ({
   constants: {},
   input: {
     ...normBackwardModule,
@@ -2436,16 +2546,16 @@ export const normBackward = {
       step: [3, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const padModule = {
+const padModule = /* @__PURE__ */ (() => ({
   code: foldedSource + padSource,
   overrides: [],
   aliases: ["X","Y"],
-} as const;
+} as const))();
 
 /** gpu/pad.wgsl */
-export const pad = {
+export const pad = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...padModule,
@@ -2463,16 +2573,16 @@ export const pad = {
       toColumns: [4, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const quantizedLinearModule = {
+const quantizedLinearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + quantizedLinearSource,
   overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL"],
   aliases: ["Bias","Output","Residual","X"],
-} as const;
+} as const))();
 
 /** gpu/quantizedLinear.wgsl */
-export const quantizedLinear = {
+export const quantizedLinear = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...quantizedLinearModule,
@@ -2496,16 +2606,16 @@ export const quantizedLinear = {
       workgroups: [7, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const quantizedRowsModule = {
+const quantizedRowsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + quantizedRowsSource,
   overrides: ["BITS","GROUP","BY_ID"],
   aliases: ["Output"],
-} as const;
+} as const))();
 
 /** gpu/quantizedRows.wgsl */
-export const quantizedRows = {
+export const quantizedRows = /* @__PURE__ */ (() => ({
   constants: {},
   main: {
     ...quantizedRowsModule,
@@ -2526,16 +2636,16 @@ export const quantizedRows = {
       scale: [6, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const rowsModule = {
+const rowsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + rowsSource,
   overrides: [],
   aliases: ["Output","Table"],
-} as const;
+} as const))();
 
 /** gpu/rows.wgsl */
-export const rows = {
+export const rows = /* @__PURE__ */ (() => ({
   constants: {},
   gather: {
     ...rowsModule,
@@ -2571,16 +2681,16 @@ export const rows = {
       scale: [4, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const splitHeadsModule = {
-  code: activationsSource + cosSinSource + activationSource + foldedSource + splitHeadsSource,
+const splitHeadsModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + splitHeadsSource,
   overrides: ["ACTIVATION"],
   aliases: ["Output","X"],
-} as const;
+} as const))();
 
 /** gpu/splitHeads.wgsl */
-export const splitHeads = {
+export const splitHeads = /* @__PURE__ */ (() => ({
   constants: { THREADS: 64, QUERY: 0, KEY: 1, VALUE: 2 },
   main: {
     ...splitHeadsModule,
@@ -2599,16 +2709,16 @@ export const splitHeads = {
       headDim: [2, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const splitHeadsBackwardModule = {
-  code: activationsSource + cosSinSource + activationSource + foldedSource + splitHeadsBackwardSource,
+const splitHeadsBackwardModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + splitHeadsBackwardSource,
   overrides: ["ACTIVATION"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/splitHeadsBackward.wgsl */
-export const splitHeadsBackward = {
+export const splitHeadsBackward = /* @__PURE__ */ (() => ({
   constants: { THREADS: 64, QUERY: 0, KEY: 1, VALUE: 2 },
   main: {
     ...splitHeadsBackwardModule,
@@ -2628,16 +2738,16 @@ export const splitHeadsBackward = {
       headDim: [2, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const sumsModule = {
+const sumsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + sumsSource,
   overrides: ["COLUMNS","SQUARE","ADD"],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/sums.wgsl */
-export const sums = {
+export const sums = /* @__PURE__ */ (() => ({
   constants: { THREADS: 256 },
   main: {
     ...sumsModule,
@@ -2654,16 +2764,16 @@ export const sums = {
       workgroups: [3, "u32"],
     },
   },
-} as const;
+} as const))();
 
-const transposeModule = {
+const transposeModule = /* @__PURE__ */ (() => ({
   code: foldedSource + transposeSource,
   overrides: [],
   aliases: [],
-} as const;
+} as const))();
 
 /** gpu/transpose.wgsl */
-export const transpose = {
+export const transpose = /* @__PURE__ */ (() => ({
   constants: { EDGE: 32, THREADS: 256 },
   main: {
     ...transposeModule,
@@ -2683,4 +2793,4 @@ export const transpose = {
       workgroups: [6, "u32"],
     },
   },
-} as const;
+} as const))();

@@ -272,7 +272,8 @@ export class Session implements Disposable {
   }
 
   /**
-   * Another session from the same state, which the caller disposes: each continues without the other.
+   * Another session from the same state, which the caller disposes: each continues without the other, also
+   * without a prompt after an earlier `generate`.
    *
    * @example Two answers to one question
    * ```ts
@@ -299,7 +300,10 @@ export class Session implements Disposable {
         const state = states[own.length];
         own.push(gatherRows(state, [0], { width: elementCount(shape) }).reshape(shape));
       }
-      return new Session(this.#model, own, this.#position, this.#recent);
+      const next = this.#next && gatherRows(this.#next, [0], { width: this.#next.size });
+      const fork = new Session(this.#model, own, this.#position, this.#recent);
+      fork.#next = next && fork.#hand(next.reshape([next.size]));
+      return fork;
     } catch (error) {
       dispose(own);
       throw error;

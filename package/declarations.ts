@@ -39,7 +39,8 @@ export async function declarations(root: string, entries: readonly string[], out
       const host = { getCurrentDirectory: () => root, getCanonicalFileName, getNewLine: () => "\n" };
       throw new Error(ts.formatDiagnostics(diagnostics, host));
     }
-    let text = outputText;
+    // Each such method comes a second time, as a property: by itself a file does not know what the symbol is.
+    let text = outputText.replaceAll(/^ *\[Symbol\.dispose\]: \(\) => void;\n/gm, "");
     for (const { fileName: specifier, pos } of ts.preProcessFile(text).importedFiles.toReversed()) {
       if (!specifier.startsWith(".")) continue;
       files.add(join(dirname(file), specifier));

@@ -15,6 +15,7 @@ import { checkLimits, type Limits } from "./limits.ts";
 import { crossOrigin, sameOrigin } from "./origin.ts";
 import { modelFiles } from "./page/files.ts";
 import { page } from "./page/mod.ts";
+import { checkTemplate } from "./prompts.ts";
 import { completions } from "./routes/completions.ts";
 import { models } from "./routes/models.ts";
 import { sessions } from "./routes/sessions.ts";
@@ -45,6 +46,8 @@ export interface HandlerOptions {
    * Default: they may not.
    */
   checkpoint?: string | URL;
+  /** A Jinja template that makes a text of a chat. Default: the one that the model's tokenizer brings. */
+  chatTemplate?: string;
   /**
    * Origins whose pages may use the server from a browser, as `"https://example.com"`; `["*"]`: all. A key is needed
    * as from anywhere. Default: none but the server's own.
@@ -84,6 +87,7 @@ export interface Handler {
  * | `GET /v1/models`, `GET /v1/models/<name>` | the model |
  * | `GET`, `DELETE /v1/sessions/<id>` | a session of the key that made it |
  * | `POST /v1/sessions/<id>/stop` | ends the answer that is being written in a session; its text so far counts |
+ * | `POST /v1/sessions/<id>/fork` | another session, of the id in the body, that continues where this one stands |
  * | `GET /` | a page to try it |
  * | `GET /model/<file>` | the model's files, if `checkpoint` is given |
  * | `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info` | the tokenizer |
@@ -117,16 +121,17 @@ export interface Handler {
  * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
  */
 export function createHandler(options: HandlerOptions): Handler {
-  const { name = "levin", model, checkpoint, storage, sessionSecret } = options;
+  const { name = "levin", model, checkpoint, chatTemplate, storage, sessionSecret } = options;
   const limits = checkLimits(options.limits);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
   }
+  if (chatTemplate !== undefined) checkTemplate(chatTemplate);
   const authenticated = authentication(options.apiKeys);
   if (sessionSecret !== undefined && (typeof sessionSecret !== "string" || sessionSecret === "")) {
     typeError("createHandler", "sessionSecret must be a string that is not empty", typeof sessionSecret);
   }
-  const service = new Service({ name, model, checkpoint, limits, storage, sessionSecret });
+  const service = new Service({ name, model, checkpoint, chatTemplate, limits, storage, sessionSecret });
 
   const app = new Hono<Env>();
   app.onError(respondError);

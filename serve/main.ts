@@ -40,6 +40,7 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
   .option("--batch <n>", "answers decoded together", integer(1), 64)
   .option("--max-tokens <n>", "maximum number of tokens of an answer", integer(1), 4096)
+  .option("--chat-template <file>", "Jinja template for chats; default: the model's", path)
   .option("--cors <origin>", "whose pages may use it; may be repeated", several(text))
   .option(
     "--host <name>",
@@ -65,6 +66,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       key !== ""
     );
     if (apiKeys?.length === 0) throw new UsageError("LEVIN_API_KEYS must hold a key, or not be set");
+    const chatTemplate = options.chatTemplate && await templateFile(options.chatTemplate);
     const storage = options.sessions === undefined ? undefined : await sessionStorage(options.sessions);
 
     const stop = interruption("SIGTERM");
@@ -85,6 +87,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       model: new Promise((resolve) => loading.then(resolve, () => {})), // its failure ends the process
       name: options.name,
       checkpoint,
+      chatTemplate,
       storage,
       apiKeys,
       sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
@@ -114,6 +117,14 @@ async function sessionStorage(base: string): Promise<SessionStorage> {
     throw new Error(`Cannot keep sessions in ${base}: ${(cause as Error).message}`, { cause });
   }
   return storage;
+}
+
+async function templateFile(file: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(file);
+  } catch (cause) {
+    throw new Error(`Cannot read the chat template ${file}: ${(cause as Error).message}`, { cause });
+  }
 }
 
 function listen(handler: Handler, hostname: string, port: number): Deno.HttpServer {

@@ -4,6 +4,7 @@
  * @module
  */
 import { Template } from "@huggingface/jinja";
+import { rangeError, typeError } from "../core/errors.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
 import { invalid } from "./errors.ts";
 import type { Limits } from "./limits.ts";
@@ -18,7 +19,7 @@ export interface Prompt {
 }
 
 /** The model's tokenizer. Throws an `ApiError` if it has none. */
-export function tokenizerOf({ tokenizer }: TransNormerLLM): Tokenizer {
+export function tokenizerOf({ tokenizer }: Pick<TransNormerLLM, "tokenizer">): Tokenizer {
   if (tokenizer === undefined) {
     throw invalid(
       null,
@@ -69,7 +70,11 @@ function toUint32(ids: readonly number[]): Uint32Array {
 }
 
 /** Token ids of a text. Throws an `ApiError` if the tokenizer has no token for a part of it. */
-export function encode(model: TransNormerLLM, text: string, addSpecialTokens: boolean): number[] {
+export function encode(
+  model: Pick<TransNormerLLM, "tokenizer">,
+  text: string,
+  addSpecialTokens: boolean,
+): number[] {
   const tokenizer = tokenizerOf(model);
   try {
     return tokenizer.encode(text, { addSpecialTokens });
@@ -96,15 +101,30 @@ function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
   );
 }
 
-/** A chat as text, by the template that the tokenizer brings. */
+/**
+ * Throws unless it is a template.
+ *
+ * @throws {TypeError} when it is not a string @throws {RangeError} when its syntax is wrong
+ */
+export function checkTemplate(template: unknown): void {
+  if (typeof template !== "string") typeError("createHandler", "chatTemplate must be a string", template);
+  try {
+    new Template(template);
+  } catch (error) {
+    rangeError("createHandler", "chatTemplate must be a Jinja template", (error as Error).message);
+  }
+}
+
+/** A chat as text, by a template or, if that is undefined, by the one that the tokenizer brings. */
 export function renderChat(
-  model: TransNormerLLM,
+  model: Pick<TransNormerLLM, "tokenizer">,
   { messages, tools }: Chat,
   addGenerationPrompt: boolean,
+  template: string | undefined,
 ): string {
   const tokenizer = tokenizerOf(model);
   const { config } = tokenizer;
-  const source = chatTemplate(tokenizer, tools !== undefined);
+  const source = template ?? chatTemplate(tokenizer, tools !== undefined);
   const text = (token: unknown) =>
     typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
   try {

@@ -40,6 +40,8 @@ const few = <T extends z.ZodType>(element: T, max: number, min = 0) =>
 const optional = <T extends z.ZodType>(schema: T) =>
   schema.nullish().transform((value) => value ?? undefined);
 
+const sessionId = z.string().min(1).max(256);
+
 /** Fields of both kinds of generation. */
 const generation = (limits: Limits) => ({
   model: optional(z.string().max(256)),
@@ -56,7 +58,7 @@ const generation = (limits: Limits) => ({
   stream: optional(z.boolean()).transform((stream) => stream ?? false),
   stream_options: optional(z.object({ include_usage: optional(z.boolean()) })),
   /** Levin's own: continues where the last request of this session ended. */
-  session: optional(z.string().min(1).max(256)),
+  session: optional(sessionId),
 });
 
 /** `POST /v1/completions`. */
@@ -151,6 +153,9 @@ export const detokenizeSchema = ({ characters }: Limits) =>
       `must be at most ${characters} token ids`,
     ),
   });
+
+/** `POST /v1/sessions/<id>/fork`: the id of the new session. */
+export const forkSchema = z.object({ id: sessionId });
 
 /** What both kinds of generation have in common. */
 export type Generation = Omit<

@@ -40,6 +40,8 @@ export class Service {
   readonly name: string;
   /** Where the model was loaded from, if clients may load it too. */
   readonly checkpoint: string | URL | undefined;
+  /** Makes a text of a chat, in place of the template that the tokenizer brings. */
+  readonly chatTemplate: string | undefined;
   /** See {@linkcode Limits}. */
   readonly limits: Limits;
   /** What is counted. */
@@ -61,12 +63,14 @@ export class Service {
     name: string;
     model: TransNormerLLM | Promise<TransNormerLLM>;
     checkpoint: string | URL | undefined;
+    chatTemplate: string | undefined;
     limits: Limits;
     storage: SessionStorage | undefined;
     sessionSecret: string | undefined;
   }) {
     this.name = options.name;
     this.checkpoint = options.checkpoint;
+    this.chatTemplate = options.chatTemplate;
     this.limits = options.limits;
     this.sessions = new SessionStore(options.storage, {
       ...options.limits,

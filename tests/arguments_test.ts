@@ -5,91 +5,13 @@
  * @module
  */
 import assert from "node:assert/strict";
-import {
-  adamw,
-  crossEntropy,
-  embeddingBackward,
-  linearBackward,
-  lrpeBackward,
-  multiplyBackward,
-  normBackward,
-  splitHeadsBackward,
-  sum,
-  sumSquares,
-} from "../core/gradients.ts";
-import { embedding, gatherRows, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
-import {
-  type Backend,
-  createBackend,
-  lightningAttention,
-  lightningAttentionBackward,
-  lightningAttentionStep,
-  quantize,
-  Tensor,
-} from "../mod.ts";
+import { norm } from "../core/ops.ts";
+import { createBackend, quantize, Tensor } from "../mod.ts";
+import { callsOf, type PublicCall } from "./calls.ts";
 import { eachBackend, Scope } from "./harness.ts";
 
-/** A function, arguments that it takes, and its options that are tensors. */
-interface Function_ {
-  call: (...args: never[]) => unknown;
-  args: unknown[];
-  /** Tensors by the name of the option, as the last argument takes them. */
-  options?: Record<string, Tensor>;
-  /** Other options that are not optional. */
-  required?: Record<string, unknown>;
-}
-
-function functionsOf(backend: Backend, scope: Scope): Record<string, Function_> {
-  const zeros = (...shape: number[]) => scope.keep(backend.zeros(shape));
-  const x = zeros(2, 6), table = zeros(5, 6), weight = zeros(4, 6), dy = zeros(2, 4), scalar = zeros(1);
-  const joint = zeros(1, 2, 8), headed = zeros(1, 2, 2, 1), hidden = zeros(1, 2, 2);
-  const tokens = zeros(1, 2, 3, 4), theta = zeros(3, 4), doubled = zeros(1, 2, 3, 8);
-  const state = zeros(1, 2, 4, 4), qkv = zeros(1, 2, 3, 4), one = zeros(1, 2, 4), width = zeros(6);
-  return {
-    embedding: { call: embedding, args: [table, [1, 2]] },
-    gatherRows: { call: gatherRows, args: [table, [1, 2]] },
-    scatterRows: { call: scatterRows, args: [x, [1, 2], table] },
-    linear: { call: linear, args: [x, weight], options: { bias: zeros(4), residual: dy } },
-    norm: { call: norm, args: [x], options: { gate: x, weight: width, bias: width } },
-    splitHeads: { call: splitHeads, args: [joint, 2, "silu"] },
-    lrpe: { call: lrpe, args: [tokens, theta, [0]] },
-    multiply: { call: multiply, args: [x, x] },
-    embeddingBackward: { call: embeddingBackward, args: [[1, 2], x, table] },
-    linearBackward: {
-      call: linearBackward,
-      args: [x, weight, dy],
-      options: { dWeight: weight, dBias: zeros(4), residual: x },
-    },
-    normBackward: {
-      call: normBackward,
-      args: [x, x],
-      options: { gate: x, residual: x, weight: width, bias: width, dWeight: width, dBias: width },
-    },
-    splitHeadsBackward: {
-      call: splitHeadsBackward,
-      args: [joint, 2, "silu", { dq: headed, dk: headed, dv: headed, du: hidden }],
-    },
-    lrpeBackward: { call: lrpeBackward, args: [tokens, theta, [0], doubled, theta] },
-    multiplyBackward: { call: multiplyBackward, args: [x, x, x] },
-    crossEntropy: { call: crossEntropy, args: [x, [1, 2]] },
-    sum: { call: sum, args: [x, scalar] },
-    sumSquares: { call: sumSquares, args: [x, scalar] },
-    adamw: {
-      call: adamw,
-      args: [x, x, { first: x, second: x }, scalar, { count: 1, learningRate: 0.1 }],
-    },
-    lightningAttention: { call: lightningAttention, args: [qkv, qkv, qkv], options: { initialState: state } },
-    lightningAttentionBackward: {
-      call: lightningAttentionBackward,
-      args: [qkv, qkv, qkv, qkv],
-      options: { initialState: state, dState: state },
-    },
-    lightningAttentionStep: { call: lightningAttentionStep, args: [one, one, one, state] },
-  };
-}
-
 /** Holds a call to an error of the library. */
-function assertRefused(name: string, { call }: Function_, args: unknown[], what: string): void {
+function assertRefused(name: string, { call }: PublicCall, args: unknown[], what: string): void {
   assert.throws(
     () => disposeAll(call(...args as never[])),
     (error: Error) => {
@@ -109,7 +31,7 @@ function disposeAll(value: unknown): void {
 }
 
 /** Functions whose first argument may have any shape. */
-const ANY_SHAPE = ["gatherRows", "norm", "sum", "sumSquares"];
+const ANY_SHAPE = ["activate", "gatherRows", "norm", "sum", "sumSquares"];
 
 eachBackend(
   "every argument of every function is checked: wrong kind, disposed, foreign, quantised",
@@ -129,7 +51,7 @@ eachBackend(
       "a tensor of another backend": other.zeros([2, 6]),
       "a tensor of other shape": scope.keep(backend.zeros([7, 7, 7, 7, 7])),
     };
-    for (const [name, made] of Object.entries(functionsOf(backend, scope))) {
+    for (const [name, made] of Object.entries(callsOf(backend, scope))) {
       const { args, options = {} } = made;
       disposeAll(made.call(...args as never[])); // what is refused below is refused for its one fault
       for (let index = 0; index < args.length; index++) {
@@ -175,7 +97,7 @@ eachBackend(
 
 eachBackend("options that are null or numbers are refused by every function that has options", (backend) => {
   using scope = new Scope();
-  const functions = functionsOf(backend, scope);
+  const functions = callsOf(backend, scope);
   for (
     const name of [
       "embedding",

@@ -114,7 +114,8 @@ Deno.test("the manifests are of Kubernetes' schemas, to the last field", async (
           `export const manifest${i}: I${kind} = ${text};\n`;
       });
       await Deno.writeTextFile(file, module.join(""));
-      return await deno(["check", "--config", `${ROOT}deno.json`, file]);
+      const lock = `--lock=${ROOT}deno.lock`;
+      return await deno(["check", "--config", `${ROOT}deno.json`, lock, "--frozen", file]);
     };
     const texts = manifests.map((manifest) => JSON.stringify(manifest));
     const sound = await check(texts);

@@ -54,8 +54,16 @@ export function listening(process: Deno.ChildProcess): Listening {
   };
 }
 
-/** A host that takes requests and never answers; `asked` resolves with the first. */
-export function silentHost(): AsyncDisposable & { readonly url: string; readonly asked: Promise<void> } {
+/** A host that takes requests and never answers. */
+export interface SilentHost extends AsyncDisposable {
+  /** Its address. */
+  readonly url: string;
+  /** Resolves with the first request; rejected when the process that is to send it ends without one. */
+  asked(by: Deno.ChildProcess): Promise<void>;
+}
+
+/** Starts it. */
+export function silentHost(): SilentHost {
   const asked = Promise.withResolvers<void>(), stop = new AbortController();
   const server = Deno.serve({ port: 0, hostname: "127.0.0.1", signal: stop.signal, onListen() {} }, () => {
     asked.resolve();
@@ -63,7 +71,13 @@ export function silentHost(): AsyncDisposable & { readonly url: string; readonly
   });
   return {
     url: `http://127.0.0.1:${server.addr.port}/`,
-    asked: asked.promise,
+    asked: (by) =>
+      Promise.race([
+        asked.promise,
+        by.status.then(({ code }) => {
+          throw new Error(`The process ended with ${code} before it asked for anything`);
+        }),
+      ]),
     async [Symbol.asyncDispose]() {
       stop.abort();
       await server.finished;

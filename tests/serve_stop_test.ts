@@ -109,7 +109,7 @@ Deno.test("a second signal ends the process immediately", async () => {
 Deno.test("SIGTERM ends a server whose model still loads", async () => {
   await using host = silentHost();
   const process = start(".", "--model", host.url), server = listening(process);
-  await host.asked;
+  await host.asked(process);
   process.kill("SIGTERM");
   await assert.rejects(server.url, /ended before it listened/);
   assert.deepEqual([(await process.status).code, server.log()], [0, ""]);

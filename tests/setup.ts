@@ -1,5 +1,6 @@
 /**
- * What the tests need of the machine: a WebGPU adapter, and a browser. `deno task test` runs this first. On Debian and
+ * What the tests need of the machine: a WebGPU adapter and a browser, and for `deno task test:runtimes` Firefox and a
+ * GPU for Node.js. Both tasks run this first, the latter with the argument `runtimes`. On Debian and
  * Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With `CI=true` skipping
  * anything is a failure.
  *
@@ -23,6 +24,18 @@ export function findBrowser(): string | undefined {
   return (named === undefined ? BROWSERS : [named]).find(exists);
 }
 
+/** The path of a Firefox on this machine; `LEVIN_FIREFOX` names another. */
+export function findFirefox(): string | undefined {
+  const named = Deno.env.get("LEVIN_FIREFOX");
+  return (named === undefined ? ["/usr/bin/firefox-esr", "/usr/bin/firefox"] : [named]).find(exists);
+}
+
+/** The software GPU that Debian's Chromium brings, for Dawn in Node.js: it refuses Mesa's. */
+export const SWIFTSHADER: { driver: string; libraries: string } | undefined =
+  exists("/usr/lib/chromium/vk_swiftshader_icd.json")
+    ? { driver: "/usr/lib/chromium/vk_swiftshader_icd.json", libraries: "/usr/lib/chromium" }
+    : undefined;
+
 /** Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. */
 async function findAdapter(): Promise<boolean> {
   const { success } = await run(Deno.execPath(), [
@@ -32,7 +45,15 @@ async function findAdapter(): Promise<boolean> {
   return success;
 }
 
-const REQUIREMENTS = [
+const BROWSER = {
+  what: "a browser",
+  without: "no test runs in Chromium",
+  present: () => findBrowser() !== undefined,
+  package: "chromium",
+  elsewhere: "Chromium or Chrome; its path in LEVIN_CHROMIUM where it is in no usual place",
+};
+
+const TEST_REQUIREMENTS = [
   {
     what: "a WebGPU adapter",
     without: "no test runs on WebGPU",
@@ -40,14 +61,29 @@ const REQUIREMENTS = [
     package: "mesa-vulkan-drivers",
     elsewhere: "a GPU driver with Vulkan, Metal or Direct3D 12, or Mesa's software driver (lavapipe)",
   },
+  BROWSER,
+];
+
+const RUNTIME_REQUIREMENTS = [
+  BROWSER,
   {
-    what: "a browser",
-    without: "the browser test does not run",
-    present: () => findBrowser() !== undefined,
+    what: "Firefox",
+    without: "no page is tried in Firefox",
+    present: () => findFirefox() !== undefined,
+    package: "firefox-esr",
+    elsewhere: "Firefox; its path in LEVIN_FIREFOX where it is in no usual place",
+  },
+  {
+    what: "SwiftShader",
+    without: "WebGPU is not tried in Node.js",
+    present: () => exists("/usr/lib/chromium/vk_swiftshader_icd.json"),
     package: "chromium",
-    elsewhere: "Chromium or Chrome; its path in LEVIN_CHROMIUM where it is in no usual place",
+    elsewhere: "it comes with Debian's Chromium",
   },
 ];
+
+/** What this run asks for. */
+const REQUIREMENTS = Deno.args.includes("runtimes") ? RUNTIME_REQUIREMENTS : TEST_REQUIREMENTS;
 
 if (import.meta.main) {
   const absent = await missing();

@@ -17,6 +17,7 @@ import { evaluate, type StepReport, train, type TrainingOptions } from "../train
 import { assertClose, eachBackend, seeded } from "./harness.ts";
 
 const MAIN = fileURLToPath(new URL("../train/main.ts", import.meta.url));
+const LOCK = `--lock=${fileURLToPath(new URL("../deno.lock", import.meta.url))}`;
 
 /** A folder that holds a little text and a configuration, gone at the end of the test. */
 class Workshop implements AsyncDisposable {
@@ -314,7 +315,7 @@ eachBackend("stopped and resumed: the same losses and weights, bit for bit", asy
 /** `deno task train` as a process. */
 function command(workshop: Workshop, out: string, more: string[] = [], shell = ""): Deno.Command {
   const args = ["--data", workshop.data, "--out", `${workshop.path}/${out}`, "--backend", "wasm", ...more];
-  const program = [Deno.execPath(), "run", "--no-check", "-A", MAIN, ...args];
+  const program = [Deno.execPath(), "run", LOCK, "--frozen", "--no-check", "-A", MAIN, ...args];
   return new Deno.Command("sh", {
     args: ["-c", `${shell} exec "$@"`, "sh", ...program],
     stdout: "piped",

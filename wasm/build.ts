@@ -83,12 +83,12 @@ export async function compile(
 /** The module that embeds the kernels of a folder. */
 async function kernelsModule(folder: string, kernels: readonly Signature[]): Promise<string> {
   let text =
-    `// Compiled from ${folder}/ by \`deno task build\`: do not edit. Base64 of two WebAssembly modules.\n`;
+    `// Compiled from ${folder}/ by \`deno task build\`: do not edit. Bytes of two WebAssembly modules, in hexadecimal.\n`;
   for (const [variant, features] of Object.entries(VARIANTS)) {
     const binary = await compile(folder, kernels, features);
     console.log(`${folder}, ${variant}: ${binary.length} bytes`);
     text += `\n/** Kernels with ${variant} SIMD. */\n` +
-      `export const ${variant.toUpperCase()}: string =\n  "${binary.toBase64()}";\n`;
+      `export const ${variant.toUpperCase()}: string =\n  "${binary.toHex()}";\n`;
   }
   return text;
 }

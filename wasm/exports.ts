@@ -8,6 +8,10 @@
 
 /** Arguments of each kernel, without its work space. */
 export interface KernelCalls {
+  /** See `assembly/activate.ts`. */
+  activate: { x: number; output: number; rows: number; width: number; activation: number };
+  /** See `assembly/activate.ts`. */
+  activateBackward: { x: number; dy: number; dx: number; rows: number; width: number; activation: number };
   /** See `assembly/adamw.ts`. */
   adamw: {
     parameter: number; gradient: number; first: number; second: number; squares: number; count: number;
@@ -124,6 +128,8 @@ export type Take = (...args: number[]) => number | void;
 
 /** Hands the arguments of each kernel over in order, work space last. Nothing else knows their positions. */
 export const IN_ORDER: { readonly [K in Kernel]: (take: Take, c: KernelCalls[K], scratch: number) => number | void } = {
+  activate: (take, c) => take(c.x, c.output, c.rows, c.width, c.activation),
+  activateBackward: (take, c) => take(c.x, c.dy, c.dx, c.rows, c.width, c.activation),
   adamw: (take, c) => take(
     c.parameter, c.gradient, c.first, c.second, c.squares, c.count, c.keep, c.rate, c.beta1, c.rest1, c.beta2,
     c.rest2, c.correction, c.eps, c.maxNorm

@@ -126,6 +126,29 @@ export function operations(crew: Crew): Operations {
       crew.run("splitHeadsBackward", calls, { work: x.size });
     },
 
+    activate({ x, activation, rows, width, output }) {
+      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+        x: at(x, start * width),
+        output: at(output, start * width),
+        rows: count,
+        width,
+        activation: ACTIVATION_NUMBERS[activation],
+      }));
+      crew.run("activate", calls, { work: x.size });
+    },
+
+    activateBackward({ x, activation, rows, width, dy, dx }) {
+      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+        x: at(x, start * width),
+        dy: at(dy, start * width),
+        dx: at(dx, start * width),
+        rows: count,
+        width,
+        activation: ACTIVATION_NUMBERS[activation],
+      }));
+      crew.run("activateBackward", calls, { work: x.size });
+    },
+
     // Threads take heads: over the tokens of one the angle advances step by step.
     lrpe({ x, theta, positions, output }) {
       const [batch, seqLen, heads, headDim] = x.shape;

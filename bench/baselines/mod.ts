@@ -117,9 +117,9 @@ export class Baselines {
 
   /** @param options `baseline`: baseline SIMD even where relaxed SIMD exists */
   constructor({ baseline = false }: { baseline?: boolean } = {}) {
-    const relaxed = Uint8Array.fromBase64(RELAXED);
+    const relaxed = Uint8Array.fromHex(RELAXED);
     this.variant = !baseline && WebAssembly.validate(relaxed) ? "relaxed" : "baseline";
-    const bytes = this.variant === "relaxed" ? relaxed : Uint8Array.fromBase64(BASELINE);
+    const bytes = this.variant === "relaxed" ? relaxed : Uint8Array.fromHex(BASELINE);
     const instance = new WebAssembly.Instance(new WebAssembly.Module(bytes), {
       env: { memory: this.#memory.memory },
     });

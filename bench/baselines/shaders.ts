@@ -704,14 +704,14 @@ fn combine(@builtin(workgroup_id) workgroup: vec3u, @builtin(local_invocation_in
 }
 `;
 
-const leftProductModule = {
+const leftProductModule = /* @__PURE__ */ (() => ({
   code: foldedSource + tileSource + leftProductSource,
   overrides: ["WIDE","TRANSPOSED"],
   aliases: [],
-} as const;
+} as const))();
 
 /** bench/baselines/leftProduct.wgsl */
-export const leftProduct = {
+export const leftProduct = /* @__PURE__ */ (() => ({
   constants: { EDGE: 64, THREADS: 128, INNER: 8, OPERAND_PITCH: 9, WEIGHT_PITCH: 17, RIGHT: 576, A: 0, B: 1, C: 2 },
   main: {
     ...leftProductModule,
@@ -733,16 +733,16 @@ export const leftProduct = {
       scale: [5, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const softmaxModule = {
+const softmaxModule = /* @__PURE__ */ (() => ({
   code: foldedSource + tileSource + softmaxSource,
   overrides: ["WIDE"],
   aliases: [],
-} as const;
+} as const))();
 
 /** bench/baselines/softmax.wgsl */
-export const softmax = {
+export const softmax = /* @__PURE__ */ (() => ({
   constants: { EDGE: 64, THREADS: 128, INNER: 8, OPERAND_PITCH: 9, WEIGHT_PITCH: 17, RIGHT: 576, Q: 0, K: 1, V: 2, D_OUTPUT: 3 },
   rotate: {
     ...softmaxModule,
@@ -851,16 +851,16 @@ export const softmax = {
       scale: [6, "f32"],
     },
   },
-} as const;
+} as const))();
 
-const softmaxStepModule = {
+const softmaxStepModule = /* @__PURE__ */ (() => ({
   code: softmaxStepSource,
   overrides: [],
   aliases: [],
-} as const;
+} as const))();
 
 /** bench/baselines/softmaxStep.wgsl */
-export const softmaxStep = {
+export const softmaxStep = /* @__PURE__ */ (() => ({
   constants: { CHUNK: 256 },
   append: {
     ...softmaxStepModule,
@@ -920,4 +920,4 @@ export const softmaxStep = {
       scoreScale: [6, "f32"],
     },
   },
-} as const;
+} as const))();

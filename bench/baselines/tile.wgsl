@@ -9,7 +9,7 @@ override WIDE: bool; // rows of sums are up to 128 elements wide, else 64
 
 const EDGE = 64u;
 const THREADS = 128u;
-const INNER = 8u; // vectors of a row of A and B that workgroup memory holds at once
+const INNER = 8u; // vectors of a row of A and B that workgroup memory holds together
 // Vectors from one row to the next: odd, so that neighbouring rows lie in different banks.
 const OPERAND_PITCH = 9u;
 const WEIGHT_PITCH = 17u;

@@ -159,12 +159,12 @@ export const GOALS: readonly Goal[] = [
     measure: (repeats) => coldStart(2 * repeats),
   },
   {
-    what: "embedded kernels, as text in the module",
+    what: "embedded kernels, in bytes of WebAssembly",
     unit: "KB",
     goal: 200,
     most: true,
     alarm: 200,
-    measure: () => Promise.resolve((RELAXED.length + BASELINE.length) / 1000),
+    measure: () => Promise.resolve((RELAXED.length + BASELINE.length) / 2000),
   },
 ];
 

@@ -1,9 +1,10 @@
 /**
- * The model's files, for those who run it in the page.
+ * The model's files: what it says of itself, and what those load who run it in the page.
  *
  * @module
  */
 import { Hono } from "hono";
+import { z } from "zod";
 import { openSource, readAll, type Source } from "../../model/source.ts";
 import type { ByteReader } from "../../model/safetensors.ts";
 import { indexOf, SINGLES } from "../../model/weightFiles.ts";
@@ -19,6 +20,27 @@ const FILES: ReadonlySet<string> = new Set([
   ...SINGLES,
   ...SINGLES.map(indexOf),
 ]);
+
+const introduction = z.object({
+  about: z.string().min(1).max(1000).optional(),
+  examples: z.array(z.string().min(1).max(1000)).max(3).optional(),
+});
+
+/** What a model's folder tells people of the model. */
+export type Introduction = z.output<typeof introduction>;
+
+/**
+ * `introduction.json` of a checkpoint, `{}` if there is none: `about`, one sentence on what the model is, and `examples`,
+ * up to three prompts that suit it.
+ *
+ * @throws {Error} when there is one that cannot be read or holds something else
+ */
+export async function readIntroduction(checkpoint: string | URL): Promise<Introduction> {
+  const file = await openSource(checkpoint, {}).open("introduction.json");
+  return file === undefined
+    ? {}
+    : introduction.parse(JSON.parse(new TextDecoder().decode(await readAll(file))));
+}
 
 /** The files that a model is loaded from, as they are, and no others of the checkpoint. */
 export function modelFiles(checkpoint: string | URL): Hono {

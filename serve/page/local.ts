@@ -1,61 +1,154 @@
-/// <reference lib="dom" />
 /**
- * The library in the page: loads the server's model and runs it on WebGPU or WASM.
+ * The library in the page as a side: loads the server's model and runs it on WebGPU or WASM.
  *
  * @module
  */
 import { createBackend } from "../../mod.ts";
-import { type Session, TransNormerLLM } from "../../model/mod.ts";
-import type { Piece, Settings } from "./page.ts";
+import { pauses } from "../../core/eventLoop.ts";
+import { type Session, type Tokenizer, TransNormerLLM } from "../../model/mod.ts";
+import { encode, renderChat } from "../prompts.ts";
+import type { Finish, Message, Piece, Place, Settings, Side } from "./side.ts";
 
-/** A model in the page, with one session. */
-export interface Local {
-  /** What it runs on. */
-  readonly backend: string;
-  /** Tokens that the session has read. */
-  readonly tokens: number;
-  /** Continues the session. */
-  generate(prompt: string, settings: Settings, signal: AbortSignal): AsyncGenerator<Piece>;
-  /** Begins a new session. */
-  restart(): void;
+/** Tokens of a prompt that are read between two looks at the person's clicks. */
+const PIECE = 96;
+/** Milliseconds without such a look. */
+const FRAME = 16;
+
+/** A session in this page. */
+export class LocalPlace implements Place {
+  /** The session. */
+  session: Session;
+
+  /** A place where a session stands. */
+  constructor(session: Session) {
+    this.session = session;
+  }
+
+  get tokens(): number {
+    return this.session.position;
+  }
+
+  get stateBytes(): number {
+    return this.session.stateBytes;
+  }
 }
 
-/** Loads the model that lies under a URL; `onProgress` gets the share that has arrived. */
-export async function load(
-  location: URL,
-  headers: Record<string, string>,
-  onProgress: (share: number) => void,
-): Promise<Local> {
-  const backend = await createBackend({ prefer: "auto" });
-  const model = await TransNormerLLM.load(location, {
-    backend,
-    fetch: (input, init) => fetch(input, { ...init, headers }),
-    onProgress: ({ bytes, totalBytes }) => onProgress(bytes / (totalBytes ?? Infinity)),
-  });
-  if (model.tokenizer === undefined) throw new Error("The model has no tokenizer");
-  let session: Session = model.session();
-  return {
-    backend: backend.name === "webgpu" ? "WebGPU" : "WASM",
-    get tokens() {
-      return session.position;
+/** A model in the page. */
+export class Local implements Side<LocalPlace> {
+  readonly name = "browser";
+  readonly label: string;
+  readonly #model: TransNormerLLM & { tokenizer: Tokenizer };
+  readonly #chatTemplate: string | undefined;
+  /** The place whose answer is to end with its next token. */
+  #ending: LocalPlace | undefined;
+  #writing: LocalPlace | undefined;
+
+  private constructor(model: TransNormerLLM, chatTemplate: string | undefined) {
+    if (model.tokenizer === undefined) throw new Error("The model has no tokenizer");
+    this.#model = model as TransNormerLLM & { tokenizer: Tokenizer };
+    this.#chatTemplate = chatTemplate;
+    this.label = `in this browser, on ${model.backend.name === "webgpu" ? "WebGPU" : "WASM"}`;
+  }
+
+  /** Loads the model that lies under a URL; `onProgress` gets the share that has arrived. */
+  static async load(
+    location: URL,
+    options: {
+      fetch: typeof fetch;
+      signal: AbortSignal;
+      chatTemplate: string | null;
+      onProgress: (share: number) => void;
     },
-    restart() {
-      session.dispose();
-      session = model.session();
-    },
-    async *generate(prompt, settings, signal) {
-      const answer = session.generate(prompt, {
-        maxTokens: settings.max_tokens,
-        temperature: settings.temperature,
-        topP: settings.top_p,
-        topK: settings.top_k,
-        minP: settings.min_p,
-        seed: settings.seed,
-        stop: settings.stop,
-        prefillTokens: 96, // the page stays alive while a long prompt is read
+  ): Promise<Local> {
+    const { fetch, signal, chatTemplate, onProgress } = options;
+    const backend = await createBackend({ prefer: "auto", signal });
+    try {
+      const model = await TransNormerLLM.load(location, {
+        backend,
+        fetch,
         signal,
+        onProgress: ({ bytes, totalBytes }) => onProgress(bytes / (totalBytes ?? Infinity)),
       });
-      for await (const { text } of answer) yield { text, tokens: 1 };
-    },
-  };
+      return new Local(model, chatTemplate ?? undefined);
+    } catch (error) {
+      backend.dispose();
+      throw error;
+    }
+  }
+
+  // deno-lint-ignore require-await -- as the server's
+  async fork(from: LocalPlace | undefined): Promise<LocalPlace> {
+    return new LocalPlace(from === undefined ? this.#model.session() : from.session.fork());
+  }
+
+  async read({ session }: LocalPlace, text: string, signal: AbortSignal): Promise<void> {
+    const ids = encode(this.#model, text, session.position === 0), last = ids.pop();
+    if (last === undefined) return;
+    const pause = pauses(FRAME);
+    for (let start = 0; start < ids.length; start += PIECE) {
+      using logits = session.prefill(ids.slice(start, start + PIECE));
+      await logits.data(); // so that what is said to be read is read
+      await pause();
+      signal.throwIfAborted();
+    }
+    session.readLast(last);
+  }
+
+  async answer(
+    place: LocalPlace,
+    prompt: string | readonly Message[],
+    settings: Settings,
+    { signal, onPiece }: { signal: AbortSignal; onPiece: (piece: Piece) => void },
+  ): Promise<Finish> {
+    const { session } = place;
+    const isText = typeof prompt === "string";
+    const ids = encode(
+      this.#model,
+      isText ? prompt : this.#render(prompt),
+      isText && prompt !== "" && session.position === 0,
+    );
+    const answer = session.generate(ids, {
+      maxTokens: settings.max_tokens,
+      temperature: settings.temperature,
+      topP: settings.top_p,
+      topK: settings.top_k ?? Infinity,
+      minP: settings.min_p,
+      seed: settings.seed,
+      stop: settings.stop,
+      prefillTokens: PIECE,
+      signal,
+    });
+    try {
+      for await (const { token, text, logprob, finish } of answer) {
+        this.#writing = place;
+        // As on the server: the special token that ends a text is no part of it. A chat has it.
+        const isEnd = finish === "eos" || finish === "stop" && !this.#model.tokenizer.hasText(token);
+        if (isEnd && isText) place.session = session.fork();
+        onPiece({ text, logprob });
+        if (finish !== undefined) return finish === "length" ? "length" : "end";
+        if (this.#ending === place) return "asked";
+      }
+      return "length";
+    } finally {
+      this.#writing = this.#ending = undefined;
+      if (place.session !== session) session.dispose();
+    }
+  }
+
+  #render(messages: readonly Message[]): string {
+    const absent = { name: undefined, tool_call_id: undefined, tool_calls: undefined };
+    const chat = { messages: messages.map((message) => ({ ...message, ...absent })), tools: undefined };
+    return renderChat(this.#model, chat, true, this.#chatTemplate);
+  }
+
+  // deno-lint-ignore require-await -- as the server's
+  async finish(place: LocalPlace): Promise<boolean> {
+    if (this.#writing !== place) return false;
+    this.#ending = place;
+    return true;
+  }
+
+  forget({ session }: LocalPlace): void {
+    session.dispose();
+  }
 }

@@ -51,7 +51,7 @@ export function completions(service: Service): Hono<Env> {
     checkName(body.model, service);
     const engine = await service.engine;
     const { model } = engine;
-    const text = renderChat(model, body, true);
+    const text = renderChat(model, body, true, service.chatTemplate);
     checkTexts([text], limits);
     const ids = Uint32Array.from(encode(model, text, false));
     const logprobs = body.logprobs ? body.top_logprobs ?? 0 : undefined;

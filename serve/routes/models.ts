@@ -4,17 +4,20 @@
  * @module
  */
 import { Hono } from "hono";
-import { ApiError } from "../errors.ts";
+import { ApiError, report } from "../errors.ts";
+import { type Introduction, readIntroduction } from "../page/files.ts";
 import type { Env, Service } from "../service.ts";
 
 /** `GET /v1/models` and `GET /v1/models/<name>`. */
 export function models(service: Service): Hono<Env> {
+  let introduction: Promise<Introduction> | undefined;
+  const card = async () => await describe(service, await (introduction ??= introduce(service)));
   return new Hono<Env>()
-    .get("/v1/models", async (c) => c.json({ object: "list", data: [await card(service)] }))
+    .get("/v1/models", async (c) => c.json({ object: "list", data: [await card()] }))
     // Names may hold slashes, escaped or not.
     .get("/v1/models/:name{.+}", async (c) => {
       checkName(c.req.param("name"), service);
-      return c.json(await card(service));
+      return c.json(await card());
     });
 }
 
@@ -28,7 +31,18 @@ export function checkName(asked: string | undefined, { name }: Service): void {
   }
 }
 
-async function card({ engine, name, created, checkpoint }: Service) {
+/** What the model's folder says of the model. If that cannot be read, the host is told, and clients get the rest. */
+async function introduce({ checkpoint }: Service): Promise<Introduction> {
+  try {
+    return checkpoint === undefined ? {} : await readIntroduction(checkpoint);
+  } catch (error) {
+    report(error);
+    return {};
+  }
+}
+
+async function describe(service: Service, introduction: Introduction) {
+  const { engine, name, created, checkpoint, limits } = service;
   const { model, stateBytes } = await engine;
   const { vocabSize, layers, hiddenDim } = model.config;
   return {
@@ -42,6 +56,9 @@ async function card({ engine, name, created, checkpoint }: Service) {
     // What softmax attention of the same size would keep of each token: key and value of every layer, in f32.
     cache_bytes_per_token: 2 * 4 * layers * hiddenDim,
     backend: model.backend.name,
+    max_tokens: limits.maxTokens,
+    chat_template: service.chatTemplate ?? model.tokenizer?.chatTemplate() ?? null,
     files: checkpoint !== undefined,
+    ...introduction,
   };
 }

@@ -20,7 +20,7 @@ export function tokenizer(service: Service): Hono<Env> {
       const body = await readJson(c, tokenizeSchema);
       const { model } = await service.engine;
       const [text, addSpecialTokens] = "messages" in body
-        ? [renderChat(model, body, body.add_generation_prompt ?? true), false]
+        ? [renderChat(model, body, body.add_generation_prompt ?? true, service.chatTemplate), false]
         : [body.prompt, body.add_special_tokens ?? true];
       checkTexts([text], limits);
       const tokens = encode(model, text, addSpecialTokens);

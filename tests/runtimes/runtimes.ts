@@ -1,0 +1,350 @@
+/**
+ * The packed package where it must run. `deno task test:runtimes` runs this file; it is no part of `deno task test`, as it
+ * installs runtimes and bundlers from npm first. The last test holds the tables of README.md and docs/hosts.md to what
+ * was seen here.
+ *
+ * @module
+ */
+import assert from "node:assert/strict";
+import { gzipSync } from "node:zlib";
+import { build, stop } from "esbuild";
+import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
+import { type Seen, visit } from "./browsers.ts";
+import { FOLDER, install, installed, MODEL, run } from "./setup.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+const CHROMIUM = findBrowser(), FIREFOX = findFirefox();
+
+/** Marks of what a bundle may hold: shaders by their entry points, kernels by the first bytes in hexadecimal. */
+const WGSL = "@compute", WASM = "0061736d";
+
+const tarball = await install();
+
+/** The newest Node.js that npm has, beside the machine's own. */
+const NEWEST_NODE = installed(
+  `node-linux-${Deno.build.arch === "x86_64" ? "x64" : "arm64"}/bin/node`,
+);
+
+/** Rows of the table of support, in its order. */
+const rows = new Map<string, readonly string[]>();
+
+/** What `programs/host.mjs` says. */
+interface Host {
+  readonly attention: boolean;
+  readonly gradients: boolean;
+  readonly model: string;
+  readonly server: boolean;
+  readonly threads: number;
+  readonly device: string;
+}
+
+/** Runs `programs/host.mjs`, and checks what it says; all hosts write the same text. */
+async function host(program: string, args: string[] = []): Promise<Host> {
+  const seen: Host = JSON.parse(
+    await run(program, [...args, "programs/host.mjs", MODEL]),
+  );
+  assert.deepEqual({ ...seen, model: "", device: "" }, {
+    ...{
+      attention: true,
+      gradients: true,
+      server: true,
+      threads: 2,
+      model: "",
+      device: "",
+    },
+  });
+  assert.match(seen.device, /SIMD/);
+  assert.equal(seen.model.length, 16);
+  return seen;
+}
+
+Deno.test("publint, attw and TypeScript find nothing", async (t) => {
+  await t.step("publint", async () => {
+    await run("node", [
+      installed("publint/src/cli.js"),
+      "run",
+      tarball,
+      "--strict",
+    ]);
+  });
+  await t.step("are the types wrong?", async () => {
+    const attw = installed("@arethetypeswrong/cli/dist/index.js");
+    await run("node", [attw, tarball, "--profile", "esm-only"]);
+  });
+  await t.step("strict TypeScript, in both kinds of resolution", async () => {
+    const common = [
+      "--noEmit",
+      "--strict",
+      "--skipLibCheck",
+      "false",
+      "--target",
+      "es2022",
+    ];
+    const lib = ["--lib", "es2022,dom,esnext.disposable"];
+    for (
+      const kind of [["--module", "nodenext"], [
+        "--module",
+        "esnext",
+        "--moduleResolution",
+        "bundler",
+      ]]
+    ) {
+      await run("node", [
+        installed("typescript/bin/tsc"),
+        ...common,
+        ...lib,
+        ...kind,
+        "programs/types.mts",
+      ]);
+    }
+  });
+});
+
+Deno.test("Node.js: attention, gradients, a model, the server, threads", async () => {
+  const old = await run("node", ["--version"]);
+  assert.notEqual(await run(NEWEST_NODE, ["--version"]), old);
+  for (const node of ["node", NEWEST_NODE]) await host(node);
+  rows.set("Node.js 20.16 and later", [
+    "yes",
+    "yes",
+    "yes",
+    "yes",
+    "npm `webgpu`",
+  ]);
+});
+
+Deno.test({
+  name: "Node.js: WebGPU through npm's webgpu",
+  ignore: MAY_LEAVE_OUT && SWIFTSHADER === undefined,
+  fn: async () => {
+    const env = {
+      VK_ICD_FILENAMES: SWIFTSHADER!.driver,
+      LD_LIBRARY_PATH: SWIFTSHADER!.libraries,
+    };
+    const { device } = JSON.parse(
+      await run(NEWEST_NODE, ["programs/webgpu.mjs"], { env }),
+    );
+    assert.match(device, /SwiftShader/);
+  },
+});
+
+Deno.test("Bun: attention, gradients, a model, the server, threads", async () => {
+  // Where its script did not run, the package holds a stand-in, and the program is in the package of the platform.
+  const bun = [...Deno.readDirSync(installed("@oven"))].map(({ name }) => installed(`@oven/${name}/bin/bun`))
+    .find((path) => Deno.statSync(path).isFile);
+  await host(bun!);
+  rows.set("Bun", ["yes", "yes", "yes", "yes", "no"]);
+});
+
+Deno.test("Deno: the same, and attention without any permission", async () => {
+  const flags = [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--no-config",
+    "--no-lock",
+    "--node-modules-dir=manual",
+  ];
+  await host(Deno.execPath(), [...flags, "-A"]);
+  const { threads } = JSON.parse(
+    await run(Deno.execPath(), [...flags, "programs/permissions.mjs"]),
+  );
+  assert.equal(threads, 2);
+  rows.set("Deno 2", ["yes", "yes", "yes", "yes", "yes"]);
+});
+
+Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
+  const out = `${FOLDER}/worker`;
+  await build({
+    entryPoints: [new URL("examples/cloudflare/main.ts", ROOT).pathname],
+    nodePaths: [installed("")],
+    outdir: out,
+    bundle: true,
+    minify: true,
+    format: "esm",
+    target: "es2022",
+    conditions: ["workerd", "worker", "browser"],
+    external: ["node:*"],
+    loader: { ".wasm": "copy" },
+    assetNames: "[name]",
+    logLevel: "warning",
+  });
+  const { size } = gzipped(await Deno.readTextFile(`${out}/main.js`));
+  assert(
+    size < 1_000_000,
+    `${size} bytes of a worker: the limit of Cloudflare's free plan is 3 MB`,
+  );
+  const { model } = JSON.parse(
+    await run("node", ["programs/workerd.mjs", out, MODEL]),
+  );
+  assert.equal(model.length, 16);
+  rows.set("Cloudflare Workers", ["yes", "yes", "yes", "no", "no"]);
+});
+
+const BUNDLERS = ["esbuild", "vite", "rollup", "webpack"];
+
+Deno.test("bundlers take the package as it is", async () => {
+  await Deno.remove(`${FOLDER}/pages`, { recursive: true }).catch(() => {});
+  for (const bundler of BUNDLERS) {
+    await run("node", [
+      "programs/bundle.mjs",
+      bundler,
+      `${FOLDER}/pages/${bundler}`,
+    ]);
+  }
+});
+
+/** What every page must see, whatever the browser. */
+function checkPages(seen: readonly Seen[], cores: number): void {
+  for (const { error, page, threads, reason, sameBits, isolated } of seen) {
+    assert.equal(error, undefined, page);
+    assert(sameBits, page);
+    if (page.startsWith("/isolated")) {
+      assert(isolated, page);
+      assert.equal(threads, cores, `${page}: ${reason}`);
+    } else {
+      assert.equal(threads, 1, page);
+      assert.match(
+        reason,
+        page.startsWith("/strict") ? /worker-src blob:/ : /cross-origin isolated/,
+        page,
+      );
+    }
+  }
+}
+
+const PAGES = ["isolated", "strict", "plain"].flatMap((kind) =>
+  BUNDLERS.map((bundler) => `/${kind}/${bundler}/index.html`)
+);
+
+Deno.test({
+  name: "Chromium: pages under strict policies, with threads, and WebGPU",
+  ignore: MAY_LEAVE_OUT && CHROMIUM === undefined,
+  fn: async () => {
+    const profile = await Deno.makeTempDir();
+    const flags = [
+      "--headless",
+      "--no-sandbox",
+      "--no-first-run",
+      `--user-data-dir=${profile}`,
+    ];
+    const gpu = ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"];
+    const quiet = [
+      "--disable-background-networking",
+      "--disable-component-update",
+    ];
+    const pages = [...PAGES, "/strict/esbuild/index.html?webgpu"];
+    const seen = await visit(
+      (url) => [CHROMIUM!, ...flags, ...gpu, ...quiet, url],
+      pages,
+    );
+    checkPages(seen, navigator.hardwareConcurrency);
+    assert.match(seen.at(-1)!.webgpu!, /\w/);
+    await Deno.remove(profile, { recursive: true }).catch(() => {});
+    rows.set("Chromium", ["yes", "yes", "–", "isolated pages", "yes"]);
+  },
+});
+
+Deno.test({
+  name: "Firefox: pages under strict policies, with threads",
+  ignore: MAY_LEAVE_OUT && FIREFOX === undefined,
+  fn: async () => {
+    const profile = await Deno.makeTempDir();
+    const seen = await visit(
+      (
+        url,
+      ) => [FIREFOX!, "--headless", "--no-remote", "--profile", profile, url],
+      PAGES,
+    );
+    checkPages(seen, navigator.hardwareConcurrency);
+    await Deno.remove(profile, { recursive: true }).catch(() => {});
+    rows.set("Firefox", ["yes", "yes", "–", "isolated pages", "not tried"]);
+  },
+});
+
+/** A text's size with gzip, and the marks in it. */
+function gzipped(text: string): { size: number; wgsl: boolean; wasm: boolean } {
+  return {
+    size: gzipSync(text, { level: 9 }).length,
+    wgsl: text.includes(WGSL),
+    wasm: text.includes(WASM),
+  };
+}
+
+/** A program of one line, bundled and minified to one text. */
+async function bundled(line: string): Promise<string> {
+  const { outputFiles } = await build({
+    stdin: { contents: line, resolveDir: FOLDER },
+    bundle: true,
+    minify: true,
+    format: "esm",
+    write: false,
+    logLevel: "warning",
+  });
+  return outputFiles[0].text;
+}
+
+Deno.test("a bundle for one backend holds nothing of the other, and only what it calls", async () => {
+  const attention = "export { createBackend, lightningAttention, lightningAttentionStep } from";
+  const wasm = gzipped(await bundled(`${attention} "@levin/attention/wasm";`));
+  assert.deepEqual([wasm.wgsl, wasm.wasm], [false, true]);
+  assert(
+    wasm.size <= 65_000,
+    `attention on WASM takes ${wasm.size} bytes with gzip`,
+  );
+  const text = await bundled(`${attention} "@levin/attention/webgpu";`),
+    webgpu = gzipped(text);
+  assert.deepEqual([webgpu.wgsl, webgpu.wasm], [true, false]);
+  // Names that only shaders of gradients have.
+  for (const name of ["dWeight", "dOutput"]) {
+    assert(!text.includes(name), `attention on WebGPU carries ${name}`);
+  }
+  console.log("\n| bundle | KB, gzip |\n|---|--:|");
+  const whole = gzipped(await bundled(`${attention} "@levin/attention";`));
+  for (const [name, { size }] of Object.entries({ wasm, webgpu, whole })) {
+    console.log(`| ${name} | ${(size / 1000).toFixed(1)} |`);
+  }
+});
+
+Deno.test("the first run fetches what the library uses", async () => {
+  const cache = await Deno.makeTempDir();
+  try {
+    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["task", "generate", "--max-tokens", "3", "hello"],
+      cwd: ROOT,
+      env: { DENO_DIR: cache, NO_COLOR: "1" },
+      stdin: "null",
+    }).output();
+    const log = new TextDecoder().decode(stderr);
+    assert(success, log);
+    const downloads = log.split("\n").filter((line) => line.startsWith("Download")).length;
+    const bytes = sizeOf(`${cache}/npm`);
+    assert(downloads > 0 && downloads <= 75, `${downloads} downloads`);
+    assert(bytes <= 35e6, `${bytes} bytes`);
+    console.log(
+      `\nfirst run: ${downloads} downloads, ${(bytes / 1e6).toFixed(0)} MB on disk`,
+    );
+  } finally {
+    await Deno.remove(cache, { recursive: true });
+  }
+});
+
+function sizeOf(folder: string): number {
+  let bytes = 0;
+  for (const { name, isDirectory } of Deno.readDirSync(folder)) {
+    const path = `${folder}/${name}`;
+    bytes += isDirectory ? sizeOf(path) : Deno.statSync(path).size;
+  }
+  return bytes;
+}
+
+Deno.test("README.md's table says what was seen", async () => {
+  await stop(); // esbuild's process
+  const readme = await Deno.readTextFile(new URL("README.md", ROOT));
+  const cells = readme.split("\n").filter((line) => line.startsWith("|"))
+    .map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()).join(" | "));
+  for (const [place, support] of rows) {
+    const row = [place, ...support].join(" | ");
+    assert(cells.includes(row), `README.md must have the row: | ${row} |`);
+  }
+});
