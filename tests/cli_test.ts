@@ -87,7 +87,7 @@ const QUICK = ["--backend", "wasm", "--temperature", "0", "--max-tokens", "8"];
 
 Deno.test("every command says on stdout what it takes, without colours", async () => {
   const names = Object.keys(COMMANDS);
-  for (const name of ["generate", "score", "serve", "train", "quantize", "demo"]) {
+  for (const name of ["generate", "score", "serve", "train", "convert", "demo"]) {
     assert(names.includes(name));
   }
   for (const name of names) {
