@@ -132,7 +132,9 @@ async function readWeights(
       for (const tensor of file.tensors) {
         checkWeight(tensor, shapes.get(weightOf(tensor.name, config)), config.quantization, name);
       }
-      totalBytes ??= file.tensors.filter(isWanted).reduce((sum, { byteLength }) => sum + byteLength, 0);
+      if (weights.names === undefined) { // no index, one file
+        totalBytes = file.tensors.filter(isWanted).reduce((sum, { byteLength }) => sum + byteLength, 0);
+      }
       for await (const piece of file.read(isWanted)) {
         signal?.throwIfAborted();
         bytes += piece.bytes.length;

@@ -70,10 +70,10 @@ export class TransNormerLLM implements Disposable {
   }
 
   /**
-   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
-   * `model.safetensors.index.json`, of F32, F16 or BF16. Read if they are there: `generation_config.json`, whose
-   * end-of-sequence tokens and sampling defaults count; `tokenizer.json`, `tokenizer_config.json` and
-   * `chat_template.jinja`.
+   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards
+   * with the index of either, of F32, F16 or BF16. Nothing of a file is run. Read if they are there:
+   * `generation_config.json`, whose end-of-sequence tokens and sampling defaults count; `tokenizer.json`,
+   * `tokenizer_config.json` and `chat_template.jinja`.
    *
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.

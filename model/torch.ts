@@ -125,7 +125,13 @@ async function open(reader: RandomReader, file: string): Promise<WeightFile> {
     file,
     tensors: views,
     async *read(wanted) {
-      for (const view of views) if (wanted(view)) yield* readView(reader, view, file);
+      const chosen = views.filter(wanted);
+      // Memory that all of them share: one for each would wait for the collector.
+      const piece = new Uint8Array(Math.min(PIECE_BYTES, reader.size));
+      const whole = new Uint8Array(
+        chosen.reduce((most, view) => isRowMajor(view) ? most : Math.max(most, view.byteLength), 0),
+      );
+      for (const view of chosen) yield* readView(reader, view, piece, whole, file);
     },
     close: () => reader.close(),
   };
@@ -357,23 +363,28 @@ function isSizes(value: unknown): value is number[] {
   return Array.isArray(value) && value.every(isSize);
 }
 
-/** The elements of a view, row by row. */
-async function* readView(reader: RandomReader, view: View, file: string): AsyncGenerator<TensorPiece> {
+/** The elements of a view, row by row. `piece` holds what is read, `whole` a view that is stored in another order. */
+async function* readView(
+  reader: RandomReader,
+  view: View,
+  piece: Uint8Array<ArrayBuffer>,
+  whole: Uint8Array<ArrayBuffer>,
+  file: string,
+): AsyncGenerator<TensorPiece> {
   const { itemBytes, byteLength } = view;
   const begin = await contentOf(reader, view.record, file) + view.offset * itemBytes;
-  if (isRowMajor(view)) {
-    const buffer = new Uint8Array(Math.min(byteLength, PIECE_BYTES));
-    for (let done = 0; done === 0 || done < byteLength; done += PIECE_BYTES) {
-      const bytes = buffer.subarray(0, byteLength - done);
-      await fill(reader, begin + done, bytes, file);
-      yield { tensor: view, begin: done, bytes };
-    }
+  if (!isRowMajor(view)) {
+    // All of it is put in order before any of it can go on.
+    const bytes = whole.subarray(0, byteLength);
+    await gather(reader, begin, dimensionsOf(view), itemBytes, piece, bytes, 0, file);
+    yield { tensor: view, begin: 0, bytes };
     return;
   }
-  // Stored in another order: the whole tensor is put in order before any of it can go on.
-  const bytes = new Uint8Array(byteLength);
-  await gather(reader, begin, dimensionsOf(view), itemBytes, bytes, 0, file);
-  yield { tensor: view, begin: 0, bytes };
+  for (let done = 0; done === 0 || done < byteLength; done += PIECE_BYTES) {
+    const bytes = piece.subarray(0, byteLength - done);
+    await fill(reader, begin + done, bytes, file);
+    yield { tensor: view, begin: done, bytes };
+  }
 }
 
 /** Whether elements that follow each other in the tensor do so in the storage. */
@@ -411,6 +422,7 @@ async function gather(
   begin: number,
   dimensions: readonly Dimension[],
   itemBytes: number,
+  piece: Uint8Array<ArrayBuffer>,
   target: Uint8Array<ArrayBuffer>,
   to: number,
   file: string,
@@ -418,9 +430,15 @@ async function gather(
   const span = (dimensions: readonly Dimension[]) =>
     itemBytes * dimensions.reduce((sum, [size, stride]) => sum + (size - 1) * stride, 1);
   if (span(dimensions) <= PIECE_BYTES || dimensions.length === 0) {
-    const source = await readExactly(reader, begin, span(dimensions), file);
+    await fill(reader, begin, piece.subarray(0, span(dimensions)), file);
     const Items = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[itemBytes]!;
-    scatter(new Items(source.buffer), 0, dimensions, new Items(target.buffer), to);
+    scatter(
+      new Items(piece.buffer),
+      0,
+      dimensions,
+      new Items(target.buffer, 0, target.length / itemBytes),
+      to,
+    );
     return;
   }
   const [[size, stride, step], ...inner] = dimensions;
@@ -429,7 +447,7 @@ async function gather(
   for (let i = 0; i < size; i += most) {
     const part = Math.min(most, size - i);
     const rest: Dimension[] = part > 1 ? [[part, stride, step], ...inner] : inner;
-    await gather(reader, begin + i * stride * itemBytes, rest, itemBytes, target, to + i * step, file);
+    await gather(reader, begin + i * stride * itemBytes, rest, itemBytes, piece, target, to + i * step, file);
   }
 }
 
