@@ -432,7 +432,8 @@ async function gather(
   if (span(dimensions) <= PIECE_BYTES || dimensions.length === 0) {
     await fill(reader, begin, piece.subarray(0, span(dimensions)), file);
     const Items = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[itemBytes]!;
-    const itemsOf = ({ buffer, length }: Uint8Array) => new Items(buffer, 0, Math.floor(length / itemBytes));
+    const itemsOf = ({ buffer, length }: Uint8Array<ArrayBuffer>) =>
+      new Items(buffer, 0, Math.floor(length / itemBytes));
     scatter(itemsOf(piece), 0, dimensions, itemsOf(target), to);
     return;
   }
