@@ -74,12 +74,12 @@ export class TransNormerLLM implements Disposable {
   }
 
   /**
-   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
-   * `model.safetensors.index.json`, of F32, F16 or BF16. Read if they are there: `generation_config.json`, whose
-   * end-of-sequence tokens and sampling defaults count; a tokenizer, which is in `tokenizer.json`, else in
-   * `tokenizer.model` (SentencePiece), else in `vocab.json` and `merges.txt` (GPT-2), else in a `.tiktoken` file; beside
-   * it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and
-   * `additional_chat_templates/`.
+   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards
+   * with the index of either, of F32, F16 or BF16. Nothing of a file is run. Read if they are there:
+   * `generation_config.json`, whose end-of-sequence tokens and sampling defaults count; a tokenizer, which is in
+   * `tokenizer.json`, else in `tokenizer.model` (SentencePiece), else in `vocab.json` and `merges.txt` (GPT-2), else in a
+   * `.tiktoken` file; with it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+   * `chat_template.jinja` and `additional_chat_templates/`.
    *
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.

@@ -144,6 +144,17 @@ function folder(folder: string | URL, location: string, signal?: AbortSignal): S
           }
           return filled;
         },
+        async readAt(position, target) {
+          let filled = 0;
+          while (filled < target.length) {
+            signal?.throwIfAborted();
+            const length = Math.min(piece, target.length - filled);
+            const { bytesRead } = await file.read(target, filled, length, position + filled);
+            if (bytesRead === 0) break;
+            filled += bytesRead;
+          }
+          return filled;
+        },
         close: () => file.close(),
       };
     },
@@ -172,7 +183,10 @@ function remote(base: URL, get: typeof fetch, signal?: AbortSignal): Source {
         return undefined;
       }
       const reader = await responseReader(response, signal);
-      if (!isPage(name, response.headers.get("content-type") ?? "", reader.beginning)) return reader;
+      if (!isPage(name, response.headers.get("content-type") ?? "", reader.beginning)) {
+        const ranges = response.headers.get("accept-ranges")?.toLowerCase() === "bytes";
+        return ranges ? anywhere(reader, (headers) => get(url, { headers, signal }), name, signal) : reader;
+      }
       await reader.close();
       came.set(name, "an HTML page");
       return undefined;
@@ -239,6 +253,56 @@ async function responseReader(
     },
     async close() {
       await reader?.cancel();
+    },
+  };
+}
+
+/** Bytes that are read and dropped rather than asking for a later range. */
+const SKIPPED = 2 ** 16;
+
+/**
+ * Adds `readAt` to what a server sends that answers range requests. A response is read on as long as positions follow
+ * each other, so that tensors read in the order of their file cost few requests.
+ */
+function anywhere(
+  first: ByteReader,
+  get: (headers: Record<string, string>) => Promise<Response>,
+  name: string,
+  signal?: AbortSignal,
+): ByteReader {
+  const { size } = first;
+  if (size === undefined) return first;
+  let current: ByteReader | undefined = first, at = 0;
+  const dropped = new Uint8Array(SKIPPED);
+  return {
+    size,
+    read: (target) => first.read(target),
+    async readAt(position, target) {
+      if (current === undefined || position < at || position - at > SKIPPED) {
+        await current?.close();
+        current = undefined;
+        if (position >= size || target.length === 0) return 0;
+        const response = await get({ range: `bytes=${position}-` });
+        const range = response.headers.get("content-range") ?? `bytes ${position}-${size - 1}/${size}`;
+        if (response.status !== 206 || range !== `bytes ${position}-${size - 1}/${size}`) {
+          await response.body?.cancel();
+          const came = response.status === 206 ? `range ${range}` : `HTTP status ${response.status}`;
+          rangeError(OPERATION, `${name} must be readable from byte ${position} of ${size}`, came);
+        }
+        current = await responseReader(response, signal);
+        at = position;
+      }
+      while (at < position) {
+        const skipped = await current.read(dropped.subarray(0, position - at));
+        if (skipped === 0) return 0;
+        at += skipped;
+      }
+      const filled = await current.read(target);
+      at += filled;
+      return filled;
+    },
+    async close() {
+      await current?.close();
     },
   };
 }

@@ -87,7 +87,7 @@ const QUICK = ["--backend", "wasm", "--temperature", "0", "--max-tokens", "8"];
 
 Deno.test("every command says on stdout what it takes, without colours", async () => {
   const names = Object.keys(COMMANDS);
-  for (const name of ["generate", "score", "serve", "train", "quantize", "demo"]) {
+  for (const name of ["generate", "score", "serve", "train", "convert", "demo"]) {
     assert(names.includes(name));
   }
   for (const name of names) {
@@ -133,8 +133,9 @@ Deno.test("what is wrong on the command line is told before anything is loaded, 
     ["train", /'--data <path>' not specified/],
     ["train", /of at least 1/, "--data", "sotu", "--out", "none", "--steps", "0"],
     ["train", /below 1/, "--data", "sotu", "--out", "none", "--beta1", "1"],
-    ["quantize", /one of 4, 8/, "nowhere", "--bits", "3"],
-    ["quantize", /missing required argument/, "--bits", "8"],
+    ["convert", /one of bf16, f16, int8, int4/, "nowhere", "--out", "out", "--weights", "int3"],
+    ["convert", /missing required argument/, "--out", "out"],
+    ["convert", /'--out <folder>' not specified/, "nowhere"],
     ["export", /missing required argument 'folder'/, "nowhere"],
     ["curve", /must be <name>=<folder>, not 'a'/, "out.svg", "a"],
     ["bench:train-baseline", /one of /, "--data", "sotu", "--out", "none", "--mixer", "none"],
@@ -152,7 +153,7 @@ Deno.test("what is missing is told in a line, with status 1", async () => {
     const wrong: [string, RegExp, ...string[]][] = [
       ["generate", /must have config\.json.*\/nowhere/, "--backend", "wasm", "--model", "nowhere", "x"],
       ["score", /No such file.*none\.txt/, "--model", "nowhere", "--file", "none.txt"],
-      ["quantize", /must have config\.json.*\/nowhere/, "nowhere", "--bits", "8"],
+      ["convert", /must have config\.json.*\/nowhere/, "nowhere", "--out", "out"],
       ["export", /must hold model\.safetensors/, "nowhere", "out"],
       ["curve", /no such file.*nowhere/, "out.svg", "a=nowhere"],
       ["train", /data must exist/, "--backend", "wasm", "--data", "nowhere", "--out", "out"],
@@ -206,7 +207,7 @@ Deno.test("relative paths begin where the person stands", async () => {
     assert.equal(byHand.code, 0, byHand.err);
     assert.equal(byHand.out, byTask.out);
     // For writing, too; and what is no terminal shows no progress.
-    const { code, out, err } = await run("quantize", ["../model", "--bits", "8", "--out", "small"], {
+    const { code, out, err } = await run("convert", ["../model", "--weights", "int8", "--out", "small"], {
       env: { INIT_CWD: elsewhere },
     });
     assert.equal(code, 0, err);
