@@ -63,7 +63,11 @@ export class TransNormerLLM implements Disposable {
    * A model over a checkpoint on a backend; it takes the checkpoint's weights over, and the backend too if
    * `ownsBackend` says so.
    */
-  constructor(backend: Backend, checkpoint: Checkpoint, { ownsBackend = false } = {}) {
+  constructor(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    { ownsBackend = false }: { ownsBackend?: boolean } = {},
+  ) {
     this.#ownsBackend = ownsBackend;
     this.backend = backend;
     this.config = checkpoint.config;

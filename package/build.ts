@@ -7,6 +7,7 @@
  */
 import { build, type BuildOptions, type Metafile, type Plugin, stop } from "esbuild";
 import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { wasmKernels } from "../wasm/module.ts";
 import { declarations } from "./declarations.ts";
@@ -45,6 +46,10 @@ const COMMON: BuildOptions = {
 const packages: Plugin = {
   name: "packages",
   setup({ onResolve }) {
+    // Deno must not find packages named that few programs need; bundlers must.
+    onResolve({ filter: /\/packages\.ts$/ }, ({ path, resolveDir }) => ({
+      path: join(resolveDir, path.replace(/\.ts$/, ".npm.ts")),
+    }));
     onResolve({ filter: /^[^./]/ }, ({ kind }) => kind === "entry-point" ? undefined : { external: true });
   },
 };

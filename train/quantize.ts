@@ -9,7 +9,17 @@
  * @module
  */
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { cli, command, interruption, oneOf, path, StatusLine, write } from "../cli/mod.ts";
+import {
+  cli,
+  command,
+  downloadLine,
+  interruption,
+  location,
+  oneOf,
+  path,
+  StatusLine,
+  write,
+} from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { quantize, quantizedRow } from "../core/quantize.ts";
 import { createBackend } from "../mod.ts";
@@ -23,7 +33,7 @@ import {
   type TensorEntry,
   toFloat32,
 } from "../model/safetensors.ts";
-import { openSource, readAll, reading, type Source } from "../model/source.ts";
+import { type DownloadProgress, openSource, readAll, reading, type Source } from "../model/source.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "quantizeModel";
@@ -39,24 +49,28 @@ export interface QuantizeOptions {
   group?: 32 | 64;
   /** Called after each tensor, with the bytes read so far and in all. */
   onProgress?: (name: string, bytes: number, totalBytes: number) => void;
+  /** Called as bytes of a model on the hub come. */
+  onDownload?: (progress: DownloadProgress) => void;
+  /** Stops; its reason is thrown. */
+  signal?: AbortSignal;
 }
 
 /**
  * Quantises a model, one tensor after another. The result is written under a temporary name, then renamed.
  *
- * @param model a folder in the published layout, in one file or in shards
+ * @param model a folder in the published layout, in one file or in shards; a URL or an id on the hub
  * @param folder where the quantised model goes; it must not exist
  * @throws {RangeError} when the folder exists, the model is incomplete, quantised already, or a weight is not finite
  */
 export async function quantizeModel(
   model: string,
   folder: string,
-  { bits, group = 32, onProgress }: QuantizeOptions,
+  { bits, group = 32, onProgress, ...options }: QuantizeOptions,
 ): Promise<void> {
   if (await stat(folder).then(() => true, () => false)) {
     rangeError(OPERATION, "the folder to write to must not exist", folder);
   }
-  const source = openSource(model, {});
+  const source = openSource(model, options);
   await reading(source, () => quantizeFiles(source, folder, { bits, group, onProgress }));
 }
 
@@ -186,21 +200,32 @@ async function loss(model: string, texts: string | readonly Uint16Array[]): Prom
   return sum / tokens;
 }
 
+/** Where a quantised model goes unless the caller says. */
+function quantizedFolder(model: string, bits: 8 | 4): string {
+  const isFolder = !/^[a-z][a-z0-9+.-]+:/i.test(model);
+  const name = isFolder ? model : /([^/:@]+)\/?(?:[@?#].*)?$/.exec(model)?.[1] ?? "model";
+  return `${isFolder ? name : path(name)}-int${bits}`;
+}
+
 const BITS = { 8: 8, 4: 4 } as const, GROUPS = { 32: 32, 64: 64 } as const;
 
 if (import.meta.main) {
   await cli(
     command("quantize", "A model with weights of 8 or 4 bits.")
-      .argument("<model>", "a folder in the published layout", path)
+      .argument("<model>", "a folder in the published layout, a URL or an id on the hub", location)
       .requiredOption("--bits <8|4>", "bits of a weight", oneOf(BITS))
       .option("--group <32|64>", "weights that share a scale", oneOf(GROUPS), GROUPS[32])
-      .option("--out <folder>", "default: <model>-int8 or <model>-int4", path)
+      .option(
+        "--out <folder>",
+        "default: <model>-int8 or <model>-int4; of URLs and ids their last part",
+        path,
+      )
       .option(
         "--evaluate <text>",
         'then report the loss of both models on this file, or on what is held out of "sotu"',
         (name) => name === SOTU ? name : path(name),
       )
-      .action(async (model, { bits, group, out = `${model}-int${bits}`, evaluate }) => {
+      .action(async (model, { bits, group, out = quantizedFolder(model, bits), evaluate }) => {
         const stop = interruption();
         const texts = evaluate === undefined ? undefined : await evaluationTexts(evaluate);
         const status = new StatusLine();
@@ -208,8 +233,9 @@ if (import.meta.main) {
           await quantizeModel(model, out, {
             bits,
             group,
+            signal: stop,
+            onDownload: downloadLine(status),
             onProgress(name, bytes, total) {
-              stop.throwIfAborted();
               status.draw(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
             },
           });

@@ -247,5 +247,7 @@ function startingAt(from: number, response: Response): Response {
 }
 
 function text(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  if (!(error instanceof Error)) return String(error);
+  // `fetch` says what went wrong in its cause.
+  return error.cause instanceof Error ? `${error.message}: ${error.cause.message}` : error.message;
 }

@@ -107,17 +107,15 @@ class HubSource implements Source {
         return commit;
       } catch (error) {
         if (!(error instanceof Unreachable)) throw error;
-        this.#silence = `${this.#options.endpoint} cannot be asked: ${error.message}`;
+        this.#silence = error.message;
       }
     }
     const commit = await this.#cache?.commit(this.#revision);
     if (commit !== undefined) return commit;
-    const where = this.#cache === undefined ? "" : `, or the model be in the cache, ${this.#cache.location}`;
-    return rangeError(
-      OPERATION,
-      `${this.#options.endpoint} must be asked for ${this.location}${where}`,
-      this.#silence,
-    );
+    const cached = this.#cache === undefined ? "" : `be in the cache, ${this.#cache.location}, or `;
+    const expected =
+      `${this.location} must ${cached}be on ${this.#options.endpoint}, which must be reachable`;
+    return rangeError(OPERATION, expected, this.#silence);
   }
 
   /** The files of the commit; undefined where the hub cannot be asked and never could be. */
@@ -127,7 +125,7 @@ class HubSource implements Source {
       return await this.#client.files(commit);
     } catch (error) {
       if (!(error instanceof Unreachable)) throw error;
-      this.#silence = `${this.#options.endpoint} cannot be asked: ${error.message}`;
+      this.#silence = error.message;
       // Of a branch the hub has just told the commit: then files may be missing that the model has.
       if (commit === this.#revision) return undefined;
       return rangeError(
