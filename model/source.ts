@@ -13,7 +13,7 @@ const OPERATION = "TransNormerLLM.load";
 
 /** Files by name. */
 export interface Source {
-  /** The folder or URL as messages name it: without a query, which may carry a key. */
+  /** The folder, URL or model on the hub as messages name it: without a query, which may carry a key. */
   readonly location: string;
   /**
    * The file, from its beginning; `undefined` when there is none of that name. Hosts that say it in another way

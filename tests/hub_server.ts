@@ -86,7 +86,10 @@ export class Hub {
     };
     this.requests.push(request);
     const right = () => host === "cdn" ? this.#stored(request) : this.#hub(request);
-    return this.interfere?.(request, right) ?? right();
+    const answer = this.interfere?.(request, right) ?? right();
+    answer.headers.set("access-control-allow-origin", "*"); // pages ask as well
+    answer.headers.set("access-control-expose-headers", "*");
+    return answer;
   }
 
   #hub(request: HubRequest): Response {

@@ -42,7 +42,8 @@ export class HubClient {
   ) {
     this.#repo = repo;
     this.#settings = settings;
-    this.#fetch = options.fetch ?? fetch;
+    // Bound: as a method, a browser's `fetch` refuses.
+    this.#fetch = (options.fetch ?? fetch).bind(globalThis);
     this.#signal = options.signal;
   }
 
