@@ -26,12 +26,15 @@ const adapter = await navigator.gpu?.requestAdapter();
 /** Whether tests on WebGPU are skipped, as there is no adapter; `setup.ts` says so aloud, and fails with `CI=true`. */
 export const WITHOUT_WEBGPU: boolean = MAY_LEAVE_OUT && !adapter;
 
+/** Whether WebGPU computes on the CPU here. */
+export const SOFTWARE: boolean = adapter?.info.isFallbackAdapter ?? false;
+
 /**
  * Calls in a test that memory does not grow. Mesa's software driver keeps half a megabyte of the process for every
  * dispatch until its device ends, so it gets fewer.
  */
 export function manyCalls(name: "webgpu" | "wasm"): number {
-  return name === "webgpu" && adapter?.info.isFallbackAdapter ? 1000 : 10_000;
+  return name === "webgpu" && SOFTWARE ? 1000 : 10_000;
 }
 
 /** Registers the body as one test per backend. Every tensor that a test leaves behind fails it. */

@@ -1,5 +1,5 @@
 /**
- * Run by `gpu_test.ts` in a separate process, with little memory: asks for more than there is, and prints what comes.
+ * Run by `gpu_test.ts` in a separate process, on real GPUs: asks for more memory than there is, and prints what comes.
  *
  * @module
  */
