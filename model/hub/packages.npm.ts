@@ -4,8 +4,10 @@
  * @module
  */
 
-/** The hub's own client. */
-export function hubClient(): Promise<typeof import("@huggingface/hub")> {
+import type { Client } from "./packages.ts";
+
+/** The hub's own client, which the build puts into the package: its published form stops some bundlers. */
+export function hubClient(): Promise<Client> {
   return import("@huggingface/hub");
 }
 

@@ -8,8 +8,11 @@
 /** Versions are those of `imports.json`; `tests/hub_test.ts` compares. */
 const CLIENT = "@huggingface/hub@2.17.5", HASHES = "@noble/hashes@2.4.0";
 
+/** The functions of the hub's own client that are called. */
+export type Client = Pick<typeof import("@huggingface/hub"), "downloadFile" | "listFiles" | "modelInfo">;
+
 /** The hub's own client. */
-export async function hubClient(): Promise<typeof import("@huggingface/hub")> {
+export async function hubClient(): Promise<Client> {
   return await load(CLIENT);
 }
 
