@@ -17,7 +17,7 @@ import {
   type TransNormerConfig,
 } from "./config.ts";
 import { toFloat32 } from "./safetensors.ts";
-import { openSource, readAll, reading, type Source } from "./source.ts";
+import { type HubOptions, openSource, readAll, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "./stored.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -40,14 +40,17 @@ export interface LoadProgress {
 }
 
 /** Options of `TransNormerLLM.load`. */
-export interface LoadOptions {
-  /** Where the model lives and computes. It stays the caller's: disposing the model does not dispose it. */
-  backend: Backend;
+export interface LoadOptions extends HubOptions {
+  /**
+   * Where the model lives and computes. It stays the caller's: disposing the model does not dispose it. Default: one that
+   * `createBackend()` makes, which the model owns and disposes with itself.
+   */
+  backend?: Backend;
   /** Stops loading; its reason is thrown, and what was uploaded is given back. */
   signal?: AbortSignal;
   /** Called after each tensor. */
   onProgress?: (progress: LoadProgress) => void;
-  /** Used for URLs instead of the global `fetch`; then also for `file:` URLs. */
+  /** Used for URLs and the hub instead of the global `fetch`; then also for `file:` URLs. */
   fetch?: typeof fetch;
 }
 
@@ -68,12 +71,12 @@ export interface Checkpoint {
 }
 
 /** Loads a checkpoint; see `TransNormerLLM.load`. */
-export async function loadCheckpoint(location: string | URL, options: LoadOptions): Promise<Checkpoint> {
-  const { backend, signal } = options ?? {};
-  if (typeof backend !== "object" || backend === null) {
-    typeError(OPERATION, "options.backend must be a Backend, made by createBackend()", backend);
-  }
-  signal?.throwIfAborted();
+export async function loadCheckpoint(
+  backend: Backend,
+  location: string | URL,
+  options: LoadOptions,
+): Promise<Checkpoint> {
+  options.signal?.throwIfAborted();
   const source = openSource(location, options);
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));

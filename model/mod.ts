@@ -23,6 +23,7 @@ export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
 export { type ChatOptions, TransNormerLLM } from "./model.ts";
 export { type Choice, Sampler, type SamplingOptions } from "./sampling.ts";
 export type { Likelihood } from "./score.ts";
+export type { DownloadProgress, HubOptions } from "./source.ts";
 export { Session, type SessionModel } from "./session.ts";
 export { Tokenizer, type TokenStream } from "./tokenizer.ts";
 export type { ChatMessage, ChatTemplateOptions } from "./tokenizer/chat.ts";

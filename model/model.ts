@@ -60,10 +60,19 @@ export class TransNormerLLM implements Disposable {
   /** Living batches. */
   readonly batches: Set<Batch> = new Set();
   readonly #parameters: readonly Tensor[];
+  readonly #ownsBackend: boolean;
   #disposed = false;
 
-  /** A model over a checkpoint on a backend; it takes the checkpoint's weights over. */
-  constructor(backend: Backend, checkpoint: Checkpoint) {
+  /**
+   * A model over a checkpoint on a backend; it takes the checkpoint's weights over, and the backend too if
+   * `ownsBackend` says so.
+   */
+  constructor(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    { ownsBackend = false }: { ownsBackend?: boolean } = {},
+  ) {
+    this.#ownsBackend = ownsBackend;
     this.backend = backend;
     this.config = checkpoint.config;
     this.weights = checkpoint.weights;
@@ -84,16 +93,40 @@ export class TransNormerLLM implements Disposable {
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.
    *
-   * @param location a folder, or the URL that the files lie under
+   * A model on the hub is downloaded into the cache of Python's `huggingface_hub` (in browsers, the origin's own file
+   * system), and only what the model needs of it; a cut download continues, sizes and hashes are checked. What the
+   * cache holds is not downloaded again. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count.
+   *
+   * @param location a folder; the URL that the files lie under; or a model on the Hugging Face hub, `owner/name`,
+   * `owner/name@revision`, or the same after `hf:`. A folder of that name wins
    * @param options see {@linkcode LoadOptions}
-   * @throws {RangeError} when a file is missing, truncated or hostile, or config and weights do not fit. The message
-   * names the location
+   * @throws {RangeError} when a file is missing, truncated or hostile, config and weights do not fit, or the hub does not
+   * give the model. The message names the location
    * @throws {TypeError} when a value is of the wrong kind
    * @throws what `signal` gives as reason, and what the network or the file system throws. After any failure the
    * backend holds what it held before
    */
-  static async load(location: string | URL, options: LoadOptions): Promise<TransNormerLLM> {
-    return new TransNormerLLM(options?.backend, await loadCheckpoint(location, options));
+  static async load(location: string | URL, options: LoadOptions = {}): Promise<TransNormerLLM> {
+    const { backend, signal } = options;
+    if (backend !== undefined) {
+      if (typeof backend !== "object" || backend === null) {
+        typeError(
+          "TransNormerLLM.load",
+          "options.backend must be a Backend, made by createBackend()",
+          backend,
+        );
+      }
+      return new TransNormerLLM(backend, await loadCheckpoint(backend, location, options));
+    }
+    // Programs that bring a backend load nothing of the others.
+    const { createBackend } = await import("../backend.ts");
+    const owned = await createBackend({ signal });
+    try {
+      return new TransNormerLLM(owned, await loadCheckpoint(owned, location, options), { ownsBackend: true });
+    } catch (error) {
+      owned.dispose();
+      throw error;
+    }
   }
 
   /** Number of parameters; tied ones count once. */
@@ -264,11 +297,12 @@ export class TransNormerLLM implements Disposable {
     return await perplexity(this, text);
   }
 
-  /** Frees the weights and ends all sessions and batches. Twice does nothing. */
+  /** Frees the weights and ends all sessions and batches, and the backend if `load` made it. Twice does nothing. */
   dispose(): void {
     this.#disposed = true;
     for (const holder of [...this.sessions, ...this.batches]) holder.dispose();
     for (const tensor of this.#parameters) tensor.dispose();
+    if (this.#ownsBackend) this.backend.dispose();
   }
 
   /** {@linkcode TransNormerLLM.dispose}, for `using`. */

@@ -1,18 +1,19 @@
 /**
- * Where a checkpoint's files come from: a local folder, or a URL that they lie under.
+ * Where a checkpoint's files come from: a local folder, a URL that they lie under, or a model on the Hugging Face hub.
  *
  * @module
  */
 import type { FileHandle } from "node:fs/promises";
 import { builtin } from "../core/builtin.ts";
 import { rangeError, typeError } from "../core/errors.ts";
+import { parseId } from "./hub/id.ts";
 import type { ByteReader } from "./safetensors.ts";
 
 const OPERATION = "TransNormerLLM.load";
 
 /** Files by name. */
 export interface Source {
-  /** The folder or URL as messages name it: without a query, which may carry a key. */
+  /** The folder, URL or model on the hub as messages name it: without a query, which may carry a key. */
   readonly location: string;
   /**
    * The file, from its beginning; `undefined` when there is none of that name. Hosts that say it in another way
@@ -25,20 +26,64 @@ export interface Source {
   instead(name: string): string | undefined;
 }
 
+/** A file on its way from the hub to the cache. */
+export interface DownloadProgress {
+  /** Its name. */
+  readonly file: string;
+  /** Bytes that are here, with those that an earlier download left. */
+  readonly bytes: number;
+  /** Its size in bytes. */
+  readonly totalBytes: number;
+}
+
+/** What a source from the hub needs to know. */
+export interface HubOptions {
+  /** A branch, a tag or a commit of a model on the hub. Default: `main`. */
+  revision?: string;
+  /** The key to private and gated models on the hub. Default: `HF_TOKEN`, or the token that `hf auth login` stored. */
+  token?: string;
+  /** Called as bytes of a model on the hub come. What the cache holds is not downloaded. */
+  onDownload?: (progress: DownloadProgress) => void;
+  /** Stops reading; its reason is thrown. */
+  signal?: AbortSignal;
+  /** Used instead of the global `fetch`; then also for `file:` URLs. */
+  fetch?: typeof fetch;
+}
+
 /**
- * The files of a folder or under a URL. A folder and `file:` URLs are read through the file system, everything else
- * through `fetch`.
+ * The files of a folder, under a URL or of a model on the hub. A folder and `file:` URLs are read through the file
+ * system, everything else through `fetch`. A folder wins over a model on the hub of that name.
  *
  * @throws {TypeError} when the location is neither a string nor a URL, or a URL that no file can lie under
+ * @throws {RangeError} when it is empty, or options.revision does not go with it
  */
-export function openSource(
-  location: string | URL,
-  options: { signal?: AbortSignal; fetch?: typeof fetch },
-): Source {
+export function openSource(location: string | URL, options: HubOptions): Source {
   if (!(location instanceof URL) && typeof location !== "string") {
-    typeError(OPERATION, "the location must be a folder's path or a URL", location);
+    typeError(
+      OPERATION,
+      "the location must be a folder's path, a URL or the id of a model on the hub",
+      location,
+    );
   }
-  if (location === "") rangeError(OPERATION, "the location must be a folder's path or a URL", location);
+  if (location === "") {
+    rangeError(
+      OPERATION,
+      "the location must be a folder's path, a URL or the id of a model on the hub",
+      location,
+    );
+  }
+  const id = typeof location === "string" ? parseId(location, options.revision) : undefined;
+  if (id !== undefined) {
+    return later(String(location), async () => {
+      if (!String(location).startsWith("hf:") && await isFolder(String(location))) {
+        refuseRevision(options.revision);
+        return folder(location, String(location), options.signal);
+      }
+      const { openHub } = await import("./hub/mod.ts");
+      return await openHub(id, options, folder);
+    });
+  }
+  refuseRevision(options.revision);
   const isUrl = location instanceof URL || /^[a-z][a-z0-9+.-]+:/i.test(location);
   if (!isUrl) return folder(location, location, options.signal);
   const url = new URL(location);
@@ -49,6 +94,36 @@ export function openSource(
   return url.protocol === "file:" && options.fetch === undefined
     ? folder(url, url.href, options.signal)
     : remote(url, options.fetch ?? fetch, options.signal);
+}
+
+/** A source that is made when a file is first asked for. */
+function later(location: string, make: () => Promise<Source>): Source {
+  let making: Promise<Source> | undefined, made: Source | undefined;
+  return {
+    get location() {
+      return made?.location ?? location;
+    },
+    instead: (name) => made?.instead(name),
+    async open(name) {
+      made = await (making ??= make());
+      return await made.open(name);
+    },
+  };
+}
+
+function refuseRevision(revision: string | undefined): void {
+  if (revision === undefined) return;
+  rangeError(OPERATION, "options.revision must be absent unless the model is on the hub", revision);
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  const fileSystem = builtin("node:fs/promises") as typeof import("node:fs/promises") | undefined;
+  try {
+    return (await fileSystem?.stat(path))?.isDirectory() ?? false;
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR"].includes((error as { code?: string }).code ?? "")) return false;
+    throw error;
+  }
 }
 
 /**
@@ -72,13 +147,13 @@ export function absent(source: Source, names: readonly string[]): never {
  *
  * @throws what `read` throws
  */
-export async function reading<T>({ location }: Source, read: () => Promise<T>): Promise<T> {
+export async function reading<T>(source: Source, read: () => Promise<T>): Promise<T> {
   try {
     return await read();
   } catch (error) {
     const isOurs = (error instanceof RangeError || error instanceof TypeError) &&
       error.message.startsWith("Cannot run ");
-    if (isOurs) error.message += `, in ${location}`;
+    if (isOurs) error.message += `, in ${source.location}`;
     throw error;
   }
 }

@@ -9,6 +9,7 @@ import {
   backendOption,
   cli,
   command,
+  downloadLine,
   integer,
   interruption,
   location,
@@ -29,7 +30,7 @@ const LAST_EVENT = 1000;
 
 const serve = command("serve", "Serves a model over HTTP.")
   .requiredOption(
-    "--model <folder or URL>",
+    "--model <folder, URL or id>",
     "checkpoint: config.json, model.safetensors, tokenizer.json",
     location,
   )
@@ -81,6 +82,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     const loading = TransNormerLLM.load(checkpoint, {
       backend,
       signal: stop,
+      onDownload: downloadLine(),
       onProgress: () => begun.resolve(),
     });
     // Configuration and headers were right once weights arrive: from then on the server says that it is loading.

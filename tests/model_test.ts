@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { pathToFileURL } from "node:url";
 import fc from "fast-check";
-import type { Backend } from "../mod.ts";
+import { type Backend, createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { PREFILL_TOKENS } from "../model/session.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
@@ -435,7 +435,10 @@ eachBackend("missing files, wrong places", async (backend) => {
   await assert.rejects(TransNormerLLM.load("", { backend }), RangeError);
   await assert.rejects(TransNormerLLM.load("data:text/plain,x", { backend }), TypeError);
   await assert.rejects(TransNormerLLM.load(7 as never, { backend }), TypeError);
-  await assert.rejects(TransNormerLLM.load(SERVED, {} as never), /options\.backend must be a Backend/);
+  await assert.rejects(
+    TransNormerLLM.load(SERVED, { backend: 7 as never }),
+    /options\.backend must be a Backend/,
+  );
   await assert.rejects(
     TransNormerLLM.load(SERVED + "?key=secret", {
       backend,
@@ -599,11 +602,6 @@ eachBackend("errors of loading say where, and which file", async (backend) => {
       await Deno.remove(folder, { recursive: true });
     }
   }
-  await assert.rejects(TransNormerLLM.load("OpenNLPLab/TransNormerLLM-385M", { backend }), {
-    message:
-      "Cannot run TransNormerLLM.load as the checkpoint must have config.json: current value is undefined, " +
-      "in OpenNLPLab/TransNormerLLM-385M",
-  });
   const file = await Deno.makeTempFile();
   await assert.rejects(TransNormerLLM.load(file, { backend }), /must have config\.json/);
   await Deno.remove(file);
@@ -848,4 +846,38 @@ eachBackend("loglikelihood and perplexity", async (backend) => {
   await assert.rejects(model.loglikelihood([], [1]), /context must hold at least one token/);
   await assert.rejects(model.loglikelihood([1], []), /continuation must hold at least one token/);
   await assert.rejects(model.loglikelihood("a", [1]), { name: "TypeError" });
+});
+
+Deno.test("without a backend a model makes one, and disposes it with itself", async () => {
+  let kept: TransNormerLLM;
+  {
+    using model = await TransNormerLLM.load("tests/golden/tnl");
+    kept = model;
+    using logits = model.forward([[5, 17, 9]]);
+    assert.deepEqual(logits.shape, [1, 3, 256]);
+    assert(model.backend.bytesInUse > 0);
+  }
+  assert.throws(() => kept.backend.zeros([1]), /disposed/);
+  kept.dispose();
+
+  using backend = await createBackend({ prefer: "wasm" });
+  (await TransNormerLLM.load("tests/golden/tnl", { backend })).dispose();
+  backend.zeros([1]).dispose(); // it stays the caller's
+});
+
+Deno.test("without a backend, a failed load gives back the one that it made", async () => {
+  const program = `
+    import { TransNormerLLM } from "./model/mod.ts";
+    import { Backend } from "./mod.ts";
+    let disposed = 0;
+    const { dispose } = Backend.prototype;
+    Backend.prototype.dispose = function () { disposed++; dispose.call(this); };
+    await TransNormerLLM.load("/no/such/folder").then(() => {}, () => {});
+    console.log(disposed);
+  `;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-check", program],
+    cwd: new URL("../", import.meta.url),
+  }).output();
+  assert.equal(new TextDecoder().decode(stdout).trim(), "1", new TextDecoder().decode(stderr));
 });

@@ -9,7 +9,17 @@
  * @module
  */
 import { type FileHandle, mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { cli, command, interruption, location, oneOf, path, StatusLine, write } from "../cli/mod.ts";
+import {
+  cli,
+  command,
+  downloadLine,
+  interruption,
+  location,
+  oneOf,
+  path,
+  StatusLine,
+  write,
+} from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { toHalf } from "../core/half.ts";
 import { quantize, quantizedRow, toBfloat16 } from "../core/quantize.ts";
@@ -18,7 +28,7 @@ import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { encodeSafetensorsHeader, toFloat32 } from "../model/safetensors.ts";
-import { openSource, readAll, reading, type Source } from "../model/source.ts";
+import { type DownloadProgress, openSource, readAll, reading, type Source } from "../model/source.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "../model/stored.ts";
 import { findWeights, readJson, type WeightFiles } from "../model/weightFiles.ts";
 import { Corpus, readDocuments, SOTU } from "./data.ts";
@@ -50,14 +60,18 @@ export interface ConvertOptions {
   group?: 32 | 64;
   /** Called after each tensor, with the bytes read so far and in all. */
   onProgress?: (name: string, bytes: number, totalBytes: number) => void;
-  /** Used for URLs instead of the global `fetch`. */
+  /** Called as bytes of a model on the hub come. */
+  onDownload?: (progress: DownloadProgress) => void;
+  /** Stops; its reason is thrown. */
+  signal?: AbortSignal;
+  /** Used for URLs and the hub instead of the global `fetch`. */
   fetch?: typeof fetch;
 }
 
 /**
  * Converts a model, one tensor after another. The result is written under a temporary name, then renamed.
  *
- * @param model a folder or URL that `TransNormerLLM.load` loads
+ * @param model a folder, URL or id on the hub that `TransNormerLLM.load` loads
  * @param folder where the converted model goes; it must not exist
  * @throws {RangeError} when the folder exists, the model is incomplete or quantised already, or a weight is not finite or
  * does not fit into its new type
@@ -65,12 +79,12 @@ export interface ConvertOptions {
 export async function convertModel(
   model: string | URL,
   folder: string,
-  { weights, group = 32, onProgress, fetch }: ConvertOptions,
+  { weights, group = 32, onProgress, ...options }: ConvertOptions,
 ): Promise<void> {
   if (await stat(folder).then(() => true, () => false)) {
     rangeError(OPERATION, "the folder to write to must not exist", folder);
   }
-  const source = openSource(model, { fetch });
+  const source = openSource(model, options);
   await reading(source, async () => {
     const fields = await readJson(source, "config.json") as Record<string, unknown>;
     const config = parseConfig(fields);
@@ -281,7 +295,7 @@ const GROUPS = { 32: 32, 64: 64 } as const;
 if (import.meta.main) {
   await cli(
     command("convert", "A model in one safetensors file, its weights as they are, as halves, or as integers.")
-      .argument("<model>", "a folder or URL", location)
+      .argument("<model>", "a folder, a URL or an id on the hub", location)
       .requiredOption("--out <folder>", "where the converted model goes; it must not exist", path)
       .option("--weights <type>", "bf16, f16, int8 or int4; default: as they are", oneOf(WEIGHTS))
       .option("--group <32|64>", "integers that share a scale", oneOf(GROUPS), GROUPS[32])
@@ -298,6 +312,8 @@ if (import.meta.main) {
           await convertModel(model, out, {
             weights,
             group,
+            signal: stop,
+            onDownload: downloadLine(status),
             onProgress(name, bytes, total) {
               stop.throwIfAborted();
               status.draw(`${(100 * bytes / total).toFixed(0).padStart(3)} %  ${name}`);
