@@ -30,6 +30,7 @@ import { Tokenizer } from "./tokenizer.ts";
 import { mapWeights, type Weights } from "./weights.ts";
 
 const OPERATION = "TransNormerLLM.load";
+const TEMPLATE = "chat_template.jinja", TEMPLATE_BYTES = 2 ** 20;
 const SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 
 /** Progress of loading. */
@@ -52,6 +53,16 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Called after each tensor. */
   onProgress?: (progress: LoadProgress) => void;
+  /**
+   * Called with `tokenizer.json` and `tokenizer_config.json`, parsed, before a tokenizer is made of them: these files come
+   * from whoever made the model. What it throws ends loading.
+   */
+  inspect?: (json: unknown, config: unknown) => Promise<void>;
+  /**
+   * Hosts that a remote checkpoint may redirect to, besides its own; one that begins with a dot stands for all names that
+   * end with it. Default: none, but for Hugging Face its own stores.
+   */
+  redirects?: readonly string[];
   /** Used for URLs instead of the global `fetch`; then also for `file:` URLs. */
   fetch?: typeof fetch;
 }
@@ -83,7 +94,7 @@ export async function loadCheckpoint(location: string | URL, options: LoadOption
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));
     const generation = await readGenerationConfig(source);
-    const tokenizer = await readTokenizer(source);
+    const tokenizer = await readTokenizer(source, options.inspect);
     using uploads = new Uploads(backend, config);
     const { tied } = await readWeights(source, config, options, uploads);
     const weights = uploads.finish(tied);
@@ -106,14 +117,20 @@ async function readGenerationConfig(source: Source): Promise<GenerationConfig | 
 }
 
 /** The tokenizer; a `chat_template.jinja` wins over what `tokenizer_config.json` says. */
-async function readTokenizer(source: Source): Promise<Tokenizer | undefined> {
+async function readTokenizer(
+  source: Source,
+  inspect: LoadOptions["inspect"],
+): Promise<Tokenizer | undefined> {
   const json = await readJson(source, "tokenizer.json", "optional");
   if (json === undefined) return undefined;
-  const config = await readJson(source, "tokenizer_config.json", "optional");
-  const template = await source.open("chat_template.jinja");
-  if (template === undefined) return await Tokenizer.create(json, config);
-  const chat_template = new TextDecoder().decode(await readAll(template));
-  return await Tokenizer.create(json, { ...config as Record<string, unknown> | undefined, chat_template });
+  let config = await readJson(source, "tokenizer_config.json", "optional");
+  const template = await source.open(TEMPLATE);
+  if (template !== undefined) {
+    const chat_template = new TextDecoder().decode(await readAll(template, TEMPLATE, TEMPLATE_BYTES));
+    config = { ...config as Record<string, unknown> | undefined, chat_template };
+  }
+  await inspect?.(json, config ?? {});
+  return await Tokenizer.create(json, config);
 }
 
 /** Opens the checkpoint's one file, or the shards that its index names, and uploads what the config needs. */
@@ -375,7 +392,7 @@ export async function readIndex(
 export async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
   const reader = optional ? await source.open(name) : await openRequired(source, name);
   if (reader === undefined) return undefined;
-  const bytes = await readAll(reader);
+  const bytes = await readAll(reader, name);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {

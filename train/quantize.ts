@@ -122,7 +122,7 @@ async function quantizeFiles(
     );
     for (const name of COPIED) {
       const reader = await source.open(name);
-      if (reader !== undefined) await writeFile(`${partial}/${name}`, await readAll(reader));
+      if (reader !== undefined) await writeFile(`${partial}/${name}`, await readAll(reader, name));
     }
     await rename(partial, folder);
   } catch (error) {

@@ -36,9 +36,9 @@ export type Introduction = z.output<typeof introduction>;
  */
 export async function readIntroduction(checkpoint: string | URL): Promise<Introduction> {
   const file = await openSource(checkpoint, {}).open("introduction.json");
-  return file === undefined
-    ? {}
-    : introduction.parse(JSON.parse(new TextDecoder().decode(await readAll(file))));
+  return file === undefined ? {} : introduction.parse(
+    JSON.parse(new TextDecoder().decode(await readAll(file, "introduction.json", 2 ** 20))),
+  );
 }
 
 /** The files that a model is loaded from, as they are, and no others of the checkpoint. */
@@ -61,7 +61,9 @@ export function modelFiles(checkpoint: string | URL): Hono {
 async function shards(source: Source): Promise<ReadonlySet<unknown>> {
   const index = await source.open("model.safetensors.index.json");
   if (index === undefined) return new Set();
-  const { weight_map: files } = JSON.parse(new TextDecoder().decode(await readAll(index)));
+  const { weight_map: files } = JSON.parse(
+    new TextDecoder().decode(await readAll(index, "model.safetensors.index.json")),
+  );
   return new Set(Object.values(files ?? {}));
 }
 
