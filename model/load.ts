@@ -50,6 +50,11 @@ export interface LoadOptions extends HubOptions {
   signal?: AbortSignal;
   /** Called after each tensor. */
   onProgress?: (progress: LoadProgress) => void;
+  /**
+   * Called with `tokenizer.json` (or what other tokenizer files are turned into) and `tokenizer_config.json`, parsed,
+   * before a tokenizer is made of them: these files come from whoever made the model. What it throws ends loading.
+   */
+  inspect?: (json: unknown, config: unknown) => Promise<void>;
   /** Used for URLs and the hub instead of the global `fetch`; then also for `file:` URLs. */
   fetch?: typeof fetch;
 }
@@ -81,7 +86,7 @@ export async function loadCheckpoint(
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));
     const generation = await readGenerationConfig(source);
-    const tokenizer = await readTokenizer(source);
+    const tokenizer = await readTokenizer(source, options.inspect);
     using uploads = new Uploads(backend, config);
     const { tied } = await readWeights(source, config, options, uploads);
     const weights = uploads.finish(tied);

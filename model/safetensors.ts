@@ -37,8 +37,11 @@ const ITEM_BITS: Readonly<Record<string, number>> = {
   BOOL: 8,
 };
 
-/** The longest header that is read, as in the reference implementation. */
-const MAX_HEADER_BYTES = 100_000_000;
+/**
+ * The longest header that is read, and the most tensors that it may describe. The reference implementation takes 100 MB;
+ * the largest models have some hundred thousand tensors in all of their files, with 100 bytes for each.
+ */
+const MAX_HEADER_BYTES = 2 ** 24, MAX_TENSORS = 2 ** 17;
 
 /** One tensor as the header describes it. */
 export interface TensorEntry extends StoredTensor {
@@ -91,6 +94,10 @@ export function parseSafetensorsHeader(
   file: string,
 ): SafetensorsHeader {
   const operation = "readSafetensors";
+  const braces = json.reduce((count, byte) => count + Number(byte === 0x7b), 0);
+  if (braces > MAX_TENSORS + 2) {
+    rangeError(operation, `the header must describe at most ${MAX_TENSORS} tensors`, braces, file);
+  }
   let header: unknown;
   try {
     header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(json));

@@ -42,6 +42,11 @@ export interface HubOptions {
   revision?: string;
   /** The key to private and gated models on the hub. Default: `HF_TOKEN`, or the token that `hf auth login` stored. */
   token?: string;
+  /**
+   * Hosts that a remote checkpoint may redirect to, besides its own; one that begins with a dot stands for all names that
+   * end with it. Default: none, but for Hugging Face its own stores.
+   */
+  redirects?: readonly string[];
   /** Called as bytes of a model on the hub come. What the cache holds is not downloaded. */
   onDownload?: (progress: DownloadProgress) => void;
   /** Stops reading; its reason is thrown. */
@@ -93,7 +98,7 @@ export function openSource(location: string | URL, options: HubOptions): Source 
   if (!url.pathname.endsWith("/")) url.pathname += "/";
   return url.protocol === "file:" && options.fetch === undefined
     ? folder(url, url.href, options.signal)
-    : remote(url, options.fetch ?? fetch, options.signal);
+    : remote(url, options.fetch ?? fetch, options.redirects ?? [], options.signal);
 }
 
 /** A source that is made when a file is first asked for. */
@@ -158,14 +163,32 @@ export async function reading<T>(source: Source, read: () => Promise<T>): Promis
   }
 }
 
-/** The whole of a small file; closes the reader. */
-export async function readAll(reader: ByteReader): Promise<Uint8Array<ArrayBuffer>> {
+/**
+ * Bytes that a file of a checkpoint may have that is read as a whole: a tokenizer of a quarter of a million tokens has
+ * half of it, a list of all tensors of the largest models a hundredth.
+ */
+export const WHOLE_FILE_BYTES: number = 2 ** 26;
+
+/**
+ * The whole of a small file; closes the reader. Memory follows the bytes that came, not what a host announces.
+ *
+ * @throws {RangeError} when it has more bytes than `most`
+ */
+export async function readAll(
+  reader: ByteReader,
+  name: string,
+  most = WHOLE_FILE_BYTES,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const tooLarge = (size: number | string) =>
+    rangeError(OPERATION, `${name} must have at most ${most} bytes`, size);
   try {
-    let bytes = new Uint8Array(reader.size ?? 65536), filled = 0;
+    if (reader.size !== undefined && reader.size > most) tooLarge(reader.size);
+    let bytes = new Uint8Array(Math.min(reader.size ?? 65536, 2 ** 20) + 1), filled = 0;
     for (;;) {
       filled += await reader.read(bytes.subarray(filled));
+      if (filled > most) tooLarge("more");
       if (filled < bytes.length) return bytes.subarray(0, filled);
-      const longer = new Uint8Array(2 * bytes.length + 1);
+      const longer = new Uint8Array(Math.min(2 * bytes.length, most) + 1);
       longer.set(bytes);
       bytes = longer;
     }
@@ -240,7 +263,12 @@ function folder(folder: string | URL, location: string, signal?: AbortSignal): S
 const ABSENT: readonly number[] = [401, 403, 404, 410];
 
 /** Files under a URL, streamed once from beginning to end. */
-function remote(base: URL, get: typeof fetch, signal?: AbortSignal): Source {
+function remote(
+  base: URL,
+  get: typeof fetch,
+  redirects: readonly string[],
+  signal?: AbortSignal,
+): Source {
   const came = new Map<string, string>();
   return {
     location: withoutQuery(base),
@@ -248,7 +276,7 @@ function remote(base: URL, get: typeof fetch, signal?: AbortSignal): Source {
     async open(name) {
       const url = new URL(name, base);
       url.search = base.search; // a signed location signs its files
-      const response = await get(url, { signal });
+      const response = await follow(url, get, redirects, signal);
       if (!response.ok) {
         await response.body?.cancel();
         if (!ABSENT.includes(response.status)) {
@@ -267,6 +295,68 @@ function remote(base: URL, get: typeof fetch, signal?: AbortSignal): Source {
       return undefined;
     },
   };
+}
+
+/** Hosts that store large files under other names of theirs. */
+const OWN_HOSTS: Readonly<Record<string, readonly string[]>> = {
+  "huggingface.co": [".huggingface.co", ".hf.co"],
+};
+
+/** Redirects of one file. */
+const REDIRECTS = 5;
+
+/**
+ * Asks for a file. Redirects are followed within its host, and to `hosts`: one from elsewhere to a name of this machine
+ * would read what only this machine may. Pages cannot look at redirects; there the browser's own rules hold.
+ */
+async function follow(
+  from: URL,
+  get: typeof fetch,
+  hosts: readonly string[],
+  signal?: AbortSignal,
+): Promise<Response> {
+  const allowed = [...OWN_HOSTS[from.hostname] ?? [], ...hosts];
+  let url = from;
+  for (let left = REDIRECTS; left >= 0; left--) {
+    const response = await silently(url, () => get(url, { signal, redirect: "manual" }), signal);
+    if (response.type === "opaqueredirect") return await silently(url, () => get(url, { signal }), signal);
+    const target = response.headers.get("location");
+    if (response.status < 300 || response.status > 399 || target === null) return response;
+    await response.body?.cancel();
+    const next = new URL(target, url), { hostname } = next;
+    const isAllowed = next.host === from.host ||
+      allowed.some((host) => host.startsWith(".") ? hostname.endsWith(host) : hostname === host);
+    const keepsSecrecy = next.protocol === from.protocol || next.protocol === "https:";
+    if (!isAllowed || !keepsSecrecy) {
+      rangeError(
+        OPERATION,
+        `${withoutQuery(from)} must redirect within its host, or to a host of options.redirects`,
+        `${next.protocol}//${next.host}`,
+      );
+    }
+    url = next;
+  }
+  return rangeError(OPERATION, `${withoutQuery(from)} must redirect at most ${REDIRECTS} times`, "more");
+}
+
+/** Errors of a host name the URL with its query: it is taken out. */
+async function silently(
+  url: URL,
+  ask: () => Promise<Response>,
+  signal: AbortSignal | undefined,
+): Promise<Response> {
+  try {
+    return await ask();
+  } catch (error) {
+    if (signal?.aborted || url.search === "") throw error;
+    const { name, message, cause } = error as Error;
+    const said = [message, (cause as Error | undefined)?.message].filter((text) => text !== undefined).join(
+      ": ",
+    );
+    const safe = new Error(said.replaceAll(url.href, withoutQuery(url)).replaceAll(url.search, ""));
+    safe.name = name;
+    throw safe;
+  }
 }
 
 /** Bytes that show what a file is. */

@@ -96,7 +96,7 @@ async function readIndex(source: Source, single: string): Promise<Omit<WeightFil
 export async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
   const reader = optional ? await source.open(name) : await openRequired(source, name);
   if (reader === undefined) return undefined;
-  const bytes = await readAll(reader);
+  const bytes = await readAll(reader, name);
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {

@@ -117,7 +117,8 @@ export function checkLimits(limits: Partial<Limits> = {}, keys = 1, inMemory = t
   }
   const keyShare = keys > 1 ? DEFAULTS.keyShare : 100;
   const sessionsBytes = limits.sessionsBytes ?? (inMemory ? MEMORY_BYTES : DEFAULTS.sessionsBytes);
-  return { ...DEFAULTS, ...limits, sessionsBytes, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
+  const given = Object.fromEntries(Object.entries(limits).filter(([, value]) => value !== undefined));
+  return { ...DEFAULTS, ...given, sessionsBytes, keyShare: Math.min(100, limits.keyShare ?? keyShare) };
 }
 
 /** What one key may have of something that a server has `whole`; at least one. */

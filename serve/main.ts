@@ -23,6 +23,7 @@ import {
 import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { affordable, listen, type Listener } from "./listen.ts";
+import { tryTokenizer } from "./texts.ts";
 import { createHandler, type Handler, type SessionStorage } from "./mod.ts";
 
 /** Milliseconds that a client gets to take the last event of an answer that was cut off. */
@@ -50,6 +51,9 @@ const serve = command("serve", "Serves a model over HTTP.")
     "by which clients reach it; may be repeated; --hostname, localhost and addresses always",
     several(text),
   )
+  .option("--redirect <host>", "that a remote model may redirect to; may be repeated", several(text))
+  .option("--requests-per-minute <n>", "of one key; default: any number", integer(1))
+  .option("--tokens-per-minute <n>", "of one key, read and written; default: any number", integer(1))
   .option(
     "--drain <seconds>",
     "how long answers in flight may take after SIGTERM or Ctrl-C",
@@ -83,6 +87,8 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       backend,
       signal: stop,
       onDownload: downloadLine(),
+      redirects: options.redirect,
+      inspect: (json, config) => tryTokenizer(json, config),
       onProgress: () => begun.resolve(),
     });
     // Configuration and headers were right once weights arrive: from then on the server says that it is loading.
@@ -94,8 +100,14 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       chatTemplate,
       storage,
       apiKeys,
+      untrusted: true,
       sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
-      limits: { batch: options.batch, maxTokens: options.maxTokens },
+      limits: {
+        batch: options.batch,
+        maxTokens: options.maxTokens,
+        keyRequestsPerMinute: options.requestsPerMinute,
+        keyTokensPerMinute: options.tokensPerMinute,
+      },
       cors: options.cors,
       hosts: [hostname, ...options.host ?? []],
     });

@@ -161,6 +161,9 @@ export function renderChat(
   }
 }
 
+/** What a template has to do with each message, as if it were so many characters. */
+const PER_MESSAGE = 32;
+
 /** {@linkcode renderChat} in the server, where it must not hold up others. */
 export async function chatText(
   { model, texts, limits }: Engine,
@@ -171,8 +174,10 @@ export async function chatText(
 ): Promise<string> {
   const tokenizer = tokenizerOf(model);
   const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
-  checkLength("messages", lengthOf([chat.messages, chat.tools]), limits);
-  const text = await texts!.render(owner, source, chatVariables(tokenizer, chat, addGenerationPrompt));
+  const length = lengthOf([chat.messages, chat.tools]);
+  checkLength("messages", length, limits);
+  const variables = chatVariables(tokenizer, chat, addGenerationPrompt);
+  const text = await texts!.render(owner, source, variables, length + PER_MESSAGE * chat.messages.length);
   checkLength("messages", text.length, limits);
   return text;
 }

@@ -8,6 +8,14 @@ import { Interpreter, Template } from "@huggingface/jinja";
 /** What rendering may cost. A chat of a thousand messages takes some ten thousand steps. */
 const STEPS = 1_000_000, ELEMENTS = 65_536, CHARACTERS = 2 ** 22, SOURCE = 2 ** 20;
 
+/** What is looked at of the package's syntax tree. */
+interface Node {
+  readonly type?: string;
+  readonly callee?: { readonly value?: unknown };
+  readonly args?: readonly unknown[];
+  readonly iterable?: { readonly lhs?: unknown };
+}
+
 /** A template asks for more than its budget. */
 export class TemplateBudgetError extends Error {
   override readonly name = "TemplateBudgetError";
@@ -30,12 +38,14 @@ export function renderTemplate(source: string, variables: Record<string, unknown
   // The package makes its interpreter itself. Rendering does not wait for anything, so no other can come in between.
   const { evaluate } = Interpreter.prototype;
   let steps = 0;
+  const iterables = new Set<unknown>();
   Interpreter.prototype.evaluate = function (node, environment) {
     if (++steps > STEPS) throw over(`more than ${STEPS} steps`);
-    const callee = node as { type?: string; callee?: { value?: unknown }; args?: never[] } | undefined;
-    if (callee?.type === "CallExpression" && callee.callee?.value === "range") {
-      const numbers = callee.args!.map((argument) =>
-        Number(evaluate.call(this, argument, environment).value)
+    const { type, callee, args, iterable } = (node ?? {}) as Node;
+    if (type === "For") iterables.add(iterable!).add(iterable!.lhs);
+    if (type === "CallExpression" && callee?.value === "range") {
+      const numbers = args!.map((argument) =>
+        Number(evaluate.call(this, argument as never, environment).value)
       );
       const [first, second = 0] = numbers;
       if (Math.abs(second - first) > ELEMENTS) throw over(`an array of more than ${ELEMENTS} elements`);
@@ -45,8 +55,9 @@ export function renderTemplate(source: string, variables: Record<string, unknown
     if (typeof value === "string" && value.length > CHARACTERS) {
       throw over(`a text of more than ${CHARACTERS} characters`);
     }
-    if (Array.isArray(value) && value.length > ELEMENTS) {
-      throw over(`an array of more than ${ELEMENTS} elements`);
+    if (Array.isArray(value)) {
+      if (value.length > ELEMENTS) throw over(`an array of more than ${ELEMENTS} elements`);
+      if (iterables.has(node)) steps += value.length; // turns of a loop, whose body may be empty
     }
     return result;
   };

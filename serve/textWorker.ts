@@ -7,8 +7,14 @@ import { parentPort, workerData } from "node:worker_threads";
 import { Tokenizer } from "../model/mod.ts";
 import { type TextTask, workOn } from "./textWork.ts";
 
-const { json, config } = JSON.parse(new TextDecoder().decode(workerData as Uint8Array<ArrayBuffer>));
-const tokenizer = await Tokenizer.create(json, config);
+let tokenizer: Tokenizer;
+try {
+  const { json, config } = JSON.parse(new TextDecoder().decode(workerData as Uint8Array<ArrayBuffer>));
+  tokenizer = await Tokenizer.create(json, config);
+  parentPort!.postMessage("ready");
+} catch (error) {
+  parentPort!.postMessage({ failure: String(error) });
+}
 parentPort!.on("message", async (task: TextTask) => {
   try {
     parentPort!.postMessage(await workOn(tokenizer, task));
@@ -16,4 +22,3 @@ parentPort!.on("message", async (task: TextTask) => {
     parentPort!.postMessage({ failure: String(error) });
   }
 });
-parentPort!.postMessage("ready");

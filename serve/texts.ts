@@ -26,6 +26,8 @@ const MEBIBYTES = 256, PER_BYTE = 32;
 export interface TextsOptions {
   /** Whether everything goes to the worker, as tokenizer and template are somebody else's. Default false. */
   readonly untrusted?: boolean;
+  /** Seconds that one piece of work may take. Default 10. */
+  readonly seconds?: number;
 }
 
 interface Waiting {
@@ -39,6 +41,7 @@ interface Waiting {
 export class Texts {
   readonly #tokenizer: Tokenizer;
   readonly #isUntrusted: boolean;
+  readonly #seconds: number;
   readonly #waiting = new FairQueue<Waiting>();
   #worker: TextWorker | undefined;
   /** The host has no workers, or does not let the process start one. */
@@ -47,7 +50,8 @@ export class Texts {
   #isClosed = false;
 
   /** For one tokenizer. */
-  constructor(tokenizer: Tokenizer, { untrusted = false }: TextsOptions = {}) {
+  constructor(tokenizer: Tokenizer, { untrusted = false, seconds = SECONDS }: TextsOptions = {}) {
+    this.#seconds = seconds;
     this.#tokenizer = tokenizer;
     this.#isUntrusted = untrusted;
   }
@@ -66,9 +70,18 @@ export class Texts {
     return (result as { text: string }).text;
   }
 
-  /** A chat as text. Throws an `ApiError` if its template refuses it, or takes too much. */
-  async render(owner: string, template: string, variables: Record<string, unknown>): Promise<string> {
-    const result = await this.#do(owner, { kind: "render", template, variables }, 0);
+  /**
+   * A chat as text. Throws an `ApiError` if its template refuses it, or takes too much.
+   *
+   * @param length of all that goes into it, in characters
+   */
+  async render(
+    owner: string,
+    template: string,
+    variables: Record<string, unknown>,
+    length: number,
+  ): Promise<string> {
+    const result = await this.#do(owner, { kind: "render", template, variables }, length);
     if ("text" in result) return result.text;
     if ("code" in result && result.code === "template_budget") throw overBudget(result.message);
     throw templateRefusal((result as { message: string }).message);
@@ -115,7 +128,7 @@ export class Texts {
         this.#hasNone = true;
       }
     }
-    return this.#hasNone ? await workOn(this.#tokenizer, task) : await this.#worker!.ask(task);
+    return this.#hasNone ? await workOn(this.#tokenizer, task) : await this.#worker!.ask(task, this.#seconds);
   }
 }
 
@@ -142,7 +155,7 @@ class TextWorker {
   }
 
   /** Starts a worker. @throws {Error} when the host has none, or the tokenizer cannot be made within the budget */
-  static async start(json: unknown, config: unknown): Promise<TextWorker> {
+  static async start(json: unknown, config: unknown, seconds = START_SECONDS): Promise<TextWorker> {
     const threads = builtin("node:worker_threads") as typeof import("node:worker_threads") | undefined;
     if (threads === undefined) throw new Error("The host has no workers");
     const workerData = new TextEncoder().encode(JSON.stringify({ json, config }));
@@ -155,12 +168,17 @@ class TextWorker {
       }),
     );
     worker.#worker.unref();
-    await worker.#within(START_SECONDS);
+    try {
+      await worker.#within(seconds);
+    } catch (error) {
+      await worker.end();
+      throw error;
+    }
     return worker;
   }
 
-  async ask(task: TextTask): Promise<TextResult> {
-    return await this.#within(SECONDS, task) as TextResult;
+  async ask(task: TextTask, seconds: number): Promise<TextResult> {
+    return await this.#within(seconds, task) as TextResult;
   }
 
   async end(): Promise<void> {
@@ -192,15 +210,18 @@ class TextWorker {
 
 /**
  * Makes a tokenizer in a worker, and decodes each of its tokens once, under a budget of time and memory: what a server's
- * thread may then do itself.
+ * thread may then do itself. Files that describe no tokenizer pass: whoever makes it says what is wrong.
  *
- * @throws {Error} when the files do not keep within the budget, or describe no tokenizer
+ * @throws {Error} when the files do not keep within the budget
  */
-export async function tryTokenizer(json: unknown, config: unknown): Promise<void> {
-  const worker = await TextWorker.start(json, config);
+export async function tryTokenizer(json: unknown, config: unknown, seconds = START_SECONDS): Promise<void> {
+  let worker: TextWorker | undefined;
   try {
-    await worker.ask({ kind: "try" });
+    worker = await TextWorker.start(json, config, seconds);
+    await worker.ask({ kind: "try" }, seconds);
+  } catch (error) {
+    if (error instanceof ApiError) throw new Error(`Cannot use the model: ${error.message}`);
   } finally {
-    await worker.end();
+    await worker?.end();
   }
 }

@@ -1,6 +1,6 @@
 /**
  * The edge function as an isolate would run it, for its test and for the measurement of its cold start: a process with
- * no permission but loopback, 128 MB of heap, and a bucket that serves the model's files.
+ * no permission but loopback and its settings, 128 MB of heap, and a bucket that serves the model's files.
  *
  * @module
  */
@@ -32,7 +32,8 @@ export async function isolate(port: number, flags: string[] = []) {
   const start = performance.now();
   const process = new Deno.Command(Deno.execPath(), {
     args: [
-      ...["run", "--no-prompt", "--no-check", "--allow-net=127.0.0.1", "--v8-flags=--max-old-space-size=128"],
+      ...["run", "--no-prompt", "--no-check", "--allow-net=127.0.0.1", "--allow-env=API_KEYS,MODEL"],
+      "--v8-flags=--max-old-space-size=128",
       ...["--unstable-no-legacy-abort", ...flags],
       new URL("./edge_isolate.ts", import.meta.url).href,
       `http://127.0.0.1:${port}/`,
@@ -46,6 +47,7 @@ export async function isolate(port: number, flags: string[] = []) {
   return {
     start,
     process,
+    url,
     async ask(body: unknown): Promise<Response> {
       const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
       assert.equal(response.status, 200, log());

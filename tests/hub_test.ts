@@ -516,7 +516,10 @@ withHub("a cache that others own serves, though nothing is remembered in it", as
     await cache.setLacking(COMMIT, "other.json");
     assert.equal(await cache.commit("other"), undefined);
     assert.equal(await cache.lacks(COMMIT, "other.json"), false);
-    assert.equal((await cache.open(COMMIT, WEIGHTS).then((file) => readAll(file!))).length, BYTES.length);
+    assert.equal(
+      (await cache.open(COMMIT, WEIGHTS).then((file) => readAll(file!, WEIGHTS))).length,
+      BYTES.length,
+    );
   }
   const broken = folderCache(`${home}/hub`, { writeFile: () => Promise.reject(failure("EIO")) });
   await assert.rejects(broken.setCommit("other", COMMIT), /EIO/);
@@ -552,7 +555,7 @@ withHub("a full disk leaves no half file, but what is continued", async ({ home 
   room = Infinity;
   await download();
   assert(await cache.link(COMMIT, FILE));
-  assert.deepEqual(await readAll((await cache.open(COMMIT, WEIGHTS))!), BYTES);
+  assert.deepEqual(await readAll((await cache.open(COMMIT, WEIGHTS))!, WEIGHTS), BYTES);
 });
 
 withHub("a download that another takes over while it lives", async ({ home, cached }) => {
@@ -580,7 +583,7 @@ withHub("two loads together", async ({ cached }) => {
 
 withHub("any file of a model is read from any position", async () => {
   const source = openSource(REPO, {});
-  const bytes = await readAll((await source.open("pytorch_model.bin"))!);
+  const bytes = await readAll((await source.open("pytorch_model.bin"))!, "pytorch_model.bin");
   assert.deepEqual(bytes, FILES["pytorch_model.bin"]);
   assert.equal(source.location, `hf:${REPO}@main`);
 });

@@ -259,7 +259,7 @@ function* halves({ tensor, bytes }: TensorPiece, weights: "bf16" | "f16"): Gener
 async function copyFiles(source: Source, folder: string): Promise<void> {
   for (const name of COPIED) {
     const reader = await source.open(name);
-    if (reader !== undefined) await writeFile(`${folder}/${name}`, await readAll(reader));
+    if (reader !== undefined) await writeFile(`${folder}/${name}`, await readAll(reader, name));
   }
 }
 

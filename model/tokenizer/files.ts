@@ -29,9 +29,14 @@ type Config = Readonly<Record<string, unknown>>;
  * @returns nothing where there is none
  * @throws {RangeError} when its files are damaged, or of a kind that is not computed
  */
-export async function readTokenizer(source: Source): Promise<Tokenizer | undefined> {
+export async function readTokenizer(
+  source: Source,
+  inspect?: (json: unknown, config: unknown) => Promise<void>,
+): Promise<Tokenizer | undefined> {
   const files = await readTokenizerFiles(source);
-  return files === undefined ? undefined : await Tokenizer.create(files.json, files.config);
+  if (files === undefined) return undefined;
+  await inspect?.(files.json, files.config);
+  return await Tokenizer.create(files.json, files.config);
 }
 
 /**
@@ -224,7 +229,7 @@ function withoutNulls(config: Config): Config {
 
 async function read(source: Source, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
   const reader = await source.open(name);
-  return reader && await readAll(reader);
+  return reader && await readAll(reader, name);
 }
 
 async function readText(source: Source, name: string): Promise<string | undefined> {

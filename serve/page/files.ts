@@ -37,9 +37,9 @@ export type Introduction = z.output<typeof introduction>;
  */
 export async function readIntroduction(checkpoint: string | URL): Promise<Introduction> {
   const file = await openSource(checkpoint, {}).open("introduction.json");
-  return file === undefined
-    ? {}
-    : introduction.parse(JSON.parse(new TextDecoder().decode(await readAll(file))));
+  return file === undefined ? {} : introduction.parse(
+    JSON.parse(new TextDecoder().decode(await readAll(file, "introduction.json", 2 ** 20))),
+  );
 }
 
 /** The files that a model is loaded from, as they are, and no others of the checkpoint. */
@@ -62,9 +62,9 @@ export function modelFiles(checkpoint: string | URL): Hono {
 async function shards(source: Source): Promise<ReadonlySet<unknown>> {
   const files = new Set<unknown>();
   for (const single of SINGLES) {
-    const index = await source.open(indexOf(single));
+    const name = indexOf(single), index = await source.open(name);
     if (index === undefined) continue;
-    const { weight_map: map } = JSON.parse(new TextDecoder().decode(await readAll(index)));
+    const { weight_map: map } = JSON.parse(new TextDecoder().decode(await readAll(index, name)));
     for (const file of Object.values(map ?? {})) files.add(file);
   }
   return files;
