@@ -177,7 +177,7 @@ export const WHOLE_FILE_BYTES: number = 2 ** 26;
 export async function readAll(
   reader: ByteReader,
   name: string,
-  most = WHOLE_FILE_BYTES,
+  most: number = WHOLE_FILE_BYTES,
 ): Promise<Uint8Array<ArrayBuffer>> {
   const tooLarge = (size: number | string) =>
     rangeError(OPERATION, `${name} must have at most ${most} bytes`, size);

@@ -20,6 +20,8 @@ export const OUT: string = `${ROOT}dist/npm`;
 /** The worker script, which pages serve by themselves. */
 const WORKER = "wasm/worker.ts";
 
+/** The thread in which the server tokenizes. */
+const TEXT_WORKER = "serve/textWorker.ts";
 /** What loads the kernels; on workerd a module of the package takes its place. */
 const LOADER = "wasm/load.ts";
 
@@ -145,6 +147,7 @@ export async function writePackage(): Promise<void> {
   const entries = Object.values(exports as Record<string, string>).map((path) => path.slice(2));
   const metafile = await bundle(entries, true);
   await bundle([WORKER], false); // served as one file: see `workerUrl`
+  await bundle([TEXT_WORKER], false); // started by the server from beside its own file
   await declarations(ROOT, [...entries, WORKER], `${OUT}/types`);
   await writeKernels();
   for (const file of ["README.md", "LICENSE", "CHANGELOG.md"]) await cp(`${ROOT}${file}`, `${OUT}/${file}`);

@@ -136,6 +136,12 @@ function overBudget(message: string): ApiError {
   return new ApiError(500, message, { code: "model_budget" });
 }
 
+/** The worker's script: bundles hold it as JavaScript, beside the file that this becomes part of. */
+const SCRIPT = new URL(
+  import.meta.url.endsWith(".ts") ? "./textWorker.ts" : "./textWorker.js",
+  import.meta.url,
+);
+
 /** A thread with a tokenizer. */
 class TextWorker {
   readonly #worker: Worker;
@@ -160,7 +166,7 @@ class TextWorker {
     if (threads === undefined) throw new Error("The host has no workers");
     const workerData = new TextEncoder().encode(JSON.stringify({ json, config }));
     const worker = new TextWorker(
-      new threads.Worker(new URL("./textWorker.ts", import.meta.url), {
+      new threads.Worker(SCRIPT, {
         workerData,
         resourceLimits: {
           maxOldGenerationSizeMb: MEBIBYTES + Math.ceil(PER_BYTE * workerData.length / 2 ** 20),
@@ -198,6 +204,9 @@ class TextWorker {
     this.#settle = () => {};
     if (error !== undefined) {
       void this.end().catch(() => {});
+      if (/^(Uncaught .*)?(Cannot find module|Module not found)/.test(error.message)) {
+        throw new Error("The program was bundled without the worker's script", { cause: error });
+      }
       throw overBudget(
         `The model's tokenizer or chat template takes too much: it was ended (${error.message})`,
       );

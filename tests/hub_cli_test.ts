@@ -52,7 +52,7 @@ async function ended(process: Deno.ChildProcess) {
   return { code, out: new TextDecoder().decode(stdout), err: new TextDecoder().decode(stderr) };
 }
 
-Deno.test("generate, score and quantize take a model's id", async () => {
+Deno.test("generate, score and convert take a model's id", async () => {
   await withHub(async ({ hub, here, cached, task }) => {
     const generated = await ended(task("generate", "--model", REPO, "--max-tokens", "3", ...QUICK, "hello"));
     assert.equal(generated.code, 0, generated.err);
@@ -64,8 +64,8 @@ Deno.test("generate, score and quantize take a model's id", async () => {
     assert.equal(scored.code, 0, scored.err);
     assert(JSON.parse(scored.out).logprob < 0, scored.out);
 
-    const quantized = await ended(task("quantize", REPO, "--bits", "8"));
-    assert.equal(quantized.code, 0, quantized.err);
+    const converted = await ended(task("convert", REPO, "--out", "tiny-int8", "--weights", "int8"));
+    assert.equal(converted.code, 0, converted.err);
     assert((await Deno.stat(`${here}/tiny-int8/${WEIGHTS}`)).isFile);
     assert.equal(hub.downloads.length, downloads, "the cache has it");
 

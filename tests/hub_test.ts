@@ -121,7 +121,7 @@ withHub("the cache has the layout that Python's huggingface_hub documents", asyn
   assert.deepEqual(await namesIn(`${cached}/blobs`), NEEDED.map((name) => blobOf(FILES[name])).sort());
   assert.deepEqual(
     await namesIn(`${cached}/.no_exist/${COMMIT}`),
-    ["chat_template.jinja", "generation_config.json"],
+    ["added_tokens.json", "chat_template.jinja", "generation_config.json", "special_tokens_map.json"],
   );
   assert.equal((await Deno.stat(`${cached}/.no_exist/${COMMIT}/chat_template.jinja`)).size, 0);
 });
