@@ -1,5 +1,6 @@
 /**
- * Added tokens: what a text spells literally, found before anything else is done with it.
+ * Added tokens: what a text spells literally, found before anything else is done with it. The package knows neither
+ * `single_word` nor the normalised form of `normalized` ones.
  *
  * @module
  */

@@ -1,6 +1,9 @@
 /**
  * Normalisers: what happens to a text before it is cut into tokens.
  *
+ * The package lowers a Σ at the end of a word to ς, strips U+FEFF and keeps U+0085 as JavaScript does, prepends to an
+ * empty text, and takes `$&` in what it puts for a match as the match. The rest is a call of JavaScript's own.
+ *
  * @module
  */
 import { Charsmap, fromBase64 } from "./charsmap.ts";
