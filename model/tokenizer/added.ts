@@ -1,6 +1,6 @@
 /**
- * Added tokens: what a text spells literally, found before anything else is done with it. The package knows neither
- * `single_word` nor the normalised form of `normalized` ones.
+ * Added tokens: what a text spells literally, found before anything else is done with it. The package ignores
+ * `single_word`, takes white space at the sides in another order, and does not say which stretch begins the text.
  *
  * @module
  */
