@@ -735,6 +735,41 @@ eachBackend("generation_config.json: more ends, and defaults of sampling", async
   assert.equal(greedy.fingerprint, bare.fingerprint, "how to sample is not what the model is");
 });
 
+eachBackend("a chat is generated as its text would be", async (backend) => {
+  const config = { ...SMALL, vocab_size: 263 };
+  const chat_template =
+    "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}{% if tools %}{{ tools[0].x }}{% endif %}" +
+    "{% if add_generation_prompt %}a{% endif %}";
+  using model = await load(backend, {
+    ...checkpoint(config, randomTensors(config, 3)),
+    "tokenizer.json": textFile(byteLevelJson()),
+    "tokenizer_config.json": textFile({ chat_template, eos_token: "<|end|>" }),
+  });
+  const messages = [{ role: "user", content: "hello" }], options = { maxTokens: 6, temperature: 0 };
+  const answer = await Array.fromAsync(model.chat(messages, { ...options, tools: [{ x: 1 }] }));
+  const ids = model.tokenizer!.encode("hello<|end|>1a");
+  assert.deepEqual(answer, await Array.fromAsync(model.generate(ids, options)));
+  assert.equal(answer.length, 6);
+  const other = await Array.fromAsync(model.chat(messages, { ...options, template: "hello" }));
+  assert.deepEqual(other, await Array.fromAsync(model.generate("hello", options)));
+  const refusals: [AsyncGenerator, { name: string; message: RegExp }][] = [
+    [model.chat([]), { name: "RangeError", message: /at least one message/ }],
+    [model.chat(messages, { template: "a", maxTokens: -1 }), {
+      name: "RangeError",
+      message: /TransNormerLLM\.chat as maxTokens/,
+    }],
+    [model.chat(messages, { template: "" }), {
+      name: "RangeError",
+      message: /messages must hold at least one token/,
+    }],
+  ];
+  for (const [chat, error] of refusals) await assert.rejects(chat.next(), error);
+  const aborted = model.chat(messages, { signal: AbortSignal.abort(new Error("enough")) });
+  await assert.rejects(aborted.next(), /enough/);
+  using plain = await load(backend, checkpoint(config, randomTensors(config, 3)));
+  await assert.rejects(plain.chat(messages).next(), { name: "TypeError", message: /must have a tokenizer/ });
+});
+
 eachBackend("chat_template.jinja wins over tokenizer_config.json", async (backend) => {
   const config = { ...SMALL, vocab_size: 263 };
   const files: Files = {

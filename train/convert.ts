@@ -27,6 +27,7 @@ import { createBackend } from "../mod.ts";
 import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
 import { TransNormerLLM } from "../model/mod.ts";
+import { TOKENIZER_FILES } from "../model/tokenizer/files.ts";
 import { encodeSafetensorsHeader, toFloat32 } from "../model/safetensors.ts";
 import { type DownloadProgress, openSource, readAll, reading, type Source } from "../model/source.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "../model/stored.ts";
@@ -36,18 +37,7 @@ import { Corpus, readDocuments, SOTU } from "./data.ts";
 const OPERATION = "convertModel";
 
 /** Files that go along as they are, if they are there. */
-const COPIED = [
-  "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "special_tokens_map.json",
-  "added_tokens.json",
-  "tokenizer.model",
-  "vocab.json",
-  "merges.txt",
-  "transnormer_100k.tiktoken",
-];
+const COPIED = ["generation_config.json", "introduction.json", ...TOKENIZER_FILES];
 
 /** How matrices may be stored. */
 export type StoredWeights = "bf16" | "f16" | "int8" | "int4";

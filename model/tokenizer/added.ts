@@ -1,5 +1,6 @@
 /**
- * Added tokens: what a text spells literally, found before anything else is done with it.
+ * Added tokens: what a text spells literally, found before anything else is done with it. The package ignores
+ * `single_word`, takes white space at the sides in another order, and does not say which stretch begins the text.
  *
  * @module
  */
@@ -58,7 +59,10 @@ export function withConfigTokens(
   ids: ReadonlyMap<string, number>,
   config: Readonly<Record<string, unknown>>,
 ): AddedToken[] {
-  const byContent = new Map(tokens.map((token) => [token.content, token]));
+  // A token of the vocabulary keeps its id, whatever the file says.
+  const byContent = new Map(
+    tokens.map((token) => [token.content, { ...token, id: ids.get(token.content) ?? token.id }]),
+  );
   const { added_tokens_decoder, ...fields } = config;
   for (const [id, token] of Object.entries(added_tokens_decoder ?? {})) {
     const [added] = readAddedTokens([{ ...token, id: Number(id) }], "added_tokens_decoder");
@@ -152,12 +156,16 @@ class Finder {
     let before = 0;
     for (const { 0: found, index } of this.#pattern === undefined ? [] : text.matchAll(this.#pattern)) {
       const token = this.#tokens.get(found)!;
-      let start = Math.max(before, index), end = index + found.length;
+      let start = index, end = index + found.length;
       if (token.single_word && isPartOfWord(text, index, end)) continue;
-      if (token.lstrip) { while (start > before && IS_SPACE.test(text[start - 1])) start--; }
       if (token.rstrip) { while (end < text.length && IS_SPACE.test(text[end])) end++; }
+      if (token.lstrip) {
+        while (start > before && IS_SPACE.test(text[start - 1])) start--;
+        start = Math.max(start, before);
+      }
       add(before, start);
-      stretches.push({ id: token.id, text: found, isFirst: false });
+      // White space that the token before has taken counts again, but not for a token that takes some itself.
+      if (start < end) stretches.push({ id: token.id, text: found, isFirst: false });
       before = end;
     }
     add(before, text.length);

@@ -15,7 +15,7 @@ export interface ChatMessage {
   readonly role: string;
   /** What is said: a text, for most templates. */
   readonly content?: unknown;
-  /** Whatever else the template takes. */
+  /** Whatever else templates look for, such as `tool_calls` or `name`. */
   readonly [field: string]: unknown;
 }
 

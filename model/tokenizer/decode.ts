@@ -1,6 +1,7 @@
 /**
- * Decoders: tokens to text, one token at a time. Each step takes and gives pieces in order, and keeps what it must know
- * of those before. So the text of a stream is that of the whole, and a text that continues another begins as it must.
+ * Decoders: tokens to text, one token at a time; the package decodes whole texts only. Each step takes and gives pieces
+ * in order, and keeps what it must know of those before. So the text of a stream is that of the whole, and a text that
+ * continues another begins as it must.
  *
  * @module
  */

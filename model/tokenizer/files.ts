@@ -21,6 +21,19 @@ export interface TokenizerFiles {
   readonly config: Readonly<Record<string, unknown>>;
 }
 
+/** The files that a tokenizer may be in, apart from chat templates of other names. */
+export const TOKENIZER_FILES: readonly string[] = [
+  "tokenizer.json",
+  "tokenizer.model",
+  "vocab.json",
+  "merges.txt",
+  ...TIKTOKEN_FILES,
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "chat_template.jinja",
+];
+
 type Config = Readonly<Record<string, unknown>>;
 
 /**

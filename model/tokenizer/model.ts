@@ -95,13 +95,11 @@ function createBpe(part: Part): Model {
     for (let at = 0; at < piece.length;) {
       const character = String.fromCodePoint(piece.codePointAt(at)!), isFirst = at === 0;
       at += character.length;
-      const id = ids.get((isFirst ? "" : prefix) + character + (at === piece.length ? suffix : ""));
+      const symbol = (isFirst ? "" : prefix) + character + (at === piece.length ? suffix : "");
+      const id = ids.get(symbol);
       if (id !== undefined) symbols.push(id);
-      else if (bytes !== undefined) {
-        for (const byte of encoder.encode(character)) symbols.push(bytes[byte]);
-      } else if (unknown !== undefined && !(isUnknown && part.fuse_unk)) {
-        symbols.push(unknownId ?? NO_TOKEN);
-      }
+      else if (bytes !== undefined) { for (const byte of encoder.encode(symbol)) symbols.push(bytes[byte]); }
+      else if (unknown !== undefined && !(isUnknown && part.fuse_unk)) symbols.push(unknownId ?? NO_TOKEN);
       isUnknown = id === undefined && bytes === undefined;
     }
     return bpe.merge(symbols).map((id) => id === NO_TOKEN ? undefined : id);

@@ -1,6 +1,9 @@
 /**
  * Normalisers: what happens to a text before it is cut into tokens.
  *
+ * The package lowers a Σ at the end of a word to ς, strips U+FEFF and keeps U+0085 as JavaScript does, prepends to an
+ * empty text, and takes `$&` in what it puts for a match as the match. The rest is a call of JavaScript's own.
+ *
  * @module
  */
 import { Charsmap, fromBase64 } from "./charsmap.ts";
@@ -19,15 +22,16 @@ export function createNormalizer(hub: Hub, part: Part | null): Normalizer {
 
 /**
  * Whether the first piece of the normalised text is at the beginning of the text itself and, with `withOthers`, no
- * other piece is.
+ * other piece is. What replaces several characters counts as the last of them, so only single ones may be replaced.
  */
 export function keepsBeginning(part: Part | null, withOthers: boolean): boolean {
-  return flatten(part, "normalizers").every(({ type, content }) =>
-    type === "NFC" || !withOthers && (
-        ["NFD", "NFKC", "NFKD", "Lowercase", "Prepend"].includes(type as string) ||
-        type === "Replace" && content !== ""
-      )
-  );
+  return flatten(part, "normalizers").every(({ type, pattern, content }) => {
+    if (type === "NFC") return true;
+    if (withOthers) return false;
+    if (type !== "Replace") return ["NFD", "NFKC", "NFKD", "Lowercase", "Prepend"].includes(type as string);
+    const text = (pattern as PatternJson | undefined)?.String;
+    return content !== "" && typeof text === "string" && Array.from(text).length === 1;
+  });
 }
 
 function createStep(hub: Hub, part: Part): Normalizer {

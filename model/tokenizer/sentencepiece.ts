@@ -51,7 +51,7 @@ interface ModelPart extends Part {
   readonly vocab: readonly Piece[];
 }
 
-/** How a SentencePiece decodes; beside the official decoders, which cannot say it. */
+/** How SentencePiece decodes. The official decoders, which stand next to it in the file, cannot say all of it. */
 export interface SpaceRules {
   /** What goes of the spaces before a text: none, the dummy prefix, or one of each token until a text comes. */
   readonly strips: "none" | "first" | "all";

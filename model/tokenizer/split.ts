@@ -1,6 +1,10 @@
 /**
  * Pre-tokenisers: how a normalised text is cut into the pieces that the model makes tokens of.
  *
+ * The package knows no behaviours but removing and isolating, cuts `Metaspace` only together with others, counts half a
+ * surrogate pair as a character of `FixedLength`, and takes JavaScript's white space, words and digits for those of
+ * Rust. Nor does it say which piece begins the text, which a Metaspace of `"first"` must know.
+ *
  * @module
  */
 import { levelName } from "./bytes.ts";

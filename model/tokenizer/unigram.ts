@@ -31,9 +31,9 @@ export class Unigram {
   readonly #round: (sum: number) => number;
 
   /**
-   * @param minScore of all pieces that count for it
-   * @param maxScore likewise; user-defined pieces get it for each byte, in single precision
-   * @param precision that of sums
+   * @param pieces each text once
+   * @param options `minScore`: the unknown costs 10 more; `maxScore`: what user-defined pieces get for each byte;
+   * `precision` of sums
    */
   constructor(
     pieces: readonly ScoredPiece[],

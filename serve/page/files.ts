@@ -5,6 +5,7 @@
  */
 import { Hono } from "hono";
 import { z } from "zod";
+import { TOKENIZER_FILES } from "../../model/tokenizer/files.ts";
 import { openSource, readAll, type Source } from "../../model/source.ts";
 import type { ByteReader } from "../../model/safetensors.ts";
 import { indexOf, SINGLES } from "../../model/weightFiles.ts";
@@ -14,9 +15,7 @@ import { ApiError } from "../errors.ts";
 const FILES: ReadonlySet<string> = new Set([
   "config.json",
   "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
+  ...TOKENIZER_FILES,
   ...SINGLES,
   ...SINGLES.map(indexOf),
 ]);
