@@ -108,7 +108,7 @@ export class FolderCache implements Cache {
   async withPartial(file: HubFile, body: (partial: Partial) => Promise<void>): Promise<void> {
     await this.#files.mkdir(`${this.#folder}/blobs`, { recursive: true });
     const path = `${this.#blob(file.oid)}.${crypto.randomUUID()}${PARTIAL}`;
-    const handle = await this.#files.open(path, await this.#takeOver(file.oid, path) ? "r+" : "wx+");
+    const handle = await this.#openPartial(file.oid, path);
     try {
       const { size } = await handle.stat();
       await body({
@@ -142,6 +142,19 @@ export class FolderCache implements Cache {
       throw error;
     } finally {
       await handle.close();
+    }
+  }
+
+  /** The file at `path`, with what an earlier download of a blob left. */
+  async #openPartial(oid: string, path: string): Promise<FileHandle> {
+    for (;;) {
+      const isTaken = await this.#takeOver(oid, path);
+      try {
+        return await this.#files.open(path, isTaken ? "r+" : "wx+");
+      } catch (error) {
+        // Another download took it over in the meantime.
+        if (!isTaken || codeOf(error) !== "ENOENT") throw error;
+      }
     }
   }
 
