@@ -91,6 +91,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     });
     // Configuration and headers were right once weights arrive: from then on the server says that it is loading.
     await Promise.race([begun.promise, loading]);
+    const connections = affordable(options.connections);
     const handler = createHandler({
       model: new Promise((resolve) => loading.then(resolve, () => {})), // its failure ends the process
       name: options.name,
@@ -102,6 +103,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
       limits: {
         batch: options.batch,
+        queue: Math.min(256, Math.ceil(connections / 2)), // connections are left to those who need not wait
         maxTokens: options.maxTokens,
         keyRequestsPerMinute: options.requestsPerMinute,
         keyTokensPerMinute: options.tokensPerMinute,
@@ -109,7 +111,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       cors: options.cors,
       hosts: [hostname, ...options.host ?? []],
     });
-    const listener = await openPort(handler, hostname, port, affordable(options.connections));
+    const listener = await openPort(handler, hostname, port, connections);
     using model = await loading;
     console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
     await handler.sweep();

@@ -89,8 +89,8 @@ const generate = (body: Record<string, unknown>) => JSON.stringify({ prompt: "At
 /** By name; the names are the rows of the table. */
 export const ATTACKS: Readonly<Record<string, Attack>> = {
   "nothing": (_, over) => wait(over),
-  "800 idle connections": connections(800, () => ""),
-  "800 half headers": connections(800, () => "GET / HTTP/1.1\r\nHos"),
+  "1,500 idle connections": connections(1500, () => ""),
+  "1,500 half headers": connections(1500, () => "GET / HTTP/1.1\r\nHos"),
   "HEAD and half-read GET of the weights": again(8, async ({ url, key }, over, i) => {
     try {
       const response = await fetch(`${url}/model/model.safetensors`, {
@@ -138,8 +138,8 @@ export const ATTACKS: Readonly<Record<string, Attack>> = {
   ),
   "echo with log-probabilities": bodies(
     COMPLETIONS,
-    () => generate({ prompt: "x".repeat(32_000), echo: true, logprobs: 1, max_tokens: 0 }),
-    () => generate({ prompt: "word ".repeat(620), echo: true, logprobs: 20, max_tokens: 1 }),
+    () => generate({ prompt: "x".repeat(8_100), echo: true, logprobs: 1, max_tokens: 0 }),
+    () => generate({ prompt: "word ".repeat(150), echo: true, logprobs: 20, max_tokens: 1 }),
   ),
   "64 streams that nobody reads": connections(64, (target) => {
     const body = generate({ max_tokens: 4096, stream: true, logprobs: 20 });
