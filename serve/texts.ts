@@ -22,6 +22,9 @@ const SECONDS = 10, START_SECONDS = 30;
 /** MiB of memory of a worker, beside some for each byte of its files. */
 const MEBIBYTES = 256, PER_BYTE = 32;
 
+/** The worker lies next to this module, or to the bundle that this module is in. */
+const EXTENSION = import.meta.url.endsWith(".ts") ? "ts" : "js";
+
 /** Options of {@linkcode Texts}. */
 export interface TextsOptions {
   /** Whether everything goes to the worker, as tokenizer and template are somebody else's. Default false. */
@@ -160,7 +163,7 @@ class TextWorker {
     if (threads === undefined) throw new Error("The host has no workers");
     const workerData = new TextEncoder().encode(JSON.stringify({ json, config }));
     const worker = new TextWorker(
-      new threads.Worker(new URL("./textWorker.ts", import.meta.url), {
+      new threads.Worker(new URL(`./textWorker.${EXTENSION}`, import.meta.url), {
         workerData,
         resourceLimits: {
           maxOldGenerationSizeMb: MEBIBYTES + Math.ceil(PER_BYTE * workerData.length / 2 ** 20),

@@ -64,7 +64,7 @@ Deno.test("what the Dockerfile builds and starts answers its own health check, u
 
     await Deno.mkdir(`${folder}/sessions`);
     const places: Record<string, string> = {
-      "/app/server.js": `${folder}/build/server.js`,
+      "/app/main.js": `${folder}/build/app/main.js`,
       "/models/sotu": `${ROOT}models/sotu`,
       "--allow-write=/sessions": `--allow-write=${folder}/sessions`,
     };
