@@ -29,6 +29,8 @@ async function proxy(upstream: string): Promise<AsyncDisposable & { url: string;
     ...[
       "-addext",
       "subjectAltName=DNS:localhost",
+      "-addext",
+      "basicConstraints=critical,CA:FALSE",
       "-keyout",
       `${folder}/levin.key`,
       "-out",
@@ -59,6 +61,11 @@ async function proxy(upstream: string): Promise<AsyncDisposable & { url: string;
   await Deno.writeTextFile(file, text);
   await run(nginx!, "-t", "-e", `${folder}/error.log`, "-c", file);
   const process = new Deno.Command(nginx!, { args: ["-e", `${folder}/error.log`, "-c", file] }).spawn();
+  const end = async () => {
+    process.kill("SIGTERM");
+    await process.status;
+    await Deno.remove(folder, { recursive: true });
+  };
   const client = Deno.createHttpClient({ caCerts: [await Deno.readTextFile(`${folder}/levin.crt`)] });
   const url = `https://localhost:${port}`;
   for (;;) {
@@ -66,7 +73,10 @@ async function proxy(upstream: string): Promise<AsyncDisposable & { url: string;
       await (await fetch(`${url}/health`, { client })).body?.cancel();
       break;
     } catch (error) {
-      if (!/refused/i.test(`${error} ${(error as Error).cause}`)) throw error;
+      if (/refused/i.test(`${error} ${(error as Error).cause}`)) continue; // it does not listen yet
+      client.close();
+      await end();
+      throw error;
     }
   }
   return {
@@ -74,9 +84,7 @@ async function proxy(upstream: string): Promise<AsyncDisposable & { url: string;
     client,
     async [Symbol.asyncDispose]() {
       client.close();
-      process.kill("SIGTERM");
-      await process.status;
-      await Deno.remove(folder, { recursive: true });
+      await end();
     },
   };
 }
