@@ -32,7 +32,7 @@ export interface Limits {
   /** Maximum number of tokens of all requests in flight; above it, 429. Default 2^22. */
   totalTokens: number;
   /**
-   * Maximum number of tokens with log-probabilities in one answer, each counted with its alternatives. Default 2^16.
+   * Maximum number of tokens with log-probabilities in one answer, each counted with its alternatives. Default 2^14.
    */
   scores: number;
   /** Maximum of `logprobs` and `top_logprobs`. Default 20. */
@@ -77,7 +77,7 @@ const DEFAULTS: Limits = {
   characters: 2 ** 17,
   requestTokens: 2 ** 20,
   totalTokens: 2 ** 22,
-  scores: 2 ** 16,
+  scores: 2 ** 14,
   logprobs: 20,
   bodyBytes: 2 ** 22,
   bodyValues: 2 ** 15,

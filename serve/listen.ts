@@ -22,11 +22,11 @@ export interface Patience {
   readonly idle: number;
   /** Without reading anything of an answer that waits for it. Default 30 s. */
   readonly reading: number;
-  /** Between two looks at all of this, and at whether the port still takes connections. Default 2 s. */
+  /** Between two looks at all of this, and at whether the port still takes connections. Default 1 s. */
   readonly interval: number;
 }
 
-const PATIENCE: Patience = { headers: 15_000, body: 60_000, idle: 75_000, reading: 30_000, interval: 2000 };
+const PATIENCE: Patience = { headers: 15_000, body: 60_000, idle: 75_000, reading: 30_000, interval: 1000 };
 
 /** Options of {@linkcode listen}. */
 export interface ListenOptions {
@@ -76,7 +76,7 @@ export async function listen(
   const patience = { ...PATIENCE, ...options.patience };
   const clients = new Clients(options.connections);
   const http = createHttpServer({ keepAliveTimeout: patience.idle }, (request, response) => {
-    clients.asks(request, response);
+    if (!clients.asks(request, response)) return void request.socket.destroy();
     void exchange(fetch, request, response);
   });
 
@@ -90,7 +90,9 @@ export async function listen(
     if (clients.admit(socket)) http.emit("connection", socket);
     else refuse(socket);
   };
-  let port = await open(options.hostname, options.port, accept);
+  // Those that are being refused or given up are connections of the host still; beyond them it drops without a word.
+  const most = options.connections + LEAVING;
+  let port = await open(options.hostname, options.port, most, accept);
   const address = port.address() as AddressInfo;
 
   let before = -1;
@@ -106,7 +108,7 @@ export async function listen(
       const hasArrived = () => accepted !== before;
       if (await isAnswered(address, hasArrived, patience.interval).catch(() => false)) return;
       await closed(port);
-      port = await open(options.hostname, address.port, accept);
+      port = await open(options.hostname, address.port, most, accept);
     } catch {
       before = -1; // descriptors may be free at the next look
     } finally {
@@ -126,6 +128,9 @@ export async function listen(
     },
   };
 }
+
+/** Requests that a connection may bring before it has its answers. */
+const PIPELINED = 8;
 
 /** All connections of a port. */
 class Clients {
@@ -156,22 +161,27 @@ class Clients {
     return true;
   }
 
-  /** Ends the connection of the client that has been silent for longest, unless all wait for answers. */
+  /**
+   * Ends the connection of the client that has been silent for longest, unless all wait for answers. Clients that have
+   * not asked for anything yet go before those that have.
+   */
   #giveUpOne(): boolean {
-    for (const [socket, client] of this.#clients) {
-      if (isWaiting(client)) continue;
-      this.#clients.delete(socket);
-      socket.destroy();
-      return true;
+    for (const hasAsked of [false, true]) {
+      for (const [socket, client] of this.#clients) {
+        if (client.wasAnswered !== hasAsked || isWaiting(client)) continue;
+        this.#clients.delete(socket);
+        socket.destroy();
+        return true;
+      }
     }
     return false;
   }
 
-  /** Follows a request to its end. */
-  asks(request: IncomingMessage, response: ServerResponse): void {
+  /** Follows a request to its end; false if it is not to be answered, as too many wait in its connection. */
+  asks(request: IncomingMessage, response: ServerResponse): boolean {
     const { socket } = request;
     const client = this.#clients.get(socket);
-    if (client === undefined) return;
+    if (client === undefined || client.requests.size >= PIPELINED) return false;
     client.requests.set(request, performance.now());
     response.once("close", () => {
       client.requests.delete(request);
@@ -181,6 +191,7 @@ class Clients {
       if (this.isClosing && client.requests.size === 0) socket.end();
     });
     if (this.isClosing) response.setHeader("connection", "close");
+    return true;
   }
 
   /** Ends connections whose clients have neither sent nor read for too long what is waited for. */
@@ -243,9 +254,11 @@ function refuse(socket: Socket): void {
 async function open(
   hostname: string,
   port: number,
+  most: number,
   accept: (socket: Socket) => void,
 ): Promise<NetServer> {
   const server = createServer({ noDelay: true }, accept);
+  server.maxConnections = most;
   server.listen(port, hostname);
   await once(server, "listening");
   return server;
@@ -279,15 +292,17 @@ async function isAnswered(
   }
 }
 
-/** Descriptors that are left to what is no connection: the model's files, sessions, the host's own. */
-const RESERVE = 96;
+/** Connections that are on their way out. */
+const LEAVING = 32;
+
+/** Descriptors that are left to others: files of the model and of sessions, connections on their way out, the host. */
+const RESERVE = 160;
 
 /**
- * How many of the connections that are asked for the process has descriptors for, each with a file that it may be sent.
- * It is tried out with `/dev/null`; where the process may not open that, all of them.
+ * How many of the connections that are asked for the process has descriptors for. It is tried out with `/dev/null`; where the process may not open that, all of them.
  */
 export function affordable(connections: number): number {
-  const wanted = 2 * connections + RESERVE;
+  const wanted = connections + RESERVE;
   const files: Deno.FsFile[] = [];
   try {
     while (files.length < wanted) files.push(Deno.openSync("/dev/null"));
@@ -297,5 +312,5 @@ export function affordable(connections: number): number {
   } finally {
     for (const file of files) file.close();
   }
-  return Math.max(1, Math.min(connections, Math.floor((files.length - RESERVE) / 2)));
+  return Math.max(1, Math.min(connections, files.length - RESERVE));
 }

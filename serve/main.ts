@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import { createStorage } from "unstorage";
 import folder from "unstorage/drivers/fs-lite";
 import {
@@ -60,6 +61,10 @@ const serve = command("serve", "Serves a model over HTTP.")
     number("of at least 0", (x) => x >= 0),
     25,
   )
+  .option(
+    "--permissions",
+    "only print a command that starts it like this, with no more permissions than needed",
+  )
   .addHelpText(
     "after",
     `
@@ -69,6 +74,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
   )
   .action(async (options) => {
     const { hostname, port, model: checkpoint } = options;
+    if (options.permissions) return console.log(frugalCommand(options));
     const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").map((key) => key.trim()).filter((key) =>
       key !== ""
     );
@@ -93,6 +99,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     });
     // Configuration and headers were right once weights arrive: from then on the server says that it is loading.
     await Promise.race([begun.promise, loading]);
+    const connections = affordable(options.connections);
     const handler = createHandler({
       model: new Promise((resolve) => loading.then(resolve, () => {})), // its failure ends the process
       name: options.name,
@@ -104,6 +111,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       sessionSecret: Deno.env.get("LEVIN_SESSION_SECRET"),
       limits: {
         batch: options.batch,
+        queue: Math.min(256, Math.ceil(connections / 2)), // connections are left to those who need not wait
         maxTokens: options.maxTokens,
         keyRequestsPerMinute: options.requestsPerMinute,
         keyTokensPerMinute: options.tokensPerMinute,
@@ -111,7 +119,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
       cors: options.cors,
       hosts: [hostname, ...options.host ?? []],
     });
-    const listener = await openPort(handler, hostname, port, affordable(options.connections));
+    const listener = await openPort(handler, hostname, port, connections);
     using model = await loading;
     console.log(`${model.parameterCount} parameters on ${backend.name} (${backend.info.device})`);
     await handler.sweep();
@@ -121,6 +129,43 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     await putDown(handler, listener, options.drain);
     stop.throwIfAborted();
   });
+
+/** A command that starts the server with the permissions that it needs with some options, and no others. */
+function frugalCommand(
+  options: {
+    model: string | URL;
+    sessions?: string;
+    chatTemplate?: string;
+    hostname: string;
+    port: number;
+    redirect?: string[];
+  },
+): string {
+  const { model, sessions, chatTemplate, hostname, port, redirect = [] } = options;
+  const isRemote = model instanceof URL && model.protocol !== "file:";
+  const folder = isRemote ? undefined : model instanceof URL ? fileURLToPath(model) : model;
+  const code = fileURLToPath(new URL("..", import.meta.url));
+  const hosts = [`${hostname}:${port}`, ...isRemote ? [model.host, ...redirect] : []];
+  const list = (names: (string | undefined)[]) => names.filter((name) => name !== undefined).join(",");
+  const flags = [
+    `--allow-read=${list([folder, sessions, chatTemplate, code, "/dev/null"])}`,
+    ...sessions === undefined ? [] : [`--allow-write=${sessions}`],
+    `--allow-net=${list(hosts)}`,
+    "--allow-env=LEVIN_API_KEYS,LEVIN_SESSION_SECRET",
+  ];
+  const given = Deno.args.filter((argument) => argument !== "--permissions");
+  const words = [
+    "deno",
+    "run",
+    "--frozen",
+    "--no-prompt",
+    ...flags,
+    fileURLToPath(import.meta.url),
+    ...given,
+  ];
+  return words.map((word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
+    .join(" ");
+}
 
 /** A folder of sessions; it is written to now, so that a server without it does not start. */
 async function sessionStorage(base: string): Promise<SessionStorage> {

@@ -128,15 +128,27 @@ function closing(frame: Json, outcome: Outcome, withUsage: boolean): Json[] {
   return [{ ...frame, choices: [], ...(withUsage ? { usage: usage(outcome) } : {}), ...session(outcome) }];
 }
 
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+/** Names of tokens that were asked for. */
+const names = new WeakMap<Tokenizer, Map<number, string>>();
+
 /**
  * A token's name: its text within a text if that is valid UTF-8, else its bytes as OpenAI writes them, or its id if
  * there is no tokenizer.
  */
 export function tokenName(tokenizer: Tokenizer | undefined, id: number): string {
-  const bytes = tokenizer?.bytesOf(id);
-  if (bytes === undefined || bytes.length === 0) return `token_id:${id}`;
+  if (tokenizer === undefined) return `token_id:${id}`;
+  let known = names.get(tokenizer);
+  if (known === undefined) names.set(tokenizer, known = new Map());
+  let name = known.get(id);
+  if (name === undefined) known.set(id, name = makeName(tokenizer.bytesOf(id), id));
+  return name;
+}
+
+function makeName(bytes: Uint8Array, id: number): string {
+  if (bytes.length === 0) return `token_id:${id}`;
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return decoder.decode(bytes);
   } catch {
     return `bytes:${Array.from(bytes, (byte) => `\\x${byte.toString(16).padStart(2, "0")}`).join("")}`;
   }

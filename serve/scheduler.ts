@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { pauses, yieldToEventLoop } from "../core/eventLoop.ts";
+import { pauses } from "../core/eventLoop.ts";
 import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
 import { ApiError } from "./errors.ts";
 import { FairQueue } from "./fairQueue.ts";
+import { letTurn } from "./gate.ts";
 import { type Limits, shareOf } from "./limits.ts";
 import type { Metrics } from "./metrics.ts";
 
@@ -214,11 +215,14 @@ export class Scheduler {
   }
 
   async #run(): Promise<void> {
+    let worked = 0;
     do {
-      await yieldToEventLoop(); // first, so that jobs which arrive together begin together
+      await letTurn(worked); // first, so that jobs which arrive together begin together
+      const start = performance.now();
       this.#admit();
       await this.#readPrompts();
       await this.#step();
+      worked = performance.now() - start;
     } while (this.#busy);
   }
 

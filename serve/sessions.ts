@@ -18,6 +18,7 @@ import { z } from "zod";
 import { Checksum } from "../model/checksum.ts";
 import { Census } from "./census.ts";
 import { ApiError, report } from "./errors.ts";
+import { inTurn } from "./gate.ts";
 import type { Limits } from "./limits.ts";
 
 /** What sessions need of a store: any `Storage` of unstorage has it. Keys are words with colons between them. */
@@ -285,7 +286,8 @@ export class SessionStore {
     }
     // Memory is taken for what is there, not for what a head says.
     const snapshot = concat(chunks);
-    const isWhole = snapshot.length === head.bytes && new Checksum().bytes(snapshot).hex() === head.checksum;
+    const checksum = await inTurn(() => new Checksum().bytes(snapshot).hex());
+    const isWhole = snapshot.length === head.bytes && checksum === head.checksum;
     const isOurs = this.#secret === undefined || head.digest === await sha256(snapshot);
     if (!isWhole || !isOurs) {
       throw new ApiError(503, "What the store has of the session is damaged", {
@@ -302,13 +304,14 @@ export class SessionStore {
     owner: string,
     { snapshot, pending, tokens }: StoredSession,
   ): Promise<void> {
+    const checksum = await inTurn(() => new Checksum().bytes(snapshot).hex());
     const head: Head = {
       format: 1,
       version: version + 1,
       write: `${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`,
       bytes: snapshot.length,
       chunkBytes: this.#chunkBytes,
-      checksum: new Checksum().bytes(snapshot).hex(),
+      checksum,
       digest: this.#secret === undefined ? undefined : await sha256(snapshot),
       pending: [...pending],
       tokens,

@@ -22,6 +22,9 @@ const SECONDS = 10, START_SECONDS = 30;
 /** MiB of memory of a worker, beside some for each byte of its files. */
 const MEBIBYTES = 256, PER_BYTE = 32;
 
+/** The worker lies next to this module, or to the bundle that this module is in. */
+const EXTENSION = import.meta.url.endsWith(".ts") ? "ts" : "js";
+
 /** Options of {@linkcode Texts}. */
 export interface TextsOptions {
   /** Whether everything goes to the worker, as tokenizer and template are somebody else's. Default false. */
@@ -136,12 +139,6 @@ function overBudget(message: string): ApiError {
   return new ApiError(500, message, { code: "model_budget" });
 }
 
-/** The worker's script: bundles hold it as JavaScript, beside the file that this becomes part of. */
-const SCRIPT = new URL(
-  import.meta.url.endsWith(".ts") ? "./textWorker.ts" : "./textWorker.js",
-  import.meta.url,
-);
-
 /** A thread with a tokenizer. */
 class TextWorker {
   readonly #worker: Worker;
@@ -166,7 +163,7 @@ class TextWorker {
     if (threads === undefined) throw new Error("The host has no workers");
     const workerData = new TextEncoder().encode(JSON.stringify({ json, config }));
     const worker = new TextWorker(
-      new threads.Worker(SCRIPT, {
+      new threads.Worker(new URL(`./textWorker.${EXTENSION}`, import.meta.url), {
         workerData,
         resourceLimits: {
           maxOldGenerationSizeMb: MEBIBYTES + Math.ceil(PER_BYTE * workerData.length / 2 ** 20),

@@ -56,18 +56,15 @@ Deno.test("what the Dockerfile builds and starts answers its own health check, u
       const exists = await Deno.stat(ROOT + name).then(() => true, () => false);
       if (exists) await cp(ROOT + name, `${folder}/build/${name}`, { recursive: true });
     }
-    const builds = instructions.filter((instruction) =>
-      instruction.getKeyword() === "RUN" && instruction.getArgumentsContent()!.startsWith("deno ")
-    );
-    assert.equal(builds.length, 2, "the server and its worker");
-    for (const build of builds) {
-      const built = await deno(build.getArgumentsContent()!.split(" ").slice(1), `${folder}/build`);
-      assert.equal(built.code, 0, built.text);
-    }
+    const build = instructions.find((instruction) => instruction.getKeyword() === "RUN")!;
+    const [program, ...args] = build.getArgumentsContent()!.split(" ");
+    assert.equal(program, "deno");
+    const built = await deno(args, `${folder}/build`);
+    assert.equal(built.code, 0, built.text);
 
     await Deno.mkdir(`${folder}/sessions`);
     const places: Record<string, string> = {
-      "/app/server.js": `${folder}/build/server.js`,
+      "/app/main.js": `${folder}/build/app/main.js`,
       "/models/sotu": `${ROOT}models/sotu`,
       "--allow-write=/sessions": `--allow-write=${folder}/sessions`,
     };

@@ -36,6 +36,14 @@ export const SWIFTSHADER: { driver: string; libraries: string } | undefined =
     ? { driver: "/usr/lib/chromium/vk_swiftshader_icd.json", libraries: "/usr/lib/chromium" }
     : undefined;
 
+/** The path of nginx on this machine, if openssl is there too. */
+export function findNginx(): string | undefined {
+  if (!exists("/usr/bin/openssl")) return undefined;
+  return ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx", "/opt/homebrew/bin/nginx"].find(
+    exists,
+  );
+}
+
 /**
  * Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. On Linux
  * it must be Vulkan's: OpenGL, which browsers bring, stores no halves.
@@ -66,6 +74,13 @@ const TEST_REQUIREMENTS = [
     elsewhere: "a GPU driver with Vulkan, Metal or Direct3D 12, or Mesa's software driver (lavapipe)",
   },
   BROWSER,
+  {
+    what: "nginx",
+    without: "the proxy's configuration is not tried",
+    present: () => findNginx() !== undefined,
+    package: "nginx",
+    elsewhere: "nginx, and openssl for its certificate",
+  },
 ];
 
 const RUNTIME_REQUIREMENTS = [

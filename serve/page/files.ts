@@ -41,16 +41,36 @@ export async function readIntroduction(checkpoint: string | URL): Promise<Introd
   );
 }
 
+/** Files that are sent together: each takes a file descriptor. */
+const TOGETHER = 24;
+
 /** The files that a model is loaded from, as they are, and no others of the checkpoint. */
 export function modelFiles(checkpoint: string | URL): Hono {
   const source = openSource(checkpoint, {});
+  let others: Promise<ReadonlySet<unknown>> | undefined;
+  let sending = 0;
   return new Hono().get("/:name", async (c) => {
     const name = c.req.param("name");
-    const file = FILES.has(name) || (await shards(source)).has(name) ? await source.open(name) : undefined;
-    if (file === undefined) {
-      throw new ApiError(404, "The checkpoint has no such file", { code: "not_found" });
+    if (sending >= TOGETHER) {
+      throw new ApiError(503, "Too many files are being sent: try again later", {
+        code: "too_many_files",
+        retryAfter: 1,
+      });
     }
-    return c.body(stream(file), 200, {
+    sending++;
+    let file: ByteReader | undefined;
+    try {
+      const isOfModel = FILES.has(name) || (await (others ??= shards(source))).has(name);
+      file = isOfModel ? await source.open(name) : undefined;
+      if (file === undefined) {
+        throw new ApiError(404, "The checkpoint has no such file", { code: "not_found" });
+      }
+    } catch (error) {
+      if (!(error instanceof ApiError)) others = undefined;
+      sending--;
+      throw error;
+    }
+    return c.body(stream(file, () => sending--), 200, {
       "content-type": "application/octet-stream",
       ...(file.size === undefined ? {} : { "content-length": String(file.size) }),
     });
@@ -70,22 +90,26 @@ async function shards(source: Source): Promise<ReadonlySet<unknown>> {
 }
 
 /** A file in pieces, none of which is read before somebody asks for it. It is closed at its end, however that comes. */
-function stream(file: ByteReader): ReadableStream<Uint8Array> {
+function stream(file: ByteReader, onEnd: () => void): ReadableStream<Uint8Array> {
+  const end = async () => {
+    onEnd();
+    await file.close();
+  };
   return new ReadableStream({
     async pull(controller) {
-      const piece = new Uint8Array(2 ** 18);
+      const piece = new Uint8Array(2 ** 16);
       let filled: number;
       try {
         filled = await file.read(piece);
       } catch (error) {
-        await file.close();
+        await end();
         throw error;
       }
       if (filled > 0) controller.enqueue(piece.subarray(0, filled));
       if (filled === piece.length) return;
-      await file.close();
+      await end();
       controller.close();
     },
-    cancel: () => file.close(),
+    cancel: end,
   }, { highWaterMark: 0 });
 }

@@ -9,6 +9,7 @@ import { readJson } from "../body.ts";
 import { begin, type Completion, type Outcome } from "../completion.ts";
 import { Deadline } from "../deadline.ts";
 import { ApiError, report } from "../errors.ts";
+import { inTurn } from "../gate.ts";
 import { chatShape, type Shape, textShape } from "../openai.ts";
 import { chatText, type Prompt, textPrompts, tokenizerOf } from "../prompts.ts";
 import { type Chat, chatSchema, completionSchema, type Generation } from "../schema.ts";
@@ -159,7 +160,10 @@ async function answer(
     return fail(error);
   }
   const outcome = begun.then(succeed, fail);
-  if (!options.stream) return c.json(shape.whole(collected, await outcome));
+  if (!options.stream) {
+    const ended = await outcome;
+    return await inTurn(() => c.json(shape.whole(collected, ended)));
+  }
   outcome.catch(report).then(() => queue.end()); // the client, if it still reads, gets the error as an event
   const choices = completion.prompts.length * options.n;
   return eventStream(c, shape, queue, outcome, { choices, gone: deadline.clientGone });
