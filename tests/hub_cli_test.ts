@@ -78,7 +78,7 @@ Deno.test("generate, score and convert take a model's id", async () => {
     assert.equal(local.code, 0, local.err);
     assert.deepEqual(hub.requests, []);
 
-    const none = await ended(task("generate", "--model", "owner/none", "hello"));
+    const none = await ended(task("generate", "--model", "owner/none", ...QUICK, "hello"));
     assert.equal(none.code, 1);
     assert.match(
       none.err,

@@ -582,17 +582,20 @@ for (const side of SIDES) {
     if (isLocal) return;
 
     // Stop keeps what was read.
-    const held = Promise.withResolvers<void>();
+    const asked = Promise.withResolvers<void>(), held = Promise.withResolvers<void>();
     let pieces = 0;
     answer(async (request) => {
-      if (request.url.endsWith("/v1/completions") && ++pieces === 3) await held.promise;
+      if (request.url.endsWith("/v1/completions") && ++pieces === 3) {
+        asked.resolve();
+        await held.promise;
+      }
       return await handler(request);
     });
     await open();
     await file.setInputFiles([]);
     await page.getByLabel("Or a text that you paste").fill(book);
     await press("Read");
-    await page.waitForFunction(() => document.querySelector("progress")!.value > 0.1);
+    await asked.promise;
     await press("Stop");
     held.resolve();
     await status(/^Stopped within the pasted text: after/);
