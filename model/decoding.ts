@@ -66,7 +66,7 @@ export interface DecodingModel {
 }
 
 /**
- * One answer in progress. It takes the logits after the prompt, then those after each of its own tokens. It says which
+ * One answer in progress. It takes the logits after the prompt, then those after each of its tokens. It says which
  * token is next, which text is certain, and whether the answer ends.
  *
  * @example

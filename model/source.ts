@@ -20,7 +20,7 @@ export interface Source {
    * than by 404 count as well: a bucket that refuses (401, 403), or a web server that sends its page instead.
    */
   open(name: string): Promise<ByteReader | undefined>;
-  /** Names of the files in a folder beside the checkpoint's files; absent where they cannot be listed. */
+  /** Names of the files in a folder next to the checkpoint's files; absent where they cannot be listed. */
   list?(folder: string): Promise<string[]>;
   /** What came in place of a file that {@linkcode Source.open} did not find; `undefined` where nothing did. */
   instead(name: string): string | undefined;

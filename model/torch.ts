@@ -202,7 +202,7 @@ async function readDirectory(reader: RandomReader, file: string): Promise<Map<st
   return records;
 }
 
-/** Whether an error is one of those that zip.js throws on what is no sound archive: it has no class of its own. */
+/** Whether an error is one of those that zip.js throws on what is no sound archive: they have no class. */
 function isOfZip(error: unknown): error is Error {
   return error instanceof Error && (error.constructor === Error || error.constructor === RangeError) &&
     !error.message.startsWith("Cannot run ");

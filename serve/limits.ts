@@ -47,7 +47,7 @@ export interface Limits {
   bodiesBytes: number;
   /**
    * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `sessions` and `sessionsBytes` one key may use, in
-   * percent. Default 75, and 100 where there is one key or none.
+   * percent. Default 75, and 100 with one key or none.
    */
   keyShare: number;
   /** Maximum number of requests of a key in a minute; above it, 429. `Infinity`: no limit, the default. */

@@ -19,7 +19,7 @@ import { type TextResult, type TextTask, workOn } from "./textWork.ts";
 const SHORT = 2048;
 /** Seconds for one piece of work, and for the start of a worker with its tokenizer. */
 const SECONDS = 10, START_SECONDS = 30;
-/** MiB of memory of a worker, beside some for each byte of its files. */
+/** MiB of memory of a worker, and bytes more for each byte of its files. */
 const MEBIBYTES = 256, PER_BYTE = 32;
 
 /** The worker lies next to this module, or to the bundle that this module is in. */

@@ -1,6 +1,6 @@
 /**
  * `deno task attack`: clients, files and stores that mean harm, against a server in another process on loopback. Beside
- * each attack `/health` is asked ten times a second, and a client with a key of its own streams answers. Everything is
+ * each attack `/health` is asked ten times a second, and a client with another key streams answers. Everything is
  * bounded in count and time; the table says what became of it.
  *
  * @module

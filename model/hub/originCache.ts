@@ -1,5 +1,5 @@
 /**
- * The cache in a browser: the page's origin has a file system of its own (OPFS). It has no links, so a snapshot holds
+ * The cache in a browser: each origin has its own file system (OPFS). It has no links, so a snapshot holds
  * small files that name blobs, and an empty file `<hash>.whole` says that a blob is whole.
  *
  *     models--owner--name/refs/main                        the commit, as text
