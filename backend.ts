@@ -17,13 +17,16 @@ export type * from "./core/machine.ts"; // for whoever implements a machine
 export type { WebgpuOptions } from "./gpu/options.ts";
 export type { WasmOptions } from "./wasm/options.ts";
 
+/** Which backend is wanted; see {@linkcode BackendOptions}. */
+export type BackendPreference = "auto" | BackendName;
+
 /** Options of {@linkcode createBackend}; those of WASM also hold where `"auto"` ends there. */
 export interface BackendOptions extends WasmOptions, WebgpuOptions {
   /**
    * `"auto"` (default) takes WebGPU when a hardware adapter is present and passes its self-test, else WASM. A backend
    * asked for by name is the one you get, or an error that says why not.
    */
-  prefer?: "auto" | BackendName;
+  prefer?: BackendPreference;
 }
 
 /**

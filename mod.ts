@@ -26,5 +26,5 @@
  */
 export * from "./core/mod.ts";
 export { createBackend } from "./backend.ts";
-export type { BackendOptions, WasmOptions, WebgpuOptions } from "./backend.ts";
+export type { BackendOptions, BackendPreference, WasmOptions, WebgpuOptions } from "./backend.ts";
 export { wasmKernels } from "./wasm/module.ts";

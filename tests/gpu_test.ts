@@ -828,6 +828,23 @@ gpuTest(`"auto" takes a hardware adapter that passes its self-test, and no softw
   }
 });
 
+gpuTest("threads that only WASM would need keep nobody from a GPU", async () => {
+  await withProperty(globalThis, "SharedArrayBuffer", { value: undefined }, async () => {
+    await withAdapter({ info: false }, async () => {
+      using backend = await createBackend({ threads: 4 });
+      assert.equal(backend.name, "webgpu", backend.info.reason);
+    });
+  });
+  // Nor does a page that forbids WebAssembly altogether.
+  const forbidden = { value: () => Promise.reject(new Error("forbidden by the page's policy")) };
+  await withProperty(WebAssembly, "compile", forbidden, async () => {
+    await withAdapter({ info: false }, async () => {
+      using backend = await createBackend();
+      assert.equal(backend.name, "webgpu", backend.info.reason);
+    });
+  });
+});
+
 gpuTest(`"auto" leaves a GPU alone that computes wrong numbers`, async () => {
   const skip = { value: () => {} };
   await withProperty(GPUComputePassEncoder.prototype, "dispatchWorkgroups", skip, async () => {
