@@ -10,8 +10,7 @@
  *
  * @module
  */
-// TODO(lead): from "@levin/attention/wasm" once that entry exists, so that the bundle holds no WGSL.
-import { createBackend } from "@levin/attention";
+import { createBackend } from "@levin/attention/wasm";
 import { createHandler } from "@levin/attention/serve";
 import { TransNormerLLM } from "@levin/attention/tnl";
 import { createStorage } from "unstorage";
@@ -26,7 +25,7 @@ function setting(name: string): string | undefined {
 
 const apiKeys = setting("API_KEYS")?.split(",").map((key) => key.trim());
 const location = Deno.args[0] ?? setting("MODEL") ?? new URL("model/", import.meta.url);
-const backend = await createBackend({ prefer: "wasm" });
+const backend = await createBackend();
 
 const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
