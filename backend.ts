@@ -1,6 +1,6 @@
 /**
- * Choosing a backend: WebGPU or WebAssembly. Each is imported when it is wanted, so a page with a GPU loads no WASM
- * kernels. Programs that know their device import `@levin/attention/webgpu` or `@levin/attention/wasm` instead, and
+ * Choosing a backend: WebGPU or WebAssembly. Each is imported when it is wanted, so a page with a GPU starts no
+ * WebAssembly. Programs that know their device import `@levin/attention/webgpu` or `@levin/attention/wasm` instead, and
  * their bundles hold nothing of the other.
  *
  * @module

@@ -28,7 +28,7 @@ export {
   text,
   threads,
 } from "./values.ts";
-export { pipedText, StatusLine, write } from "./terminal.ts";
+export { downloadLine, pipedText, StatusLine, write } from "./terminal.ts";
 
 /** The command line is wrong: its message is told in one line, and the command exits with 2. */
 export class UsageError extends Error {}

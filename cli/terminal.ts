@@ -46,7 +46,7 @@ export class StatusLine {
 
   /** Redraws the line. */
   draw(line: string): void {
-    if (!this.#isTerminal) return;
+    if (!this.#isTerminal || line === this.#line) return;
     this.#line = line;
     this.#write(`\r\x1b[K${line}`);
   }
@@ -61,4 +61,15 @@ export class StatusLine {
     if (this.#line !== "") this.#write("\n");
     this.#line = "";
   }
+}
+
+/** Shows files of a model as they come from the hub, on a line of the terminal that ends with each of them. */
+export function downloadLine(
+  status: StatusLine = new StatusLine(),
+): (progress: { file: string; bytes: number; totalBytes: number }) => void {
+  return ({ file, bytes, totalBytes }) => {
+    const percent = totalBytes === 0 ? 100 : Math.floor(100 * bytes / totalBytes);
+    status.draw(`${String(percent).padStart(3)} % of ${(totalBytes / 1e6).toFixed(1)} MB  ${file}`);
+    if (bytes === totalBytes) status.end();
+  };
 }

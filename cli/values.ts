@@ -4,8 +4,10 @@
  * @module
  */
 import { InvalidArgumentError, Option } from "@commander-js/extra-typings";
+import { existsSync } from "node:fs";
 import { resolve } from "node:path";
 import { fileURLToPath } from "node:url";
+import { looksLikeId } from "../model/hub/id.ts";
 
 /** A number that fits; `expectation` says in words which do. */
 export function number(
@@ -58,9 +60,14 @@ export function path(value: string): string {
   return /^file:/i.test(value) ? fileURLToPath(value) : resolve(whereThePersonStands(), text(value));
 }
 
-/** A URL as it is, or a path, made absolute from where the person stands. */
+/**
+ * A model: a URL or `hf:owner/name` as it is; a path, made absolute from where the person stands; or `owner/name`, if no
+ * folder has that path, as `hf:owner/name`.
+ */
 export function location(value: string): string {
-  return /^[a-z][a-z0-9+.-]+:/i.test(value) ? value : path(value);
+  if (/^[a-z][a-z0-9+.-]+:/i.test(value)) return value;
+  const absolute = path(value);
+  return looksLikeId(value) && !existsSync(absolute) ? `hf:${value}` : absolute;
 }
 
 /** Threads of the WASM backend: a count, or as many as there are cores. */

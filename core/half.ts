@@ -25,16 +25,26 @@ export function toHalf(values: Float32Array): Uint16Array {
   return halves;
 }
 
-/** The f32 values of halves given as bits. */
-export function fromHalf(halves: Uint16Array): Float32Array {
-  const values = new Float32Array(halves.length);
-  for (let i = 0; i < halves.length; i++) {
-    const magnitude = halves[i] & 0x7fff;
-    if (magnitude >= 0x7c00) word[0] = magnitude << 13 | 0x7f800000;
-    else if (magnitude >= 0x0400) word[0] = (magnitude << 13) + 0x38000000;
-    else float[0] = magnitude * 2 ** -24;
-    word[0] |= (halves[i] & 0x8000) << 16;
-    values[i] = float[0];
-  }
+/** The f32 value of a half given as bits. */
+function valueOf(half: number): number {
+  const magnitude = half & 0x7fff;
+  if (magnitude >= 0x7c00) word[0] = magnitude << 13 | 0x7f800000;
+  else if (magnitude >= 0x0400) word[0] = (magnitude << 13) + 0x38000000;
+  else float[0] = magnitude * 2 ** -24;
+  word[0] |= (half & 0x8000) << 16;
+  return float[0];
+}
+
+/** The values of all halves, once they are wanted: looking them up is faster than computing them. */
+let valuesOf: Float32Array | undefined;
+
+/** The f32 values of halves given as bits, in a new array or in `values`. */
+export function fromHalf(
+  halves: Uint16Array,
+  values: Float32Array = new Float32Array(halves.length),
+): Float32Array {
+  valuesOf ??= Float32Array.from({ length: 65536 }, (_, half) => valueOf(half));
+  const table = valuesOf;
+  for (let i = 0; i < halves.length; i++) values[i] = table[halves[i]];
   return values;
 }

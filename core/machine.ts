@@ -46,8 +46,8 @@ export interface Machine {
   allocateQuantized(weight: QuantizedWeight): unknown;
   /** Takes back what `allocate` gave. */
   free(storage: unknown): void;
-  /** Overwrites the elements of a plain tensor; `data` has as many. */
-  write(tensor: Tensor, data: Float32Array): void;
+  /** Overwrites elements of a plain tensor, from element `start` on; `data` ends within the tensor. */
+  write(tensor: Tensor, data: Float32Array, start: number): void;
   /** Sets the elements of a plain tensor to zero. */
   clear(tensor: Tensor): void;
   /** The elements as f32, quantised or not, once all operations that lead to them are done. */

@@ -30,7 +30,7 @@ export interface QuantizedWeight extends Quantization {
 const float = new Float32Array(1), word = new Uint32Array(float.buffer);
 
 /** The nearest bfloat16, ties to even, as bits. */
-function toBfloat16(value: number): number {
+export function toBfloat16(value: number): number {
   float[0] = value;
   return (word[0] + 0x7fff + (word[0] >>> 16 & 1)) >>> 16;
 }

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type DType, FLOATS, type FloatType, WEIGHTS } from "./dtype.ts";
+import { type DType, F32, FLOATS, type FloatType, WEIGHTS } from "./dtype.ts";
 import { BackendError, rangeError, typeError } from "./errors.ts";
 import type { BackendInfo, BackendName, Machine } from "./machine.ts";
 import { checkQuantized, type Quantization, type QuantizedWeight } from "./quantize.ts";
@@ -233,7 +233,7 @@ export class Backend implements Disposable {
   tensor(data: Float32Array, shape: readonly number[], options: { dtype?: FloatType } = {}): Tensor {
     if (!(data instanceof Float32Array)) typeError("tensor", "data must be a Float32Array", data);
     checkDimensions("tensor", shape, data.length);
-    return filled(this.empty(shape, options.dtype), (tensor) => this.machine.write(tensor, data));
+    return filled(this.empty(shape, options.dtype), (tensor) => this.machine.write(tensor, data, 0));
   }
 
   /**
@@ -282,16 +282,29 @@ export class Backend implements Disposable {
   /**
    * Overwrites a tensor's elements in place.
    *
+   * @param data all elements, or those from `start` on
+   * @param start the first element that is overwritten, of a tensor of f32; without it `data` must hold them all
    * @throws {TypeError} when `data` is no `Float32Array`, or the tensor is quantised or belongs to another backend
-   * @throws {RangeError} when the number of elements differs
+   * @throws {RangeError} when the number of elements differs, or reaches beyond the tensor
    */
-  write(tensor: Tensor, data: Float32Array): void {
-    checkTensor("write", "tensor", tensor, FLOATS, this);
+  write(tensor: Tensor, data: Float32Array, start?: number): void {
+    checkTensor("write", "tensor", tensor, start === undefined ? FLOATS : F32, this);
     if (!(data instanceof Float32Array)) typeError("write", "data must be a Float32Array", data);
-    if (data.length !== tensor.size) {
+    if (start === undefined && data.length !== tensor.size) {
       rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
     }
-    this.machine.write(tensor, data);
+    if (start !== undefined && !(Number.isSafeInteger(start) && start >= 0 && start <= tensor.size)) {
+      rangeError("write", `start must be an integer from 0 to ${tensor.size}`, start);
+    }
+    if (start !== undefined && start + data.length > tensor.size) {
+      rangeError(
+        "write",
+        `data must hold at most ${tensor.size - start} elements`,
+        data.length,
+        `from ${start}`,
+      );
+    }
+    this.machine.write(tensor, data, start ?? 0);
   }
 
   /** Ends the backend and frees its memory; its tensors are then disposed. Twice does nothing. */

@@ -11,6 +11,7 @@ import {
   backendOption,
   cli,
   command,
+  downloadLine,
   integer,
   interruption,
   items,
@@ -27,7 +28,7 @@ import { TransNormerLLM } from "../model/mod.ts";
 
 const generate = command("generate", "Text from a model, as it is generated.")
   .argument("[prompt...]", '"-", or none: what is piped into the command')
-  .option("--model <folder or URL>", "default: the model that the project ships, models/sotu", location)
+  .option("--model <folder, URL or id>", "default: the model that the project ships, models/sotu", location)
   .option("--ids <5,17,9>", "token ids instead of a prompt", items(integer(0, 2 ** 32 - 1)))
   .option("--max-tokens <n>", "at most so many tokens", integer(0), 256)
   .option(
@@ -66,6 +67,7 @@ const generate = command("generate", "Text from a model, as it is generated.")
     using model = await TransNormerLLM.load(from ?? new URL("../models/sotu", import.meta.url), {
       backend,
       signal,
+      onDownload: downloadLine(),
     });
     console.error(
       `${(model.parameterCount / 1e6).toFixed(1)} M parameters on ${backend.name}: ${backend.info.device}`,

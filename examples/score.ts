@@ -1,12 +1,22 @@
 /**
  * How likely a model finds a text, on the command line.
  *
- *     deno task score --model <folder or URL> "The state of the" " Union"     log-likelihood of the second after the first
- *     deno task score --model <folder or URL> --file book.txt                 perplexity
+ *     deno task score --model <folder, URL or id> "The state of the" " Union"     log-likelihood of the second after the first
+ *     deno task score --model <folder, URL or id> --file book.txt                 perplexity
  *
  * @module
  */
-import { backendOption, cli, command, location, path, pipedText, UsageError, write } from "../cli/mod.ts";
+import {
+  backendOption,
+  cli,
+  command,
+  downloadLine,
+  location,
+  path,
+  pipedText,
+  UsageError,
+  write,
+} from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 
@@ -16,7 +26,7 @@ const score = command(
 )
   .argument("[context]")
   .argument("[continuation]")
-  .requiredOption("--model <folder or URL>", "the model", location)
+  .requiredOption("--model <folder, URL or id>", "the model", location)
   .option(
     "--file <text>",
     'a text, in place of context and continuation; "-": what is piped into the command',
@@ -38,7 +48,7 @@ const score = command(
       : await Deno.readTextFile(file);
 
     using backend = await createBackend({ prefer });
-    using model = await TransNormerLLM.load(from, { backend });
+    using model = await TransNormerLLM.load(from, { backend, onDownload: downloadLine() });
     const start = performance.now();
     const result = whole === undefined ? await model.loglikelihood(first, second) : {
       perplexity: await model.perplexity(whole),

@@ -408,20 +408,24 @@ export class Device {
     this.#constants.delete(key);
   }
 
-  /** Overwrites the elements of a store: f32 and u32 values as they are, f16 as bits. */
-  write(store: Store, data: Float32Array | Uint32Array | Uint16Array): void {
+  /**
+   * Overwrites elements of a store, from element `start` on: f32 and u32 values as they are, f16 as bits, of which all
+   * must be written.
+   */
+  write(store: Store, data: Float32Array | Uint32Array | Uint16Array, start = 0): void {
     this.#faults.checkAlive();
     // Uploads overtake the commands that are recorded but not submitted; those that use the old elements go first.
     if (store.pieces.some((block) => block.usedAt >= this.#faults.batchStart)) this.flush();
     store.pieces.forEach((block, index) => {
-      const start = index * store.pieceLength;
-      let part = data.subarray(start, Math.min(start + store.pieceLength, data.length));
+      const first = index * store.pieceLength, from = Math.max(first, start);
+      let part = data.subarray(from - start, Math.max(0, first + store.pieceLength - start));
       if (part.byteLength % 4 !== 0) { // an odd number of f16: uploads come in words
         const padded = new Uint16Array(part.length + 1);
         padded.set(part);
         part = padded;
       }
-      if (part.length > 0) this.#device.queue.writeBuffer(block.buffer, 0, part as BufferSource);
+      if (part.length === 0) return;
+      this.#device.queue.writeBuffer(block.buffer, (from - first) * store.elementBytes, part as BufferSource);
     });
     store.writtenAt = this.#faults.clock;
     this.#uploadedBytes += data.byteLength;

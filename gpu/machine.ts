@@ -116,8 +116,8 @@ export class WebgpuMachine implements Machine {
     this.device.release(storage as Store);
   }
 
-  write(tensor: Tensor, data: Float32Array): void {
-    this.device.write(storeOf(tensor), tensor.dtype === "f16" ? toHalf(data) : data);
+  write(tensor: Tensor, data: Float32Array, start: number): void {
+    this.device.write(storeOf(tensor), tensor.dtype === "f16" ? toHalf(data) : data, start);
   }
 
   clear(tensor: Tensor): void {

@@ -8,23 +8,41 @@
 /** Primes of xxHash. */
 const PRIME_1 = 0x9e3779b1, PRIME_2 = 0x85ebca77, PRIME_3 = 0xc2b2ae3d;
 
+/** A {@linkcode Hash} of bytes that are all there. */
+export function hash(bytes: Uint8Array<ArrayBuffer>): string {
+  return new Hash().add(bytes).hex();
+}
+
 /**
  * A hash of all bytes, in 32 hexadecimal digits: the four lanes of xxHash32 (Collet), kept apart, so that 128 bits come
  * out at the price of 32. Plain JavaScript computes it at several GB/s, so weights are hashed on their way to the
  * device; SHA-256 of the platform reaches 1 GB/s at best, and pages without TLS lack it.
  */
-export function hash(bytes: Uint8Array<ArrayBuffer>): string {
-  const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
-  const whole = aligned.length & ~15;
-  const lanes = Int32Array.of(PRIME_1 + PRIME_2, PRIME_2, 0, -PRIME_1);
-  addWords(lanes, new Int32Array(aligned.buffer, aligned.byteOffset, whole / 4));
-  const rest = new Uint8Array(16);
-  rest.set(aligned.subarray(whole));
-  addWords(lanes, new Int32Array(rest.buffer));
-  // The length: zeros at the end count. Then each lane reaches all digits.
-  addWords(lanes, Int32Array.of(bytes.length, bytes.length / 2 ** 32, bytes.length, bytes.length / 2 ** 32));
-  const mixed = lanes.map((lane, i) => avalanche(lane + Math.imul(lanes[(i + 1) % 4], PRIME_3)));
-  return Array.from(mixed, (lane) => (lane >>> 0).toString(16).padStart(8, "0")).join("");
+export class Hash {
+  readonly #lanes = Int32Array.of(PRIME_1 + PRIME_2, PRIME_2, 0, -PRIME_1);
+  /** Bytes that do not fill 16, and how many there are. */
+  readonly #rest = new Uint8Array(16);
+  #length = 0;
+
+  /** Adds bytes. Only the last ones may end between multiples of 16. */
+  add(bytes: Uint8Array<ArrayBuffer>): this {
+    const aligned = bytes.byteOffset % 4 === 0 ? bytes : bytes.slice();
+    const whole = aligned.length & ~15;
+    addWords(this.#lanes, new Int32Array(aligned.buffer, aligned.byteOffset, whole / 4));
+    this.#rest.set(aligned.subarray(whole));
+    this.#length += bytes.length;
+    return this;
+  }
+
+  /** The hash of what was added; nothing can be added any more. */
+  hex(): string {
+    const lanes = this.#lanes, length = this.#length;
+    addWords(lanes, new Int32Array(this.#rest.buffer));
+    // The length: zeros at the end count. Then each lane reaches all digits.
+    addWords(lanes, Int32Array.of(length, length / 2 ** 32, length, length / 2 ** 32));
+    const mixed = lanes.map((lane, i) => avalanche(lane + Math.imul(lanes[(i + 1) % 4], PRIME_3)));
+    return Array.from(mixed, (lane) => (lane >>> 0).toString(16).padStart(8, "0")).join("");
+  }
 }
 
 /** The inner loop of xxHash32. */

@@ -37,11 +37,13 @@ export interface TransNormerConfig {
    * decides, as transformers' default was true when the published models were made. Of a loaded model: whether it does.
    */
   readonly tieWordEmbeddings: boolean | undefined;
+  /** `gate_dim`, the inner size of TransNormerLLM3's low-rank gate, which the library does not compute; if any. */
+  readonly gateDim?: number;
   /** `bos_token_id`, if any. */
   readonly bosTokenId: number | undefined;
   /** `eos_token_id`: a number, several or none. Of a loaded model also those of `generation_config.json`. */
   readonly eosTokenIds: readonly number[];
-  /** `quantization_config` of `deno task quantize`; undefined where weights are floating-point numbers. */
+  /** `quantization_config` of `deno task convert`; undefined where weights are floating-point numbers. */
   readonly quantization?: Quantization;
 }
 
@@ -95,6 +97,7 @@ export function parseConfig(json: unknown): TransNormerConfig {
     tieWordEmbeddings: isGiven(fields, "tie_word_embeddings")
       ? flag(fields, "tie_word_embeddings")
       : undefined,
+    gateDim: isGiven(fields, "gate_dim") ? size(fields, "gate_dim") : undefined,
     bosTokenId: tokenIds(fields, "bos_token_id")[0],
     eosTokenIds: tokenIds(fields, "eos_token_id"),
     quantization: quantization(fields.quantization_config),

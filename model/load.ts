@@ -1,7 +1,7 @@
 /**
- * Loads a checkpoint: `config.json` and `generation_config.json`, `model.safetensors` or its shards, `tokenizer.json`
- * and what goes with it. Tensors are read, hashed, converted and uploaded one after another, so that the host holds one
- * at a time, never a file.
+ * Loads a checkpoint: `config.json` and `generation_config.json`, `model.safetensors` or `pytorch_model.bin` or the shards
+ * of either, `tokenizer.json` and what goes with it. Tensors are read, hashed, converted and uploaded in pieces, one after
+ * another, so that the host holds one tensor at most, never a file.
  *
  * @module
  */
@@ -9,29 +9,23 @@ import type { Backend } from "../core/tensor.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Quantization, quantizedRow } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
-import { hash } from "./checksum.ts";
+import { Hash, hash } from "./checksum.ts";
 import {
   type GenerationConfig,
   parseConfig,
   parseGenerationConfig,
   type TransNormerConfig,
 } from "./config.ts";
-import {
-  type ByteReader,
-  readSafetensorsData,
-  readSafetensorsHeader,
-  type SafetensorsHeader,
-  type TensorEntry,
-  toFloat32,
-} from "./safetensors.ts";
-import { absent, openRequired, openSource, readAll, reading, type Source } from "./source.ts";
+import { toFloat32 } from "./safetensors.ts";
+import { type HubOptions, openSource, readAll, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
-import { Tokenizer } from "./tokenizer.ts";
+import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "./stored.ts";
+import type { Tokenizer } from "./tokenizer.ts";
+import { readTokenizer } from "./tokenizer/files.ts";
+import { findWeights, readJson } from "./weightFiles.ts";
 import { mapWeights, type Weights } from "./weights.ts";
 
 const OPERATION = "TransNormerLLM.load";
-const TEMPLATE = "chat_template.jinja", TEMPLATE_BYTES = 2 ** 20;
-const SINGLE = "model.safetensors", INDEX = "model.safetensors.index.json";
 
 /** Progress of loading. */
 export interface LoadProgress {
@@ -46,24 +40,22 @@ export interface LoadProgress {
 }
 
 /** Options of `TransNormerLLM.load`. */
-export interface LoadOptions {
-  /** Where the model lives and computes. It stays the caller's: disposing the model does not dispose it. */
-  backend: Backend;
+export interface LoadOptions extends HubOptions {
+  /**
+   * Where the model lives and computes. It stays the caller's: disposing the model does not dispose it. Default: one that
+   * `createBackend()` makes, which the model owns and disposes with itself.
+   */
+  backend?: Backend;
   /** Stops loading; its reason is thrown, and what was uploaded is given back. */
   signal?: AbortSignal;
   /** Called after each tensor. */
   onProgress?: (progress: LoadProgress) => void;
   /**
-   * Called with `tokenizer.json` and `tokenizer_config.json`, parsed, before a tokenizer is made of them: these files come
-   * from whoever made the model. What it throws ends loading.
+   * Called with `tokenizer.json` (or what other tokenizer files are turned into) and `tokenizer_config.json`, parsed,
+   * before a tokenizer is made of them: these files come from whoever made the model. What it throws ends loading.
    */
   inspect?: (json: unknown, config: unknown) => Promise<void>;
-  /**
-   * Hosts that a remote checkpoint may redirect to, besides its own; one that begins with a dot stands for all names that
-   * end with it. Default: none, but for Hugging Face its own stores.
-   */
-  redirects?: readonly string[];
-  /** Used for URLs instead of the global `fetch`; then also for `file:` URLs. */
+  /** Used for URLs and the hub instead of the global `fetch`; then also for `file:` URLs. */
   fetch?: typeof fetch;
 }
 
@@ -75,7 +67,7 @@ export interface Checkpoint {
   readonly weights: Weights<Tensor>;
   /** The tensors of `weights`, each once. */
   readonly parameters: readonly Tensor[];
-  /** If the checkpoint has a `tokenizer.json`. */
+  /** If the checkpoint has one. */
   readonly tokenizer: Tokenizer | undefined;
   /** Sampling defaults of `generation_config.json`. Default: none. */
   readonly sampling?: SamplingOptions;
@@ -84,12 +76,12 @@ export interface Checkpoint {
 }
 
 /** Loads a checkpoint; see `TransNormerLLM.load`. */
-export async function loadCheckpoint(location: string | URL, options: LoadOptions): Promise<Checkpoint> {
-  const { backend, signal } = options ?? {};
-  if (typeof backend !== "object" || backend === null) {
-    typeError(OPERATION, "options.backend must be a Backend, made by createBackend()", backend);
-  }
-  signal?.throwIfAborted();
+export async function loadCheckpoint(
+  backend: Backend,
+  location: string | URL,
+  options: LoadOptions,
+): Promise<Checkpoint> {
+  options.signal?.throwIfAborted();
   const source = openSource(location, options);
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));
@@ -116,69 +108,43 @@ async function readGenerationConfig(source: Source): Promise<GenerationConfig | 
   return json === undefined ? undefined : parseGenerationConfig(json);
 }
 
-/** The tokenizer; a `chat_template.jinja` wins over what `tokenizer_config.json` says. */
-async function readTokenizer(
-  source: Source,
-  inspect: LoadOptions["inspect"],
-): Promise<Tokenizer | undefined> {
-  const json = await readJson(source, "tokenizer.json", "optional");
-  if (json === undefined) return undefined;
-  let config = await readJson(source, "tokenizer_config.json", "optional");
-  const template = await source.open(TEMPLATE);
-  if (template !== undefined) {
-    const chat_template = new TextDecoder().decode(await readAll(template, TEMPLATE, TEMPLATE_BYTES));
-    config = { ...config as Record<string, unknown> | undefined, chat_template };
-  }
-  await inspect?.(json, config ?? {});
-  return await Tokenizer.create(json, config);
-}
-
-/** Opens the checkpoint's one file, or the shards that its index names, and uploads what the config needs. */
+/** Uploads what the config needs, file by file. */
 async function readWeights(
   source: Source,
   config: TransNormerConfig,
   { signal, onProgress }: LoadOptions,
   uploads: Uploads,
 ): Promise<ExpectedWeights> {
-  const single = await source.open(SINGLE);
-  const index = single === undefined ? await readIndex(source) : undefined;
-  let expected = index && expectedWeights(config, index.names);
-  let totalBytes = index?.totalBytes, bytes = 0;
-  for await (
-    const { file, reader, header } of weightFiles(source, single, index?.files ?? new Set([SINGLE]))
-  ) {
-    expected ??= expectedWeights(config, new Set(header.entries.map(({ name }) => name)));
-    if (index === undefined) totalBytes = header.dataBytes;
-    const { shapes } = expected;
-    for (const entry of header.entries) {
-      checkWeight(entry, shapes.get(weightOf(entry.name, config)), config.quantization, file);
-    }
-    for await (const { entry, bytes: data } of readSafetensorsData(reader, header, file)) {
-      signal?.throwIfAborted();
-      bytes += data.length;
-      const name = weightOf(entry.name, config), shape = shapes.get(name);
-      if (shape === undefined || !uploads.add(name, shape, entry, data, file)) continue;
-      onProgress?.({ bytes, totalBytes, tensors: uploads.count, totalTensors: shapes.size });
+  const weights = await findWeights(source);
+  let expected = weights.names && expectedWeights(config, weights.names);
+  let { totalBytes } = weights, bytes = 0;
+  for (const name of weights.files) {
+    const file = await weights.open(name);
+    try {
+      expected = withoutCopies(
+        file,
+        expected ?? expectedWeights(config, new Set(file.tensors.map(({ name }) => name))),
+      );
+      const { shapes } = expected;
+      const isWanted = ({ name }: StoredTensor) => shapes.has(weightOf(name, config));
+      for (const tensor of file.tensors) {
+        checkWeight(tensor, shapes.get(weightOf(tensor.name, config)), config.quantization, name);
+      }
+      if (weights.names === undefined) { // no index, one file
+        totalBytes = file.tensors.filter(isWanted).reduce((sum, { byteLength }) => sum + byteLength, 0);
+      }
+      for await (const piece of file.read(isWanted)) {
+        signal?.throwIfAborted();
+        bytes += piece.bytes.length;
+        const weight = weightOf(piece.tensor.name, config);
+        if (!uploads.add(weight, shapes.get(weight)!, piece, name)) continue;
+        onProgress?.({ bytes, totalBytes, tensors: uploads.count, totalTensors: shapes.size });
+      }
+    } finally {
+      await file.close();
     }
   }
   return expected!;
-}
-
-/** The files of the weights, one after another, each with its header read, and closed before the next. */
-async function* weightFiles(
-  source: Source,
-  single: ByteReader | undefined,
-  files: ReadonlySet<string>,
-): AsyncGenerator<{ file: string; reader: ByteReader; header: SafetensorsHeader }> {
-  for (const file of files) {
-    const reader = single ?? await source.open(file) ??
-      rangeError(OPERATION, "every shard of the index must exist", file, source.instead(file));
-    try {
-      yield { file, reader, header: await readSafetensorsHeader(reader, file) };
-    } finally {
-      await reader.close();
-    }
-  }
 }
 
 /** Weights on their way to the backend; disposing gives back what nobody took. */
@@ -189,6 +155,14 @@ class Uploads implements Disposable {
   readonly #hashes: (readonly [name: string, dtype: string, hash: string])[] = [];
   /** Quantised weights of which only integers or only scales have come. */
   readonly #parts = new Map<string, QuantizedParts>();
+  /** Names of the tensors of which something has come. */
+  readonly #seen = new Set<string>();
+  /** Of the tensor whose pieces are coming. */
+  #hash = new Hash();
+  /** The bytes of the part of a quantised weight that is coming. */
+  #part = new Uint8Array(0);
+  /** Where elements are widened. */
+  readonly #floats = new Float32Array(PIECE_BYTES / 2);
 
   constructor(backend: Backend, config: TransNormerConfig) {
     this.#backend = backend;
@@ -201,28 +175,40 @@ class Uploads implements Disposable {
   }
 
   /**
-   * Takes the bytes of a tensor that was checked.
+   * Takes a piece of a tensor that was checked.
    *
    * @param name the weight that it is, or that it is a part of @param published the weight's shape in the file
    * @returns whether the weight is whole now
    */
-  add(
-    name: string,
-    published: readonly number[],
-    entry: TensorEntry,
-    bytes: Uint8Array<ArrayBuffer>,
-    file: string,
-  ): boolean {
-    if (this.#tensors.has(name)) {
-      rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
-    }
-    this.#hashes.push([entry.name, entry.dtype, hash(bytes)]);
+  add(name: string, published: readonly number[], piece: TensorPiece, file: string): boolean {
+    const { tensor: entry, begin, bytes } = piece;
+    const isLast = begin + bytes.length === entry.byteLength;
     // θ is published as [heads, 1, headDim] and used as [heads, headDim].
     const shape = published.length === 3 ? [published[0], published[2]] : published;
     const isPart = entry.name !== name || INTEGERS.includes(entry.dtype);
-    const tensor = isPart
-      ? this.#join(name, shape, entry, bytes)
-      : this.#backend.tensor(toFloat32(entry.dtype, bytes, `tensor ${show(entry.name)} of ${file}`), shape);
+    if (begin === 0) {
+      if (this.#seen.has(entry.name) || this.#tensors.has(name)) {
+        rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
+      }
+      this.#seen.add(entry.name);
+      this.#hash = new Hash();
+      if (isPart) this.#part = new Uint8Array(entry.byteLength);
+      else this.#tensors.set(name, this.#backend.empty(shape));
+    }
+    for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
+      const part = bytes.subarray(at, at + PIECE_BYTES);
+      this.#hash.add(part);
+      if (isPart) this.#part.set(part, begin + at);
+      else {
+        const where = `tensor ${show(entry.name)} of ${file}`;
+        const values = toFloat32(entry.dtype, part, where, this.#floats);
+        this.#backend.write(this.#tensors.get(name)!, values, (begin + at) * values.length / part.length);
+      }
+    }
+    if (!isLast) return false;
+    this.#hashes.push([entry.name, entry.dtype, this.#hash.hex()]);
+    if (!isPart) return true;
+    const tensor = this.#join(name, shape, entry, this.#part);
     if (tensor !== undefined) this.#tensors.set(name, tensor);
     return tensor !== undefined;
   }
@@ -231,7 +217,7 @@ class Uploads implements Disposable {
   #join(
     name: string,
     shape: readonly number[],
-    entry: TensorEntry,
+    entry: StoredTensor,
     bytes: Uint8Array<ArrayBuffer>,
   ): Tensor | undefined {
     const parts: QuantizedParts = entry.name === name
@@ -307,9 +293,10 @@ export interface ExpectedWeights {
 /** Names and shapes that the config asks for, all of them found among the names of the checkpoint. */
 export function expectedWeights(config: TransNormerConfig, names: ReadonlySet<string>): ExpectedWeights {
   const shapes = new Map<string, readonly number[]>();
-  const tied = config.tieWordEmbeddings !== false && !names.has("lm_head.weight");
+  const tied = config.tieWordEmbeddings !== false && !names.has(LM_HEAD);
   mapWeights(config, tied, (name, shape) => {
     if (!names.has(name)) {
+      if (config.gateDim !== undefined && name.includes(".qkvu_proj.")) refuseGate(name, config.gateDim);
       rangeError(OPERATION, `the checkpoint must hold ${show(name)}, as config.json demands`, undefined);
     }
     shapes.set(name, shape);
@@ -322,6 +309,35 @@ export function expectedWeights(config: TransNormerConfig, names: ReadonlySet<st
   return { shapes, tied };
 }
 
+/** TransNormerLLM3 is another model, of which too little is published to compute it. */
+function refuseGate(name: string, gateDim: number): never {
+  rangeError(
+    OPERATION,
+    `the checkpoint must hold ${
+      show(name)
+    }; instead it has a low-rank gate (gate_dim), as TransNormerLLM3 does: ` +
+      "its published sizes fit embed -> gate_dim -> embed in place of the full u projection, but the names and the " +
+      "activation of that gate are not known to this library, which does not guess",
+    gateDim,
+    "gate_dim of config.json",
+  );
+}
+
+/**
+ * What is expected when a file has been opened: an `lm_head` that is the very elements of the embedding, as PyTorch saves
+ * tied weights, is not loaded a second time.
+ */
+export function withoutCopies({ tensors }: WeightFile, expected: ExpectedWeights): ExpectedWeights {
+  const elements = (name: string) => tensors.find((tensor) => tensor.name === name)?.elements;
+  const head = elements(LM_HEAD);
+  if (expected.tied || head === undefined || head !== elements("model.embed_tokens.weight")) return expected;
+  const shapes = new Map(expected.shapes);
+  shapes.delete(LM_HEAD);
+  return { shapes, tied: true };
+}
+
+const LM_HEAD = "lm_head.weight";
+
 /**
  * Names of the published parameters. One of them without a place in the model (a bias with `bias: false`, θ of a layer
  * without LRPE, a layer too many) means that config and weights do not belong together, and the answers would be
@@ -332,7 +348,7 @@ const PARAMETER =
 
 /** Checks a tensor against the shape of the weight that it is or, with quantisation, that it is a part of. */
 export function checkWeight(
-  entry: TensorEntry,
+  entry: StoredTensor,
   weight: readonly number[] | undefined,
   quantization: Quantization | undefined,
   file: string,
@@ -360,42 +376,5 @@ export function checkWeight(
   if (!dtypes.includes(entry.dtype)) {
     const known = dtypes.join(", ").replace(/, (?=[^,]*$)/, " or ");
     typeError(OPERATION, `the dtype of ${show(entry.name)} must be ${known}`, entry.dtype, file);
-  }
-}
-
-/** The shards of `model.safetensors.index.json`, in order of first mention. */
-export async function readIndex(
-  source: Source,
-): Promise<{ files: Set<string>; names: Set<string>; totalBytes: number | undefined }> {
-  const index = await readJson(source, INDEX, "optional") as
-    | { weight_map?: unknown; metadata?: { total_size?: unknown } }
-    | undefined;
-  if (index === undefined) absent(source, [SINGLE, INDEX]);
-  const map = index?.weight_map;
-  if (typeof map !== "object" || map === null || Array.isArray(map)) {
-    rangeError(OPERATION, "weight_map must map names of tensors to files", map, INDEX);
-  }
-  for (const shard of Object.values(map)) {
-    if (typeof shard !== "string" || !/^[\w-][\w.-]*\.safetensors$/.test(shard)) {
-      rangeError(OPERATION, "weight_map must name .safetensors files beside it", shard, INDEX);
-    }
-  }
-  const total = index?.metadata?.total_size;
-  return {
-    files: new Set(Object.values(map)),
-    names: new Set(Object.keys(map)),
-    totalBytes: Number.isSafeInteger(total) ? total as number : undefined,
-  };
-}
-
-/** A JSON file of a checkpoint. */
-export async function readJson(source: Source, name: string, optional?: "optional"): Promise<unknown> {
-  const reader = optional ? await source.open(name) : await openRequired(source, name);
-  if (reader === undefined) return undefined;
-  const bytes = await readAll(reader, name);
-  try {
-    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (error) {
-    rangeError(OPERATION, `${name} must be JSON in UTF-8`, (error as Error).message);
   }
 }

@@ -15,8 +15,12 @@ import { checkPrefillTokens, Session } from "./session.ts";
 import { decodeSnapshot } from "./snapshot.ts";
 import type { SamplingOptions } from "./sampling.ts";
 import type { Tokenizer } from "./tokenizer.ts";
+import type { ChatMessage, ChatTemplateOptions } from "./tokenizer/chat.ts";
 import { allLogits, forward, stateShapes } from "./transnormer.ts";
 import type { Weights } from "./weights.ts";
+
+/** Options of `model.chat()`. */
+export interface ChatOptions extends GenerateOptions, Pick<ChatTemplateOptions, "tools" | "template"> {}
 
 /**
  * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): what it
@@ -56,10 +60,19 @@ export class TransNormerLLM implements Disposable {
   /** Living batches. */
   readonly batches: Set<Batch> = new Set();
   readonly #parameters: readonly Tensor[];
+  readonly #ownsBackend: boolean;
   #disposed = false;
 
-  /** A model over a checkpoint on a backend; it takes the checkpoint's weights over. */
-  constructor(backend: Backend, checkpoint: Checkpoint) {
+  /**
+   * A model over a checkpoint on a backend; it takes the checkpoint's weights over, and the backend too if
+   * `ownsBackend` says so.
+   */
+  constructor(
+    backend: Backend,
+    checkpoint: Checkpoint,
+    { ownsBackend = false }: { ownsBackend?: boolean } = {},
+  ) {
+    this.#ownsBackend = ownsBackend;
     this.backend = backend;
     this.config = checkpoint.config;
     this.weights = checkpoint.weights;
@@ -70,24 +83,50 @@ export class TransNormerLLM implements Disposable {
   }
 
   /**
-   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, or shards with
-   * `model.safetensors.index.json`, of F32, F16 or BF16. Read if they are there: `generation_config.json`, whose
-   * end-of-sequence tokens and sampling defaults count; `tokenizer.json`, `tokenizer_config.json` and
-   * `chat_template.jinja`.
+   * Loads a checkpoint in the published layout: `config.json`; `model.safetensors`, else `pytorch_model.bin`, or shards
+   * with the index of either, of F32, F16 or BF16. Nothing of a file is run. Read if they are there:
+   * `generation_config.json`, whose end-of-sequence tokens and sampling defaults count; a tokenizer, which is in
+   * `tokenizer.json`, else in `tokenizer.model` (SentencePiece), else in `vocab.json` and `merges.txt` (GPT-2), else in a
+   * `.tiktoken` file; with it `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+   * `chat_template.jinja` and `additional_chat_templates/`.
    *
    * Tensors outside the published layout, such as buffers, are ignored. A parameter of the layout that the config has
    * no use for is an error: the two do not belong together.
    *
-   * @param location a folder, or the URL that the files lie under
+   * A model on the hub is downloaded into the cache of Python's `huggingface_hub` (in browsers, the origin's own file
+   * system), and only what the model needs of it; a cut download continues, sizes and hashes are checked. What the
+   * cache holds is not downloaded again. `HF_HOME`, `HF_TOKEN`, `HF_ENDPOINT` and `HF_HUB_OFFLINE` count.
+   *
+   * @param location a folder; the URL that the files lie under; or a model on the Hugging Face hub, `owner/name`,
+   * `owner/name@revision`, or the same after `hf:`. A folder of that name wins
    * @param options see {@linkcode LoadOptions}
-   * @throws {RangeError} when a file is missing, truncated or hostile, or config and weights do not fit. The message
-   * names the location
+   * @throws {RangeError} when a file is missing, truncated or hostile, config and weights do not fit, or the hub does not
+   * give the model. The message names the location
    * @throws {TypeError} when a value is of the wrong kind
    * @throws what `signal` gives as reason, and what the network or the file system throws. After any failure the
    * backend holds what it held before
    */
-  static async load(location: string | URL, options: LoadOptions): Promise<TransNormerLLM> {
-    return new TransNormerLLM(options?.backend, await loadCheckpoint(location, options));
+  static async load(location: string | URL, options: LoadOptions = {}): Promise<TransNormerLLM> {
+    const { backend, signal } = options;
+    if (backend !== undefined) {
+      if (typeof backend !== "object" || backend === null) {
+        typeError(
+          "TransNormerLLM.load",
+          "options.backend must be a Backend, made by createBackend()",
+          backend,
+        );
+      }
+      return new TransNormerLLM(backend, await loadCheckpoint(backend, location, options));
+    }
+    // Programs that bring a backend load nothing of the others.
+    const { createBackend } = await import("../backend.ts");
+    const owned = await createBackend({ signal });
+    try {
+      return new TransNormerLLM(owned, await loadCheckpoint(owned, location, options), { ownsBackend: true });
+    } catch (error) {
+      owned.dispose();
+      throw error;
+    }
   }
 
   /** Number of parameters; tied ones count once. */
@@ -141,8 +180,58 @@ export class TransNormerLLM implements Disposable {
   ): AsyncGenerator<GeneratedToken, void, void> {
     const operation = "TransNormerLLM.generate";
     this.#requireLive(operation);
+    yield* this.#generate(operation, promptIds(operation, this, prompt), options);
+  }
+
+  /**
+   * Generates the assistant's answer to a chat, as text of the model's chat template. Each call reads the whole chat: for
+   * the next turn, append the answer and the next message. A turn that reads only what is new is `session.generate()`.
+   *
+   * @example
+   * ```ts
+   * import { createBackend } from "@levin/attention";
+   * import { TransNormerLLM } from "@levin/attention/tnl";
+   * import assert from "node:assert/strict";
+   *
+   * using backend = await createBackend({ prefer: "wasm" });
+   * using model = await TransNormerLLM.load("models/sotu", { backend });
+   * const template = "{{ messages[0].content }}"; // this model brings none
+   * let answer = "";
+   * for await (
+   *   const { text } of model.chat([{ role: "user", content: "The state of the" }], { template, maxTokens: 8 })
+   * ) answer += text;
+   * assert(answer.length > 0);
+   * ```
+   *
+   * @param messages at least one
+   * @param options see {@linkcode ChatOptions}
+   * @throws {TypeError} when `messages` is no array of objects with a role, the model has no tokenizer, or an option is of
+   * the wrong kind
+   * @throws {RangeError} when there is no message or no template, the template refuses the messages, an option is out of
+   * range, or a logit is NaN
+   * @throws the reason of `signal`. All of these at the first `next()`, as generators do
+   */
+  async *chat(
+    messages: readonly ChatMessage[],
+    options: ChatOptions = {},
+  ): AsyncGenerator<GeneratedToken, void, void> {
+    const operation = "TransNormerLLM.chat";
+    this.#requireLive(operation);
+    const { tools, template, ...others } = options;
+    if (this.tokenizer === undefined) {
+      typeError(operation, "the model must have a tokenizer", undefined, "token ids go to generate");
+    }
+    const text = this.tokenizer.applyChatTemplate(messages, { tools, template, addGenerationPrompt: true });
+    const ids = promptIds(operation, this, text, { name: "messages", addSpecialTokens: false });
+    yield* this.#generate(operation, ids, others);
+  }
+
+  async *#generate(
+    operation: string,
+    ids: Uint32Array,
+    options: GenerateOptions,
+  ): AsyncGenerator<GeneratedToken, void, void> {
     const prefillTokens = checkPrefillTokens(operation, options);
-    const ids = promptIds(operation, this, prompt);
     const decoding = new Decoding(this, ids, options, operation);
     options.signal?.throwIfAborted();
     if (decoding.maxTokens === 0) return;
@@ -208,11 +297,12 @@ export class TransNormerLLM implements Disposable {
     return await perplexity(this, text);
   }
 
-  /** Frees the weights and ends all sessions and batches. Twice does nothing. */
+  /** Frees the weights and ends all sessions and batches, and the backend if `load` made it. Twice does nothing. */
   dispose(): void {
     this.#disposed = true;
     for (const holder of [...this.sessions, ...this.batches]) holder.dispose();
     for (const tensor of this.#parameters) tensor.dispose();
+    if (this.#ownsBackend) this.backend.dispose();
   }
 
   /** {@linkcode TransNormerLLM.dispose}, for `using`. */

@@ -1,30 +1,29 @@
 /**
  * Text to token ids and back, by `tokenizer.json`, as the official library does it.
  *
- * Models (BPE, WordPiece, Unigram) and regular expressions come from the package `@huggingface/tokenizers`. Everything
- * around them is in `tokenizer/`: the package computes some of it differently, and decodes no streams.
+ * Regular expressions and WordPiece come from the package `@huggingface/tokenizers`, templates from `@huggingface/jinja`.
+ * All else is in `tokenizer/`: the package computes it differently, takes too long, or decodes no streams. Each file
+ * there says which. `tokenizer/files.ts` finds a checkpoint's tokenizer, whichever files it is in.
  *
  * @module
  */
 import { rangeError, typeError } from "../core/errors.ts";
-import { AddedTokens, readAddedTokens } from "./tokenizer/added.ts";
-import { Decoder, fallbackByte, levelBytes } from "./tokenizer/decode.ts";
-import { type AddedToken, flatten, OPERATION, type Part } from "./tokenizer/json.ts";
+import { AddedTokens, readAddedTokens, withConfigTokens } from "./tokenizer/added.ts";
+import { fallbackByte, levelBytes } from "./tokenizer/bytes.ts";
+import {
+  type ChatMessage,
+  type ChatTemplateOptions,
+  ChatTemplates,
+  type Jinja,
+  templateOf,
+} from "./tokenizer/chat.ts";
+import { Decoder } from "./tokenizer/decode.ts";
+import { type AddedToken, flatten, OPERATION, type TokenizerJson } from "./tokenizer/json.ts";
 import { createModel, type Model } from "./tokenizer/model.ts";
 import { createNormalizer } from "./tokenizer/normalize.ts";
 import type { Hub } from "./tokenizer/pattern.ts";
 import { createPostProcessor, type PostProcessor } from "./tokenizer/process.ts";
 import { createPreTokenizer, type PreTokenizer } from "./tokenizer/split.ts";
-
-/** The parts of a `tokenizer.json`. */
-interface TokenizerJson {
-  readonly model?: Part | null;
-  readonly normalizer?: Part | null;
-  readonly pre_tokenizer?: Part | null;
-  readonly post_processor?: Part | null;
-  readonly decoder?: Part | null;
-  readonly added_tokens?: unknown;
-}
 
 /** See {@linkcode Tokenizer.recent}. */
 export const RECENT_TOKENS = 8;
@@ -43,18 +42,24 @@ export class Tokenizer {
   readonly #preTokenize: PreTokenizer;
   readonly #postProcess: PostProcessor;
   readonly #decoder: Decoder;
+  readonly #chats: ChatTemplates;
   /** Types of the decoder's steps. */
   readonly #decoders: ReadonlySet<unknown>;
   readonly #addedById: ReadonlyMap<number, AddedToken>;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #tokens: ReadonlyMap<number, string>;
 
-  private constructor(hub: Hub, json: TokenizerJson, config: Readonly<Record<string, unknown>>) {
+  private constructor(
+    { hub, jinja }: { hub: Hub; jinja: Jinja },
+    json: TokenizerJson,
+    config: Readonly<Record<string, unknown>>,
+  ) {
     const { normalizer = null, pre_tokenizer = null, post_processor = null, decoder = null } = json;
-    const added = readAddedTokens(json.added_tokens ?? []);
     this.config = config;
     this.json = json;
+    this.#chats = new ChatTemplates(jinja);
     this.#model = createModel(hub, json.model);
+    const added = withConfigTokens(readAddedTokens(json.added_tokens ?? []), this.#model.ids, config);
     this.#added = new AddedTokens(added, createNormalizer(hub, normalizer));
     this.#preTokenize = createPreTokenizer(hub, pre_tokenizer, normalizer);
     this.#postProcess = createPostProcessor(post_processor);
@@ -84,9 +89,9 @@ export class Tokenizer {
       }
     }
     // Imported when a checkpoint has a tokenizer: token ids alone need none.
-    const hub = await import("@huggingface/tokenizers");
+    const [hub, jinja] = await Promise.all([import("@huggingface/tokenizers"), import("@huggingface/jinja")]);
     try {
-      return new Tokenizer(hub, json as TokenizerJson, config as Record<string, unknown>);
+      return new Tokenizer({ hub, jinja }, json as TokenizerJson, config as Record<string, unknown>);
     } catch (error) {
       if (error instanceof RangeError && error.message.startsWith("Cannot run ")) throw error;
       return rangeError(OPERATION, "tokenizer.json must describe a tokenizer", (error as Error).message);
@@ -111,10 +116,10 @@ export class Tokenizer {
         continue;
       }
       for (const piece of this.#preTokenize(stretch)) {
-        for (const token of this.#model.encode(piece.text)) {
-          const id = this.#model.ids.get(token);
+        for (const id of this.#model.encode(piece.text)) {
           if (id === undefined) {
-            rangeError(operation, "every part of text must have a token", token, `token ${ids.length}`);
+            const { unknown } = this.#model;
+            rangeError(operation, "every part of text must have a token", unknown, `token ${ids.length}`);
           }
           ids.push(id);
         }
@@ -195,11 +200,35 @@ export class Tokenizer {
    * @returns nothing where the checkpoint brings no such template
    */
   chatTemplate(name = "default"): string | undefined {
-    const { chat_template: given } = this.config;
-    if (typeof given === "string") return name === "default" ? given : undefined;
-    if (!Array.isArray(given)) return undefined;
-    const { template } = given.find((entry) => entry?.name === name) ?? {};
-    return typeof template === "string" ? template : undefined;
+    return templateOf(this.config, name);
+  }
+
+  /**
+   * A chat as text, by the template that the checkpoint brings: `tool_use`, if there are tools and it brings one of that
+   * name, else `default`. The text holds its special tokens: `encode` it with `addSpecialTokens: false`.
+   *
+   * @example
+   * ```ts
+   * import { Tokenizer } from "@levin/attention/tnl";
+   * import assert from "node:assert/strict";
+   *
+   * const json = { model: { type: "WordLevel", vocab: { Hi: 0, "<end>": 1 }, unk_token: "<end>" } };
+   * const chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}{% endfor %}" +
+   *   "{% if add_generation_prompt %}assistant: {% endif %}";
+   * const tokenizer = await Tokenizer.create(json, { chat_template, eos_token: "<end>" });
+   * const messages = [{ role: "user", content: "Hi" }];
+   * const text = tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true });
+   * assert.equal(text, "user: Hi<end>assistant: ");
+   * ```
+   *
+   * @param messages at least one
+   * @param options see {@linkcode ChatTemplateOptions}
+   * @throws {TypeError} when `messages` is no array of objects with a role
+   * @throws {RangeError} when there is no message or no template, or the template refuses the messages: the message says
+   * why, and `cause` is what it threw
+   */
+  applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    return this.#chats.render(this.config, messages, options);
   }
 
   /**

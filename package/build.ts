@@ -6,7 +6,9 @@
  * @module
  */
 import { build, type BuildOptions, type Metafile, type Plugin, stop } from "esbuild";
-import { cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
+import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { wasmKernels } from "../wasm/module.ts";
 import { declarations } from "./declarations.ts";
@@ -18,6 +20,8 @@ export const OUT: string = `${ROOT}dist/npm`;
 /** The worker script, which pages serve by themselves. */
 const WORKER = "wasm/worker.ts";
 
+/** The thread in which the server tokenizes. */
+const TEXT_WORKER = "serve/textWorker.ts";
 /** What loads the kernels; on workerd a module of the package takes its place. */
 const LOADER = "wasm/load.ts";
 
@@ -44,10 +48,56 @@ const COMMON: BuildOptions = {
 
 const packages: Plugin = {
   name: "packages",
-  setup({ onResolve }) {
+  setup({ onResolve, onLoad }) {
+    // The hub's client: as published it imports modules of Node's, unless a bundler follows its field "browser".
+    onResolve({ filter: /^@huggingface\/hub$/ }, ({ path }) => ({ path, namespace: "client" }));
+    onLoad(
+      { filter: /^@huggingface\/hub$/, namespace: "client" },
+      async () => ({ contents: await hubClient() }),
+    );
+    // Deno must not find packages named that few programs need; bundlers must.
+    onResolve({ filter: /\/packages\.ts$/ }, ({ path, resolveDir }) => ({
+      path: join(resolveDir, path.replace(/\.ts$/, ".npm.ts")),
+    }));
     onResolve({ filter: /^[^./]/ }, ({ kind }) => kind === "entry-point" ? undefined : { external: true });
   },
 };
+
+const CLIENT = `/*!
+ * @huggingface/hub
+ *
+ * MIT License. Copyright (c) 2023 Hugging Face
+ *
+ * Permission is hereby granted, free of charge, to any person obtaining a copy of this software and associated
+ * documentation files (the "Software"), to deal in the Software without restriction, including without limitation the
+ * rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell copies of the Software, and to permit
+ * persons to whom the Software is furnished to do so, subject to the following conditions:
+ *
+ * The above copyright notice and this permission notice shall be included in all copies or substantial portions of the
+ * Software.
+ *
+ * THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+ * WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+ * COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+ * OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+ */
+`;
+
+/** The hub's client for all hosts: what is called of it, as one module that imports nothing. */
+async function hubClient(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), "levin-hub-"));
+  try {
+    const entry = `${folder}/client.ts`;
+    await writeFile(entry, 'export { downloadFile, listFiles, modelInfo } from "@huggingface/hub";');
+    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["bundle", "--quiet", "--minify", "--platform", "browser", "--config", `${ROOT}deno.json`, entry],
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+    return CLIENT + new TextDecoder().decode(stdout);
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+}
 
 /** Bundles entries with what they share in chunks, so that each module exists once. */
 async function bundle(entries: readonly string[], splitting: boolean): Promise<Metafile> {
@@ -97,6 +147,7 @@ export async function writePackage(): Promise<void> {
   const entries = Object.values(exports as Record<string, string>).map((path) => path.slice(2));
   const metafile = await bundle(entries, true);
   await bundle([WORKER], false); // served as one file: see `workerUrl`
+  await bundle([TEXT_WORKER], false); // started by the server from beside its own file
   await declarations(ROOT, [...entries, WORKER], `${OUT}/types`);
   await writeKernels();
   for (const file of ["README.md", "LICENSE", "CHANGELOG.md"]) await cp(`${ROOT}${file}`, `${OUT}/${file}`);

@@ -10,6 +10,7 @@ import {
   backendOption,
   cli,
   command,
+  downloadLine,
   integer,
   interruption,
   location,
@@ -31,7 +32,7 @@ const LAST_EVENT = 1000;
 
 const serve = command("serve", "Serves a model over HTTP.")
   .requiredOption(
-    "--model <folder or URL>",
+    "--model <folder, URL or id>",
     "checkpoint: config.json, model.safetensors, tokenizer.json",
     location,
   )
@@ -91,6 +92,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     const loading = TransNormerLLM.load(checkpoint, {
       backend,
       signal: stop,
+      onDownload: downloadLine(),
       redirects: options.redirect,
       inspect: (json, config) => tryTokenizer(json, config),
       onProgress: () => begun.resolve(),

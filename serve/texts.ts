@@ -201,6 +201,9 @@ class TextWorker {
     this.#settle = () => {};
     if (error !== undefined) {
       void this.end().catch(() => {});
+      if (/^(Uncaught .*)?(Cannot find module|Module not found)/.test(error.message)) {
+        throw new Error("The program was bundled without the worker's script", { cause: error });
+      }
       throw overBudget(
         `The model's tokenizer or chat template takes too much: it was ended (${error.message})`,
       );

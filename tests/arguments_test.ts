@@ -162,6 +162,10 @@ eachBackend("tensor, empty, zeros, reshape, write and read check what they are g
     );
   }
   assert.throws(() => backend.write(x, new Float32Array(3)), /data must hold 4 elements/);
+  assert.throws(() => backend.write(x, new Float32Array(4), 1), /data must hold at most 3 elements.*from 1/);
+  for (const start of [-1, 0.5, NaN, 5]) {
+    assert.throws(() => backend.write(x, new Float32Array(0), start), /start must be an integer from 0 to 4/);
+  }
   assert.throws(() => backend.write(foreign, new Float32Array(4)), /tensor must belong to the same backend/);
   await assert.rejects(backend.read(foreign), /tensor must belong to the same backend/);
   await assert.rejects(backend.read({} as Tensor), /tensor must be a Tensor/);
@@ -195,4 +199,13 @@ Deno.test("createBackend refuses options that do not exist, whatever device it w
       /prefer must be "auto", "webgpu" or "wasm"/,
     );
   }
+});
+
+eachBackend("write: from an element on, and nothing else", async (backend) => {
+  using x = backend.tensor(new Float32Array(9).fill(1), [3, 3]);
+  backend.write(x, Float32Array.of(2, 3), 4);
+  backend.write(x, Float32Array.of(5), 8);
+  backend.write(x, new Float32Array(0), 9);
+  backend.write(x, Float32Array.of(7), 0);
+  assert.deepEqual([...await x.data()], [7, 1, 1, 1, 2, 3, 1, 1, 5]);
 });

@@ -93,6 +93,18 @@ gpuTest("an upload does not overtake enqueued work that reads the old elements",
   assert.equal(await valueOf(after), 49);
 });
 
+gpuTest("an upload from an element on reaches the pieces that it must", async (backend) => {
+  const expected = Float32Array.from({ length: 64 * 5 }, (_, i) => i);
+  using x = backend.tensor(expected, [5, 64]);
+  assert.equal(storeOf(x).pieces.length, 5);
+  for (const [start, length] of [[0, 1], [3, 64], [63, 130], [128, 64], [319, 1], [320, 0], [1, 318]]) {
+    const data = new Float32Array(length).map((_, i) => -start - i);
+    expected.set(data, start);
+    backend.write(x, data, start);
+    assert.deepEqual(await x.data(), expected);
+  }
+}, { limits: { windowBytes: 256 } });
+
 gpuTest("a new tensor does not take memory from under enqueued work", async (backend) => {
   const old = backend.tensor(full(3), [5]);
   const before = multiply(old, old);

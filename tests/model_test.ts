@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { pathToFileURL } from "node:url";
 import fc from "fast-check";
-import type { Backend } from "../mod.ts";
+import { type Backend, createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { PREFILL_TOKENS } from "../model/session.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
@@ -435,7 +435,10 @@ eachBackend("missing files, wrong places", async (backend) => {
   await assert.rejects(TransNormerLLM.load("", { backend }), RangeError);
   await assert.rejects(TransNormerLLM.load("data:text/plain,x", { backend }), TypeError);
   await assert.rejects(TransNormerLLM.load(7 as never, { backend }), TypeError);
-  await assert.rejects(TransNormerLLM.load(SERVED, {} as never), /options\.backend must be a Backend/);
+  await assert.rejects(
+    TransNormerLLM.load(SERVED, { backend: 7 as never }),
+    /options\.backend must be a Backend/,
+  );
   await assert.rejects(
     TransNormerLLM.load(SERVED + "?key=secret", {
       backend,
@@ -599,11 +602,6 @@ eachBackend("errors of loading say where, and which file", async (backend) => {
       await Deno.remove(folder, { recursive: true });
     }
   }
-  await assert.rejects(TransNormerLLM.load("OpenNLPLab/TransNormerLLM-385M", { backend }), {
-    message:
-      "Cannot run TransNormerLLM.load as the checkpoint must have config.json: current value is undefined, " +
-      "in OpenNLPLab/TransNormerLLM-385M",
-  });
   const file = await Deno.makeTempFile();
   await assert.rejects(TransNormerLLM.load(file, { backend }), /must have config\.json/);
   await Deno.remove(file);
@@ -737,6 +735,41 @@ eachBackend("generation_config.json: more ends, and defaults of sampling", async
   assert.equal(greedy.fingerprint, bare.fingerprint, "how to sample is not what the model is");
 });
 
+eachBackend("a chat is generated as its text would be", async (backend) => {
+  const config = { ...SMALL, vocab_size: 263 };
+  const chat_template =
+    "{% for m in messages %}{{ m.content }}<|end|>{% endfor %}{% if tools %}{{ tools[0].x }}{% endif %}" +
+    "{% if add_generation_prompt %}a{% endif %}";
+  using model = await load(backend, {
+    ...checkpoint(config, randomTensors(config, 3)),
+    "tokenizer.json": textFile(byteLevelJson()),
+    "tokenizer_config.json": textFile({ chat_template, eos_token: "<|end|>" }),
+  });
+  const messages = [{ role: "user", content: "hello" }], options = { maxTokens: 6, temperature: 0 };
+  const answer = await Array.fromAsync(model.chat(messages, { ...options, tools: [{ x: 1 }] }));
+  const ids = model.tokenizer!.encode("hello<|end|>1a");
+  assert.deepEqual(answer, await Array.fromAsync(model.generate(ids, options)));
+  assert.equal(answer.length, 6);
+  const other = await Array.fromAsync(model.chat(messages, { ...options, template: "hello" }));
+  assert.deepEqual(other, await Array.fromAsync(model.generate("hello", options)));
+  const refusals: [AsyncGenerator, { name: string; message: RegExp }][] = [
+    [model.chat([]), { name: "RangeError", message: /at least one message/ }],
+    [model.chat(messages, { template: "a", maxTokens: -1 }), {
+      name: "RangeError",
+      message: /TransNormerLLM\.chat as maxTokens/,
+    }],
+    [model.chat(messages, { template: "" }), {
+      name: "RangeError",
+      message: /messages must hold at least one token/,
+    }],
+  ];
+  for (const [chat, error] of refusals) await assert.rejects(chat.next(), error);
+  const aborted = model.chat(messages, { signal: AbortSignal.abort(new Error("enough")) });
+  await assert.rejects(aborted.next(), /enough/);
+  using plain = await load(backend, checkpoint(config, randomTensors(config, 3)));
+  await assert.rejects(plain.chat(messages).next(), { name: "TypeError", message: /must have a tokenizer/ });
+});
+
 eachBackend("chat_template.jinja wins over tokenizer_config.json", async (backend) => {
   const config = { ...SMALL, vocab_size: 263 };
   const files: Files = {
@@ -848,4 +881,38 @@ eachBackend("loglikelihood and perplexity", async (backend) => {
   await assert.rejects(model.loglikelihood([], [1]), /context must hold at least one token/);
   await assert.rejects(model.loglikelihood([1], []), /continuation must hold at least one token/);
   await assert.rejects(model.loglikelihood("a", [1]), { name: "TypeError" });
+});
+
+Deno.test("without a backend a model makes one, and disposes it with itself", async () => {
+  let kept: TransNormerLLM;
+  {
+    using model = await TransNormerLLM.load("tests/golden/tnl");
+    kept = model;
+    using logits = model.forward([[5, 17, 9]]);
+    assert.deepEqual(logits.shape, [1, 3, 256]);
+    assert(model.backend.bytesInUse > 0);
+  }
+  assert.throws(() => kept.backend.zeros([1]), /disposed/);
+  kept.dispose();
+
+  using backend = await createBackend({ prefer: "wasm" });
+  (await TransNormerLLM.load("tests/golden/tnl", { backend })).dispose();
+  backend.zeros([1]).dispose(); // it stays the caller's
+});
+
+Deno.test("without a backend, a failed load gives back the one that it made", async () => {
+  const program = `
+    import { TransNormerLLM } from "./model/mod.ts";
+    import { Backend } from "./mod.ts";
+    let disposed = 0;
+    const { dispose } = Backend.prototype;
+    Backend.prototype.dispose = function () { disposed++; dispose.call(this); };
+    await TransNormerLLM.load("/no/such/folder").then(() => {}, () => {});
+    console.log(disposed);
+  `;
+  const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["eval", "--no-check", program],
+    cwd: new URL("../", import.meta.url),
+  }).output();
+  assert.equal(new TextDecoder().decode(stdout).trim(), "1", new TextDecoder().decode(stderr));
 });

@@ -93,7 +93,7 @@ async function withPage(options: OpenOptions, body: (opened: Opened) => Promise<
       ...options.context,
     });
     const page = await context.newPage();
-    page.setDefaultTimeout(30_000); // a page that hangs ends; one on a busy machine does not
+    page.setDefaultTimeout(300_000); // a page that hangs ends; one on a busy machine does not
     const problems: string[] = [], elsewhere: string[] = [];
     page.on("pageerror", (error) => problems.push(error.message));
     page.on("console", (message) => {

@@ -337,6 +337,110 @@ for (const side of SIDES) {
   });
 }
 
+pageTest(
+  "stop ends an answer in the browser, and what has not begun gives its prompt back",
+  {},
+  async (opened) => {
+    const { page, origin, model, steps, status, answers, set, press, prompt, ready, handler, answer } =
+      opened;
+    steps.allow();
+    await page.goto(origin);
+    await ready();
+    await set({ "Temperature": 0 });
+    const box = page.getByLabel("Prompt", { exact: true });
+
+    // The server does not get to the answer.
+    const arrived = Promise.withResolvers<void>(), held = Promise.withResolvers<void>();
+    answer(async (request) => {
+      if (request.url.endsWith("/v1/completions")) {
+        arrived.resolve();
+        await held.promise;
+      }
+      return await handler(request);
+    });
+    await prompt(PROMPT);
+    await arrived.promise;
+    await press("Stop");
+    await status(/^Stopped before there was an answer\.$/);
+    held.resolve();
+    assert.equal(await box.inputValue(), PROMPT);
+    assert.deepEqual(await answers(), []);
+    answer(undefined);
+
+    // Nor does the model get here.
+    const asked = Promise.withResolvers<void>(), sent = Promise.withResolvers<void>();
+    answer(async (request) => {
+      if (request.url.endsWith("/model/model.safetensors")) {
+        asked.resolve();
+        await sent.promise;
+      }
+      return await handler(request);
+    });
+    await page.getByRole("switch", { name: "Run in this browser" }).check();
+    await box.press("Enter");
+    await asked.promise;
+    await press("Stop");
+    await status(/^Stopped before there was an answer\.$/);
+    sent.resolve();
+    assert.equal(await box.inputValue(), PROMPT);
+    answer(undefined);
+
+    // An answer that would not end: nothing but the button stops it.
+    await page.locator("#max-tokens").evaluate((input) => input.removeAttribute("max"));
+    await set({ "Maximum length": 1_000_000_000 });
+    await box.press("Enter");
+    await page.waitForFunction(() => (document.querySelector(".answer")?.textContent?.length ?? 0) > 40);
+    await press("Stop");
+    await status(/^Stopped, in this browser, on (WASM|WebGPU)\.$/);
+    await set({ "Maximum length": 20 });
+    await press("Continue");
+    await status(/^Stopped at 20/);
+    const whole = (await answers()).join("");
+    assert.equal(whole, await continued(model, PROMPT, whole.length));
+  },
+);
+
+pageTest("a long text that the browser has no room for is not kept, and its session is", {
+  expected: /404/,
+}, async (opened) => {
+  const { page, origin, model, steps, text, status, answers, set, press, ready, handler, requests } = opened;
+  steps.allow();
+  await page.addInitScript(() => {
+    const { setItem } = Storage.prototype;
+    Storage.prototype.setItem = function (name, value) {
+      if (value.length > 4000) throw new DOMException("no room", "QuotaExceededError");
+      setItem.call(this, name, value);
+    };
+  });
+  await page.goto(origin);
+  await ready();
+  await set({ "Maximum length": 20, "Temperature": 0 });
+  const report = "All is well in the States. ".repeat(200);
+  await press("Read a long text …");
+  await page.getByLabel("Or a text that you paste").fill(report);
+  await press("Read");
+  await status(/^Read the pasted text/);
+  await page.reload();
+  await ready();
+  assert.equal(await page.locator(".note").textContent(), "[the pasted text]");
+  assert.equal(await text("tokens"), (report.length + 1).toLocaleString("en"));
+  await press("Continue");
+  await status(/^Stopped at 20/);
+  assert.deepEqual(await answers(), [await continued(model, report, 20)]);
+  // Without the session there is nothing to read again, and the page says so.
+  for (const { what } of requests.filter(({ what }) => what.endsWith("/fork"))) {
+    const id = what.split("/").at(-2);
+    await handler(new Request(`${origin}/v1/sessions/${id}`, { method: "DELETE" }));
+  }
+  for (const { what, body } of requests.filter(({ what }) => what.endsWith("/completions"))) {
+    assert.equal(what, "POST /v1/completions");
+    const { session } = JSON.parse(body);
+    await handler(new Request(`${origin}/v1/sessions/${session}`, { method: "DELETE" }));
+  }
+  await press("Continue");
+  await status(/^The model would have to read the pasted text again/);
+});
+
 pageTest("the text can be copied", {}, async (opened) => {
   const { page, origin, model, steps, status, set, press, prompt, ready } = opened;
   steps.allow();
@@ -391,7 +495,7 @@ for (const side of SIDES) {
       pieces.evaluateAll((all) => new Set(all.map((piece) => getComputedStyle(piece).backgroundColor)).size);
     assert.equal(await colors(), 1);
     assert.equal(await page.locator("#legend").isVisible(), false);
-    await page.getByRole("switch", { name: "Show how likely each word was" }).check();
+    await page.getByRole("switch", { name: "Show how likely each piece was" }).check();
     assert.equal(await colors(), new Set(shades).size);
     assert.equal(await page.locator("#legend").isVisible(), true);
     assert.match((await pieces.first().getAttribute("title"))!, /^\d+(\.\d+)? % likely$/);
@@ -426,7 +530,7 @@ for (const side of SIDES) {
     const isLocal = side === SIDES[1];
     if (isLocal) await page.getByRole("switch", { name: "Run in this browser" }).check();
     await set({ "Maximum length": 20, "Temperature": 0 });
-    const book = Array.from({ length: 450 }, (_, i) => `Paragraph ${i} of a long report to the Congress.\n`)
+    const book = Array.from({ length: 330 }, (_, i) => `Paragraph ${i} of a long report to the Congress.\n`)
       .join("");
     const mimeType = "text/plain", ending = "It is – after all – the end.";
     const open = async () => {
@@ -438,7 +542,7 @@ for (const side of SIDES) {
     await open();
     await press("Read");
     assert.equal(await page.getByRole("alert").textContent(), "Choose a file or paste a text.");
-    const file = page.getByLabel("A text file, which is read here");
+    const file = page.getByLabel("A text file from this device");
     await file.setInputFiles({
       name: "picture.png",
       mimeType: "image/png",
@@ -464,7 +568,9 @@ for (const side of SIDES) {
     const prompts = requests.filter(({ what }) => what === "POST /v1/completions")
       .map(({ body }) => JSON.parse(body).prompt);
     if (!isLocal) assert.equal(prompts.join(""), book + ending);
-    if (SCREENSHOTS && !isLocal) await page.screenshot({ path: `${SCREENSHOTS}/long.png`, fullPage: true });
+    if (SCREENSHOTS && !isLocal) {
+      await page.screenshot({ path: `${SCREENSHOTS}/playground-long.png`, fullPage: true });
+    }
 
     // It can be continued, and taken back.
     await press("Continue");
@@ -547,7 +653,7 @@ for (const side of SIDES) {
       const second = await answerTo(whole, 20);
       assert.deepEqual((await answers()).at(-1), second);
       assert.deepEqual(await page.locator(".who").allTextContents(), [
-        ...["You", "Model", "Model", "You", "Model"],
+        ...["You", "Model", "You", "Model"],
       ]);
 
       // The other side gets the messages, with whole answers, and cannot continue in the middle of one.
@@ -630,12 +736,31 @@ pageTest("on a phone Enter begins a new line, and nothing is wider than the scre
     await field.focus();
     assert(await overflow() <= 0, "what a field says of itself fits");
   }
-  await page.getByRole("switch", { name: "Show how likely each word was" }).tap();
+  await page.getByRole("switch", { name: "Show how likely each piece was" }).tap();
   if (SCREENSHOTS) await page.screenshot({ path: `${SCREENSHOTS}/playground-phone.png`, fullPage: true });
   await page.getByRole("button", { name: "Read a long text …" }).tap();
   await page.getByRole("dialog").waitFor();
   assert(await overflow() <= 0);
 });
+
+if (SCREENSHOTS) {
+  pageTest("what the docs show", {}, async ({ page, origin, steps, status, set, prompt, ready }) => {
+    steps.allow();
+    await page.goto(origin);
+    await ready();
+    await set({ "Maximum length": 400, "Temperature": 0.6, "Seed": 5 });
+    await page.getByRole("switch", { name: "Show how likely each piece was" }).check();
+    await prompt(PROMPT);
+    await status(/^Stopped at 400/);
+    await prompt(YEAR);
+    await status(/^Stopped at 400/);
+    await page.locator("h1").hover();
+    for (const colorScheme of ["light", "dark"] as const) {
+      await page.emulateMedia({ colorScheme });
+      await page.screenshot({ path: `${SCREENSHOTS}/playground-${colorScheme}.png`, fullPage: true });
+    }
+  });
+}
 
 pageTest("every control has a name and says what it does, and texts stand out, light and dark", {
   handler: { chatTemplate: CONTINUE },
@@ -643,7 +768,7 @@ pageTest("every control has a name and says what it does, and texts stand out, l
   steps.allow();
   await page.goto(origin);
   await ready();
-  await page.getByRole("switch", { name: "Show how likely each word was" }).check();
+  await page.getByRole("switch", { name: "Show how likely each piece was" }).check();
   await set({ "Maximum length": 400, "Temperature": 1.5, "Seed": 3 });
   const check = async () => {
     for (const colorScheme of ["light", "dark"] as const) {
@@ -700,13 +825,6 @@ pageTest("every control has a name and says what it does, and texts stand out, l
     ...["local", "chat", "shading", "temperature", "max-tokens", "top-p", "top-k", "min-p", "seed"],
     ...["stop-text", "key"],
   ]);
-  if (SCREENSHOTS) {
-    await page.locator("h1").click();
-    for (const colorScheme of ["light", "dark"] as const) {
-      await page.emulateMedia({ colorScheme });
-      await page.screenshot({ path: `${SCREENSHOTS}/playground-${colorScheme}.png`, fullPage: true });
-    }
-  }
 });
 
 /** Number of open descriptors; only Linux tells. */
@@ -788,7 +906,7 @@ Deno.test("the page needs no key, its files have types and a policy, and only a 
       }
     }
     assert.equal((await head("/")).status, 200);
-    assert.equal((await head("/v1/completions")).status, 404);
+    assert.equal((await head("/v1/completions")).status, 405);
     // A client that goes in the middle closes the file, and so does one that never reads.
     const reader = (await server.send("/model/model.safetensors")).body!.getReader();
     await reader.read();

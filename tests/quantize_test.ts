@@ -4,7 +4,7 @@ import { Backend, createBackend, dequantize, lightningAttention, quantize } from
 import { embedding, linear, norm } from "../core/ops.ts";
 import { createMachine } from "../gpu/machine.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { quantizeModel } from "../train/quantize.ts";
+import { convertModel } from "../train/convert.ts";
 import {
   assertClose,
   assertSameBits,
@@ -294,7 +294,7 @@ eachBackend("quantised models: logits near those of the weights that they stand 
     for (const [bits, limit] of [[8, 0.03], [4, 0.35]] as const) {
       const out = `${folder}/int${bits}`;
       const seen: string[] = [];
-      await quantizeModel(GOLDEN, out, { bits, onProgress: (name) => seen.push(name) });
+      await convertModel(GOLDEN, out, { weights: `int${bits}`, onProgress: (name) => seen.push(name) });
       assert.equal(
         seen.length,
         plain.weights.layers.length * 5 + 3,
@@ -326,10 +326,13 @@ Deno.test("quantised models: what does not fit together is refused", async () =>
   using backend = await createBackend({ prefer: "wasm" });
   await inFolder(async (folder) => {
     const out = `${folder}/model`;
-    await quantizeModel(GOLDEN, out, { bits: 4, group: 64 });
-    await assert.rejects(quantizeModel(GOLDEN, out, { bits: 8 }), /the folder to write to must not exist/);
+    await convertModel(GOLDEN, out, { weights: "int4", group: 64 });
     await assert.rejects(
-      quantizeModel(out, `${folder}/again`, { bits: 8 }),
+      convertModel(GOLDEN, out, { weights: "int8" }),
+      /the folder to write to must not exist/,
+    );
+    await assert.rejects(
+      convertModel(out, `${folder}/again`, { weights: "int8" }),
       /the model must not be quantised/,
     );
     assert.deepEqual(

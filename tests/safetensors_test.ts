@@ -4,10 +4,10 @@ import {
   type ByteReader,
   decodeSafetensors,
   encodeSafetensors,
-  readSafetensorsData,
-  readSafetensorsHeader,
+  openSafetensors,
   toFloat32,
 } from "../model/safetensors.ts";
+import { PIECE_BYTES } from "../model/stored.ts";
 import { concat, textFile } from "./reference_model.ts";
 
 /** A file of a given header text, followed by `data` bytes of zeros; `length` lies about the header's length. */
@@ -34,11 +34,11 @@ function readerOf(bytes: Uint8Array, size: number | undefined = bytes.length): B
 }
 
 async function readAll(bytes: Uint8Array, size?: number): Promise<Map<string, Uint8Array>> {
-  const reader = { ...readerOf(bytes), size };
-  const header = await readSafetensorsHeader(reader, "f");
+  const file = await openSafetensors({ ...readerOf(bytes), size }, "f");
   const found = new Map<string, Uint8Array>();
-  for await (const { entry, bytes: data } of readSafetensorsData(reader, header, "f")) {
-    found.set(entry.name, data);
+  for await (const { tensor, begin, bytes } of file.read(() => true)) {
+    assert.equal(begin, found.get(tensor.name)?.length ?? 0, "pieces come in order");
+    found.set(tensor.name, concat([found.get(tensor.name) ?? new Uint8Array(0), bytes]));
   }
   return found;
 }
@@ -158,10 +158,22 @@ Deno.test("what is written is read, in memory and as a stream", async () => {
   assert.deepEqual(tensors.get("a")!.shape, [2, 3]);
   const read = toFloat32("F32", tensors.get("a")!.bytes, "a");
   assert.deepEqual(new Uint32Array(read.slice().buffer), new Uint32Array(a.buffer));
-  assert.deepEqual(
-    await readAll(bytes),
-    new Map([...tensors].map(([name, { bytes }]) => [name, bytes.slice()])),
-  );
+  const whole = new Map([...tensors].map(([name, { bytes }]) => [name, bytes.slice()]));
+  assert.deepEqual(await readAll(bytes, bytes.length), whole);
+  assert.deepEqual(await readAll(bytes), whole, "of unknown length");
+});
+
+Deno.test("a large tensor comes in pieces, and tensors that nobody wants are passed over", async () => {
+  const data = Float32Array.from({ length: PIECE_BYTES / 2 + 3 }, (_, i) => i);
+  const bytes = encodeSafetensors(["a", "b", "c"].map((name) => ({ name, shape: [data.length], data })));
+  const file = await openSafetensors(readerOf(bytes), "f");
+  const seen: [name: string, begin: number, length: number][] = [];
+  for await (const { tensor, begin, bytes } of file.read(({ name }) => name !== "b")) {
+    seen.push([tensor.name, begin, bytes.length]);
+    assert.equal(toFloat32("F32", bytes, "it")[2], begin / 4 + 2);
+  }
+  const pieces = [[0, PIECE_BYTES], [PIECE_BYTES, PIECE_BYTES], [2 * PIECE_BYTES, 12]] as const;
+  assert.deepEqual(seen, ["a", "c"].flatMap((name) => pieces.map((piece) => [name, ...piece])));
 });
 
 Deno.test("a scalar has an empty shape", () => {
@@ -174,6 +186,18 @@ Deno.test("F16: every bit pattern", () => {
   const view = new DataView(half.buffer);
   const values = toFloat32("F16", new Uint8Array(half.buffer), "all");
   values.forEach((value, i) => assert(Object.is(value, view.getFloat16(2 * i, true)), `pattern ${i}`));
+});
+
+Deno.test("BF16: every bit pattern, into memory that is reused", () => {
+  const patterns = Uint16Array.from({ length: 65536 }, (_, i) => i);
+  const memory = new Float32Array(65536 + 5).fill(NaN);
+  for (const length of [65536, 5, 1, 0]) {
+    const values = toFloat32("BF16", new Uint8Array(patterns.buffer, 0, 2 * length), "all", memory);
+    assert.equal(values.buffer, memory.buffer);
+    const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+    assert.equal(bits.length, length);
+    bits.forEach((word, i) => assert.equal(word, patterns[i] * 65536));
+  }
 });
 
 Deno.test("BF16: the upper half of an f32, at any alignment", () => {

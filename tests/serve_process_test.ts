@@ -29,6 +29,47 @@ Deno.test("killed in the middle of writes, no session is lost or torn", async ()
   });
 });
 
+Deno.test("--chat-template gives the model a template; one that cannot be used ends the start", async () => {
+  await withCheckpoint(async (folder) => {
+    const start = (template: string) =>
+      new Deno.Command(Deno.execPath(), {
+        args: ["run", "-A", "--no-check", MAIN, "--model", folder, "--port", "0", "--backend", "wasm"].concat(
+          "--chat-template",
+          template,
+        ),
+        env: { NO_COLOR: "1" },
+        stdout: "piped",
+        stderr: "piped",
+      }).spawn();
+    const file = `${folder}/chat.jinja`;
+    await Deno.writeTextFile(file, "{% for message in messages %}[{{ message.content }}]{% endfor %}");
+    const process = start(file);
+    const { url: address, done, log } = listening(process);
+    const url = await address;
+    const post = async (path: string, body: unknown) =>
+      await (await fetch(`${url}${path}`, { method: "POST", body: JSON.stringify(body) })).json();
+    const { tokens } = await post("/tokenize", { messages: [{ role: "user", content: "Hi" }] });
+    assert.equal((await post("/detokenize", { tokens })).prompt, "[Hi]");
+    process.kill("SIGTERM");
+    assert.equal((await process.status).code, 0, log());
+    await done;
+    await Deno.writeTextFile(file, "{% for %}");
+    for (
+      const [template, reason] of [[file, /Jinja template/], [
+        `${folder}/none`,
+        /Cannot read the chat template/,
+      ]]
+    ) {
+      const failed = start(template as string);
+      const said = listening(failed);
+      said.url.catch(() => {});
+      assert.notEqual((await failed.status).code, 0);
+      await said.done;
+      assert.match(said.log(), reason as RegExp);
+    }
+  });
+});
+
 Deno.test("requests are spans of OpenTelemetry, through Deno's own support", async () => {
   await withCheckpoint(async (folder) => {
     const process = new Deno.Command(Deno.execPath(), {

@@ -485,6 +485,28 @@ eachBackend("a fork and its origin continue on their own", async (backend) => {
   assert.equal(backend.bytesInUse, inUse);
 });
 
+eachBackend(
+  "a fork of a session continues an answer without a prompt, as the session would",
+  async (backend) => {
+    using model = await load(backend);
+    const inUse = backend.bytesInUse;
+    {
+      using session = model.session();
+      await Array.fromAsync(session.generate([5, 6], { maxTokens: 4, seed: 2 }));
+      using fork = session.fork();
+      const continued = await Array.fromAsync(fork.generate([], { maxTokens: 4, seed: 3 }));
+      assert.deepEqual(await Array.fromAsync(session.generate([], { maxTokens: 4, seed: 3 })), continued);
+      assert.equal(continued.length, 4);
+      // Forked before anything was generated, it needs a prompt as the session does.
+      using fresh = model.session();
+      fresh.prefill([1, 2]).dispose();
+      using other = fresh.fork();
+      await assert.rejects(Array.fromAsync(other.generate([])), RangeError);
+    }
+    assert.equal(backend.bytesInUse, inUse);
+  },
+);
+
 eachBackend("a long prompt lets the event loop turn between its pieces", async (backend) => {
   using model = await load(backend);
   using session = model.session();

@@ -44,12 +44,16 @@ export function findNginx(): string | undefined {
   );
 }
 
-/** Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. */
+/**
+ * Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. On Linux
+ * it must be Vulkan's: OpenGL, which browsers bring, stores no halves.
+ */
 async function findAdapter(): Promise<boolean> {
-  const { success } = await run(Deno.execPath(), [
-    "eval",
-    "Deno.exit(await navigator.gpu?.requestAdapter() ? 0 : 1)",
-  ]);
+  const { success } = await run(
+    Deno.execPath(),
+    ["eval", "Deno.exit(await navigator.gpu?.requestAdapter() ? 0 : 1)"],
+    Deno.build.os === "linux" ? { DENO_WEBGPU_BACKEND: "vulkan" } : {},
+  );
   return success;
 }
 
@@ -144,9 +148,18 @@ async function install(packages: string[]): Promise<void> {
   for (const name of packages) await apt("install", "--yes", "--no-install-recommends", name);
 }
 
-async function run(program: string, args: string[]): Promise<{ success: boolean; output: string }> {
+async function run(
+  program: string,
+  args: string[],
+  env: Record<string, string> = {},
+): Promise<{ success: boolean; output: string }> {
   try {
-    const { success, stderr } = await new Deno.Command(program, { args, stdout: "null", stderr: "piped" })
+    const { success, stderr } = await new Deno.Command(program, {
+      args,
+      env,
+      stdout: "null",
+      stderr: "piped",
+    })
       .output();
     return { success, output: new TextDecoder().decode(stderr) };
   } catch (error) {

@@ -20,7 +20,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   wasm: ["core", "npm"],
   "": ["core", "gpu", "wasm"],
   model: ["", "core", "npm"],
-  cli: ["core", "npm"],
+  cli: ["core", "model", "npm"],
   train: ["", "cli", "core", "model", "npm"],
   serve: ["", "cli", "core", "model", "npm"],
   examples: ["", "cli", "model", "serve", "wasm", "npm"],

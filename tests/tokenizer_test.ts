@@ -355,11 +355,9 @@ Deno.test("features that are not computed are refused by name", async () => {
       /behind Fuse/,
     ],
     [{ model: { ...base.model, dropout: 0.1 } }, /without dropout: current value is 0\.1/],
-    [{ model: { ...base.model, continuing_subword_prefix: "##" } }, /BPE without continuing_subword_prefix/],
-    [
-      { model: { type: "Unigram", vocab: [["a", -1]], unk_id: 0, byte_fallback: true } },
-      /Unigram without byte_fallback/,
-    ],
+    [{ model: { ...base.model, merges: [["a", "nothing"]] } }, /BPE with merges of tokens to tokens/],
+    [{ model: { type: "Unigram", vocab: [["a"]], unk_id: 0 } }, /Unigram with scores/],
+    [{ model: { ...base.model, vocab: { a: -1 } } }, /integers >= 0 as ids: current value is "a: -1"/],
     [{ model: { type: "Later", vocab: {} } }, /with a known model: current value is "Later"/],
     [{ added_tokens: [{ content: "x" }] }, /added_tokens with id and content/],
     [
@@ -369,6 +367,13 @@ Deno.test("features that are not computed are refused by name", async () => {
       },
       /Metaspace of prepend_scheme "first" without this normalizer/,
     ],
+    ...[{ String: "ab" }, { Regex: "\\s+" }].map((pattern): [Record<string, unknown>, RegExp] => [
+      {
+        pre_tokenizer: { type: "Metaspace", prepend_scheme: "first" },
+        normalizer: { type: "Replace", pattern, content: "x" },
+      },
+      /Metaspace of prepend_scheme "first" without this normalizer/,
+    ]),
   ];
   for (const [change, message] of cases) {
     await assert.rejects(Tokenizer.create({ ...base, ...change }), { name: "RangeError", message });
@@ -389,4 +394,48 @@ Deno.test("chat templates by name", async () => {
   assert.deepEqual([one.chatTemplate(), one.chatTemplate("tool_use")], ["x", undefined]);
   assert.equal((await Tokenizer.create(json)).chatTemplate(), undefined);
   assert.equal((await Tokenizer.create(json, { chat_template: [7, null] })).chatTemplate(), undefined);
+});
+
+Deno.test("a chat becomes text by the template of its kind", async () => {
+  const speaker = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}";
+  const config = {
+    eos_token: { content: "<|end|>" },
+    pad_token: "<tab>",
+    chat_template: [
+      { name: "default", template: `${speaker}{% if add_generation_prompt %}<assistant>{% endif %}` },
+      { name: "tool_use", template: "{{ tools | length }}{{ pad_token }}{{ bos_token }}" },
+    ],
+  };
+  const tokenizer = await Tokenizer.create(byteLevelJson(), config);
+  const messages = [{ role: "user", content: "Hi" }, { role: "assistant", content: "Yes?" }];
+  assert.equal(tokenizer.applyChatTemplate(messages), "<user>Hi<|end|><assistant>Yes?<|end|>");
+  const prompted = tokenizer.applyChatTemplate(messages.slice(0, 1), { addGenerationPrompt: true });
+  assert.equal(prompted, "<user>Hi<|end|><assistant>");
+  assert.equal(tokenizer.applyChatTemplate(messages, { tools: [{}, {}] }), "2<tab>");
+  const template = "{% if tools is none %}none{% endif %}{{ messages[0].extra }}";
+  assert.equal(tokenizer.applyChatTemplate([{ role: "user", extra: 7 }], { template }), "none7");
+
+  const bare = await Tokenizer.create(byteLevelJson());
+  const refusal = (chat_template: string) => ({ template: chat_template });
+  const cases: [call: () => string, error: { name: string; message: RegExp }][] = [
+    [() => bare.applyChatTemplate(messages), { name: "RangeError", message: /must bring a chat template/ }],
+    [() => tokenizer.applyChatTemplate([]), { name: "RangeError", message: /at least one message/ }],
+    [() => tokenizer.applyChatTemplate("Hi" as never), {
+      name: "TypeError",
+      message: /an array of messages/,
+    }],
+    [() => tokenizer.applyChatTemplate([{} as never]), {
+      name: "TypeError",
+      message: /with a role: .*message 0/,
+    }],
+    [
+      () => bare.applyChatTemplate(messages, refusal("{{ raise_exception('only questions') }}")),
+      { name: "RangeError", message: /\["user", "assistant"\] \(only questions\)/ },
+    ],
+    [
+      () => bare.applyChatTemplate(messages, refusal("{% for %}")),
+      { name: "RangeError", message: /such as the chat template takes/ },
+    ],
+  ];
+  for (const [call, error] of cases) assert.throws(call, error);
 });

@@ -526,10 +526,12 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
   const [step] = (await readdir(out)).filter((name) => name.startsWith("step-"));
   const model = `${shop.path}/the model`;
   await runScript(script("train/export.ts"), [url(`${out}/${step}`), url(model)]);
-  await runScript(script("train/quantize.ts"), [
+  await runScript(script("train/convert.ts"), [
     url(model),
-    "--bits",
-    "8",
+    "--out",
+    url(`${model}-int8`),
+    "--weights",
+    "int8",
     "--evaluate",
     url(`${shop.data}/a.txt`),
   ]);

@@ -8,7 +8,7 @@ import { message, rangeError } from "../core/errors.ts";
 import { elementCount } from "../core/shape.ts";
 import type { TransNormerConfig } from "../model/config.ts";
 import { randomNumbers } from "../model/sampling.ts";
-import { CHARACTER_OF_BYTE } from "../model/tokenizer/split.ts";
+import { CHARACTER_OF_BYTE } from "../model/tokenizer/bytes.ts";
 
 /** Ids from 0 to 255 are bytes; these follow. */
 export const SPECIAL_TOKENS = { begin: 256, end: 257, pad: 258 } as const;

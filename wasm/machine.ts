@@ -135,8 +135,8 @@ export class WasmMachine implements Machine {
     if (!this.#crew.disposed) this.#crew.memory.free(storage as number);
   }
 
-  write(tensor: Tensor, data: Float32Array): void {
-    this.#elements(tensor).set(data);
+  write(tensor: Tensor, data: Float32Array, start: number): void {
+    this.#elements(tensor).set(data, start);
   }
 
   clear(tensor: Tensor): void {

@@ -1,9 +1,10 @@
 /**
- * Added tokens: what a text spells literally, found before anything else is done with it.
+ * Added tokens: what a text spells literally, found before anything else is done with it. The package ignores
+ * `single_word`, takes white space at the sides in another order, and does not say which stretch begins the text.
  *
  * @module
  */
-import { type AddedToken, refuse, SPACE, WORD } from "./json.ts";
+import { type AddedToken, escape, refuse, SPACE, WORD } from "./json.ts";
 import type { Normalizer } from "./normalize.ts";
 
 /** A stretch of a text: an added token, or what lies between. */
@@ -19,13 +20,13 @@ export interface Stretch {
 const ENDS_WITH_WORD = new RegExp(`[${WORD}]$`, "u"), STARTS_WITH_WORD = new RegExp(`^[${WORD}]`, "u");
 const IS_SPACE = new RegExp(`^${SPACE}$`, "u");
 
-/** Reads `added_tokens`. */
-export function readAddedTokens(json: unknown): AddedToken[] {
-  if (!Array.isArray(json)) refuse("added_tokens as an array", json);
+/** Reads `added_tokens`, or a field of another name. */
+export function readAddedTokens(json: unknown, field = "added_tokens"): AddedToken[] {
+  if (!Array.isArray(json)) refuse(`${field} as an array`, json);
   return json.map((token: Partial<AddedToken> | null) => {
     const { id, content } = token ?? {};
     if (!Number.isInteger(id) || typeof content !== "string") {
-      refuse("added_tokens with id and content", token);
+      refuse(`${field} with id and content`, token);
     }
     const flag = (name: "special" | "single_word" | "lstrip" | "rstrip") => token![name] === true;
     const special = flag("special");
@@ -39,6 +40,67 @@ export function readAddedTokens(json: unknown): AddedToken[] {
       normalized: token!.normalized ?? !special,
     };
   });
+}
+
+/** A token that a configuration describes: its name, or an object with it. */
+type TokenJson = string | (Partial<AddedToken> & { readonly content?: unknown });
+
+/** Tokens that have a name in a configuration, in the order in which new ones get ids. */
+const NAMED = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/**
+ * Added tokens of `tokenizer.json`, completed by those of `tokenizer_config.json` as transformers does: what
+ * `added_tokens_decoder` says replaces them, and special tokens that the configuration names are added, if they lack.
+ *
+ * @param ids of the model
+ */
+export function withConfigTokens(
+  tokens: readonly AddedToken[],
+  ids: ReadonlyMap<string, number>,
+  config: Readonly<Record<string, unknown>>,
+): AddedToken[] {
+  // A token of the vocabulary keeps its id, whatever the file says.
+  const byContent = new Map(
+    tokens.map((token) => [token.content, { ...token, id: ids.get(token.content) ?? token.id }]),
+  );
+  const { added_tokens_decoder, ...fields } = config;
+  for (const [id, token] of Object.entries(added_tokens_decoder ?? {})) {
+    const [added] = readAddedTokens([{ ...token, id: Number(id) }], "added_tokens_decoder");
+    byContent.set(added.content, added);
+  }
+  for (const token of namedTokens(fields)) {
+    const content = contentOf(token);
+    if (content === undefined || content === "" || byContent.has(content)) continue;
+    const beyond = Math.max(ids.size, ...Array.from(byContent.values(), ({ id }) => id + 1));
+    const id = ids.get(content) ?? beyond;
+    const [added] = readAddedTokens([{
+      ...typeof token === "string" ? {} : token,
+      id,
+      content,
+      special: true,
+    }]);
+    byContent.set(content, added);
+  }
+  return [...byContent.values()];
+}
+
+/** Special tokens that a configuration names. */
+export function namedTokens(config: Readonly<Record<string, unknown>>): TokenJson[] {
+  const others = Object.keys(config).filter((key) => key.endsWith("_token") && !NAMED.includes(key));
+  const { extra_special_tokens, additional_special_tokens } = config;
+  const extra = [extra_special_tokens, additional_special_tokens].flatMap((value) =>
+    typeof value === "object" && value !== null ? Object.values(value) : []
+  );
+  return [...[...NAMED, ...others].map((key) => config[key]), ...extra]
+    .filter((token) => contentOf(token) !== undefined) as TokenJson[];
+}
+
+/** The text of a token that a configuration describes. */
+export function contentOf(token: unknown): string | undefined {
+  const content = typeof token === "object" && token !== null
+    ? (token as { content?: unknown }).content
+    : token;
+  return typeof content === "string" ? content : undefined;
 }
 
 /** Cuts texts at added tokens: first at those that are found as they are, then between them at the normalised ones. */
@@ -63,6 +125,13 @@ export class AddedTokens {
   }
 }
 
+/** Whether a character of a word is next to a stretch. */
+function isPartOfWord(text: string, start: number, end: number): boolean {
+  // Two units suffice for one character.
+  return ENDS_WITH_WORD.test(text.slice(Math.max(0, start - 2), start)) ||
+    STARTS_WITH_WORD.test(text.slice(end, end + 2));
+}
+
 /** Finds tokens: the leftmost, of those the longest. */
 class Finder {
   readonly #tokens = new Map<string, AddedToken>();
@@ -76,8 +145,7 @@ class Finder {
       if (!this.#tokens.has(text)) this.#tokens.set(text, token);
     }
     const texts = [...this.#tokens.keys()].sort((a, b) => b.length - a.length);
-    const escaped = texts.map((text) => text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"));
-    this.#pattern = texts.length === 0 ? undefined : new RegExp(escaped.join("|"), "gu");
+    this.#pattern = texts.length === 0 ? undefined : new RegExp(texts.map(escape).join("|"), "gu");
   }
 
   split({ text, isFirst }: { readonly text: string; readonly isFirst: boolean }): Stretch[] {
@@ -88,15 +156,16 @@ class Finder {
     let before = 0;
     for (const { 0: found, index } of this.#pattern === undefined ? [] : text.matchAll(this.#pattern)) {
       const token = this.#tokens.get(found)!;
-      let start = Math.max(before, index), end = index + found.length;
-      // Two units suffice for one character.
-      const isPart = ENDS_WITH_WORD.test(text.slice(Math.max(0, index - 2), index)) ||
-        STARTS_WITH_WORD.test(text.slice(end, end + 2));
-      if (token.single_word && isPart) continue;
-      if (token.lstrip) { while (start > before && IS_SPACE.test(text[start - 1])) start--; }
+      let start = index, end = index + found.length;
+      if (token.single_word && isPartOfWord(text, index, end)) continue;
       if (token.rstrip) { while (end < text.length && IS_SPACE.test(text[end])) end++; }
+      if (token.lstrip) {
+        while (start > before && IS_SPACE.test(text[start - 1])) start--;
+        start = Math.max(start, before);
+      }
       add(before, start);
-      stretches.push({ id: token.id, text: found, isFirst: false });
+      // White space that the token before has taken counts again, but not for a token that takes some itself.
+      if (start < end) stretches.push({ id: token.id, text: found, isFirst: false });
       before = end;
     }
     add(before, text.length);

@@ -1,12 +1,15 @@
 /**
- * Decoders: tokens to text, one token at a time. Each step takes and gives pieces in order, and keeps what it must know
- * of those before. So the text of a stream is that of the whole, and a text that continues another begins as it must.
+ * Decoders: tokens to text, one token at a time; the package decodes whole texts only. Each step takes and gives pieces
+ * in order, and keeps what it must know of those before. So the text of a stream is that of the whole, and a text that
+ * continues another begins as it must.
  *
  * @module
  */
+import { fallbackByte, levelBytes } from "./bytes.ts";
 import { compilePattern, type Hub } from "./pattern.ts";
 import { flatten, type Part, type PatternJson, refuse } from "./json.ts";
-import { CHARACTER_OF_BYTE, prependScheme } from "./split.ts";
+import type { SpaceRules } from "./sentencepiece.ts";
+import { prependScheme } from "./split.ts";
 
 /** A token that becomes text. */
 export interface DecoderPiece {
@@ -33,7 +36,10 @@ export class Decoder {
   constructor(hub: Hub, part: Part | null, cleansUp: boolean) {
     const parts = flatten(part, "decoders");
     const fuse = parts.findIndex(({ type }) => type === "Fuse");
-    const makers = parts.length === 0
+    const rules = part?.sentencepiece as SpaceRules | undefined, bytes = parts.find(isByteFallback);
+    const makers = rules !== undefined
+      ? [() => new SentencePieces(rules, bytes !== undefined), ...bytes ? [maker(hub, bytes, false)] : []]
+      : parts.length === 0
       ? [spacesBetween]
       : parts.map((part, i) => maker(hub, part, fuse >= 0 && i > fuse));
     this.#makers = [...makers, ...cleansUp ? CLEAN_UP : []];
@@ -64,26 +70,13 @@ export class DecoderRun {
   }
 
   #from(first: number, pieces: DecoderPiece[]): string {
-    for (const step of this.#steps.slice(first)) pieces = pieces.flatMap((piece) => step.push(piece));
-    return pieces.map(({ text }) => text).join("");
+    for (let i = first; i < this.#steps.length && pieces.length > 0; i++) {
+      const step = this.#steps[i];
+      pieces = pieces.length === 1 ? step.push(pieces[0]) : pieces.flatMap((piece) => step.push(piece));
+    }
+    return pieces.length === 1 ? pieces[0].text : pieces.map(({ text }) => text).join("");
   }
 }
-
-/** The byte that a token of byte fallback represents, such as `<0x0A>`. */
-export function fallbackByte(token: string): number | undefined {
-  const hex = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1];
-  return hex === undefined ? undefined : parseInt(hex, 16);
-}
-
-/** The bytes that a token of a byte-level vocabulary represents. */
-export function levelBytes(token: string): Uint8Array<ArrayBuffer> {
-  const bytes = Array.from(token, (character) => BYTE_OF_CHARACTER.get(character));
-  return bytes.every((byte) => byte !== undefined) ? Uint8Array.from(bytes) : new TextEncoder().encode(token);
-}
-
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
-  CHARACTER_OF_BYTE.map((character, byte) => [character, byte]),
-);
 
 /** @param isFused whether a `Fuse` precedes the step, so that all tokens are one to it */
 function maker(hub: Hub, part: Part, isFused: boolean): StepMaker {
@@ -107,8 +100,15 @@ function maker(hub: Hub, part: Part, isFused: boolean): StepMaker {
         ? () => new StripText(content, start!, stop!)
         : each((text) => stripStop(stripStart(text, content, start!), content, stop!));
     }
-    case "ByteLevel":
-      return () => new Utf8(levelBytes, "\ufffd of a cut character");
+    case "ByteLevel": {
+      const known = new Map<string, Uint8Array<ArrayBuffer> | string>();
+      const bytesOf = (token: string) => {
+        let bytes = known.get(token);
+        if (bytes === undefined) known.set(token, bytes = asciiOrBytes(levelBytes(token)));
+        return bytes;
+      };
+      return () => new Utf8(bytesOf, "\ufffd of a cut character");
+    }
     case "ByteFallback":
       return () =>
         new Utf8((token) => {
@@ -167,6 +167,51 @@ function byPlace(change: (text: string, isFirst: boolean) => string): StepMaker 
   };
 }
 
+/**
+ * SentencePiece's own way: a text begins anew behind a special token whose name is shown, and bytes count as text. The
+ * official decoders strip the beginning of the whole, whatever it is.
+ */
+class SentencePieces implements Step {
+  readonly #strips: SpaceRules["strips"];
+  readonly #surfaces: ReadonlyMap<string, string>;
+  readonly #hasBytes: boolean;
+  #isBeginning = true;
+
+  constructor({ strips, surfaces }: SpaceRules, hasBytes: boolean) {
+    this.#strips = strips;
+    this.#surfaces = new Map(Object.entries(surfaces));
+    this.#hasBytes = hasBytes;
+  }
+
+  push(piece: DecoderPiece): DecoderPiece[] {
+    if (piece.isLiteral) this.#isBeginning = true;
+    if (piece.isLiteral) return [piece];
+    let text = this.#surfaces.get(piece.text);
+    if (text === undefined) {
+      text = piece.text;
+      if (this.#hasBytes && fallbackByte(text) !== undefined) {
+        this.#isBeginning = false;
+        return [piece];
+      }
+      const strips = this.#isBeginning && this.#strips !== "none" && text.startsWith("▁");
+      if (strips) text = text.slice(1);
+      if (strips && this.#strips === "first") this.#isBeginning = false;
+      text = text.replaceAll("▁", " ");
+    }
+    if (text !== "") this.#isBeginning = false;
+    // Literal: a piece that looks like a byte is none. Empty ones end a character, too.
+    return [{ text, isLiteral: true }];
+  }
+
+  end(): DecoderPiece[] {
+    return [];
+  }
+}
+
+function isByteFallback({ type }: Part): boolean {
+  return type === "ByteFallback";
+}
+
 /** What a file without a decoder does. */
 const spacesBetween: StepMaker = () => {
   let isFirst = true;
@@ -222,7 +267,7 @@ class StripText implements Step {
 
 /** Bytes to characters. */
 class Utf8 implements Step {
-  readonly #bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined;
+  readonly #bytesOf: (token: string) => Uint8Array<ArrayBuffer> | string | undefined;
   readonly #marksEachByte: boolean;
   readonly #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   /** Whether the decoder may hold a part of a character. */
@@ -230,9 +275,12 @@ class Utf8 implements Step {
   /** With byte fallback: bytes of a character that is not whole. */
   #pending: number[] = [];
 
-  /** @param marks what replaces bytes that are no UTF-8, as in the official library */
+  /**
+   * @param bytesOf the bytes of a token, as a string if they are ASCII @param marks what replaces bytes that are no UTF-8, as
+   * in the official library
+   */
   constructor(
-    bytesOf: (token: string) => Uint8Array<ArrayBuffer> | undefined,
+    bytesOf: (token: string) => Uint8Array<ArrayBuffer> | string | undefined,
     marks: "\ufffd of each byte" | "\ufffd of a cut character",
   ) {
     this.#bytesOf = bytesOf;
@@ -242,19 +290,17 @@ class Utf8 implements Step {
   push(piece: DecoderPiece): DecoderPiece[] {
     const bytes = piece.isLiteral ? undefined : this.#bytesOf(piece.text);
     if (bytes === undefined) return [...this.end(), piece];
-    if (!this.#marksEachByte) return text(this.#decoded(bytes));
+    if (typeof bytes === "string") return [...this.end(), { text: bytes, isLiteral: false }];
+    if (!this.#marksEachByte) {
+      this.#mayBeCut = true;
+      return text(this.#decoder.decode(bytes, { stream: true }));
+    }
     this.#pending.push(...bytes);
     return text(this.#ready());
   }
 
-  #decoded(bytes: Uint8Array<ArrayBuffer>): string {
-    // Most tokens are ASCII, for which the decoder's call costs more than all the rest.
-    const isPlain = !this.#mayBeCut && bytes.every((byte) => byte < 0x80);
-    if (bytes.length > 0) this.#mayBeCut = bytes[bytes.length - 1] >= 0x80;
-    return isPlain ? String.fromCharCode(...bytes) : this.#decoder.decode(bytes, { stream: true });
-  }
-
   end(): DecoderPiece[] {
+    if (!this.#mayBeCut && this.#pending.length === 0) return []; // most tokens are ASCII, and the decoder's call costs
     this.#mayBeCut = false;
     const rest = this.#marksEachByte ? "\ufffd".repeat(this.#pending.length) : this.#decoder.decode();
     this.#pending = [];
@@ -278,6 +324,11 @@ class Utf8 implements Step {
     }
     return ready;
   }
+}
+
+/** Bytes, as a string if all of them are ASCII. */
+function asciiOrBytes(bytes: Uint8Array<ArrayBuffer>): Uint8Array<ArrayBuffer> | string {
+  return bytes.every((byte) => byte < 0x80) ? String.fromCharCode(...bytes) : bytes;
 }
 
 function text(text: string): DecoderPiece[] {

@@ -13,6 +13,16 @@ export const OPERATION = "Tokenizer.create";
 /** A part of the file, such as a normaliser: its type and its settings. */
 export type Part = { readonly type?: unknown } & Readonly<Record<string, unknown>>;
 
+/** A `tokenizer.json`. */
+export interface TokenizerJson extends Part {
+  readonly model?: Part | null;
+  readonly normalizer?: Part | null;
+  readonly pre_tokenizer?: Part | null;
+  readonly post_processor?: Part | null;
+  readonly decoder?: Part | null;
+  readonly added_tokens?: unknown;
+}
+
 /** A string or a regular expression of Oniguruma. */
 export interface PatternJson {
   readonly String?: unknown;
@@ -60,3 +70,8 @@ export const WORD = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\p{Join_Control}";
 
 /** White space, as Rust has it: with U+0085, without U+FEFF. */
 export const SPACE = "\\p{White_Space}";
+
+/** A text as a part of a regular expression. */
+export function escape(text: string): string {
+  return text.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
+}

@@ -1,10 +1,15 @@
 /**
  * Normalisers: what happens to a text before it is cut into tokens.
  *
+ * The package lowers a Σ at the end of a word to ς, strips U+FEFF and keeps U+0085 as JavaScript does, prepends to an
+ * empty text, and takes `$&` in what it puts for a match as the match. The rest is a call of JavaScript's own.
+ *
  * @module
  */
+import { Charsmap, fromBase64 } from "./charsmap.ts";
 import { compilePattern, type Hub } from "./pattern.ts";
 import { flatten, type Part, type PatternJson, refuse, SPACE } from "./json.ts";
+import { createSpaces } from "./sentencepiece.ts";
 
 /** Text to text. */
 export type Normalizer = (text: string) => string;
@@ -17,15 +22,16 @@ export function createNormalizer(hub: Hub, part: Part | null): Normalizer {
 
 /**
  * Whether the first piece of the normalised text is at the beginning of the text itself and, with `withOthers`, no
- * other piece is.
+ * other piece is. What replaces several characters counts as the last of them, so only single ones may be replaced.
  */
 export function keepsBeginning(part: Part | null, withOthers: boolean): boolean {
-  return flatten(part, "normalizers").every(({ type, content }) =>
-    type === "NFC" || !withOthers && (
-        ["NFD", "NFKC", "NFKD", "Lowercase", "Prepend"].includes(type as string) ||
-        type === "Replace" && content !== ""
-      )
-  );
+  return flatten(part, "normalizers").every(({ type, pattern, content }) => {
+    if (type === "NFC") return true;
+    if (withOthers) return false;
+    if (type !== "Replace") return ["NFD", "NFKC", "NFKD", "Lowercase", "Prepend"].includes(type as string);
+    const text = (pattern as PatternJson | undefined)?.String;
+    return content !== "" && typeof text === "string" && Array.from(text).length === 1;
+  });
 }
 
 function createStep(hub: Hub, part: Part): Normalizer {
@@ -59,6 +65,8 @@ function createStep(hub: Hub, part: Part): Normalizer {
       return bert(part);
     case "Precompiled":
       return precompiled(part);
+    case "SentencePiece":
+      return createSpaces(part);
     default:
       return refuse("without this normalizer", part.type);
   }
@@ -88,41 +96,23 @@ const CHINESE =
   /[\u4e00-\u9fff\u3400-\u4dbf\u{20000}-\u{2a6df}\u{2a700}-\u{2b73f}\u{2b740}-\u{2b81f}\u{2b920}-\u{2ceaf}\uf900-\ufaff\u{2f800}-\u{2fa1f}]/gu;
 
 /**
- * SentencePiece's own map: a double-array trie (Darts) from UTF-8 to the places of strings that end with a zero.
- * Clusters of characters of up to five bytes are looked up whole, then each character; the shortest entry that begins it counts.
+ * SentencePiece's own map, as the official library applies it: clusters of characters of up to five bytes are looked up
+ * whole, then each character, and the shortest entry that begins them counts. The package looks up nothing.
  */
 function precompiled({ precompiled_charsmap }: Part): Normalizer {
-  if (precompiled_charsmap === null || precompiled_charsmap === undefined) return (text) => text;
+  if (precompiled_charsmap === null || precompiled_charsmap === undefined || precompiled_charsmap === "") {
+    return (text) => text;
+  }
   if (typeof precompiled_charsmap !== "string") refuse("a charsmap in base64", precompiled_charsmap);
-  const bytes = Uint8Array.from(atob(precompiled_charsmap), (character) => character.charCodeAt(0));
-  if (bytes.length === 0) return (text) => text;
-  const trieBytes = new DataView(bytes.buffer).getUint32(0, true);
-  if (trieBytes % 4 !== 0 || 4 + trieBytes > bytes.length) refuse("a whole charsmap", bytes.length);
-  const trie = new Uint32Array(bytes.slice(4, 4 + trieBytes).buffer), strings = bytes.subarray(4 + trieBytes);
-  const encoder = new TextEncoder(), decoder = new TextDecoder("utf-8", { ignoreBOM: true });
-  const offsetOf = (unit: number) => unit >>> 10 << ((unit & 1 << 9) >>> 6);
-  const lookUp = (text: string): string | undefined => {
-    let position = offsetOf(trie[0]);
-    for (const byte of encoder.encode(text)) {
-      if (byte === 0) return undefined;
-      position ^= byte;
-      const unit = trie[position] ?? 0;
-      if ((unit & (1 << 31 | 0xff)) !== byte) return undefined;
-      position ^= offsetOf(unit);
-      if (unit >>> 8 & 1) {
-        const start = (trie[position] ?? 0) & 0x7fffffff;
-        return decoder.decode(strings.subarray(start, strings.indexOf(0, start)));
-      }
-    }
-    return undefined;
-  };
-  const clusters = new Intl.Segmenter("und", { granularity: "grapheme" });
+  const charsmap = new Charsmap(fromBase64(precompiled_charsmap, "a charsmap"));
+  const encoder = new TextEncoder(), clusters = new Intl.Segmenter("und", { granularity: "grapheme" });
+  const lookUp = (bytes: Uint8Array) => charsmap.find(bytes, 0, "shortest")?.text;
   return (text) => {
     let result = "";
     for (const { segment } of clusters.segment(text)) {
-      const whole = encoder.encode(segment).length < 6 ? lookUp(segment) : undefined;
+      const bytes = encoder.encode(segment), whole = bytes.length < 6 ? lookUp(bytes) : undefined;
       if (whole !== undefined) result += whole;
-      else for (const character of segment) result += lookUp(character) ?? character;
+      else for (const character of segment) result += lookUp(encoder.encode(character)) ?? character;
     }
     return result;
   };

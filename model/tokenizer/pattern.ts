@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type PatternJson, refuse } from "./json.ts";
+import { escape, type PatternJson, refuse } from "./json.ts";
 
 /** The package that knows the models, and how Oniguruma's expressions are written in JavaScript. */
 export type Hub = typeof import("@huggingface/tokenizers");
@@ -11,8 +11,7 @@ export type Hub = typeof import("@huggingface/tokenizers");
 /** A pattern as a regular expression that finds all matches. */
 export function compilePattern(hub: Hub, pattern: PatternJson | undefined): RegExp {
   if (typeof pattern?.String === "string") {
-    const escaped = pattern.String.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&");
-    return new RegExp(pattern.String === "" ? "(?!)" : escaped, "gu"); // nothing is found of nothing
+    return new RegExp(pattern.String === "" ? "(?!)" : escape(pattern.String), "gu"); // nothing is found of nothing
   }
   if (typeof pattern?.Regex !== "string") refuse("a pattern of String or Regex", pattern);
   const split = new hub.SplitPreTokenizer({

@@ -1,5 +1,6 @@
 /**
- * Post-processors: the special tokens that a tokenizer adds to a prompt.
+ * Post-processors: the special tokens that a tokenizer adds to a prompt. The package adds them as text, which need not
+ * be that of the ids that the file names.
  *
  * @module
  */

@@ -1,10 +1,15 @@
 /**
  * Pre-tokenisers: how a normalised text is cut into the pieces that the model makes tokens of.
  *
+ * The package knows no behaviours but removing and isolating, cuts `Metaspace` only together with others, counts half a
+ * surrogate pair as a character of `FixedLength`, and takes JavaScript's white space, words and digits for those of
+ * Rust. Nor does it say which piece begins the text, which a Metaspace of `"first"` must know.
+ *
  * @module
  */
+import { levelName } from "./bytes.ts";
 import { compilePattern, type Hub } from "./pattern.ts";
-import { flatten, type Part, type PatternJson, refuse, SPACE, WORD } from "./json.ts";
+import { escape, flatten, type Part, type PatternJson, refuse, SPACE, WORD } from "./json.ts";
 import { keepsBeginning } from "./normalize.ts";
 
 /** A piece of a text. */
@@ -27,13 +32,6 @@ const BEHAVIORS: readonly unknown[] = [
   "MergedWithNext",
   "Contiguous",
 ];
-
-/** The characters that byte-level vocabularies write bytes as: printable Latin-1 as itself, others from U+0100. */
-export const CHARACTER_OF_BYTE: readonly string[] = (() => {
-  const printable = (byte: number) => byte > 0x20 && byte < 0x7f || byte > 0xa0 && byte !== 0xad;
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++));
-})();
 
 const GPT2 = new RegExp(
   `'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^${SPACE}\\p{L}\\p{N}]+|${SPACE}+(?!\\P{White_Space})|${SPACE}+`,
@@ -169,7 +167,7 @@ function byteLevel({ add_prefix_space, use_regex }: Part): PreTokenizer {
   return ({ text, isFirst }) => {
     const whole = { text: add_prefix_space && !text.startsWith(" ") ? ` ${text}` : text, isFirst };
     return (cut?.(whole) ?? [whole]).map(({ text, isFirst }) => ({
-      text: Array.from(encoder.encode(text), (byte) => CHARACTER_OF_BYTE[byte]).join(""),
+      text: levelName(encoder.encode(text)),
       isFirst,
     }));
   };
@@ -189,7 +187,7 @@ function metaspace(part: Part): PreTokenizer {
   if (typeof replacement !== "string" || Array.from(replacement).length !== 1) {
     refuse("Metaspace with one character as replacement", replacement);
   }
-  const cut = cutAt(new RegExp(replacement.replace(/[.*+?^${}()|[\]\\/]/g, "\\$&"), "gu"), "MergedWithNext");
+  const cut = cutAt(new RegExp(escape(replacement), "gu"), "MergedWithNext");
   return ({ text, isFirst }) => {
     const replaced = text.replaceAll(" ", () => replacement);
     const prepends = !replaced.startsWith(replacement) &&

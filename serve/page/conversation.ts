@@ -45,7 +45,7 @@ export function answerOf({ answer }: Turn): string {
 /** A turn as text. Throws if it is a long text that was not kept. */
 export function textOf(turn: Turn): string {
   if (turn.prompt === undefined) {
-    throw new Error(`${turn.title} would have to be read again, and its text is not in this page any more`);
+    throw new Error(`The model would have to read ${turn.title} again, which is not in this page any more`);
   }
   return turn.prompt + answerOf(turn);
 }

@@ -5,19 +5,19 @@
  */
 import { Hono } from "hono";
 import { z } from "zod";
+import { TOKENIZER_FILES } from "../../model/tokenizer/files.ts";
 import { openSource, readAll, type Source } from "../../model/source.ts";
 import type { ByteReader } from "../../model/safetensors.ts";
+import { indexOf, SINGLES } from "../../model/weightFiles.ts";
 import { ApiError } from "../errors.ts";
 
 /** Files that a model is loaded from, apart from shards of its weights. */
 const FILES: ReadonlySet<string> = new Set([
   "config.json",
   "generation_config.json",
-  "tokenizer.json",
-  "tokenizer_config.json",
-  "chat_template.jinja",
-  "model.safetensors",
-  "model.safetensors.index.json",
+  ...TOKENIZER_FILES,
+  ...SINGLES,
+  ...SINGLES.map(indexOf),
 ]);
 
 const introduction = z.object({
@@ -77,14 +77,16 @@ export function modelFiles(checkpoint: string | URL): Hono {
   });
 }
 
-/** The files that the index of the weights names. */
+/** The files that indexes of the weights name. */
 async function shards(source: Source): Promise<ReadonlySet<unknown>> {
-  const index = await source.open("model.safetensors.index.json");
-  if (index === undefined) return new Set();
-  const { weight_map: files } = JSON.parse(
-    new TextDecoder().decode(await readAll(index, "model.safetensors.index.json")),
-  );
-  return new Set(Object.values(files ?? {}));
+  const files = new Set<unknown>();
+  for (const single of SINGLES) {
+    const name = indexOf(single), index = await source.open(name);
+    if (index === undefined) continue;
+    const { weight_map: map } = JSON.parse(new TextDecoder().decode(await readAll(index, name)));
+    for (const file of Object.values(map ?? {})) files.add(file);
+  }
+  return files;
 }
 
 /** A file in pieces, none of which is read before somebody asks for it. It is closed at its end, however that comes. */

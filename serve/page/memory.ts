@@ -21,13 +21,18 @@ export function showMemory(card: Card, measured: readonly Place[]): void {
   const reach = Math.max(64, ...points.map(({ tokens }) => tokens));
   const top = Math.max(2 * stateBytes, card.cache_bytes_per_token * reach);
   const at = (tokens: number, size: number) => `${8 + 304 * tokens / reach},${120 - 108 * size / top}`;
-  const line = points.toSorted((a, b) => a.tokens - b.tokens);
+  // Before anything is read the line is a promise, as that of the cache is.
+  const line = tokens === 0 ? [...points, { tokens: reach, stateBytes }] : points;
+  line.sort((a, b) => a.tokens - b.tokens);
   element("line").setAttribute(
     "points",
     line.map(({ tokens, stateBytes }) => at(tokens, stateBytes)).join(" "),
   );
   element("cache").setAttribute("points", `${at(0, 0)} ${at(reach, card.cache_bytes_per_token * reach)}`);
-  element("line-label").setAttribute("y", String(120 - 108 * stateBytes / top - 5));
+  // Over the part of the line that the other one does not cross.
+  const [x, anchor] = stateBytes / top < 0.3 ? ["312", "end"] : ["8", "start"];
+  const attributes = { x, y: String(120 - 108 * stateBytes / top - 5), "text-anchor": anchor };
+  for (const [name, value] of Object.entries(attributes)) element("line-label").setAttribute(name, value);
   element("line-label").textContent = `state, ${bytes(stateBytes)}`;
   element("tick").textContent = `${reach.toLocaleString("en")} tokens`;
   element("comparison").textContent = cache > stateBytes

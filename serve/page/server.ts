@@ -130,6 +130,7 @@ export class Server implements Side<ServerPlace> {
   }
 
   forget(place: ServerPlace): void {
+    if (place.stateBytes === 0) return; // nothing was stored
     this.#ask(`v1/sessions/${place.id}`, { method: "DELETE" }).catch(() => {}); // in the end it expires
   }
 }

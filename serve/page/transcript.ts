@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { answerOf, type Mode, type Turn } from "./conversation.ts";
+import { answerOf, continues, type Mode, type Turn } from "./conversation.ts";
 import type { Piece } from "./side.ts";
 
 /** Characters of a long text that are shown of its beginning and of its end. */
@@ -27,14 +27,17 @@ export class Transcript {
     this.#element.classList.toggle("chat", mode === "chat");
     this.#empty.hidden = turns.length > 0;
     for (const old of this.#element.querySelectorAll(":scope > .turn")) old.remove();
+    let last: HTMLElement | undefined;
     for (const turn of turns) {
-      const answer = span("answer", ...turn.answer.map(shaded));
+      const answer = this.#answer = span("answer", ...turn.answer.map(shaded));
+      if (last !== undefined && continues(turn)) {
+        last.append(answer);
+        continue;
+      }
       const who = (name: string) => mode === "chat" ? [span("who", name)] : [];
-      const prompt = turn.prompt === "" ? [] : [...who("You"), span("prompt", ...promptOf(turn))];
-      this.#element.append(
-        span("turn", ...prompt, ...(turn.title === undefined ? [...who("Model"), answer] : [])),
-      );
-      this.#answer = answer;
+      last = span("turn", ...who("You"), span("prompt", ...promptOf(turn)));
+      if (turn.title === undefined) last.append(...who("Model"), answer);
+      this.#element.append(last);
     }
     this.#element.scrollTop = this.#element.scrollHeight;
   }
@@ -53,9 +56,7 @@ export function plainText(turns: readonly Turn[], mode: Mode): string {
   if (mode === "text") {
     return turns.map((turn) => (turn.prompt ?? `[${turn.title}]`) + answerOf(turn)).join("");
   }
-  return turns.map((turn) =>
-    (turn.prompt === "" ? "" : `\n\nYou: ${turn.prompt}\n\nModel: `) + answerOf(turn)
-  )
+  return turns.map((turn) => (continues(turn) ? "" : `\n\nYou: ${turn.prompt}\n\nModel: `) + answerOf(turn))
     .join("").trim();
 }
 

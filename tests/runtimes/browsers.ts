@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { FOLDER } from "./setup.ts";
+import { FOLDER, MODEL } from "./setup.ts";
 
 /** What a page saw; see `programs/page.mjs`. */
 export interface Seen {
@@ -14,6 +14,7 @@ export interface Seen {
   readonly threads: number;
   readonly reason: string;
   readonly sameBits: boolean;
+  readonly text: string;
   readonly webgpu?: string;
 }
 
@@ -44,7 +45,7 @@ const TYPES: Record<string, string> = {
   wasm: "application/wasm",
 };
 
-/** What pages saw. Their paths are `/<kind>/<bundler>/index.html`, with the files of `.runtimes/pages/<bundler>/`. */
+/** What pages saw. Their paths are `/<kind>/<bundler>/index.html`, with the files of `.runtimes/pages/<bundler>/`; the model is at `/model/`. */
 export async function visit(
   command: (url: string) => string[],
   pages: readonly string[],
@@ -63,8 +64,10 @@ export async function visit(
       }
       const [, kind, ...path] = pathname.split("/");
       try {
-        const body = await Deno.readFile(`${FOLDER}/pages/${path.join("/")}`);
-        const type = TYPES[path.at(-1)!.split(".").at(-1)!];
+        const folder = kind === "model" ? MODEL : `${FOLDER}/pages`;
+        const body = await Deno.readFile(`${folder}/${path.join("/")}`);
+        const type = TYPES[path.at(-1)!.split(".").at(-1)!] ??
+          "application/octet-stream";
         return new Response(body, {
           headers: { ...KINDS[kind], "content-type": type },
         });

@@ -1,6 +1,6 @@
 /**
  * What the tests of this folder stand on: the package, packed and installed, beside the runtimes and bundlers of
- * `package.json`, in `.runtimes/` of the project.
+ * `npm/package.json`, in `.runtimes/` of the project.
  *
  * @module
  */
@@ -52,7 +52,7 @@ export async function install(): Promise<string> {
     }),
   );
   for (const name of ["package.json", "package-lock.json"]) {
-    await Deno.copyFile(HERE + name, `${FOLDER}/${name}`);
+    await Deno.copyFile(`${HERE}npm/${name}`, `${FOLDER}/${name}`);
   }
   await Deno.remove(`${FOLDER}/programs`, { recursive: true }).catch(() => {});
   await Deno.mkdir(`${FOLDER}/programs`);

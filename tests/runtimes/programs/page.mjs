@@ -1,6 +1,7 @@
-// A page: attention on one thread and on all, and on WebGPU where the address asks for it. Sends what it saw to the server,
+// A page: attention on one thread and on all, a model, and attention on WebGPU where the address asks for it. Sends what it saw to the server,
 // and goes where the answer says.
 import { createBackend, lightningAttention } from "@levin/attention";
+import { TransNormerLLM } from "@levin/attention/tnl";
 import { attention, checkAttention } from "./attention.mjs";
 
 async function see() {
@@ -10,7 +11,11 @@ async function see() {
   const all = await createBackend({ prefer: "wasm", threads: "auto" });
   const again = await attention(all, lightningAttention);
   const { threads, reason } = all.info;
+  const model = await TransNormerLLM.load(new URL("/model/", location.href), { backend: single });
+  let text = "";
+  for await (const part of model.generate("The state", { maxTokens: 16, temperature: 0 })) text += part.text;
   const seen = {
+    text,
     device: single.info.device,
     isolated: globalThis.crossOriginIsolated,
     threads,

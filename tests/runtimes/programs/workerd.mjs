@@ -19,7 +19,7 @@ async function worker(files) {
     modulesRoot: bundle,
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
-    kvNamespaces: ["SESSIONS"],
+    durableObjects: { LEVIN: { className: "Levin", useSQLite: true } },
     serviceBindings: { MODEL: files },
     host: "127.0.0.1",
     port: 0,
@@ -79,7 +79,7 @@ const whole = await textOf(await edge.ask({ max_tokens: 32 }));
 assert(whole.startsWith(texts[0]));
 const session = "a";
 const turns = [await textOf(await edge.ask({ session })), await textOf(await edge.ask({ session, prompt: "" }))];
-assert.equal(turns.join(""), whole, "a session continues, through KV");
+assert.equal(turns.join(""), whole, "a session continues, through the object's storage");
 const events = (await (await edge.ask({ stream: true })).text()).split("\n")
   .filter((line) => line.startsWith("data: {")).map((line) => JSON.parse(line.slice(6)).choices[0].text);
 assert(events.length > 2);
