@@ -17,7 +17,7 @@ import {
   type TransNormerConfig,
 } from "./config.ts";
 import { toFloat32 } from "./safetensors.ts";
-import { type HubOptions, openSource, readAll, reading, type Source } from "./source.ts";
+import { type HubOptions, openSource, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "./stored.ts";
 import type { Tokenizer } from "./tokenizer.ts";

@@ -76,6 +76,7 @@ export async function listen(
   const patience = { ...PATIENCE, ...options.patience };
   const clients = new Clients(options.connections);
   const http = createHttpServer({ keepAliveTimeout: patience.idle }, (request, response) => {
+    for (const stream of [request, response]) stream.on("error", () => {}); // of a client that is gone
     if (!clients.asks(request, response)) return void request.socket.destroy();
     void exchange(fetch, request, response);
   });
@@ -86,6 +87,7 @@ export async function listen(
   let accepted = 0;
   const accept = (socket: Socket) => {
     accepted++;
+    socket.setMaxListeners(0); // a request adds some, and several may come together
     socket.on("error", () => {}); // of a client that is gone; the request's signal says so
     if (clients.admit(socket)) http.emit("connection", socket);
     else refuse(socket);

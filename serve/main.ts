@@ -133,7 +133,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
 /** A command that starts the server with the permissions that it needs with some options, and no others. */
 function frugalCommand(
   options: {
-    model: string | URL;
+    model: string;
     sessions?: string;
     chatTemplate?: string;
     hostname: string;
@@ -142,10 +142,14 @@ function frugalCommand(
   },
 ): string {
   const { model, sessions, chatTemplate, hostname, port, redirect = [] } = options;
-  const isRemote = model instanceof URL && model.protocol !== "file:";
-  const folder = isRemote ? undefined : model instanceof URL ? fileURLToPath(model) : model;
+  if (/^hf:/i.test(model)) {
+    throw new UsageError("--permissions takes a folder or a URL: download the model first");
+  }
+  const url = URL.canParse(model) ? new URL(model) : undefined;
+  const isRemote = url !== undefined && url.protocol !== "file:";
+  const folder = isRemote ? undefined : url === undefined ? model : fileURLToPath(url);
   const code = fileURLToPath(new URL("..", import.meta.url));
-  const hosts = [`${hostname}:${port}`, ...isRemote ? [model.host, ...redirect] : []];
+  const hosts = [`${hostname}:${port}`, ...isRemote ? [url.host, ...redirect] : []];
   const list = (names: (string | undefined)[]) => names.filter((name) => name !== undefined).join(",");
   const flags = [
     `--allow-read=${list([folder, sessions, chatTemplate, code, "/dev/null"])}`,

@@ -162,3 +162,38 @@ Deno.test("a handler drains: answers in flight count until their ends", async ()
   assert.equal(server.handler.answering(), 0);
   await server.handler.drain(); // nothing is left to wait for
 });
+
+Deno.test("--permissions prints a command that is enough to serve, tokenize and store sessions", async () => {
+  await withModel(async (folder) => {
+    await Deno.mkdir(`${folder}/sessions`);
+    const port = (() => {
+      using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      return (listener.addr as Deno.NetAddr).port;
+    })();
+    const printing = start(folder, "--port", String(port), "--sessions", "sessions", "--permissions");
+    const { code, stdout } = await printing.output();
+    assert.equal(code, 0);
+    const command = new TextDecoder().decode(stdout).trim();
+    assert.match(
+      command,
+      /^deno run .*--no-prompt --allow-read=\S+ --allow-write=\S+ --allow-net=127\.0\.0\.1:\d+ /,
+    );
+    assert.doesNotMatch(command, / -A |--allow-(read|write|net|env|run|ffi|sys)( |$)/);
+    const process = new Deno.Command("sh", {
+      args: ["-c", `exec ${command.replace(/^deno/, '"$0"')}`, Deno.execPath()],
+      cwd: folder,
+      env: { NO_COLOR: "1" },
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    const server = listening(process);
+    const response = await fetch(`${await server.url}/v1/completions`, {
+      method: "POST",
+      body: JSON.stringify({ prompt: "hello", max_tokens: 2, session: "s" }),
+    });
+    assert.equal(response.status, 200, await response.text() + server.log());
+    process.kill("SIGTERM");
+    await process.status;
+    await server.done;
+  });
+});
