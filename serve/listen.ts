@@ -64,6 +64,15 @@ interface Client {
 }
 
 /**
+ * Keeps what a client does to its connection from ending the process: Deno's `node:http` (2.9.6) rejects a promise, which
+ * nobody else can reach, when a request is cut off or cannot be parsed.
+ */
+function tolerate(event: PromiseRejectionEvent): void {
+  const code = String((event.reason as { code?: unknown } | undefined)?.code);
+  if (code === "ECONNRESET" || code.startsWith("HPE_")) event.preventDefault();
+}
+
+/**
  * Listens on a port. When all connections are taken, a new one takes the place of the one whose client has been silent
  * for longest; if all clients wait for answers, it is refused with 503.
  *
@@ -84,6 +93,7 @@ export async function listen(
   // A server that does not listen keeps no connection after an answer. This one gets its connections from `port`.
   Object.defineProperty(http, "listening", { get: () => !clients.isClosing });
 
+  globalThis.addEventListener("unhandledrejection", tolerate);
   let accepted = 0;
   const accept = (socket: Socket) => {
     accepted++;
@@ -127,6 +137,7 @@ export async function listen(
       clearInterval(looking);
       await Promise.all([closed(port), clients.close(milliseconds)]);
       http.close();
+      globalThis.removeEventListener("unhandledrejection", tolerate);
     },
   };
 }
