@@ -60,7 +60,9 @@ export function modelFiles(checkpoint: string | URL): Hono {
     sending++;
     let file: ByteReader | undefined;
     try {
-      const isOfModel = FILES.has(name) || (await (others ??= shards(source))).has(name);
+      const named = FILES.has(name) ? undefined : await (others ??= shards(source));
+      if (named?.size === 0) others = undefined; // an index may still come
+      const isOfModel = named === undefined || named.has(name);
       file = isOfModel ? await source.open(name) : undefined;
       if (file === undefined) {
         throw new ApiError(404, "The checkpoint has no such file", { code: "not_found" });
