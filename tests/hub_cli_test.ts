@@ -31,6 +31,7 @@ async function withHub(body: (around: Surroundings) => Promise<void>): Promise<v
           args: ["task", "--quiet", "--config", fileURLToPath(new URL("deno.json", ROOT)), name, ...args],
           cwd: here,
           env: {
+            INIT_CWD: here, // not where the person stands who started the tests
             HF_ENDPOINT: hub.endpoint,
             HF_HOME: `${here}/home`,
             HF_HUB_OFFLINE: "",
