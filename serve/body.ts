@@ -97,15 +97,16 @@ async function readBody(
   const pieces: Uint8Array[] = [];
   const count = new JsonCount(limits);
   let length = 0;
-  const late = Promise.withResolvers<never>();
+  let tooLate!: (reason: unknown) => void; // Node 20 has no Promise.withResolvers
+  const late = new Promise<never>((_, reject) => tooLate = reject);
   const timer = setTimeout(() => {
-    late.reject(
+    tooLate(
       new ApiError(408, `The body took more than ${limits.bodySeconds} s`, { code: "body_timeout" }),
     );
   }, 1000 * limits.bodySeconds);
   try {
     for (;;) {
-      const next = await Promise.race([reader?.read(), late.promise]);
+      const next = await Promise.race([reader?.read(), late]);
       if (next === undefined || next.done) break;
       length += next.value.length;
       if (length > bodyBytes) throw tooLarge();

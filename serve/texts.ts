@@ -23,7 +23,7 @@ const SECONDS = 10, START_SECONDS = 30;
 const MEBIBYTES = 256, PER_BYTE = 32;
 
 /** The worker lies next to this module, or to the bundle that this module is in. */
-const EXTENSION = import.meta.url.endsWith(".ts") ? "ts" : "js";
+const EXTENSION = import.meta.url?.endsWith(".ts") ? "ts" : "js"; // workerd has no URL of modules
 
 /** Options of {@linkcode Texts}. */
 export interface TextsOptions {

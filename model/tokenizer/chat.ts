@@ -6,8 +6,11 @@
 import { message, rangeError, typeError } from "../../core/errors.ts";
 import { contentOf } from "./added.ts";
 
-/** The package that reads templates. */
-export type Jinja = typeof import("@huggingface/jinja");
+/** What is used of the package that reads templates; its declarations stop strict users of ours. */
+export interface Jinja {
+  /** A template. */
+  readonly Template: new (source: string) => { render(items: Config): string };
+}
 
 /** A message of a chat. Templates see all its fields. */
 export interface ChatMessage {
