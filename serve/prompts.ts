@@ -6,6 +6,7 @@
 import { rangeError, typeError } from "../core/errors.ts";
 import { pauses } from "../core/eventLoop.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
+import { chatVariables } from "../model/tokenizer/chat.ts";
 import { invalid, templateRefusal } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Chat } from "./schema.ts";
@@ -132,19 +133,6 @@ export function checkTemplate(template: unknown): void {
   }
 }
 
-/** What a template is rendered with. */
-function chatVariables({ config }: Tokenizer, { messages, tools }: Chat, addGenerationPrompt: boolean) {
-  const text = (token: unknown) =>
-    typeof token === "string" ? token : (token as { content?: string })?.content ?? "";
-  return {
-    messages,
-    tools: tools ?? null, // as transformers has it: a template may ask whether it is none
-    add_generation_prompt: addGenerationPrompt,
-    bos_token: text(config.bos_token),
-    eos_token: text(config.eos_token),
-  };
-}
-
 /** A chat as text, by a template or, if that is undefined, by the one that the tokenizer brings. */
 export function renderChat(
   model: Pick<TransNormerLLM, "tokenizer">,
@@ -155,7 +143,10 @@ export function renderChat(
   const tokenizer = tokenizerOf(model);
   const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
   try {
-    return renderTemplate(source, chatVariables(tokenizer, chat, addGenerationPrompt));
+    return renderTemplate(
+      source,
+      chatVariables(tokenizer.config, chat.messages, chat.tools, addGenerationPrompt),
+    );
   } catch (error) {
     throw templateRefusal((error as Error).message || "no reason is given");
   }
@@ -176,7 +167,7 @@ export async function chatText(
   const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
   const length = lengthOf([chat.messages, chat.tools]);
   checkLength("messages", length, limits);
-  const variables = chatVariables(tokenizer, chat, addGenerationPrompt);
+  const variables = chatVariables(tokenizer.config, chat.messages, chat.tools, addGenerationPrompt);
   const text = await texts!.render(owner, source, variables, length + PER_MESSAGE * chat.messages.length);
   checkLength("messages", text.length, limits);
   return text;

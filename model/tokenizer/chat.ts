@@ -42,6 +42,28 @@ export function templateOf({ chat_template: given }: Config, name: string): stri
   return typeof template === "string" ? template : undefined;
 }
 
+/** What a template is rendered with, as transformers has it: it may ask whether there are tools or documents. */
+export function chatVariables(
+  config: Config,
+  messages: readonly unknown[],
+  tools: readonly unknown[] | undefined,
+  addGenerationPrompt: boolean,
+): Record<string, unknown> {
+  const tokens = Object.entries(config).flatMap(([name, token]) => {
+    const content = name.endsWith("_token") ? contentOf(token) : undefined;
+    return content === undefined ? [] : [[name, content]];
+  });
+  return {
+    bos_token: "",
+    eos_token: "",
+    ...Object.fromEntries(tokens),
+    messages,
+    tools: tools ?? null,
+    documents: null,
+    add_generation_prompt: addGenerationPrompt,
+  };
+}
+
 /** Renders chats. */
 export class ChatTemplates {
   readonly #jinja: Jinja;
@@ -70,23 +92,11 @@ export class ChatTemplates {
       const names = Array.isArray(given) ? given.map((entry) => entry?.name) : undefined;
       rangeError(operation, "the tokenizer must bring a chat template of the name default", names);
     }
-    const tokens = Object.entries(config).flatMap(([name, token]) => {
-      const content = name.endsWith("_token") ? contentOf(token) : undefined;
-      return content === undefined ? [] : [[name, content]];
-    });
     try {
       if (this.#last?.source !== source) {
         this.#last = { source, template: new this.#jinja.Template(source) };
       }
-      return this.#last.template.render({
-        bos_token: "",
-        eos_token: "",
-        ...Object.fromEntries(tokens),
-        messages,
-        tools: tools ?? null, // as transformers has it: a template may ask whether it is none
-        documents: null,
-        add_generation_prompt: addGenerationPrompt,
-      });
+      return this.#last.template.render(chatVariables(config, messages, tools, addGenerationPrompt));
     } catch (cause) {
       // By raise_exception() the model's author tells what messages the model takes.
       const roles = messages.map(({ role }) => role),
