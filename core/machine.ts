@@ -46,8 +46,11 @@ export interface Machine {
   allocateQuantized(weight: QuantizedWeight): unknown;
   /** Takes back what `allocate` gave. */
   free(storage: unknown): void;
-  /** Overwrites elements of a plain tensor, from element `start` on; `data` ends within the tensor. */
-  write(tensor: Tensor, data: Float32Array, start: number): void;
+  /**
+   * Overwrites elements of a plain tensor, from element `start` on; `data` ends within the tensor. 16-bit words are the
+   * bits of elements of f16 or bf16, as the tensor stores them; then start and, unless it ends there, end are even.
+   */
+  write(tensor: Tensor, data: Float32Array | Uint16Array, start: number): void;
   /** Sets the elements of a plain tensor to zero. */
   clear(tensor: Tensor): void;
   /** The elements as f32, quantised or not, once all operations that lead to them are done. */

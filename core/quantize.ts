@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fromBfloat16, toBfloat16 } from "./bfloat16.ts";
 import { checkDimensions } from "./shape.ts";
 import { rangeError, typeError } from "./errors.ts";
 
@@ -25,20 +26,6 @@ export interface QuantizedWeight extends Quantization {
   readonly values: Uint8Array;
   /** Scales, `[out, ⌈in / group⌉]`, the bits of bfloat16: the upper half of an f32. */
   readonly scales: Uint16Array;
-}
-
-const float = new Float32Array(1), word = new Uint32Array(float.buffer);
-
-/** The nearest bfloat16, ties to even, as bits. */
-export function toBfloat16(value: number): number {
-  float[0] = value;
-  return (word[0] + 0x7fff + (word[0] >>> 16 & 1)) >>> 16;
-}
-
-/** The f32 value of a bfloat16 given as bits. */
-export function fromBfloat16(bits: number): number {
-  word[0] = bits << 16;
-  return float[0];
 }
 
 /** Bytes of the integers of a row, and number of its scales. */

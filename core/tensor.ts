@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { type DType, F32, FLOATS, type FloatType, WEIGHTS } from "./dtype.ts";
+import { type DType, type FloatType, PLAIN, WEIGHTS } from "./dtype.ts";
 import { BackendError, rangeError, typeError } from "./errors.ts";
 import type { BackendInfo, BackendName, Machine } from "./machine.ts";
 import { checkQuantized, type Quantization, type QuantizedWeight } from "./quantize.ts";
@@ -224,14 +224,19 @@ export class Backend implements Disposable {
   /**
    * A tensor with the given elements.
    *
-   * @param data as many elements as `shape` says, row-major
+   * @param data as many elements as `shape` says, row-major; a `Uint16Array` holds the bits of f16 or bf16
    * @param shape dimensions, outermost first, each an integer ≥ 0
-   * @param options `dtype`: how to store them, default `"f32"`; `"f16"` needs a WebGPU device with `shader-f16`
-   * @throws {TypeError} when `data` is no `Float32Array`
+   * @param options `dtype`: how to store them, default `"f32"`; `"bf16"` is for weights; `"f16"` needs a WebGPU device with
+   * `shader-f16`
+   * @throws {TypeError} when `data` is no `Float32Array`, nor a `Uint16Array` for a `dtype` of 16 bits
    * @throws {RangeError} when a dimension is no integer ≥ 0, the number of elements differs, or the dtype is unknown here
    */
-  tensor(data: Float32Array, shape: readonly number[], options: { dtype?: FloatType } = {}): Tensor {
-    if (!(data instanceof Float32Array)) typeError("tensor", "data must be a Float32Array", data);
+  tensor(
+    data: Float32Array | Uint16Array,
+    shape: readonly number[],
+    options: { dtype?: FloatType } = {},
+  ): Tensor {
+    checkElements("tensor", data, options.dtype ?? "f32");
     checkDimensions("tensor", shape, data.length);
     return filled(this.empty(shape, options.dtype), (tensor) => this.machine.write(tensor, data, 0));
   }
@@ -282,28 +287,20 @@ export class Backend implements Disposable {
   /**
    * Overwrites a tensor's elements in place.
    *
-   * @param data all elements, or those from `start` on
-   * @param start the first element that is overwritten, of a tensor of f32; without it `data` must hold them all
-   * @throws {TypeError} when `data` is no `Float32Array`, or the tensor is quantised or belongs to another backend
+   * @param data all elements, or those from `start` on; a `Uint16Array` holds the bits of f16 or bf16, as the tensor does
+   * @param start the first element that is overwritten; without it `data` must hold them all. Devices are written in
+   * words: of a tensor of 16 bits, `start` must be even, and so must be the end of `data` unless the tensor ends there
+   * @throws {TypeError} when `data` is no `Float32Array`, nor a `Uint16Array` for a tensor of 16 bits; when the tensor is
+   * quantised or belongs to another backend
    * @throws {RangeError} when the number of elements differs, or reaches beyond the tensor
    */
-  write(tensor: Tensor, data: Float32Array, start?: number): void {
-    checkTensor("write", "tensor", tensor, start === undefined ? FLOATS : F32, this);
-    if (!(data instanceof Float32Array)) typeError("write", "data must be a Float32Array", data);
+  write(tensor: Tensor, data: Float32Array | Uint16Array, start?: number): void {
+    checkTensor("write", "tensor", tensor, PLAIN, this);
+    checkElements("write", data, tensor.dtype);
     if (start === undefined && data.length !== tensor.size) {
       rangeError("write", `data must hold ${tensor.size} elements, those of the tensor`, data.length);
     }
-    if (start !== undefined && !(Number.isSafeInteger(start) && start >= 0 && start <= tensor.size)) {
-      rangeError("write", `start must be an integer from 0 to ${tensor.size}`, start);
-    }
-    if (start !== undefined && start + data.length > tensor.size) {
-      rangeError(
-        "write",
-        `data must hold at most ${tensor.size - start} elements`,
-        data.length,
-        `from ${start}`,
-      );
-    }
+    if (start !== undefined) checkPart(tensor, start, data.length);
     this.machine.write(tensor, data, start ?? 0);
   }
 
@@ -315,6 +312,30 @@ export class Backend implements Disposable {
   /** {@linkcode Backend.dispose}, for `using`. */
   [Symbol.dispose](): void {
     this.dispose();
+  }
+}
+
+function checkElements(operation: string, data: unknown, dtype: DType): void {
+  if (data instanceof Float32Array || data instanceof Uint16Array && dtype !== "f32") return;
+  const kinds = dtype === "f32"
+    ? "a Float32Array"
+    : `a Float32Array, or a Uint16Array of the bits of ${dtype}`;
+  typeError(operation, `data must be ${kinds}`, data);
+}
+
+/** Checks that `length` elements can be written from `start` on. */
+function checkPart({ size, dtype }: Tensor, start: number, length: number): void {
+  if (!(Number.isSafeInteger(start) && start >= 0 && start <= size)) {
+    rangeError("write", `start must be an integer from 0 to ${size}`, start);
+  }
+  const end = start + length;
+  if (end > size) {
+    rangeError("write", `data must hold at most ${size - start} elements`, length, `from ${start}`);
+  }
+  if (dtype === "f32") return;
+  if (start % 2 !== 0) rangeError("write", `start must be even in a tensor of ${dtype}`, start);
+  if (end % 2 !== 0 && end < size) {
+    rangeError("write", `data must end at an even element of a tensor of ${dtype}, or at its end`, end);
   }
 }
 

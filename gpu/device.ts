@@ -409,8 +409,8 @@ export class Device {
   }
 
   /**
-   * Overwrites elements of a store, from element `start` on: f32 and u32 values as they are, f16 as bits, of which all
-   * must be written.
+   * Overwrites elements of a store, from element `start` on: f32 and u32 values as they are, f16 and bf16 as bits, from an
+   * even one to an even one or the last.
    */
   write(store: Store, data: Float32Array | Uint32Array | Uint16Array, start = 0): void {
     this.#faults.checkAlive();
@@ -419,7 +419,7 @@ export class Device {
     store.pieces.forEach((block, index) => {
       const first = index * store.pieceLength, from = Math.max(first, start);
       let part = data.subarray(from - start, Math.max(0, first + store.pieceLength - start));
-      if (part.byteLength % 4 !== 0) { // an odd number of f16: uploads come in words
+      if (part.byteLength % 4 !== 0) { // an odd number of 16 bits: uploads come in words
         const padded = new Uint16Array(part.length + 1);
         padded.set(part);
         part = padded;

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { BackendError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import type { BackendInfo, Gradients, Machine, Operations } from "../core/machine.ts";
@@ -116,8 +117,12 @@ export class WebgpuMachine implements Machine {
     this.device.release(storage as Store);
   }
 
-  write(tensor: Tensor, data: Float32Array, start: number): void {
-    this.device.write(storeOf(tensor), tensor.dtype === "f16" ? toHalf(data) : data, start);
+  write(tensor: Tensor, data: Float32Array | Uint16Array, start: number): void {
+    const { dtype } = tensor;
+    if (dtype !== "f32" && data instanceof Float32Array) {
+      data = dtype === "f16" ? toHalf(data) : toBfloat16s(data);
+    }
+    this.device.write(storeOf(tensor), data, start);
   }
 
   clear(tensor: Tensor): void {
@@ -132,7 +137,9 @@ export class WebgpuMachine implements Machine {
       return new Float32Array(await this.device.read(store), 0, size);
     }
     const bytes = await this.device.read(storeOf(tensor));
-    return dtype === "f16" ? fromHalf(new Uint16Array(bytes, 0, size)) : new Float32Array(bytes, 0, size);
+    if (dtype === "f32") return new Float32Array(bytes, 0, size);
+    const bits = new Uint16Array(bytes, 0, size);
+    return dtype === "f16" ? fromHalf(bits) : fromBfloat16s(bits);
   }
 
   dispose(): void {

@@ -22,7 +22,8 @@ import {
 } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import { toHalf } from "../core/half.ts";
-import { quantize, quantizedRow, toBfloat16 } from "../core/quantize.ts";
+import { toBfloat16s } from "../core/bfloat16.ts";
+import { quantize, quantizedRow } from "../core/quantize.ts";
 import { createBackend } from "../mod.ts";
 import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
@@ -237,7 +238,7 @@ function* halves({ tensor, bytes }: TensorPiece, weights: "bf16" | "f16"): Gener
   const exponent = weights === "f16" ? 0x7c00 : 0x7f80;
   for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
     const values = toFloat32(tensor.dtype, bytes.subarray(at, at + PIECE_BYTES), tensor.name);
-    const bits = weights === "f16" ? toHalf(values) : Uint16Array.from(values, toBfloat16);
+    const bits = weights === "f16" ? toHalf(values) : toBfloat16s(values);
     bits.forEach((half, i) => {
       if ((half & exponent) !== exponent) return;
       rangeError(OPERATION, `weights must be finite and fit into ${weights}`, values[i], tensor.name);

@@ -135,7 +135,7 @@ export class WasmMachine implements Machine {
     if (!this.#crew.disposed) this.#crew.memory.free(storage as number);
   }
 
-  write(tensor: Tensor, data: Float32Array, start: number): void {
+  write(tensor: Tensor, data: Float32Array | Uint16Array, start: number): void {
     this.#elements(tensor).set(data, start);
   }
 

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { fromBfloat16, type Quantization, type QuantizedWeight, rowIntegers } from "../core/quantize.ts";
+import { fromBfloat16 } from "../core/bfloat16.ts";
+import { type Quantization, type QuantizedWeight, rowIntegers } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { LinearMemory } from "./memory.ts";
 import { at } from "./operands.ts";
