@@ -12,6 +12,7 @@ import { SessionStore } from "../serve/sessions.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import {
   assertError,
+  clock,
   events,
   holdSteps,
   hostileBodies,
@@ -714,17 +715,6 @@ Deno.test("a write that breaks off anywhere leaves the session as it was", async
     }
   }
 });
-
-/** The clock of sessions, which a test sets; it stands still otherwise. */
-function clock(): Disposable & { forward(seconds: number): void } {
-  const now = Date.now;
-  let time = now();
-  Date.now = () => time;
-  return {
-    forward: (seconds) => void (time += 1000 * seconds),
-    [Symbol.dispose]: () => void (Date.now = now),
-  };
-}
 
 Deno.test("sessions that expired are forgotten, also in the store", async () => {
   using time = clock();
