@@ -10,7 +10,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { cli, interruption, oneOf } from "../cli/mod.ts";
 import { rangeError } from "../core/errors.ts";
 import type { Mixer } from "../train/backward.ts";
-import { runTraining, trainingCommand, type TrainingCommandOptions } from "../train/main.ts";
+import { frugalTraining, runTraining, trainingCommand, type TrainingCommandOptions } from "../train/main.ts";
 import { DEFAULT_RECIPE } from "../train/recipe.ts";
 import { readConfig } from "../train/configs.ts";
 import type { TrainingResult } from "../train/train.ts";
@@ -96,5 +96,9 @@ await cli(
       "train with Lightning Attention too, and print both final losses; those of left-product, the same numbers " +
         `computed otherwise, must not differ by more than ${LARGEST_DIFFERENCE}; the runs are folders in --out`,
     )
-    .action((options) => trainBaseline(options, interruption())),
+    .action(({ permissions, ...options }) =>
+      permissions
+        ? console.log(frugalTraining(import.meta.url, options))
+        : trainBaseline(options, interruption())
+    ),
 );

@@ -24,10 +24,12 @@ export {
   number,
   oneOf,
   path,
+  permissionsOption,
   several,
   text,
   threads,
 } from "./values.ts";
+export { frugalCommand, type Needs } from "./permissions.ts";
 export { downloadLine, pipedText, StatusLine, write } from "./terminal.ts";
 
 /** The command line is wrong: its message is told in one line, and the command exits with 2. */

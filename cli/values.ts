@@ -81,6 +81,14 @@ export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
     .default(choice);
 }
 
+/** `--permissions`, whose answer `frugalCommand` gives. */
+export function permissionsOption() {
+  return new Option(
+    "--permissions",
+    "only print a command that starts it like this, with no more permissions than needed",
+  );
+}
+
 /**
  * The folder that relative paths begin from. `deno task` runs everything in the folder of `deno.json` and says in
  * `INIT_CWD` where it was started; without the permission to read that, its own folder counts.

@@ -7,7 +7,9 @@ import type { FileHandle } from "node:fs/promises";
 import { builtin } from "../core/builtin.ts";
 import { rangeError, typeError } from "../core/errors.ts";
 import { parseId } from "./hub/id.ts";
+import { follow, withoutQuery } from "./redirects.ts";
 import type { ByteReader } from "./safetensors.ts";
+import { WHOLE_FILE_BYTES } from "./stored.ts";
 
 const OPERATION = "TransNormerLLM.load";
 
@@ -164,12 +166,6 @@ export async function reading<T>(source: Source, read: () => Promise<T>): Promis
 }
 
 /**
- * Bytes that a file of a checkpoint may have that is read as a whole: a tokenizer of a quarter of a million tokens has
- * half of it, a list of all tensors of the largest models a hundredth.
- */
-export const WHOLE_FILE_BYTES: number = 2 ** 26;
-
-/**
  * The whole of a small file; closes the reader. Memory follows the bytes that came, not what a host announces.
  *
  * @throws {RangeError} when it has more bytes than `most`
@@ -276,7 +272,7 @@ function remote(
     async open(name) {
       const url = new URL(name, base);
       url.search = base.search; // a signed location signs its files
-      const response = await follow(url, get, redirects, signal);
+      const response = await follow(url, get, { hosts: redirects, signal });
       if (!response.ok) {
         await response.body?.cancel();
         if (!ABSENT.includes(response.status)) {
@@ -288,75 +284,16 @@ function remote(
       const reader = await responseReader(response, signal);
       if (!isPage(name, response.headers.get("content-type") ?? "", reader.beginning)) {
         const ranges = response.headers.get("accept-ranges")?.toLowerCase() === "bytes";
-        return ranges ? anywhere(reader, (headers) => get(url, { headers, signal }), name, signal) : reader;
+        if (!ranges) return reader;
+        const from = (headers: Record<string, string>) =>
+          follow(url, get, { hosts: redirects, headers, signal });
+        return anywhere(reader, from, name, signal);
       }
       await reader.close();
       came.set(name, "an HTML page");
       return undefined;
     },
   };
-}
-
-/** Hosts that store large files under other names of theirs. */
-const OWN_HOSTS: Readonly<Record<string, readonly string[]>> = {
-  "huggingface.co": [".huggingface.co", ".hf.co"],
-};
-
-/** Redirects of one file. */
-const REDIRECTS = 5;
-
-/**
- * Asks for a file. Redirects are followed within its host, and to `hosts`: one from elsewhere to a name of this machine
- * would read what only this machine may. Pages cannot look at redirects; there the browser's own rules hold.
- */
-async function follow(
-  from: URL,
-  get: typeof fetch,
-  hosts: readonly string[],
-  signal?: AbortSignal,
-): Promise<Response> {
-  const allowed = [...OWN_HOSTS[from.hostname] ?? [], ...hosts];
-  let url = from;
-  for (let left = REDIRECTS; left >= 0; left--) {
-    const response = await silently(url, () => get(url, { signal, redirect: "manual" }), signal);
-    if (response.type === "opaqueredirect") return await silently(url, () => get(url, { signal }), signal);
-    const target = response.headers.get("location");
-    if (response.status < 300 || response.status > 399 || target === null) return response;
-    await response.body?.cancel();
-    const next = new URL(target, url), { hostname } = next;
-    const isAllowed = next.host === from.host ||
-      allowed.some((host) => host.startsWith(".") ? hostname.endsWith(host) : hostname === host);
-    const keepsSecrecy = next.protocol === from.protocol || next.protocol === "https:";
-    if (!isAllowed || !keepsSecrecy) {
-      rangeError(
-        OPERATION,
-        `${withoutQuery(from)} must redirect within its host, or to a host of options.redirects`,
-        `${next.protocol}//${next.host}`,
-      );
-    }
-    url = next;
-  }
-  return rangeError(OPERATION, `${withoutQuery(from)} must redirect at most ${REDIRECTS} times`, "more");
-}
-
-/** Errors of a host name the URL with its query: it is taken out. */
-async function silently(
-  url: URL,
-  ask: () => Promise<Response>,
-  signal: AbortSignal | undefined,
-): Promise<Response> {
-  try {
-    return await ask();
-  } catch (error) {
-    if (signal?.aborted || url.search === "") throw error;
-    const { name, message, cause } = error as Error;
-    const said = [message, (cause as Error | undefined)?.message].filter((text) => text !== undefined).join(
-      ": ",
-    );
-    const safe = new Error(said.replaceAll(url.href, withoutQuery(url)).replaceAll(url.search, ""));
-    safe.name = name;
-    throw safe;
-  }
 }
 
 /** Bytes that show what a file is. */
@@ -371,11 +308,6 @@ function isPage(name: string, contentType: string, beginning: Uint8Array): boole
   if (/^(<!--[^]*?-->\s*)?<(!doctype\s+html|html[\s>]|head[\s>]|\?xml\s)/i.test(text)) return true;
   if (!/^text\/html\b/i.test(contentType)) return false;
   return name.endsWith(".json") ? !/^[{[]/.test(text) : /^<[a-z!]/i.test(text);
-}
-
-/** A query may carry a key: it stays out of messages. */
-function withoutQuery(url: URL): string {
-  return url.origin === "null" ? url.href : url.origin + url.pathname;
 }
 
 async function responseReader(

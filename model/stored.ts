@@ -5,6 +5,12 @@
  */
 
 /**
+ * Bytes that a file of a checkpoint may have that is read as a whole: a tokenizer of a quarter of a million tokens has
+ * half of it, a list of all tensors of the largest models a hundredth.
+ */
+export const WHOLE_FILE_BYTES: number = 2 ** 26;
+
+/**
  * Bytes of a tensor that are read, hashed, converted and uploaded at a time: they stay in a core's cache on their way, and
  * whole elements and 16 bytes of the hash fill it.
  */

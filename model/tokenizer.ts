@@ -10,13 +10,8 @@
 import { rangeError, typeError } from "../core/errors.ts";
 import { AddedTokens, readAddedTokens, withConfigTokens } from "./tokenizer/added.ts";
 import { fallbackByte, levelBytes } from "./tokenizer/bytes.ts";
-import {
-  type ChatMessage,
-  type ChatTemplateOptions,
-  ChatTemplates,
-  type Jinja,
-  templateOf,
-} from "./tokenizer/chat.ts";
+import { type ChatMessage, type ChatTemplateOptions, ChatTemplates, templateOf } from "./tokenizer/chat.ts";
+import type { Jinja } from "./tokenizer/template.ts";
 import { Decoder } from "./tokenizer/decode.ts";
 import { type AddedToken, flatten, OPERATION, type TokenizerJson } from "./tokenizer/json.ts";
 import { createModel, type Model } from "./tokenizer/model.ts";

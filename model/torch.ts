@@ -17,6 +17,9 @@ import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } fro
 
 const OPERATION = "readTorch";
 
+/** Bytes of the pickle and of the directory, tensors, and dimensions of each: PyTorch itself has at most 64. */
+const LIST_BYTES = 2 ** 26, TENSORS = 2 ** 17, DIMENSIONS = 64;
+
 /** Storage classes, as element type and bytes of an element. Those that weights cannot have are known to be passed over. */
 const STORAGES: ReadonlyMap<string, readonly [dtype: string, bytes: number]> = new Map([
   ["torch.FloatStorage", ["F32", 4]],
@@ -112,12 +115,19 @@ async function open(reader: RandomReader, file: string): Promise<WeightFile> {
     rangeError(OPERATION, "the archive must hold one folder with data.pkl", roots, file);
   }
   const folder = roots[0].slice(0, -"data.pkl".length);
-  const pickle = await readRecord(reader, records.get(roots[0])!, file);
+  const list = records.get(roots[0])!;
+  if (list.size > LIST_BYTES) {
+    rangeError(OPERATION, `data.pkl must have at most ${LIST_BYTES} bytes`, list.size, file);
+  }
+  const pickle = await readRecord(reader, list, file);
   await checkByteOrder(reader, records.get(`${folder}byteorder`), file);
   const persistent = (id: Value): StorageClaim => ({ opaque: "storage", id });
   const state = unpickle(pickle, { known: KNOWN, persistent }, file);
   if (!(state instanceof Map)) {
     rangeError(OPERATION, "the file must hold a dictionary of tensors", typeof state, file);
+  }
+  if (state.size > TENSORS) {
+    rangeError(OPERATION, `the file must hold at most ${TENSORS} tensors`, state.size, file);
   }
   const views = Array.from(state, ([name, value]) => viewOf(name, value, folder, records, file));
   views.sort((a, b) => a.record.offset - b.record.offset || a.offset - b.offset);
@@ -166,6 +176,9 @@ async function readDirectory(reader: RandomReader, file: string): Promise<Map<st
     // zip.js asks for what a damaged file promises; what lies outside is none.
     async readUint8Array(position: number, length: number) {
       const there = Math.max(0, Math.min(length, reader.size - position));
+      if (there > LIST_BYTES) {
+        rangeError(OPERATION, `the archive's directory must have at most ${LIST_BYTES} bytes`, there, file);
+      }
       if (position < tailAt) return await readExactly(reader, position, there, file);
       return tail.slice(position - tailAt, position - tailAt + there);
     },
@@ -306,7 +319,7 @@ function viewOf(
       `${described(length)} ${dtype}`,
     );
   }
-  if (!isSizes(shape)) return refuse("the shape must be of integers >= 0", shape);
+  if (!isSizes(shape)) return refuse(`the shape must be of at most ${DIMENSIONS} integers >= 0`, shape);
   if (!isSizes(strides) || strides.length !== shape.length) {
     return refuse("the strides must be integers >= 0, one for each dimension", strides);
   }
@@ -360,7 +373,7 @@ function isSize(value: unknown): value is number {
 }
 
 function isSizes(value: unknown): value is number[] {
-  return Array.isArray(value) && value.every(isSize);
+  return Array.isArray(value) && value.length <= DIMENSIONS && value.every(isSize);
 }
 
 /** The elements of a view, row by row. `piece` holds what is read, `whole` a view that is stored in another order. */

@@ -10,6 +10,7 @@
 import { once } from "node:events";
 import { createServer as createHttpServer, type IncomingMessage, type ServerResponse } from "node:http";
 import { type AddressInfo, connect, createServer, type Server as NetServer, type Socket } from "node:net";
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { exchange } from "./exchange.ts";
 
 /** How long clients may take; all in milliseconds. */
@@ -264,6 +265,12 @@ function refuse(socket: Socket): void {
   );
 }
 
+/**
+ * Connections that wait until the event loop takes them, one in a turn; the host may allow fewer. Beyond these a client
+ * hears nothing, and tries again a second later.
+ */
+const BACKLOG = 4096;
+
 async function open(
   hostname: string,
   port: number,
@@ -272,17 +279,15 @@ async function open(
 ): Promise<NetServer> {
   const server = createServer({ noDelay: true }, accept);
   server.maxConnections = most;
-  server.listen(port, hostname);
+  server.listen({ port, host: hostname, backlog: BACKLOG });
   await once(server, "listening");
   return server;
 }
 
 /** Closes a port; its connections stay. */
 function closed(port: NetServer): Promise<void> {
-  return new Promise((resolve) => {
-    port.close(); // its own callback waits for all connections
-    setTimeout(resolve, 0);
-  });
+  port.close(); // its own callback waits for all connections
+  return yieldToEventLoop();
 }
 
 /** Whether the port takes a connection within some time. */

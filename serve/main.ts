@@ -11,11 +11,14 @@ import {
   cli,
   command,
   downloadLine,
+  frugalCommand,
   integer,
   interruption,
   location,
+  type Needs,
   number,
   path,
+  permissionsOption,
   several,
   text,
   threads,
@@ -61,10 +64,7 @@ const serve = command("serve", "Serves a model over HTTP.")
     number("of at least 0", (x) => x >= 0),
     25,
   )
-  .option(
-    "--permissions",
-    "only print a command that starts it like this, with no more permissions than needed",
-  )
+  .addOption(permissionsOption())
   .addHelpText(
     "after",
     `
@@ -74,7 +74,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
   )
   .action(async (options) => {
     const { hostname, port, model: checkpoint } = options;
-    if (options.permissions) return console.log(frugalCommand(options));
+    if (options.permissions) return console.log(frugalCommand(import.meta.url, needs(options)));
     const apiKeys = Deno.env.get("LEVIN_API_KEYS")?.split(",").map((key) => key.trim()).filter((key) =>
       key !== ""
     );
@@ -130,8 +130,8 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     stop.throwIfAborted();
   });
 
-/** A command that starts the server with the permissions that it needs with some options, and no others. */
-function frugalCommand(
+/** What the server needs with some options. */
+function needs(
   options: {
     model: string;
     sessions?: string;
@@ -140,7 +140,7 @@ function frugalCommand(
     port: number;
     redirect?: string[];
   },
-): string {
+): Needs {
   const { model, sessions, chatTemplate, hostname, port, redirect = [] } = options;
   if (/^hf:/i.test(model)) {
     throw new UsageError("--permissions takes a folder or a URL: download the model first");
@@ -148,27 +148,12 @@ function frugalCommand(
   const url = URL.canParse(model) ? new URL(model) : undefined;
   const isRemote = url !== undefined && url.protocol !== "file:";
   const folder = isRemote ? undefined : url === undefined ? model : fileURLToPath(url);
-  const code = fileURLToPath(new URL("..", import.meta.url));
-  const hosts = [`${hostname}:${port}`, ...isRemote ? [url.host, ...redirect] : []];
-  const list = (names: (string | undefined)[]) => names.filter((name) => name !== undefined).join(",");
-  const flags = [
-    `--allow-read=${list([folder, sessions, chatTemplate, code, "/dev/null"])}`,
-    ...sessions === undefined ? [] : [`--allow-write=${sessions}`],
-    `--allow-net=${list(hosts)}`,
-    "--allow-env=LEVIN_API_KEYS,LEVIN_SESSION_SECRET",
-  ];
-  const given = Deno.args.filter((argument) => argument !== "--permissions");
-  const words = [
-    "deno",
-    "run",
-    "--frozen",
-    "--no-prompt",
-    ...flags,
-    fileURLToPath(import.meta.url),
-    ...given,
-  ];
-  return words.map((word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)
-    .join(" ");
+  return {
+    read: [folder, chatTemplate, "/dev/null"],
+    write: [sessions],
+    net: [`${hostname}:${port}`, ...isRemote ? [url.host, ...redirect] : []],
+    env: ["LEVIN_API_KEYS", "LEVIN_SESSION_SECRET"],
+  };
 }
 
 /** A folder of sessions; it is written to now, so that a server without it does not start. */

@@ -3,15 +3,16 @@
  *
  * @module
  */
+import * as jinja from "@huggingface/jinja";
 import { rangeError, typeError } from "../core/errors.ts";
 import { pauses } from "../core/eventLoop.ts";
 import type { Tokenizer, TransNormerLLM } from "../model/mod.ts";
 import { chatVariables } from "../model/tokenizer/chat.ts";
+import { readTemplate, renderTemplate } from "../model/tokenizer/template.ts";
 import { invalid, templateRefusal } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 import type { Chat } from "./schema.ts";
 import type { Engine } from "./service.ts";
-import { checkSyntax, renderTemplate } from "./template.ts";
 
 /** A prompt in both its forms. */
 export interface Prompt {
@@ -127,7 +128,7 @@ function chatTemplate(tokenizer: Tokenizer, withTools: boolean): string {
 export function checkTemplate(template: unknown): void {
   if (typeof template !== "string") typeError("createHandler", "chatTemplate must be a string", template);
   try {
-    checkSyntax(template);
+    readTemplate(jinja, template);
   } catch (error) {
     rangeError("createHandler", "chatTemplate must be a Jinja template", (error as Error).message);
   }
@@ -144,7 +145,8 @@ export function renderChat(
   const source = template ?? chatTemplate(tokenizer, chat.tools !== undefined);
   try {
     return renderTemplate(
-      source,
+      jinja,
+      readTemplate(jinja, source),
       chatVariables(tokenizer.config, chat.messages, chat.tools, addGenerationPrompt),
     );
   } catch (error) {

@@ -11,7 +11,7 @@ import { ApiError } from "./errors.ts";
 import type { Limits } from "./limits.ts";
 
 /** Maximum number of strings to stop at, and of characters in each: every token is compared with all of them. */
-const STOPS = 128, STOP_CHARACTERS = 1024;
+const STOPS = 64, STOP_CHARACTERS = 256;
 const MESSAGES = 4096, TOOLS = 1024;
 
 function isTokenIds(value: unknown): value is number[] {
@@ -87,7 +87,13 @@ export const completionSchema = (limits: Limits) =>
     ),
     echo: optional(z.boolean()).transform((echo) => echo ?? false),
     logprobs: optional(z.int().min(0).max(limits.logprobs)),
-  });
+    best_of: optional(z.int()),
+  })
+    // More answers than are sent would be work that no limit counts. Older clients send the default, which is `n`.
+    .refine(({ best_of, n }) => best_of === undefined || best_of === n, {
+      path: ["best_of"],
+      message: "must be n or absent: answers that are not sent are not written",
+    });
 
 /** A call as a message of the assistant has it. */
 const toolCall = z.looseObject({
@@ -172,7 +178,7 @@ export const forkSchema = z.object({ id: sessionId });
 /** What both kinds of generation have in common. */
 export type Generation = Omit<
   z.output<ReturnType<typeof completionSchema>>,
-  "prompt" | "echo" | "logprobs" | "max_tokens"
+  "prompt" | "echo" | "logprobs" | "max_tokens" | "best_of"
 >;
 /** What a template makes a text of. */
 export type Chat = Pick<z.output<ReturnType<typeof chatSchema>>, "messages" | "tools">;

@@ -4,9 +4,10 @@
  *
  * @module
  */
+import * as jinja from "@huggingface/jinja";
 import { pauses } from "../core/eventLoop.ts";
 import type { Tokenizer } from "../model/mod.ts";
-import { renderTemplate, TemplateBudgetError } from "./template.ts";
+import { readTemplate, renderTemplate, TemplateBudgetError } from "../model/tokenizer/template.ts";
 
 /** A piece of work; all of it can be sent to a worker. */
 export type TextTask =
@@ -39,7 +40,7 @@ export async function workOn(tokenizer: Tokenizer, task: TextTask): Promise<Text
       return { text: await decode(tokenizer, task.ids) };
     case "render":
       try {
-        return { text: renderTemplate(task.template, task.variables) };
+        return { text: renderTemplate(jinja, readTemplate(jinja, task.template), task.variables) };
       } catch (error) {
         const code = error instanceof TemplateBudgetError ? "template_budget" : "template_error";
         return { code, message: (error as Error).message || "no reason is given" };

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import type { Lag } from "./attacked.ts";
 import { ATTACKS, type Target } from "./attackers.ts";
 import { fuzzBodies, fuzzFiles, fuzzHttp, fuzzStores } from "./fuzz.ts";
 import { listening } from "./listening.ts";
@@ -12,8 +13,8 @@ import { events } from "./serve_setup.ts";
 
 /** Seconds of an attack, and of each kind of random input. */
 const SECONDS = 7, FUZZ_SECONDS = 15;
-/** Goals: milliseconds for `/health`, MiB over the start. */
-const HEALTH = 250, MEMORY = 512;
+/** Goals: milliseconds for `/health`, and that the server itself holds its event loop; MiB over the start. */
+const HEALTH = 250, HELD = 50, MEMORY = 512;
 /** File descriptors of the server: what services usually have. */
 const DESCRIPTORS = 1024;
 const HONEST = "honest-key", HOSTILE = "hostile-key";
@@ -22,7 +23,7 @@ const ASKED = { prompt: "The state of the Union", max_tokens: 24, temperature: 0
 
 const folder = await Deno.makeTempDir();
 const model = new URL("../models/sotu", import.meta.url).pathname;
-const main = new URL("../serve/main.ts", import.meta.url).pathname;
+const main = new URL("./attacked.ts", import.meta.url).pathname;
 const run = [
   `"$0" run -A --no-check "${main}" --model "${model}" --sessions "${folder}" --port 0`,
   "--backend wasm",
@@ -30,9 +31,11 @@ const run = [
 const server = new Deno.Command("sh", {
   args: ["-c", `ulimit -n ${DESCRIPTORS}; exec ${run}`, Deno.execPath()],
   env: { LEVIN_API_KEYS: `${HONEST},${HOSTILE}`, NO_COLOR: "1" },
+  stdin: "piped",
   stdout: "piped",
   stderr: "piped",
 }).spawn();
+const input = server.stdin.getWriter();
 const output = listening(server);
 let isAlive = true;
 server.status.then(() => isAlive = false);
@@ -44,6 +47,19 @@ function memory(): number {
   } catch {
     return NaN;
   }
+}
+
+/** Counts the questions to {@linkcode lag}. */
+let asked = 0;
+
+/** What the server says of its event loop since it was last asked. */
+async function lag(): Promise<Lag> {
+  const line = `lag ${asked} `;
+  await input.write(new TextEncoder().encode(`${asked++}\n`));
+  const found = () => output.log().split("\n").find((one) => one.startsWith(line) && one.endsWith("}"));
+  await output.line(line);
+  while (found() === undefined) await new Promise((resolve) => setTimeout(resolve, 10));
+  return JSON.parse(found()!.slice(line.length));
 }
 
 /** As clients do, the `openai` package among them: what was refused for now is tried again, twice. */
@@ -137,6 +153,8 @@ async function honest(
 interface Row {
   readonly attack: string;
   readonly health: string;
+  readonly held: string;
+  readonly turn: string;
   readonly memory: string;
   readonly alive: string;
   readonly honest: string;
@@ -156,6 +174,7 @@ async function beside(
 ) {
   const over = new AbortController();
   retries = 0;
+  await lag();
   let peak = 0;
   const watching = setInterval(() => peak = Math.max(peak, memory()), 50);
   const probing = probe(url, over.signal), asking = honest(url, expected, over.signal);
@@ -169,14 +188,17 @@ async function beside(
   const { longest, failed } = await probing, { served, lost } = await asking;
   clearInterval(watching);
   const over512 = peak - start;
+  const { held, turn, model } = isAlive ? await lag() : { held: NaN, turn: NaN, model: NaN };
   rows.push({
     attack,
     health: `${longest.toFixed(0)} ms${failed > 0 ? `, ${failed} failed` : ""}`,
+    held: `${held.toFixed(0)} ms`,
+    turn: `${turn.toFixed(0)} ms, ${model.toFixed(0)} ms`,
     memory: `${over512.toFixed(0)} MiB`,
     alive: isAlive ? "yes" : "NO",
     honest: `${served} served, ${lost.length} lost`,
     retries: String(retries),
-    ok: isAlive && failed === 0 && longest <= HEALTH && over512 <= MEMORY && served > 0 &&
+    ok: isAlive && failed === 0 && longest <= HEALTH && held <= HELD && over512 <= MEMORY && served > 0 &&
       lost.length === 0 &&
       failure === undefined,
   });
@@ -215,6 +237,8 @@ try {
         rows.push({
           attack: `random ${name}`,
           health: "",
+          held: "",
+          turn: "",
           memory: "",
           alive: "yes",
           honest: "",
@@ -226,6 +250,8 @@ try {
         rows.push({
           attack: `random ${name}`,
           health: "",
+          held: "",
+          turn: "",
           memory: "",
           alive: "no",
           honest: "",
@@ -249,6 +275,8 @@ try {
 const titles = [
   "attack",
   "longest /health",
+  "held by the server",
+  "longest turn, model's part",
   "memory over the start",
   "alive",
   "an honest client",
@@ -263,6 +291,6 @@ console.log(
     "\n",
   ),
 );
-const log = output.log().split("\n").slice(2).join("\n").trim();
+const log = output.log().split("\n").slice(2).filter((line) => !line.startsWith("lag ")).join("\n").trim();
 if (log !== "") console.log(`The server's log:\n${log.slice(0, 4000)}`);
 if (rows.some(({ ok }) => !ok)) Deno.exit(1);

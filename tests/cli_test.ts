@@ -268,3 +268,44 @@ Deno.test("a defect shows where it is, and no colours where there is no terminal
   assert.match(text, /^TypeError: x is undefined\n +at /);
   assert(!text.includes("\x1b"));
 });
+
+Deno.test("train --permissions prints a command that is enough to train, and may do nothing else", async () => {
+  const folder = await Deno.realPath(await Deno.makeTempDir());
+  try {
+    await Deno.writeTextFile(`${folder}/text.txt`, "The state of the Union is strong. ".repeat(400));
+    const small = [
+      "--config",
+      "tiny",
+      "--steps",
+      "1",
+      "--seq-len",
+      "32",
+      "--batch",
+      "2",
+      "--backend",
+      "wasm",
+    ];
+    const options = ["--data", `${folder}/text.txt`, "--out", `${folder}/run`, ...small, "--threads", "1"];
+    const { code, out, err } = await run("train", [...options, "--permissions"]);
+    assert.equal(code, 0, err);
+    assert.equal(
+      out.slice(0, out.indexOf(" --data")).replace(/ \S*\/train\/main\.ts$/, ""),
+      `deno run --frozen --no-prompt --allow-read=${folder}/text.txt,${folder}/run,${ROOT} --allow-write=${folder}/run`,
+    );
+    const { code: trained, stderr } = await new Deno.Command("sh", {
+      args: ["-c", `exec ${out.trim().replace(/^deno/, '"$0"')}`, Deno.execPath()],
+      cwd: ROOT,
+    }).output();
+    assert.equal(trained, 0, new TextDecoder().decode(stderr));
+    assert((await Deno.stat(`${folder}/run/step-000001/model.safetensors`)).isFile);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("commands that users start ask for no more than kinds of permissions", () => {
+  for (const name of ["train", "export", "curve", "convert", "generate", "score", "serve", "demo"]) {
+    const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+    assert.doesNotMatch(tasks[name].command, / -A | --allow-(all|run|ffi|sys)\b/, name);
+  }
+});

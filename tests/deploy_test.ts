@@ -147,3 +147,15 @@ Deno.test("manifest and Dockerfile fit together", () => {
     drain = Number(args[args.indexOf("--drain") + 1]);
   assert(spec!.terminationGracePeriodSeconds! >= wait + drain + 5);
 });
+
+Deno.test("what JSR would publish has no warning", async () => {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["publish", "--dry-run", "--allow-dirty", "--no-check"],
+    cwd: ROOT,
+    env: { NO_COLOR: "1" },
+  }).output();
+  const said = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
+  assert.equal(code, 0, said);
+  assert.match(said, /Simulating publish/);
+  assert.doesNotMatch(said, /warning\[/);
+});

@@ -1,5 +1,7 @@
 import assert from "node:assert/strict";
+import { Levin } from "../examples/cloudflare/main.ts";
 import { bucket, fileOf, isolate } from "./edge_function.ts";
+import { clock, textFiles } from "./serve_setup.ts";
 
 /** The shipped model, where a bucket on loopback has it. */
 const files = () => bucket((name) => fileOf(new URL("../models/sotu/", import.meta.url), name));
@@ -95,4 +97,69 @@ Deno.test("the edge function is short", async () => {
   const lines =
     (await Deno.readTextFile(new URL("../examples/edge/main.ts", import.meta.url))).split("\n").length;
   assert(lines <= 60, `${lines} lines`);
+});
+
+/** A Durable Object's storage, as far as the Worker uses it, with its alarm. */
+function objectStorage() {
+  const values = new Map<string, unknown>();
+  let alarm: number | null = null;
+  return {
+    values,
+    getAlarm: () => Promise.resolve(alarm),
+    setAlarm: (time: number | null) => Promise.resolve(void (alarm = time)),
+    get: (key: string) => Promise.resolve(values.get(key)),
+    put: (key: string, value: Uint8Array) => Promise.resolve(void values.set(key, value)),
+    delete: (key: string) => Promise.resolve(values.delete(key)),
+    list: ({ prefix, limit = Infinity }: { prefix: string; limit?: number }) =>
+      Promise.resolve(new Map([...values].filter(([key]) => key.startsWith(prefix)).slice(0, limit))),
+  };
+}
+
+Deno.test("the Worker's alarm removes expired sessions, and is not set where there are none", async () => {
+  using time = clock();
+  const storage = objectStorage(), files = textFiles();
+  const levin = new Levin({ storage }, {
+    LEVIN: { getByName: () => assert.fail() },
+    MODEL: {
+      fetch: (input) => {
+        const file = files[new URL(String(input)).pathname.slice(1)];
+        return Promise.resolve(new Response(file ?? null, { status: file === undefined ? 404 : 200 }));
+      },
+    },
+  });
+  const ask = (body: string) =>
+    levin.fetch(new Request("https://levin/v1/completions", { method: "POST", body }));
+  /** As the host does: an alarm that goes off is set no more. */
+  const ring = async () => {
+    assert(await storage.getAlarm() !== null);
+    await storage.setAlarm(null);
+    await levin.alarm();
+  };
+  const asked = JSON.stringify({ prompt: "a", max_tokens: 1, session: "s" });
+  assert.equal((await ask(asked)).status, 200);
+  assert(await storage.getAlarm() === Date.now() + 6 * 3600_000 && storage.values.size > 0);
+  time.forward(6 * 3600);
+  await ring();
+  assert(await storage.getAlarm() === Date.now() + 6 * 3600_000 && storage.values.size > 0);
+  time.forward(24 * 3600);
+  await ring();
+  assert.deepEqual([...storage.values.keys()], []);
+  assert.equal(await storage.getAlarm(), null);
+  // It has the limits of one isolate: those of the edge function, but for the sessions, which it stores.
+  for (
+    const [body, status] of [["x".repeat(2 ** 19 + 1), 413], [
+      `{"prompt":"${"x".repeat(8193)}"}`,
+      400,
+    ]] as const
+  ) {
+    const response = await ask(body);
+    assert.equal(response.status, status, await response.text());
+  }
+  const limits = async (name: string) => {
+    const source = await Deno.readTextFile(new URL(`../examples/${name}/main.ts`, import.meta.url));
+    return [...source.matchAll(/\.\.\.\{ ([^}]+) \}/g)].flatMap(([, list]) => list.split(", "))
+      .filter((limit) => !limit.startsWith("sessions"));
+  };
+  assert((await limits("edge")).length >= 10);
+  assert.deepEqual(await limits("cloudflare"), await limits("edge"));
 });

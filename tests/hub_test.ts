@@ -406,6 +406,51 @@ withHub("names and hashes of a hostile hub do not leave the cache", async ({ hub
   assert.deepEqual(await namesIn(home), ["hub"]);
 });
 
+withHub(
+  "a hub sends nobody elsewhere than to its stores, and this machine only to this machine",
+  async ({ hub }) => {
+    const { endpoint } = hub, asked: string[] = [];
+    Deno.env.set("HF_ENDPOINT", "http://hub.example");
+    Deno.env.set("HF_TOKEN", TOKEN);
+    /** The network, as if the hub had a public name. */
+    const network: typeof fetch = async (input, init) => {
+      const url = new URL(String(input));
+      asked.push(url.host);
+      if (url.host !== "hub.example") assert.equal(new Headers(init?.headers).get("authorization"), null);
+      return await fetch(url.href.replace("http://hub.example", endpoint), init);
+    };
+    const options = { fetch: network };
+    await fails(REPO, /must redirect within its host.*: current value is "http:\/\/localhost:/, options);
+    assert.deepEqual(new Set(asked), new Set(["hub.example"]));
+    await load(REPO, { ...options, redirects: ["localhost"] });
+    assert(new Set(asked).size === 2, `${asked}`);
+  },
+);
+
+withHub("what a hub says of a model is bounded, and the token stays with it", async ({ hub, home }) => {
+  Deno.env.set("HF_TOKEN", TOKEN);
+  const listing = (headers: HeadersInit, entries: unknown[] = []) => {
+    hub.interfere = ({ path }) => path.includes("/tree/") ? Response.json(entries, { headers }) : undefined;
+  };
+  const asked = () => hub.requests.filter(({ path }) => path.includes("/tree/")).length;
+  listing({ link: `<http://localhost:${new URL(hub.endpoint).port}/tree/>; rel="next"` });
+  await fails(
+    REPO,
+    /must list the files of OpenNLPLab\/TNL-tiny itself: current value is "http:\/\/localhost/,
+  );
+  assert.equal(asked(), 1);
+  listing({ link: `<${hub.endpoint}/tree/>; rel="next"` });
+  await fails(REPO, /must have at most 1024 lists of files/);
+  assert.equal(asked(), 1 + 1024);
+  listing({}, [{ type: "file", path: "config.json", oid: COMMIT, size: 2 ** 40 }]);
+  await fails(REPO, /config\.json must have at most 67108864 bytes: current value is 1099511627776/);
+  hub.interfere = ({ path }) =>
+    path.includes("/revision/") ? new Response(`"${"x".repeat(2 ** 24)}"`) : undefined;
+  await fails(REPO, /an answer of .* must have at most 16777216 bytes/);
+  assert.deepEqual(hub.downloads, []);
+  assert.deepEqual(await namesIn(`${home}/hub/models--OpenNLPLab--TNL-tiny/blobs`), []);
+});
+
 withHub("who may not read a model is told what to do", async ({ hub }) => {
   await fails(
     "OpenNLPLab/none",
@@ -625,7 +670,7 @@ Deno.test("packages that no literal names have the versions of imports.json", as
   const text = await Deno.readTextFile(new URL("../model/hub/packages.ts", import.meta.url));
   for (const name of ["@huggingface/hub", "@noble/hashes"]) {
     assert.match(imports[name], new RegExp(`^npm:${name}@`));
-    assert(text.includes(`"${imports[name].slice("npm:".length)}"`), name);
+    assert(text.includes(`"${imports[name].slice(`npm:${name.split("/")[0]}/`.length)}"`), name);
   }
 });
 

@@ -1,9 +1,10 @@
 /** Models that mean harm: their templates, tokenizers, headers and hosts. */
 import assert from "node:assert/strict";
+import * as jinja from "@huggingface/jinja";
 import { Tokenizer } from "../model/mod.ts";
 import { openSource, readAll } from "../model/source.ts";
 import { parseSafetensorsHeader } from "../model/safetensors.ts";
-import { renderTemplate, TemplateBudgetError } from "../serve/template.ts";
+import { readTemplate, renderTemplate, TemplateBudgetError } from "../model/tokenizer/template.ts";
 import { Texts, tryTokenizer } from "../serve/texts.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import { assertError, serve, TEXT } from "./serve_setup.ts";
@@ -26,12 +27,22 @@ const tokenizerJson = (parts: Record<string, unknown>) => ({ ...byteLevelJson(),
 
 const CATASTROPHE = { Regex: "(a+)+$" };
 
-Deno.test("templates keep within a budget of steps and size", () => {
+Deno.test("templates keep within a budget of steps and size, in the library as in the server", async () => {
+  const render = (source: string, variables = {}) =>
+    renderTemplate(jinja, readTemplate(jinja, source), variables);
+  const tokenizer = await Tokenizer.create(byteLevelJson());
+  const messages = [{ role: "user", content: "x" }];
   for (const [what, template] of Object.entries(TEMPLATES)) {
-    assert.throws(() => renderTemplate(template, {}), TemplateBudgetError, what);
+    assert.throws(() => render(template), TemplateBudgetError, what);
+    assert.throws(() => tokenizer.applyChatTemplate(messages, { template }), {
+      name: "RangeError",
+      message: /the chat template must keep within a budget of steps and sizes: current value is "(a|more)/,
+    }, what);
   }
-  assert.equal(renderTemplate("{% for i in range(3) %}{{ i }}{% endfor %}", {}), "012");
-  assert.equal(renderTemplate("{{ a ~ a }}", { a: "x" }), "xx");
+  assert.equal(render("{% for i in range(3) %}{{ i }}{% endfor %}"), "012");
+  assert.equal(render("{{ a ~ a }}", { a: "x" }), "xx");
+  const template = "{{ messages[0].content ~ messages[0].content }}";
+  assert.equal(tokenizer.applyChatTemplate(messages, { template }), "xx"); // none of it stays for the next
 });
 
 Deno.test("a hostile template is the model's failure, and hurts nobody", async () => {
@@ -196,6 +207,39 @@ Deno.test("a remote model redirects within its host, or to hosts that are allowe
   assert.equal(await open("https://a.store.example/x", [".store.example"]), "{}");
   await assert.rejects(open("https://evilstore.example/x", [".store.example"]));
   assert.equal(await open("https://cdn-lfs.hf.co/x", [], "https://huggingface.co/a/b/resolve/main"), "{}");
+});
+
+Deno.test("ranges of a remote file redirect no further than the file itself", async () => {
+  const asked: string[] = [];
+  let location: string | undefined;
+  const get: typeof fetch = (input, init) => {
+    const url = new URL(String(input)), range = new Headers(init?.headers).get("range");
+    asked.push(url.host);
+    if (range !== null && location !== undefined) {
+      return Promise.resolve(new Response(null, { status: 302, headers: { location } }));
+    }
+    const headers = {
+      "accept-ranges": "bytes",
+      "content-length": "100000",
+      "content-range": "bytes 5-99999/100000",
+    };
+    return Promise.resolve(
+      new Response(new Uint8Array(100_000), { status: range === null ? 200 : 206, headers }),
+    );
+  };
+  const source = openSource("https://models.example/x?key=secret", { fetch: get });
+  const target = new Uint8Array(8);
+  const read = async () => {
+    const reader = (await source.open("weights.bin"))!;
+    await reader.readAt!(90_000, target);
+    return await reader.readAt!(5, target);
+  };
+  for (location of ["http://127.0.0.1:8000/", "https://elsewhere.example/"]) {
+    await assert.rejects(read(), /must redirect within its host/);
+  }
+  location = undefined;
+  await assert.rejects(read(), /must be readable from byte 90000/); // the answers above are of byte 5
+  assert(asked.every((host) => host === "models.example"), `${asked}`);
 });
 
 Deno.test("the query of a remote model's URL is in no message", async () => {

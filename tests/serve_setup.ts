@@ -304,3 +304,14 @@ export function hostileBodies(
 function isRaw(body: unknown): body is string | Uint8Array<ArrayBuffer> {
   return typeof body === "string" || body instanceof Uint8Array;
 }
+
+/** The clock of sessions, which a test sets; it stands still otherwise. */
+export function clock(): Disposable & { forward(seconds: number): void } {
+  const now = Date.now;
+  let time = now();
+  Date.now = () => time;
+  return {
+    forward: (seconds) => void (time += 1000 * seconds),
+    [Symbol.dispose]: () => void (Date.now = now),
+  };
+}

@@ -12,6 +12,7 @@ import { SessionStore } from "../serve/sessions.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import {
   assertError,
+  clock,
   events,
   holdSteps,
   hostileBodies,
@@ -715,17 +716,6 @@ Deno.test("a write that breaks off anywhere leaves the session as it was", async
   }
 });
 
-/** The clock of sessions, which a test sets; it stands still otherwise. */
-function clock(): Disposable & { forward(seconds: number): void } {
-  const now = Date.now;
-  let time = now();
-  Date.now = () => time;
-  return {
-    forward: (seconds) => void (time += 1000 * seconds),
-    [Symbol.dispose]: () => void (Date.now = now),
-  };
-}
-
 Deno.test("sessions that expired are forgotten, also in the store", async () => {
   using time = clock();
   const { storage, keys } = strictStore(10 ** 6);
@@ -1166,7 +1156,10 @@ Deno.test("work is counted before it is done", async () => {
     await refused("/v1/chat/completions", { messages: many(10 ** 6, value) }, null);
     await refused("/detokenize", { tokens: many(10 ** 6, value) }, null);
   }
-  for (const stop of [many(129, "x"), many(5000, 7), "x".repeat(1025), ["x".repeat(1025)]]) {
+  await refused(COMPLETIONS, { prompt: "a", best_of: 2 }, "best_of");
+  await refused(COMPLETIONS, { prompt: "a", n: 2, best_of: 1 }, "best_of");
+  await refused(COMPLETIONS, { prompt: "a", best_of: 10 ** 9 }, "best_of");
+  for (const stop of [many(65, "x"), many(5000, 7), "x".repeat(257), ["x".repeat(257)]]) {
     const error = await assertError(await server.send(COMPLETIONS, { prompt: "a", stop }), 400);
     assert.match(error.param!, /^stop/);
   }
@@ -1174,7 +1167,8 @@ Deno.test("work is counted before it is done", async () => {
   const { choices } = await server.ask(COMPLETIONS, {
     prompt: ids,
     max_tokens: 1,
-    stop: many(128, "x".repeat(1024)),
+    stop: many(64, "x".repeat(256)),
+    best_of: 1,
   });
   assert.equal(choices.length, 1);
 });

@@ -283,6 +283,15 @@ Deno.test("damaged files and other kinds are refused by name", async () => {
     [{ "tokenizer.tiktoken": "YQ== 999999999\n" }, /one byte string of each rank/],
     [{ "tokenizer.tiktoken": "*** 0\n" }, /byte strings in base64/],
     [{ "tokenizer.tiktoken": "no ranks here\n" }, /lines with a byte string/],
+    [{ "tokenizer.tiktoken": `${btoa("a".repeat(1025))} 0\n` }, /at most 2097152 tokens of 1024 bytes/],
+    [{ "tokenizer.tiktoken": "a".repeat(2 ** 24 + 1) }, /must have at most 16777216 bytes/],
+    [{ ...gpt2, "merges.txt": " ".repeat(2 ** 24 + 1) }, /must have at most 16777216 bytes/],
+    [{ "tokenizer.model": new Uint8Array(2 ** 24 + 1) }, /must have at most 16777216 bytes/],
+    // A field of length 1028, in it a string of length 1025.
+    [
+      { "tokenizer.model": Uint8Array.of(0x0a, 0x84, 8, 0x0a, 0x81, 8, ...new Uint8Array(1025).fill(97)) },
+      /pieces of at most 1024 characters: current value is "piece 0"/,
+    ],
     [{ "tokenizer.json": "{" }, /tokenizer\.json must be JSON in UTF-8/],
   ];
   for (const [files, message] of cases) {

@@ -133,6 +133,9 @@ const scalar = { storage: "0", shape: [], strides: [], offset: 0 };
 const one = new Map([["0", storage("Float", 1)]]);
 /** Characters as bytes. */
 const text = (value: string) => Uint8Array.from(value, (character) => character.charCodeAt(0));
+/** A number as a pickle has it. */
+const int = (value: number) =>
+  `J${String.fromCharCode(value & 255, value >> 8 & 255, value >> 16 & 255, value >> 24 & 255)}`;
 const withPickle = (pickle: Uint8Array, folder = "m") =>
   zipFile(new Map([[`${folder}/data.pkl`, pickle], [`${folder}/data/0`, one.get("0")!.bytes]]));
 const repeated = { storage: "0", shape: [2 ** 30], strides: [0], offset: 0 };
@@ -147,6 +150,17 @@ const refused: [what: string, file: Uint8Array, message: RegExp][] = [
     torchFile(new Map([["a", repeated]]), one),
     /at most the 1 elements/,
   ],
+  [
+    "more dimensions than a tensor has",
+    torchFile(new Map([["a", { ...scalar, shape: Array(65).fill(1), strides: Array(65).fill(0) }]]), one),
+    /at most 64 integers/,
+  ],
+  [
+    "more tensors than a list may have",
+    withPickle(text(`}(${Array.from({ length: 2 ** 17 + 1 }, (_, i) => `${int(i)}K\x01`).join("")}u.`)),
+    /at most 131072 tensors: current value is 131073/,
+  ],
+  ["a pickle beyond all lists", withPickle(new Uint8Array(2 ** 26 + 1)), /data\.pkl must have at most/],
   ["no dictionary", withPickle(text("N.")), /must hold a dictionary of tensors/],
   ["a value that is no tensor", withPickle(text("}X\x01\0\0\0aK\x01s.")), /tensor "a" of f\.bin/],
   ["a name that is a number", withPickle(text("}K\x01K\x01s.")), /names of tensors must be strings/],

@@ -7,10 +7,12 @@ import {
   backendOption,
   cli,
   command,
+  frugalCommand,
   integer,
   interruption,
   number,
   path,
+  permissionsOption,
   several,
   text,
   threads,
@@ -67,7 +69,19 @@ export function trainingCommand(task: string, summary: string, backend?: "webgpu
     .option("--save-every <n>", "steps between checkpoints (default: 250)", integer(1))
     .option("--evaluate-every <n>", "steps between evaluations (default: 250)", integer(1))
     .option("--keep <n>", "checkpoints to keep (default: 2)", integer(1))
+    .addOption(permissionsOption())
     .addHelpText("after", "\nCtrl-C saves a checkpoint and stops; a second Ctrl-C stops immediately.");
+}
+
+/** A command that trains with some options and may do nothing else. */
+export function frugalTraining(
+  script: string,
+  { data, config, out }: { data: string[]; config?: string; out: string },
+): string {
+  return frugalCommand(script, {
+    read: [...data.filter((path) => path !== SOTU), config?.endsWith(".json") ? config : undefined],
+    write: [out],
+  });
 }
 
 /** What {@linkcode trainingCommand} reads. */
@@ -122,10 +136,13 @@ export async function runTraining(
 
 if (import.meta.main) {
   await cli(
-    trainingCommand("train", "Trains a model on text, byte by byte.").action(async (options) => {
-      const stop = interruption();
-      const { finished } = await runTraining(options, stop);
-      if (!finished) stop.throwIfAborted();
-    }),
+    trainingCommand("train", "Trains a model on text, byte by byte.").action(
+      async ({ permissions, ...options }) => {
+        if (permissions) return write(`${frugalTraining(import.meta.url, options)}\n`);
+        const stop = interruption();
+        const { finished } = await runTraining(options, stop);
+        if (!finished) stop.throwIfAborted();
+      },
+    ),
   );
 }

@@ -4,13 +4,14 @@
  * @module
  */
 import { StatusLine } from "../../cli/mod.ts";
+import { yieldToEventLoop } from "../../core/eventLoop.ts";
 
 /** One line that changes while work continues; nothing if the output is no terminal. */
 export const progress = new StatusLine();
 
 /** Lets pending events in, Ctrl-C among them: kernels keep the thread to themselves. */
 export async function breathe(signal: AbortSignal): Promise<void> {
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  await yieldToEventLoop();
   signal.throwIfAborted();
 }
 

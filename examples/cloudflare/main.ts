@@ -5,7 +5,8 @@
  * Cloudflare allows neither work outside a request nor WebAssembly compiled from bytes, and it ends the timers and
  * promises of a request with that request. So the kernels are imported as files, and the model lives in a Durable Object,
  * whose requests share their work. The first one loads the model. A load that fails is forgotten, so that the next request
- * tries again. Sessions are in the object's storage: whatever it has answered, it has stored.
+ * tries again. Sessions are in the object's storage: whatever it has answered, it has stored. An alarm removes those that
+ * have expired.
  *
  * @module
  */
@@ -26,20 +27,27 @@ interface Env {
 
 /** What is used of an object's storage. */
 interface Storage {
+  getAlarm(): Promise<number | null>;
+  setAlarm(time: number): Promise<void>;
   get(key: string): Promise<unknown>;
   put(key: string, value: Uint8Array): Promise<void>;
   delete(key: string): Promise<boolean>;
-  list(options: { prefix: string }): Promise<Map<string, unknown>>;
+  list(options: { prefix: string; limit?: number }): Promise<Map<string, unknown>>;
 }
+
+/** Milliseconds between two looks for sessions that have expired. */
+const SWEEP = 6 * 3600_000;
 
 /** Holds the model and all sessions. */
 export class Levin {
   readonly #env: Env;
+  readonly #object: Storage;
   readonly #storage: SessionStorage;
   #handler: Promise<Handler> | undefined;
 
   constructor({ storage }: { storage: Storage }, env: Env) {
     this.#env = env;
+    this.#object = storage;
     this.#storage = {
       getItemRaw: async (key) => await storage.get(key) ?? null,
       setItemRaw: (key, value) => storage.put(key, value),
@@ -49,14 +57,34 @@ export class Levin {
   }
 
   async fetch(request: Request): Promise<Response> {
-    const loading = this.#handler ??= this.#load();
     try {
-      return await (await loading)(request);
+      const handler = await this.#ready();
+      if (await this.#object.getAlarm() === null) await this.#object.setAlarm(Date.now() + SWEEP);
+      return await handler(request);
     } catch (error) {
-      if (this.#handler === loading) this.#handler = undefined;
       console.error(error);
       const body = { error: { message: "The model could not be loaded" } };
       return Response.json(body, { status: 503, headers: { "retry-after": "5" } });
+    }
+  }
+
+  /** The host calls it at the time that was set. It is set again while there are sessions; requests set it otherwise. */
+  async alarm(): Promise<void> {
+    const handler = await this.#ready();
+    await handler.sweep();
+    if ((await this.#object.list({ prefix: "", limit: 1 })).size > 0) {
+      await this.#object.setAlarm(Date.now() + SWEEP);
+    }
+  }
+
+  /** The handler, once for all requests; a load that fails is forgotten. */
+  async #ready(): Promise<Handler> {
+    const loading = this.#handler ??= this.#load();
+    try {
+      return await loading;
+    } catch (error) {
+      if (this.#handler === loading) this.#handler = undefined;
+      throw error;
     }
   }
 
@@ -72,8 +100,12 @@ export class Levin {
         model,
         storage: this.#storage,
         apiKeys: this.#env.API_KEYS?.split(","),
-        // What one isolate of 128 MB can carry.
-        limits: { batch: 8, queue: 32, maxTokens: 1024, seconds: 60 },
+        // What one isolate of 128 MB and one thread can carry: texts are tokenized in between.
+        limits: {
+          ...{ batch: 8, queue: 32, maxTokens: 1024, seconds: 60, characters: 2 ** 13, scores: 2 ** 13 },
+          ...{ requestTokens: 2 ** 16, totalTokens: 2 ** 18, bodyBytes: 2 ** 19, bodiesBytes: 2 ** 22 },
+          ...{ bodyValues: 2 ** 13, sessions: 2 ** 12, sessionsBytes: 2 ** 30 },
+        },
       });
     } catch (error) {
       backend.dispose();

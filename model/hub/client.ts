@@ -5,6 +5,7 @@
  */
 import type { ListFileEntry } from "@huggingface/hub";
 import { rangeError } from "../../core/errors.ts";
+import { follow } from "../redirects.ts";
 import type { HubId } from "./id.ts";
 import { hubClient } from "./packages.ts";
 import type { HubSettings } from "./settings.ts";
@@ -28,23 +29,35 @@ export class Unreachable extends Error {}
 /** How long the hub may keep silent, in milliseconds. */
 const PATIENCE = 10_000;
 
+/** Of one answer in JSON in bytes, and of the files of a model and the answers that list them. */
+const JSON_BYTES = 2 ** 24, FILES = 2 ** 16, LISTINGS = 2 ** 10;
+
+/** Where the public hub keeps large files; a mirror may send clients there. */
+const STORES = ["huggingface.co", ".huggingface.co", ".hf.co"];
+/** A hub on this machine may send clients to this machine, and nobody else's may. */
+const LOOPBACK = ["localhost", "127.0.0.1", "[::1]"];
+
 /** What a host keeps of the requests for one model. */
 export class HubClient {
   readonly #repo: string;
   readonly #settings: HubSettings;
   readonly #fetch: typeof fetch;
   readonly #signal: AbortSignal | undefined;
+  /** That the hub may redirect to. */
+  readonly #hosts: readonly string[];
 
   constructor(
     { repo }: HubId,
     settings: HubSettings,
-    options: { fetch?: typeof fetch; signal?: AbortSignal },
+    options: { fetch?: typeof fetch; redirects?: readonly string[]; signal?: AbortSignal },
   ) {
     this.#repo = repo;
     this.#settings = settings;
     // Bound: as a method, a browser's `fetch` refuses.
     this.#fetch = (options.fetch ?? fetch).bind(globalThis);
     this.#signal = options.signal;
+    const { hostname } = new URL(settings.endpoint);
+    this.#hosts = [...options.redirects ?? [], ...LOOPBACK.includes(hostname) ? LOOPBACK : STORES];
   }
 
   /** The commit that a branch or a tag names now. */
@@ -56,7 +69,7 @@ export class HubClient {
         name: this.#repo,
         revision,
         additionalFields: ["sha"],
-        fetch: (input, init) => this.#get(input, init, revision),
+        fetch: async (input, init) => this.#bounded(await this.#get(input, init, revision)),
       })
     );
     if (!/^[0-9a-f]{40}$/.test(sha)) {
@@ -70,14 +83,24 @@ export class HubClient {
     const { listFiles } = await hubClient();
     return await this.#answer(async () => {
       const files = new Map<string, HubFile>();
+      const most = (count: number, limit: number, what: string) => {
+        if (count > limit) {
+          rangeError(OPERATION, `${this.#repo} must have at most ${limit} ${what}`, "more");
+        }
+      };
+      let listings = 0;
       const listing = listFiles({
         ...this.#credentials(),
         repo: { type: "model", name: this.#repo },
         revision: commit,
-        fetch: (input, init) => this.#get(input, init, commit),
+        fetch: async (input, init) => {
+          most(++listings, LISTINGS, "lists of files");
+          return this.#bounded(await this.#get(input, init, commit));
+        },
       });
       for await (const entry of listing) {
         if (entry.type === "file") files.set(entry.path, this.#checked(entry));
+        most(files.size, FILES, "files");
       }
       return files;
     });
@@ -168,16 +191,41 @@ export class HubClient {
     from = 0,
   ): Promise<Response> {
     const signals = [this.#signal, init?.signal].filter((signal) => signal != undefined);
+    const url = new URL(String(input)), { endpoint } = this.#settings;
+    if (url.origin !== new URL(endpoint).origin) { // of the next page of a listing: it would get the token
+      rangeError(OPERATION, `${endpoint} must list the files of ${this.#repo} itself`, url.origin);
+    }
     let response: Response;
     try {
-      response = await patiently(() => this.#fetch(input, { ...init, signal: AbortSignal.any(signals) }));
+      response = await follow(url, (input, init) => patiently(() => this.#fetch(input, init)), {
+        hosts: this.#hosts,
+        headers: init?.headers,
+        signal: AbortSignal.any(signals),
+      });
     } catch (error) {
       this.#signal?.throwIfAborted();
-      throw error instanceof Unreachable ? error : new Unreachable(text(error), { cause: error });
+      if (error instanceof RangeError || error instanceof Unreachable) throw error;
+      throw new Unreachable(text(error), { cause: error });
     }
     if (response.ok) return from === 0 ? response : startingAt(from, response);
     await response.body?.cancel();
     return this.#refused(response, revision);
+  }
+
+  /** An answer that ends with an error before it takes too much memory, whatever length it announced. */
+  #bounded(response: Response): Response {
+    const { endpoint } = this.#settings;
+    let bytes = 0;
+    const count = new TransformStream<Uint8Array<ArrayBuffer>, Uint8Array<ArrayBuffer>>({
+      transform(piece, controller) {
+        bytes += piece.length;
+        if (bytes > JSON_BYTES) {
+          rangeError(OPERATION, `an answer of ${endpoint} must have at most ${JSON_BYTES} bytes`, "more");
+        }
+        controller.enqueue(piece);
+      },
+    });
+    return new Response(response.body?.pipeThrough(count), response);
   }
 
   #refused({ status, headers }: Response, revision: string): never {

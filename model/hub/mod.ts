@@ -11,6 +11,7 @@ import { builtin } from "../../core/builtin.ts";
 import { rangeError } from "../../core/errors.ts";
 import type { ByteReader } from "../safetensors.ts";
 import type { DownloadProgress, HubOptions, Source } from "../source.ts";
+import { WHOLE_FILE_BYTES } from "../stored.ts";
 import type { Cache } from "./cache.ts";
 import { HubClient, type HubFile, Unreachable } from "./client.ts";
 import { type Digest, digestOf } from "./digest.ts";
@@ -86,6 +87,10 @@ class HubSource implements Source {
     if (file === undefined) {
       await this.#cache?.setLacking(commit, name);
       return undefined;
+    }
+    // What is read as a whole is refused before it fills the cache.
+    if (/\.(json|jinja|model|tiktoken|txt)$/.test(name) && file.size > WHOLE_FILE_BYTES) {
+      rangeError(OPERATION, `${name} must have at most ${WHOLE_FILE_BYTES} bytes`, file.size);
     }
     try {
       if (this.#cache === undefined) return streamed(this.#client, commit, file, this.#options);

@@ -5,12 +5,7 @@
  */
 import { message, rangeError, typeError } from "../../core/errors.ts";
 import { contentOf } from "./added.ts";
-
-/** What is used of the package that reads templates; its declarations stop strict users of ours. */
-export interface Jinja {
-  /** A template. */
-  readonly Template: new (source: string) => { render(items: Config): string };
-}
+import { type Jinja, readTemplate, renderTemplate, type Template, TemplateBudgetError } from "./template.ts";
 
 /** A message of a chat. Templates see all its fields. */
 export interface ChatMessage {
@@ -64,11 +59,11 @@ export function chatVariables(
   };
 }
 
-/** Renders chats. */
+/** Renders chats. Templates come with models, and may be anybody's. */
 export class ChatTemplates {
   readonly #jinja: Jinja;
   /** The last template that was used: a chat is rendered again and again. */
-  #last: { readonly source: string; readonly template: { render(items: Config): string } } | undefined;
+  #last: { readonly source: string; readonly template: Template } | undefined;
 
   constructor(jinja: Jinja) {
     this.#jinja = jinja;
@@ -94,10 +89,15 @@ export class ChatTemplates {
     }
     try {
       if (this.#last?.source !== source) {
-        this.#last = { source, template: new this.#jinja.Template(source) };
+        this.#last = { source, template: readTemplate(this.#jinja, source) };
       }
-      return this.#last.template.render(chatVariables(config, messages, tools, addGenerationPrompt));
+      const variables = chatVariables(config, messages, tools, addGenerationPrompt);
+      return renderTemplate(this.#jinja, this.#last.template, variables);
     } catch (cause) {
+      if (cause instanceof TemplateBudgetError) {
+        const expected = "the chat template must keep within a budget of steps and sizes";
+        throw new RangeError(message(operation, expected, cause.excess), { cause });
+      }
       // By raise_exception() the model's author tells what messages the model takes.
       const roles = messages.map(({ role }) => role),
         reason = (cause as Error).message || "no reason is given";

@@ -68,13 +68,13 @@ export async function readTokenizerFiles(source: Source): Promise<TokenizerFiles
 
 /** Makes a tokenizer of files that are not `tokenizer.json`. */
 async function readOther(source: Source): Promise<((config: Config) => TokenizerFiles) | undefined> {
-  const model = await read(source, "tokenizer.model");
+  const model = await read(source, "tokenizer.model", LIST_BYTES);
   if (model !== undefined) return (config) => sentencePiece(model, config);
   const vocab = await readJson(source, "vocab.json");
-  const merges = vocab === undefined ? undefined : await readText(source, "merges.txt");
+  const merges = vocab === undefined ? undefined : await readText(source, "merges.txt", LIST_BYTES);
   if (merges !== undefined) return (config) => gpt2(vocab, merges, config);
   for (const name of TIKTOKEN_FILES) {
-    const ranks = await readText(source, name);
+    const ranks = await readText(source, name, LIST_BYTES);
     if (ranks !== undefined) return (config) => tiktoken(ranks, name, config);
   }
   return undefined;
@@ -240,13 +240,20 @@ function withoutNulls(config: Config): Config {
   return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null));
 }
 
-async function read(source: Source, name: string): Promise<Uint8Array<ArrayBuffer> | undefined> {
+/** Bytes of a file that lists tokens and nothing else: the largest vocabularies take a third. */
+const LIST_BYTES = 2 ** 24;
+
+async function read(
+  source: Source,
+  name: string,
+  most?: number,
+): Promise<Uint8Array<ArrayBuffer> | undefined> {
   const reader = await source.open(name);
-  return reader && await readAll(reader, name);
+  return reader && await readAll(reader, name, most);
 }
 
-async function readText(source: Source, name: string): Promise<string | undefined> {
-  const bytes = await read(source, name);
+async function readText(source: Source, name: string, most?: number): Promise<string | undefined> {
+  const bytes = await read(source, name, most);
   try {
     return bytes && new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {

@@ -10,6 +10,12 @@ import { rangeError } from "../../core/errors.ts";
 /** What errors call the operation. */
 export const OPERATION = "Tokenizer.create";
 
+/**
+ * What other files than `tokenizer.json` may hold: tokens, and characters of each. Every place where a token may be cut is
+ * looked at, so the work grows with the square of its length.
+ */
+export const MAX_TOKENS = 2 ** 21, MAX_TOKEN_CHARACTERS = 1024;
+
 /** A part of the file, such as a normaliser: its type and its settings. */
 export type Part = { readonly type?: unknown } & Readonly<Record<string, unknown>>;
 

@@ -11,7 +11,7 @@
 import { Bpe, type Merge } from "./bpe.ts";
 import { FALLBACK_NAMES } from "./bytes.ts";
 import { Charsmap, fromBase64 } from "./charsmap.ts";
-import { escape, type Part, refuse, type TokenizerJson } from "./json.ts";
+import { escape, MAX_TOKEN_CHARACTERS, MAX_TOKENS, type Part, refuse, type TokenizerJson } from "./json.ts";
 import { keeping } from "./keep.ts";
 import type { Model } from "./model.ts";
 import { readFields } from "./protobuf.ts";
@@ -70,6 +70,7 @@ export function readSentencePiece(bytes: Uint8Array<ArrayBuffer>): TokenizerJson
   for (const { field, bytes: message } of readFields(bytes)) {
     if (message === undefined) continue;
     if (field === 1) pieces.push(readPiece(message, pieces.length));
+    if (pieces.length > MAX_TOKENS) refuse(`SentencePiece with at most ${MAX_TOKENS} pieces`, "more");
     if (field === 2) trainer = message;
     if (field === 3) normalizer = message;
     if (field === 5) denormalizer = message;
@@ -135,6 +136,9 @@ function readPiece(message: Uint8Array<ArrayBuffer>, id: number): Piece {
   }
   if (kind === undefined) refuse("SentencePiece with known kinds of pieces", `piece ${id}`);
   if (text === undefined || text === "") refuse("SentencePiece without empty pieces", `piece ${id}`);
+  if (text.length > MAX_TOKEN_CHARACTERS) {
+    refuse(`SentencePiece with pieces of at most ${MAX_TOKEN_CHARACTERS} characters`, `piece ${id}`);
+  }
   if (!Number.isFinite(score)) refuse("SentencePiece with finite scores", `${score}, piece ${id}`);
   return [text, score, kind];
 }

@@ -6,7 +6,7 @@
 import { contentOf } from "./added.ts";
 import { levelName } from "./bytes.ts";
 import { fromBase64 } from "./charsmap.ts";
-import { refuse, type TokenizerJson } from "./json.ts";
+import { MAX_TOKEN_CHARACTERS, MAX_TOKENS, refuse, type TokenizerJson } from "./json.ts";
 
 /** The names that such a file has in checkpoints. */
 export const TIKTOKEN_FILES: readonly string[] = ["transnormer_100k.tiktoken", "tokenizer.tiktoken"];
@@ -67,6 +67,9 @@ export function readTiktoken(text: string, name: string): TokenizerJson {
     const token = levelName(fromBase64(base64, `${name} with byte strings`));
     if (token === "" || tokens[Number(rank)] !== undefined || Number(rank) >= text.length) {
       refuse(`${name} with one byte string of each rank`, line.slice(0, 80));
+    }
+    if (token.length > MAX_TOKEN_CHARACTERS || Number(rank) >= MAX_TOKENS) {
+      refuse(`${name} with at most ${MAX_TOKENS} tokens of ${MAX_TOKEN_CHARACTERS} bytes`, `rank ${rank}`);
     }
     tokens[Number(rank)] = token;
   }

@@ -183,10 +183,12 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
     size < 1_000_000,
     `${size} bytes of a worker: the limit of Cloudflare's free plan is 3 MB`,
   );
-  const { model } = JSON.parse(
+  const { model, memory } = JSON.parse(
     await run("node", ["programs/workerd.mjs", out, MODEL]),
   );
   checkText(model);
+  assert.equal(memory.length, 1, "one process of workerd");
+  console.log(`workerd, MB: ${memory}`);
   rows.set("Cloudflare Workers", ["yes", "yes", "yes", "no", "no"]);
 });
 

@@ -95,6 +95,11 @@ for (const answer of more) assert.equal(await textOf(await answer), texts[0]);
 const { hung, status } = await hanging;
 assert.equal(status, 503);
 await hung[Symbol.asyncDispose]();
+// The process of the runtime that is left: with one isolate, the model, and the object's database.
+const ids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
+const statuses = await Promise.all(ids.map((id) => readFile(`/proc/${id}/status`, "utf8").catch(() => "")));
+const memory = statuses.filter((text) => text.startsWith("Name:\tworkerd\n") && text.includes(`PPid:\t${process.pid}\n`))
+  .map((text) => Number(/VmRSS:\s+(\d+)/.exec(text)[1]) / 1000);
 await edge[Symbol.asyncDispose]();
-console.log(JSON.stringify({ model: texts[0] }));
+console.log(JSON.stringify({ model: texts[0], memory }));
 process.exit();
