@@ -18,6 +18,7 @@ import { write, writeError } from "./terminal.ts";
 
 export {
   backendOption,
+  groupOption,
   integer,
   items,
   location,
@@ -28,6 +29,7 @@ export {
   several,
   text,
   threads,
+  weightsOption,
 } from "./values.ts";
 export { frugalCommand, type Needs } from "./permissions.ts";
 export { downloadLine, pipedText, StatusLine, write } from "./terminal.ts";

@@ -81,6 +81,18 @@ export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
     .default(choice);
 }
 
+/** `--weights` of commands that load a model. */
+export function weightsOption() {
+  return new Option("--weights <type>", "how the backend stores matrices; auto: as they are, where it can")
+    .choices(["auto", "f32", "bf16", "f16", "int8", "int4"]).default("auto" as const);
+}
+
+/** `--group`, of integers. */
+export function groupOption() {
+  return new Option("--group <32|64>", "of int8 and int4: integers that share a scale")
+    .argParser(oneOf({ 32: 32, 64: 64 } as const)).default(32 as const);
+}
+
 /** `--permissions`, whose answer `frugalCommand` gives. */
 export function permissionsOption() {
   return new Option(

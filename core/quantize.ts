@@ -71,20 +71,67 @@ export function quantize(
   shape: readonly number[],
   { bits, group = 32 }: { bits: 8 | 4; group?: 32 | 64 },
 ): QuantizedWeight {
-  const operation = "quantize";
-  if (!(data instanceof Float32Array)) typeError(operation, "data must be a Float32Array", data);
-  checkQuantization(operation, shape, { bits, group });
-  checkDimensions(operation, shape, data.length);
-  const [outDim, inDim] = shape;
-  const { bytes, groups } = quantizedRow(inDim, { bits, group });
-  const values = new Uint8Array(outDim * bytes), scales = new Uint16Array(outDim * groups);
-  for (let o = 0; o < outDim; o++) {
+  if (!(data instanceof Float32Array)) typeError("quantize", "data must be a Float32Array", data);
+  const quantizer = new Quantizer(shape, { bits, group });
+  checkDimensions("quantize", shape, data.length);
+  quantizer.add(data);
+  return quantizer.finish();
+}
+
+/** Quantises a weight whose elements come in pieces, in order: of the elements only a row that is not whole is kept. */
+export class Quantizer {
+  readonly #weight: QuantizedWeight;
+  /** The row that is coming, where a piece ended within it. */
+  readonly #row: Float32Array;
+  /** Elements that have come. */
+  #count = 0;
+
+  readonly #name: string;
+
+  /** @param shape `[out, in]` @param name of the weight, in messages */
+  constructor(shape: readonly number[], quantization: Quantization, name = "data") {
+    checkQuantization("quantize", shape, quantization);
+    checkDimensions("quantize", shape);
+    const { bits, group } = quantization, [outDim, inDim] = shape;
+    const { bytes, groups } = quantizedRow(inDim, quantization);
+    const values = new Uint8Array(outDim * bytes), scales = new Uint16Array(outDim * groups);
+    this.#weight = { shape: [...shape], bits, group, values, scales };
+    this.#row = new Float32Array(inDim);
+    this.#name = name;
+  }
+
+  /** Takes the next elements, row by row; they must be finite. */
+  add(elements: Float32Array): void {
+    const inDim = this.#row.length;
+    for (let at = 0; at < elements.length;) {
+      const row = Math.floor(this.#count / inDim), begun = this.#count % inDim;
+      const part = elements.subarray(at, at + inDim - begun);
+      at += part.length;
+      this.#count += part.length;
+      if (part.length === inDim) this.#quantize(row, part);
+      else {
+        this.#row.set(part, begun);
+        if (begun + part.length === inDim) this.#quantize(row, this.#row);
+      }
+    }
+  }
+
+  /** The weight, once all elements have come. */
+  finish(): QuantizedWeight {
+    return this.#weight;
+  }
+
+  /** Writes integers and scales of a row. */
+  #quantize(o: number, row: Float32Array): void {
+    const { bits, group, values, scales } = this.#weight;
+    const { bytes, groups } = quantizedRow(row.length, { bits, group });
     for (let g = 0; g < groups; g++) {
-      const start = o * inDim + g * group;
-      const elements = data.subarray(start, Math.min(start + group, (o + 1) * inDim));
+      const elements = row.subarray(g * group, (g + 1) * group);
       let most = 0;
       for (const value of elements) {
-        if (!Number.isFinite(value)) rangeError(operation, "data must be finite", value, `row ${o}`);
+        if (!Number.isFinite(value)) {
+          rangeError("quantize", `${this.#name} must be finite`, value, `row ${o}`);
+        }
         if (Math.abs(value) > Math.abs(most)) most = value;
       }
       let best = 0, least = Infinity;
@@ -102,7 +149,6 @@ export function quantize(
       }
     }
   }
-  return { shape: [...shape], bits, group, values, scales };
 }
 
 function integer(value: number, scale: number, bits: 8 | 4): number {

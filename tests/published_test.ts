@@ -82,7 +82,21 @@ for (const [name, ranged] of Object.entries(CHECKPOINTS)) {
       using original = await TransNormerLLM.load(folder, { backend });
       assert.equal(model.fingerprint, original.fingerprint);
       const files = [...Deno.readDirSync(`${out}/plain`)].map(({ name }) => name);
-      assert(files.includes("model.safetensors") && !files.some((name) => name.endsWith(".bin")));
+      assert.deepEqual(
+        files.filter((name) => !/^(generation_config|introduction)\.json$/.test(name)).sort(),
+        [
+          "config.json",
+          "model.safetensors",
+          "tokenizer.json",
+          "tokenizer_config.json",
+        ],
+      );
+      const texts = ["Lightning attention  is 1,234 \u00e9\u0301 \u{1f600}\n\t</s>", ""];
+      for (const text of texts) {
+        const ids = original.tokenizer!.encode(text);
+        assert.deepEqual(model.tokenizer!.encode(text), ids);
+        assert.equal(model.tokenizer!.decode(ids), original.tokenizer!.decode(ids));
+      }
       // What is BF16 already, or is halved to it, loses no more than BF16 does.
       for (const weights of ["bf16", "f16"] as const) {
         await convertModel(folder, `${out}/${weights}`, { weights });
