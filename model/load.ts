@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { FloatType } from "../core/dtype.ts";
+import type { DType, FloatType } from "../core/dtype.ts";
 import type { Backend } from "../core/tensor.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { type Quantization, quantizedRow, Quantizer } from "../core/quantize.ts";
@@ -17,7 +17,7 @@ import {
   parseGenerationConfig,
   type TransNormerConfig,
 } from "./config.ts";
-import { bitsOf, isInteger, type MatrixType, matrixType, to16Bits } from "./matrices.ts";
+import { bitsOf, isInteger, matrixType, to16Bits } from "./matrices.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { type HubOptions, openSource, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
@@ -60,7 +60,7 @@ export interface LoadOptions extends HubOptions {
    *
    * A model that is quantised in its files takes `"auto"` only.
    */
-  weights?: "auto" | MatrixType;
+  weights?: "auto" | DType;
   /** Of `"int8"` and `"int4"`: elements that share a scale; default 32. */
   group?: 32 | 64;
   /** Stops loading; its reason is thrown, and what was uploaded is given back. */
@@ -102,7 +102,7 @@ export async function loadCheckpoint(
   options: LoadOptions,
 ): Promise<Checkpoint> {
   options.signal?.throwIfAborted();
-  checkMatrixType(backend, options);
+  checkOptions(backend, options);
   const source = openSource(location, options);
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));
@@ -126,7 +126,7 @@ export async function loadCheckpoint(
 }
 
 /** Checks what does not depend on the checkpoint. */
-function checkMatrixType(backend: Backend, { weights = "auto", group = 32 }: LoadOptions): void {
+function checkOptions(backend: Backend, { weights = "auto", group = 32 }: LoadOptions): void {
   const { dtypes } = backend.machine, types = ["auto", ...dtypes, "int8", "int4"];
   if (!types.includes(weights)) {
     const known = types.map((type) => `"${type}"`).join(", ").replace(/, (?=[^,]*$)/, " or ");
@@ -189,7 +189,7 @@ async function readWeights(
 class Uploads implements Disposable {
   readonly #backend: Backend;
   readonly #config: TransNormerConfig;
-  readonly #weights: "auto" | MatrixType;
+  readonly #weights: "auto" | DType;
   readonly #group: 32 | 64;
   readonly #tensors = new Map<string, Tensor>();
   readonly #hashes: (readonly [name: string, dtype: string, hash: string])[] = [];
@@ -270,7 +270,7 @@ class Uploads implements Disposable {
   }
 
   /** How a matrix is stored on the backend. */
-  #typeOf({ name, dtype }: StoredTensor, tied: boolean): MatrixType {
+  #typeOf({ name, dtype }: StoredTensor, tied: boolean): DType {
     if (this.#weights !== "auto") return matrixType(name, this.#weights, tied);
     const stored = dtype.toLowerCase() as FloatType;
     return this.#backend.machine.dtypes.includes(stored) ? stored : "f32";
@@ -279,7 +279,7 @@ class Uploads implements Disposable {
   /** Takes a part of a tensor's bytes to the backend, or to where it is quantised. */
   #convert(
     name: string,
-    type: MatrixType,
+    type: DType,
     { name: tensor, dtype, byteLength }: StoredTensor,
     bytes: Uint8Array<ArrayBuffer>,
     begin: number,
@@ -298,7 +298,7 @@ class Uploads implements Disposable {
   }
 
   /** What {@linkcode Checkpoint.fingerprint} says of a tensor that is not stored as it came. */
-  #change(type: MatrixType, { dtype }: StoredTensor): string {
+  #change(type: DType, { dtype }: StoredTensor): string {
     if (INTEGERS.includes(dtype) || type === "f32" || type === dtype.toLowerCase()) return "";
     return isInteger(type) ? ` as ${type}, ${this.#group}` : ` as ${type}`;
   }

@@ -5,14 +5,12 @@
  * @module
  */
 import { toBfloat16s } from "../core/bfloat16.ts";
+import type { DType } from "../core/dtype.ts";
 import { rangeError } from "../core/errors.ts";
 import { toHalf } from "../core/half.ts";
 
-/** How a matrix may be stored. */
-export type MatrixType = "f32" | "bf16" | "f16" | "int8" | "int4";
-
 /** Whether a matrix is stored as integers. */
-export function isInteger(type: MatrixType): type is "int8" | "int4" {
+export function isInteger(type: DType): type is "int8" | "int4" {
   return type === "int8" || type === "int4";
 }
 
@@ -25,7 +23,7 @@ export function bitsOf(type: "int8" | "int4"): 8 | 4 {
  * How one matrix is stored where all are asked to be `type`. An embedding that does not serve as `lm_head` keeps 8 bits
  * with int4: it costs nothing but its size, as one row is read per token.
  */
-export function matrixType(name: string, type: MatrixType, tied: boolean): MatrixType {
+export function matrixType(name: string, type: DType, tied: boolean): DType {
   return type === "int4" && name.startsWith("model.embed_tokens.") && !tied ? "int8" : type;
 }
 

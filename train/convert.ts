@@ -22,12 +22,13 @@ import {
   StatusLine,
   write,
 } from "../cli/mod.ts";
+import type { DType } from "../core/dtype.ts";
 import { rangeError } from "../core/errors.ts";
 import { quantizedRow, Quantizer } from "../core/quantize.ts";
 import { createBackend } from "../mod.ts";
 import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
-import { bitsOf, isInteger, type MatrixType, matrixType, to16Bits } from "../model/matrices.ts";
+import { bitsOf, isInteger, matrixType, to16Bits } from "../model/matrices.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { readTokenizerFiles } from "../model/tokenizer/files.ts";
 import { encodeSafetensorsHeader, toFloat32 } from "../model/safetensors.ts";
@@ -42,7 +43,7 @@ const OPERATION = "convertModel";
 const COPIED = ["generation_config.json", "introduction.json"];
 
 /** How matrices may be stored in the file. */
-export type StoredWeights = Exclude<MatrixType, "f32">;
+export type StoredWeights = Exclude<DType, "f32">;
 
 /** Options of {@linkcode convertModel}. */
 export interface ConvertOptions {
