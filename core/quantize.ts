@@ -126,9 +126,10 @@ export class Quantizer {
     const { bits, group, values, scales } = this.#weight;
     const { bytes, groups } = quantizedRow(row.length, { bits, group });
     for (let g = 0; g < groups; g++) {
-      const elements = row.subarray(g * group, (g + 1) * group);
+      const from = g * group, to = Math.min(from + group, row.length);
       let most = 0;
-      for (const value of elements) {
+      for (let i = from; i < to; i++) {
+        const value = row[i];
         if (!Number.isFinite(value)) {
           rangeError("quantize", `${this.#name} must be finite`, value, `row ${o}`);
         }
@@ -136,31 +137,43 @@ export class Quantizer {
       }
       let best = 0, least = Infinity;
       for (const largest of LARGEST[bits]) {
-        const candidate = toBfloat16(most / largest), scale = fromBfloat16(candidate);
-        const error = LARGEST[bits].length === 1 ? 0 : squaredError(elements, scale, bits);
+        const candidate = toBfloat16(most / largest);
+        const error = bits === 8 ? 0 : squaredError(row, from, to, fromBfloat16(candidate), least);
         if (error < least) [best, least] = [candidate, error];
       }
       scales[o * groups + g] = best;
       const scale = fromBfloat16(best);
-      for (let i = 0; i < elements.length; i++) {
-        const q = integer(elements[i], scale, bits), at = g * group + i;
-        if (bits === 8) values[o * bytes + at] = q;
-        else values[o * bytes + (at >> 1)] |= (q + 8) << (at & 1 ? 4 : 0);
+      if (scale === 0) {
+        if (bits === 4) {
+          for (let i = from; i < to; i++) values[o * bytes + (i >> 1)] |= 8 << (i & 1 ? 4 : 0);
+        }
+      } else if (bits === 8) {
+        for (let i = from; i < to; i++) {
+          values[o * bytes + i] = Math.max(-127, Math.min(127, Math.floor(row[i] / scale + 0.5)));
+        }
+      } else {
+        for (let i = from; i < to; i++) {
+          values[o * bytes + (i >> 1)] |= (integer4(row[i], scale) + 8) << (i & 1 ? 4 : 0);
+        }
       }
     }
   }
 }
 
-function integer(value: number, scale: number, bits: 8 | 4): number {
-  if (scale === 0) return 0;
-  const q = Math.round(value / scale);
-  return bits === 8 ? Math.max(-127, Math.min(127, q)) : Math.max(-8, Math.min(7, q));
+/**
+ * Integer of 4 bits; the scale is not zero. `Math.round` takes three times as long, and gives the same: between a quotient
+ * of f32 by bfloat16 and a half lies at least a step of f32.
+ */
+function integer4(value: number, scale: number): number {
+  const q = Math.floor(value / scale + 0.5);
+  return q > 7 ? 7 : q < -8 ? -8 : q;
 }
 
-function squaredError(elements: Float32Array, scale: number, bits: 8 | 4): number {
+/** Squared error of a group with 4 bits, or more than `least` as soon as it is more. */
+function squaredError(row: Float32Array, from: number, to: number, scale: number, least: number): number {
   let sum = 0;
-  for (let i = 0; i < elements.length; i++) {
-    const error = elements[i] - scale * integer(elements[i], scale, bits);
+  for (let i = from; i < to && sum < least; i++) {
+    const error = row[i] - (scale === 0 ? 0 : scale * integer4(row[i], scale));
     sum += error * error;
   }
   return sum;

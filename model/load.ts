@@ -294,7 +294,7 @@ class Uploads implements Disposable {
     if (isInteger(type)) return this.#quantizer!.add(values);
     const target = this.#tensors.get(name)!;
     const elements = type === "f32" ? values : to16Bits(OPERATION, values, type, where);
-    this.#backend.write(target, elements, begin / byteLength * target.size);
+    this.#backend.write(target, elements, begin / (byteLength / target.size));
   }
 
   /** What {@linkcode Checkpoint.fingerprint} says of a tensor that is not stored as it came. */
