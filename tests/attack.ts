@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
 import type { Lag } from "./attacked.ts";
 import { ATTACKS, type Target } from "./attackers.ts";
 import { fuzzBodies, fuzzFiles, fuzzHttp, fuzzStores } from "./fuzz.ts";
@@ -22,8 +23,8 @@ const HONEST = "honest-key", HOSTILE = "hostile-key";
 const ASKED = { prompt: "The state of the Union", max_tokens: 24, temperature: 0, stream: true };
 
 const folder = await Deno.makeTempDir();
-const model = new URL("../models/sotu", import.meta.url).pathname;
-const main = new URL("./attacked.ts", import.meta.url).pathname;
+const model = fileURLToPath(new URL("../models/sotu", import.meta.url));
+const main = fileURLToPath(new URL("./attacked.ts", import.meta.url));
 const run = [
   `"$0" run -A --no-check "${main}" --model "${model}" --sessions "${folder}" --port 0`,
   "--backend wasm",

@@ -6,6 +6,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
 import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
@@ -165,7 +166,7 @@ Deno.test("Deno: the same, and attention without any permission", async () => {
 Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
   const out = `${FOLDER}/worker`;
   await build({
-    entryPoints: [new URL("examples/cloudflare/main.ts", ROOT).pathname],
+    entryPoints: [fileURLToPath(new URL("examples/cloudflare/main.ts", ROOT))],
     nodePaths: [installed("")],
     outdir: out,
     bundle: true,
