@@ -203,6 +203,15 @@ Deno.test("a program for one backend loads nothing of the other", () => {
   }
 });
 
+Deno.test("a model and a server load the kernels of no backend but the one that they are given", () => {
+  const { exports } = JSON.parse(Deno.readTextFileSync(new URL("deno.json", ROOT)));
+  const kernels = (path: string) => /^(gpu|wasm)\//.test(path) || path === "serve/page/assets.ts";
+  for (const name of ["./tnl/bare", "./serve/bare"]) {
+    assert.deepEqual([...reached(exports[name].slice(2))].filter(kernels), [], `what ${name} reaches`);
+  }
+  for (const name of ["./tnl", "./serve"]) assert([...reached(exports[name].slice(2))].some(kernels), name);
+});
+
 Deno.test("the first run fetches what the library uses, and nothing that only development needs", () => {
   // What a room outside development imports of packages; their subpaths belong to them.
   const used = new Set(

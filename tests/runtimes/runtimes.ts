@@ -179,7 +179,9 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
     assetNames: "[name]",
     logLevel: "warning",
   });
-  const { size } = gzipped(await Deno.readTextFile(`${out}/main.js`));
+  // The kernels are files; the one text holds neither them nor shaders.
+  const { size, wgsl, wasm } = gzipped(await Deno.readTextFile(`${out}/main.js`));
+  assert.deepEqual([wgsl, wasm], [false, false]);
   assert(
     size < 1_000_000,
     `${size} bytes of a worker: the limit of Cloudflare's free plan is 3 MB`,
@@ -312,9 +314,19 @@ Deno.test("a bundle for one backend holds nothing of the other, and only what it
   assert.deepEqual([webgpu.wgsl, webgpu.wasm], [true, false]);
   // Names that only shaders of gradients have.
   assert.doesNotMatch(text, /\b(dWeight|dOutput|dTheta)\b/);
+  // A model on one of them.
+  const model = 'export { TransNormerLLM } from "@levin/attention/tnl/bare";';
+  const models = await Promise.all(
+    ["wasm", "webgpu"].map((backend) =>
+      bundled(`${model} export { createBackend } from "@levin/attention/${backend}";`)
+    ),
+  );
+  assert.deepEqual(models.map(gzipped).map(({ wgsl, wasm }) => [wgsl, wasm]), [[false, true], [true, false]]);
   console.log("\n| bundle | KB, gzip |\n|---|--:|");
   const whole = gzipped(await bundled(`${attention} "@levin/attention";`));
-  for (const [name, { size }] of Object.entries({ wasm, webgpu, whole })) {
+  const [wasmModel, webgpuModel] = models.map(gzipped);
+  const sizes = { wasm, webgpu, whole, "wasm, model": wasmModel, "webgpu, model": webgpuModel };
+  for (const [name, { size }] of Object.entries(sizes)) {
     console.log(`| ${name} | ${(size / 1000).toFixed(1)} |`);
   }
 });
