@@ -8,7 +8,6 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   type Tensor,
-  wasmKernels,
 } from "../mod.ts";
 import {
   adamw,
@@ -21,6 +20,7 @@ import {
 } from "../core/gradients.ts";
 import { linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
 import { LinearMemory } from "../wasm/memory.ts";
+import { wasmKernels } from "../wasm/module.ts";
 import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
 import * as reference from "./reference.ts";
 

@@ -301,6 +301,44 @@ async function bundled(line: string): Promise<string> {
   return outputFiles[0].text;
 }
 
+/** A program of one line, bundled with code splitting: the texts that load at its start, and those that may follow. */
+async function split(line: string): Promise<{ start: string[]; later: string[] }> {
+  const { outputFiles, metafile: { outputs } } = await build({
+    stdin: { contents: line, resolveDir: FOLDER },
+    absWorkingDir: FOLDER,
+    outdir: "out",
+    bundle: true,
+    minify: true,
+    format: "esm",
+    splitting: true,
+    metafile: true,
+    write: false,
+    logLevel: "warning",
+  });
+  const start = new Set(["out/stdin.js"]);
+  for (const name of start) {
+    for (const { path, kind } of outputs[name].imports) if (kind === "import-statement") start.add(path);
+  }
+  const parts = Map.groupBy(outputFiles, ({ path }) => start.has(path.slice(FOLDER.length + 1)));
+  const texts = (isStart: boolean) => (parts.get(isStart) ?? []).map(({ text }) => text);
+  return { start: texts(true), later: texts(false) };
+}
+
+Deno.test("a page on either backend starts with the kernels of none", async () => {
+  for (
+    const line of [
+      'export * from "@levin/attention";',
+      'export { createBackend, lightningAttention } from "@levin/attention";',
+      'export { TransNormerLLM } from "@levin/attention/tnl";',
+    ]
+  ) {
+    const { start, later } = await split(line);
+    assert(start.every((text) => !text.includes(WGSL) && !text.includes(WASM)), line);
+    assert(later.some((text) => text.includes(WGSL)) && later.some((text) => text.includes(WASM)), line);
+    assert(!later.some((text) => text.includes(WGSL) && text.includes(WASM)), line);
+  }
+});
+
 Deno.test("a bundle for one backend holds nothing of the other, and only what it calls", async () => {
   const attention = "export { createBackend, lightningAttention, lightningAttentionStep } from";
   const wasm = gzipped(await bundled(`${attention} "@levin/attention/wasm";`));
