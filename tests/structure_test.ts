@@ -46,7 +46,9 @@ function* sourcesIn(folder: string, extensions: readonly string[] = [".ts"]): Ge
   }
 }
 
-const roomOf = (path: string) => path.includes("/") ? path.slice(0, path.indexOf("/")) : "";
+/** The room of a file; `build.ts` is a command and not of the library. */
+const roomOf = (path: string) =>
+  path.includes("/") ? path.slice(0, path.indexOf("/")) : path === "build.ts" ? "build" : "";
 
 /** Whether a file is AssemblyScript, whose imports have no extensions. */
 const isAssembly = (path: string) =>
