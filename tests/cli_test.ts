@@ -312,3 +312,15 @@ Deno.test("commands that users start ask for no more than kinds of permissions",
     assert.doesNotMatch(tasks[name].command, / -A | --allow-(all|run|ffi|sys)\b/, name);
   }
 });
+
+Deno.test("tasks take what the lock says and nothing else", () => {
+  const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+  for (const [name, { command }] of Object.entries<{ command: string }>(tasks)) {
+    if (name === "lock") continue; // which writes it
+    for (const part of command.replace(/"\$\(.*?\)"/, "").split("&&").map((part) => part.trim())) {
+      if (/^deno (run|test|bench|check) /.test(part)) {
+        assert.match(part, / --lock=deno\.(run\.|demo\.)?lock --frozen\b/, `${name}: ${part}`);
+      }
+    }
+  }
+});
