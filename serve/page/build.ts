@@ -33,7 +33,7 @@ async function build({ check }: { check: boolean }): Promise<void> {
       "index.html": { type: "text/html", body: await Deno.readTextFile(here("index.html")) },
       "style.css": { type: "text/css", body: await Deno.readTextFile(here("style.css")) },
     };
-    const HASHED = /([\w.]+)-[A-Z0-9]{8}\.js/g;
+    const HASHED = /(?<![\w.])([\w.]+)-[A-Z0-9]{8}\.js/g; // kernels are one long word
     // The bundler's hashes depend on where the checkout lies: a hash of the contents replaces them, and where several
     // scripts differ in nothing else, a number.
     const withoutHash = (text: string) => text.replaceAll(HASHED, "$1-.js");
