@@ -6,14 +6,13 @@ import { textFiles } from "./serve_setup.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 
-/** All commands with options: the tasks whose scripts call `cli()`, with what Deno is started with. */
+/** The scripts of all tasks that run one: what Deno is started with, the script last. */
 const COMMANDS: Readonly<Record<string, readonly string[]>> = Object.fromEntries(
   Object.entries<{ command: string }>(JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`)).tasks)
     .flatMap(([name, { command }]) => {
       // What the shell puts there is the cache of models from the hub; these tests have none.
       const words = command.replace(/"\$\(.*?\)"/, "no-cache").split(" "), script = words.at(-1)!;
-      const isScript = words[0] === "deno" && words[1] === "run" && /^[\w/]+\.ts$/.test(script);
-      if (!isScript || !/\bcli\(/.test(Deno.readTextFileSync(ROOT + script))) return [];
+      if (words[0] !== "deno" || words[1] !== "run" || words.includes("&&")) return [];
       const flags = words.slice(1, -1).map((word) => word.replace(/^--lock=/, `--lock=${ROOT}`));
       return [[name, [...flags, "--no-check", ROOT + script]]];
     }),
@@ -88,11 +87,15 @@ const QUICK = ["--backend", "wasm", "--temperature", "0", "--max-tokens", "8"];
 
 Deno.test("every command says on stdout what it takes, without colours", async () => {
   const names = Object.keys(COMMANDS);
-  for (const name of ["generate", "score", "serve", "train", "convert", "demo"]) {
+  for (
+    const name of ["generate", "score", "serve", "train", "convert", "demo", "build", "package", "attack"]
+  ) {
     assert(names.includes(name));
   }
   for (const name of names) {
-    assert.doesNotMatch(await Deno.readTextFile(COMMANDS[name].at(-1)!), /\bparseArgs\b/);
+    const source = await Deno.readTextFile(COMMANDS[name].at(-1)!);
+    assert.match(source, /\bawait cli\(/, name);
+    assert.doesNotMatch(source, /\bparseArgs\b|\bDeno\.args(?!\.filter)/, name);
     const { code, out, err } = await run(name, ["--help"], {
       env: { FORCE_COLOR: "1" },
     });
@@ -307,5 +310,17 @@ Deno.test("commands that users start ask for no more than kinds of permissions",
   for (const name of ["train", "export", "curve", "convert", "generate", "score", "serve", "demo"]) {
     const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
     assert.doesNotMatch(tasks[name].command, / -A | --allow-(all|run|ffi|sys)\b/, name);
+  }
+});
+
+Deno.test("tasks take what the lock says and nothing else", () => {
+  const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+  for (const [name, { command }] of Object.entries<{ command: string }>(tasks)) {
+    if (name === "lock") continue; // which writes it
+    for (const part of command.replace(/"\$\(.*?\)"/, "").split("&&").map((part) => part.trim())) {
+      if (/^deno (run|test|bench|check) /.test(part)) {
+        assert.match(part, / --lock=deno\.(run\.|demo\.)?lock --frozen\b/, `${name}: ${part}`);
+      }
+    }
   }
 });

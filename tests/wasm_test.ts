@@ -8,7 +8,6 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   type Tensor,
-  wasmKernels,
 } from "../mod.ts";
 import {
   adamw,
@@ -22,6 +21,7 @@ import {
 import { embedding, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { LinearMemory } from "../wasm/memory.ts";
+import { wasmKernels } from "../wasm/module.ts";
 import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
 import * as reference from "./reference.ts";
 
