@@ -231,7 +231,9 @@ Deno.test("weights in bf16 give the bits of the same weights in f32", async () =
           }
         }
         const ids = [outDim - 1, 0, outDim - 1, outDim >> 1];
-        const [actual, expected] = [weight, wide].map((table) => scope.keep(embedding(table, ids, { scale: 1.7 })));
+        const [actual, expected] = [weight, wide].map((table) =>
+          scope.keep(embedding(table, ids, { scale: 1.7 }))
+        );
         assertSameBits(await actual.data(), await expected.data(), `embedding of width ${inDim}`);
       }
     }
