@@ -9,6 +9,7 @@ import { type Device, type Store, storeOf } from "./device.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
 import { dequantized, multiplyQuantized } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
+import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
 import { transpose } from "./transpose.ts";
 
@@ -38,13 +39,14 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
   const x = storeOf(call.x), bias = call.bias && storeOf(call.bias), output = storeOf(call.output);
   const residual = call.residual && storeOf(call.residual);
   const product = { x, weight, bias, residual, output, rows, inDim, outDim, stride: outDim };
-  const in4 = multipleOf4(inDim), out4 = rows <= FEW_ROWS ? outDim : multipleOf4(outDim);
-  if (in4 === inDim && out4 === outDim) return multiplyVectors(device, product);
+  const few = rows <= FEW_ROWS;
+  const inside = roundUp(inDim, few ? 8 : 4), outside = few ? outDim : roundUp(outDim, 4);
+  if (inside === inDim && outside === outDim) return multiplyVectors(device, product);
 
   using scope = device.scope();
-  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
-  const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, out4]);
-  const result = outDim === out4 ? output : scope.allocate([rows, out4], output.dtype);
+  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, inside]);
+  const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, outside]);
+  const result = outDim === outside ? output : scope.allocate([rows, outside], output.dtype);
   multiplyVectors(device, {
     x: inputs(x),
     weight: inputs(weight),
@@ -52,11 +54,11 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
     residual: residual && outputs(residual),
     output: result,
     rows,
-    inDim: in4,
+    inDim: inside,
     outDim,
-    stride: out4,
+    stride: outside,
   });
-  if (outDim !== out4) pad(device, result, [1, out4], [1, outDim], output);
+  if (outDim !== outside) pad(device, result, [1, outside], [1, outDim], output);
 }
 
 /** A product whose operands can be read as vectors. */
@@ -72,7 +74,7 @@ interface Product {
   /** `[rows, stride]` */
   readonly output: Store;
   readonly rows: number;
-  /** A multiple of 4. */
+  /** A multiple of 4; if there are few rows, of 8. */
   readonly inDim: number;
   readonly outDim: number;
   /** outDim; if there are many rows, the next multiple of 4. */
@@ -84,6 +86,7 @@ function multiplyVectors(
   { x, weight, bias, residual, output, rows, inDim, outDim, stride }: Product,
 ): void {
   const few = rows <= FEW_ROWS;
+  const rowsOfPass = rows === 1 ? 1 : Math.min(roundUp(rows, 4), ROWS_OF_PASS);
   const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
   const edge = wide ? 128 : 64;
   const team = inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
@@ -99,7 +102,8 @@ function multiplyVectors(
     THREADS: wide ? 256 : 128,
     BUFFERS: buffersOf(device),
     TEAM: team,
-    ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
+    PACKED: weight.dtype === "bf16",
+    ROWS: rowsOfPass,
     BIAS: bias !== undefined,
     RESIDUAL: residual !== undefined,
   };
@@ -116,11 +120,11 @@ function multiplyVectors(
       const residualPart = residual?.window(first, length) ?? device.nothing;
       const outputPart = output.window(first, length);
       const workgroups = few
-        ? Math.ceil(outCount / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
+        ? Math.ceil(outCount / (4 * 128 / team)) * Math.ceil(count / rowsOfPass)
         : Math.ceil(count / edge) * Math.ceil(outCount / edge);
       const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups };
       if (few) {
-        const kernel = device.kernel(shaders.linear.fewRows, {
+        const kernel = device.kernel(rows === 1 ? shaders.linear.oneRow : shaders.linear.fewRows, {
           access: { scalarOutput: "update" },
           types,
           constants,

@@ -80,7 +80,7 @@ export class WebgpuMachine implements Machine {
   constructor(device: Device, reason: string, gradients?: WebgpuGradients) {
     this.device = device;
     this.info = { reason, device: device.name, threads: 1 };
-    this.dtypes = device.half ? ["f32", "f16"] : ["f32"];
+    this.dtypes = device.half ? ["f32", "f16", "bf16"] : ["f32", "bf16"];
     this.operations = {
       lightning: (call) => lightning(device, call),
       lightningStep: (call) => lightningStep(device, call),
