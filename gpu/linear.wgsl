@@ -4,6 +4,10 @@
 //   tiled     one workgroup per tile of 128 × 128 (WIDE) or 64 × 64 results: bound by arithmetic
 //   fewRows   TEAM threads per 4 columns of the result, 16 rows at most: bound by reading the weight once
 //   oneRow    the same for one row
+//   factors   what NORMED needs of more than one row
+//
+// NORMED, for few rows: of each row the product is divided by sqrt(mean(normed²) + eps), which makes x weightᵀ into
+// norm(x) weightᵀ where normed is x. GATED, for one row: the result is multiplied by that with another weight and bias.
 //
 // inDim is a multiple of 4 and outDim too in `tiled`; inDim is a multiple of 8 in the others (the host pads what is not).
 // Accumulators are matrices by name, and the steps through workgroup memory are written out: arrays and loops there cost
@@ -19,6 +23,8 @@ override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to
 override ROWS: u32;    // of fewRows, at most: 4, 8, 12 or 16
 override BIAS: bool;
 override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
 
 struct Parameters {
   rows: u32,
@@ -27,6 +33,7 @@ struct Parameters {
   firstOut: u32,
   stride: u32,    // elements of a row of the output: outDim, padded
   workgroups: u32,
+  eps: f32,
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>; // [rows, inVectors]
@@ -44,11 +51,12 @@ fn weights(at: u32) -> vec4<f32> {
 
 // Vectors 2 · at and 2 · at + 1 of the weight: 16 bytes of bfloat16.
 fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at]);
-    return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
-  }
+  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
   return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+}
+
+fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
 }
 
 // ------------------------------------------------------------------------------------------------------- tiled
@@ -205,6 +213,7 @@ fn tiled(
 @group(0) @binding(2) var<storage, read> scalarBias: array<Bias>; // [stride]
 @group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>; // [rows, stride]
 @group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>; // [rows, stride]
+@group(0) @binding(5) var<storage, read> rowFactors: array<f32>; // [rows]
 
 override TEAM: u32; // threads that share 4 columns of the result, 32 to 128
 
@@ -231,6 +240,7 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   let global = parameters.firstOut + column;
   let at = row * parameters.stride + global;
   var y = sum;
+  if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
   if (RESIDUAL) { y += f32(scalarResidual[at]); }
   scalarOutput[at] = Output(y);
@@ -307,7 +317,30 @@ fn fewRows(
 
 // ------------------------------------------------------------------------------------------------------ oneRow
 
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>; // [inVectors]; of factors [rows, inVectors]
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>; // as weight
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>; // [stride]
+
 var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquare: array<f32, 128>;
+
+// weightPair of gateWeight.
+fn gatePair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
+  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+}
+
+// The sum of the squares of vectors 2 · at and 2 · at + 1 of normed, added to `sum`.
+fn addSquares(sum: f32, at: u32) -> f32 {
+  let left = vec4<f32>(normed[2u * at]);
+  let right = vec4<f32>(normed[2u * at + 1u]);
+  return sum + dot(left, left) + dot(right, right);
+}
+
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+}
 
 @compute @workgroup_size(128)
 fn oneRow(
@@ -326,6 +359,8 @@ fn oneRow(
   let at2 = min(column + 2u, last) * pairs;
   let at3 = min(column + 3u, last) * pairs;
   var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var square = 0.0;
   for (var i = lane; i < pairs; i += TEAM) {
     let w0 = weightPair(at0 + i);
     let w1 = weightPair(at1 + i);
@@ -335,12 +370,67 @@ fn oneRow(
     let x1 = vec4<f32>(x[2u * i + 1u]);
     sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
     sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
+    if (GATED) {
+      let g0 = gatePair(at0 + i);
+      let g1 = gatePair(at1 + i);
+      let g2 = gatePair(at2 + i);
+      let g3 = gatePair(at3 + i);
+      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
+      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
+    }
+    if (NORMED) { square = addSquares(square, i); }
   }
   partialRow[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquare[thread] = square; }
   for (var half = TEAM / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane < half) { partialRow[thread] += partialRow[thread + half]; }
+    if (lane < half) {
+      partialRow[thread] += partialRow[thread + half];
+      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
+      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
+    }
   }
   workgroupBarrier();
-  if (lane < 4u) { writeScalar(0u, column + lane, partialRow[thread - lane][lane]); }
+  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column + lane;
+  let team = thread - lane;
+  var factor = 1.0;
+  if (NORMED) { factor = factorOf(partialSquare[team]); }
+  var y = partialRow[team][lane];
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (GATED) {
+    var gate = partialGate[team][lane] * factor;
+    if (BIAS) { gate += f32(gateBias[global]); }
+    y *= gate;
+  }
+  if (RESIDUAL) { y += f32(scalarResidual[global]); }
+  scalarOutput[global] = Output(y);
+}
+
+// ----------------------------------------------------------------------------------------------------- factors
+
+@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>; // [rows]
+
+// The factor of NORMED for each row, one workgroup per row: sums in the order of oneRow.
+@compute @workgroup_size(128)
+fn factors(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let pairs = parameters.inVectors / 2u;
+  var square = 0.0;
+  if (thread < TEAM) {
+    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
+  }
+  partialSquare[thread] = square;
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
+  }
+  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
 }

@@ -980,6 +980,8 @@ override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -987,6 +989,7 @@ struct Parameters {
   firstOut: u32,
   stride: u32,
   workgroups: u32,
+  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
@@ -999,11 +1002,11 @@ fn weights(at: u32) -> vec4<f32> {
   return vec4<f32>(weight[at]);
 }
 fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at]);
-    return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
-  }
+  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
   return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+}
+fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
 }
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
@@ -1138,6 +1141,7 @@ fn tiled(
 @group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
 @group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
 @group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
+@group(0) @binding(5) var<storage, read> rowFactors: array<f32>;
 override TEAM: u32;
 var<workgroup> partial: array<mat4x4<f32>, 128>;
 fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
@@ -1158,6 +1162,7 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   let global = parameters.firstOut + column;
   let at = row * parameters.stride + global;
   var y = sum;
+  if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
   if (RESIDUAL) { y += f32(scalarResidual[at]); }
   scalarOutput[at] = Output(y);
@@ -1225,7 +1230,24 @@ fn fewRows(
   if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
   if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
 }
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
 var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquare: array<f32, 128>;
+fn gatePair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
+  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+}
+fn addSquares(sum: f32, at: u32) -> f32 {
+  let left = vec4<f32>(normed[2u * at]);
+  let right = vec4<f32>(normed[2u * at + 1u]);
+  return sum + dot(left, left) + dot(right, right);
+}
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+}
 @compute @workgroup_size(128)
 fn oneRow(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -1243,6 +1265,8 @@ fn oneRow(
   let at2 = min(column + 2u, last) * pairs;
   let at3 = min(column + 3u, last) * pairs;
   var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var square = 0.0;
   for (var i = lane; i < pairs; i += TEAM) {
     let w0 = weightPair(at0 + i);
     let w1 = weightPair(at1 + i);
@@ -1252,14 +1276,64 @@ fn oneRow(
     let x1 = vec4<f32>(x[2u * i + 1u]);
     sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
     sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
+    if (GATED) {
+      let g0 = gatePair(at0 + i);
+      let g1 = gatePair(at1 + i);
+      let g2 = gatePair(at2 + i);
+      let g3 = gatePair(at3 + i);
+      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
+      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
+    }
+    if (NORMED) { square = addSquares(square, i); }
   }
   partialRow[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquare[thread] = square; }
   for (var half = TEAM / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane < half) { partialRow[thread] += partialRow[thread + half]; }
+    if (lane < half) {
+      partialRow[thread] += partialRow[thread + half];
+      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
+      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
+    }
   }
   workgroupBarrier();
-  if (lane < 4u) { writeScalar(0u, column + lane, partialRow[thread - lane][lane]); }
+  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column + lane;
+  let team = thread - lane;
+  var factor = 1.0;
+  if (NORMED) { factor = factorOf(partialSquare[team]); }
+  var y = partialRow[team][lane];
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (GATED) {
+    var gate = partialGate[team][lane] * factor;
+    if (BIAS) { gate += f32(gateBias[global]); }
+    y *= gate;
+  }
+  if (RESIDUAL) { y += f32(scalarResidual[global]); }
+  scalarOutput[global] = Output(y);
+}
+@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>;
+@compute @workgroup_size(128)
+fn factors(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let pairs = parameters.inVectors / 2u;
+  var square = 0.0;
+  if (thread < TEAM) {
+    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
+  }
+  partialSquare[thread] = square;
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
+  }
+  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
 }
 `;
 
@@ -1470,6 +1544,87 @@ fn main(
     sum += f32(position) * x[row * hidden + i] * (b * rotation.x - a * rotation.y);
   }
   dTheta[range * hidden + i] = sum;
+}
+`;
+
+// gpu/mixerStep.wgsl
+const mixerStepSource = `override HEAD: u32;
+override KEYS: u32;
+struct Parameters {
+  workgroups: u32,
+  heads: u32,
+  rowTable: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> decays: array<f32>;
+@group(0) @binding(2) var<storage, read> theta: array<f32>;
+@group(0) @binding(3) var<storage, read> tokens: array<vec2u>;
+@group(0) @binding(4) var<storage, read_write> states: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> attended: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> gated: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+var<workgroup> queries: array<f32, KEYS>;
+var<workgroup> keys: array<f32, KEYS>;
+var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let heads = parameters.heads;
+  let vectors = HEAD / 4u;
+  let tiles = (vectors + 15u) / 16u;
+  let index = id / tiles;
+  let row = index / heads;
+  let head = index % heads;
+  let queryAt = (row * 4u * heads + head) * vectors;
+  let keyAt = queryAt + heads * vectors;
+  for (var i = thread; i < HEAD; i += 256u) {
+    let query = activate(x[queryAt + i / 4u][i % 4u], 0);
+    let key = activate(x[keyAt + i / 4u][i % 4u], 0);
+    if (KEYS > HEAD) {
+      let encoded = cosSin(theta[head * HEAD + i], tokens[row].x);
+      queries[i] = query * encoded.x;
+      queries[i + HEAD] = query * encoded.y;
+      keys[i] = key * encoded.x;
+      keys[i + HEAD] = key * encoded.y;
+    } else {
+      queries[i] = query;
+      keys[i] = key;
+    }
+  }
+  workgroupBarrier();
+  let column = id % tiles * 16u + thread % 16u;
+  var stateRow = row;
+  if (parameters.rowTable != 0u) { stateRow = tokens[row].y; }
+  let stateAt = (stateRow * heads + head) * KEYS;
+  let change = decays[head];
+  let keep = select(0.0, 1.0, change <= 0.0);
+  var sum = vec4<f32>();
+  if (column < vectors) {
+    let value = x[keyAt + heads * vectors + column];
+    for (var i = thread / 16u; i < KEYS; i += 16u) {
+      let at = (stateAt + i) * vectors + column;
+      let old = states[at];
+      let update = fma(vec4<f32>(keys[i]), value, change * old);
+      let next = fma(vec4<f32>(keep), old, update);
+      states[at] = next;
+      sum = fma(vec4<f32>(queries[i]), next, sum);
+    }
+  }
+  partial[thread / 16u][thread % 16u] = sum;
+  for (var half = 8u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread / 16u < half) { partial[thread / 16u][thread % 16u] += partial[thread / 16u + half][thread % 16u]; }
+  }
+  if (thread < 16u && column < vectors) {
+    let o = partial[0][thread];
+    attended[index * vectors + column] = o;
+    gated[index * vectors + column] = o * x[keyAt + 2u * heads * vectors + column];
+  }
 }
 `;
 
@@ -2380,7 +2535,7 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 
 const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","THREADS","TEAM"],
+  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","NORMED","GATED","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2405,6 +2560,7 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
   fewRows: {
@@ -2417,6 +2573,7 @@ export const linear = /* @__PURE__ */ (() => ({
       scalarBias: [2, "read"],
       scalarResidual: [3, "read"],
       scalarOutput: [4, "read_write"],
+      rowFactors: [5, "read"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -2425,6 +2582,7 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
   oneRow: {
@@ -2437,6 +2595,9 @@ export const linear = /* @__PURE__ */ (() => ({
       scalarBias: [2, "read"],
       scalarResidual: [3, "read"],
       scalarOutput: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -2445,6 +2606,25 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
+    },
+  },
+  factors: {
+    ...linearModule,
+    entryPoint: "factors",
+    threads: 128,
+    bindings: {
+      factorsOut: [4, "read_write"],
+      normed: [5, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
 } as const))();
@@ -2538,6 +2718,36 @@ export const lrpeBackward = /* @__PURE__ */ (() => ({
       heads: [4, "u32"],
       headDim: [5, "u32"],
       workgroups: [6, "u32"],
+    },
+  },
+} as const))();
+
+const mixerStepModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + mixerStepSource,
+  overrides: ["ACTIVATION","HEAD","KEYS"],
+  aliases: [],
+} as const))();
+
+/** gpu/mixerStep.wgsl */
+export const mixerStep = /* @__PURE__ */ (() => ({
+  constants: { THREADS: 64 },
+  main: {
+    ...mixerStepModule,
+    entryPoint: "main",
+    threads: 256,
+    bindings: {
+      x: [0, "read"],
+      decays: [1, "read"],
+      theta: [2, "read"],
+      tokens: [3, "read"],
+      states: [4, "read_write"],
+      attended: [5, "read_write"],
+      gated: [6, "read_write"],
+    },
+    parameters: {
+      workgroups: [0, "u32"],
+      heads: [1, "u32"],
+      rowTable: [2, "u32"],
     },
   },
 } as const))();
