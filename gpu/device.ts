@@ -229,7 +229,8 @@ export class Device {
   }
 
   #compile(shader: Shader, { access, types = {}, constants = {} }: AnyOptions): Kernel {
-    const aliases = shader.aliases.map((name) => `alias ${name} = ${types[name]};\n`).join("");
+    const wgsl = (type: string) => type === "bf16" ? "u32" : type; // two elements to a word, see bfloat16.wgsl
+    const aliases = shader.aliases.map((name) => `alias ${name} = ${wgsl(types[name])};\n`).join("");
     const enable = Object.values(types).includes("f16") ? "enable f16;\n" : "";
     const bindings = Object.entries(shader.bindings).map(([name, [binding, allowed]]) => {
       return { name, binding, access: allowed === "read" ? allowed : access[name] };
@@ -296,7 +297,7 @@ export class Device {
       const piece = Math.min(Math.floor(start / store.pieceLength), store.pieces.length - 1);
       let block = store.pieces[piece];
       let offset = (start - piece * store.pieceLength) * store.elementBytes;
-      const size = Math.max(roundUp(length * store.elementBytes, 4), 16); // one vector of 4, at least
+      const size = Math.max(roundUp(length * store.elementBytes, 16), 16); // whole vectors of 4 words
       if (start + length > (piece + 1) * store.pieceLength || offset % 256 !== 0) {
         block = this.#pool.acquire(size, STORE_USAGE);
         offset = 0;

@@ -235,6 +235,15 @@ fn main(
 }
 `;
 
+// gpu/bfloat16.wgsl
+const bfloat16Source = `fn fromBfloat16s(words: vec2<u32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
+}
+fn fromBfloat16(word: u32, second: bool) -> f32 {
+  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, second));
+}
+`;
+
 // gpu/crossEntropy.wgsl
 const crossEntropySource = `override WORKGROUP: u32;
 struct Parameters {
@@ -967,9 +976,12 @@ fn transposeStates(
 // gpu/linear.wgsl
 const linearSource = `override WIDE: bool;
 override BUFFERS: u32;
+override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -977,10 +989,25 @@ struct Parameters {
   firstOut: u32,
   stride: u32,
   workgroups: u32,
+  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn weights(at: u32) -> vec4<f32> {
+  if (PACKED) {
+    let words = vec4<u32>(weight[at / 2u]);
+    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
+  }
+  return vec4<f32>(weight[at]);
+}
+fn weightPair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
+  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+}
+fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
+}
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
@@ -1054,10 +1081,10 @@ fn tiled(
         l2 = vec4<f32>(x[at2 + i]);
         l3 = vec4<f32>(x[at3 + i]);
       } else {
-        l0 = vec4<f32>(weight[at0 + i]);
-        l1 = vec4<f32>(weight[at1 + i]);
-        l2 = vec4<f32>(weight[at2 + i]);
-        l3 = vec4<f32>(weight[at3 + i]);
+        l0 = weights(at0 + i);
+        l1 = weights(at1 + i);
+        l2 = weights(at2 + i);
+        l3 = weights(at3 + i);
       }
     }
     if (i > 0u) {
@@ -1114,19 +1141,12 @@ fn tiled(
 @group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
 @group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
 @group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
+@group(0) @binding(5) var<storage, read> rowFactors: array<f32>;
 override TEAM: u32;
 var<workgroup> partial: array<mat4x4<f32>, 128>;
 fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
   let last = parameters.rows - 1u;
   let x0 = vec4<f32>(x[min(row, last) * parameters.inVectors + i]);
-  if (ROWS == 1u) {
-    return mat4x4<f32>(
-      vec4<f32>(dot(w[0], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[1], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[2], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[3], x0), 0.0, 0.0, 0.0),
-    );
-  }
   let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i]);
   let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i]);
   let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i]);
@@ -1137,6 +1157,16 @@ fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
     vec4<f32>(dot(w[3], x0), dot(w[3], x1), dot(w[3], x2), dot(w[3], x3)),
   );
 }
+fn writeScalar(row: u32, column: u32, sum: f32) {
+  if (row >= parameters.rows || column >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column;
+  let at = row * parameters.stride + global;
+  var y = sum;
+  if (NORMED) { y *= rowFactors[row]; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  scalarOutput[at] = Output(y);
+}
 fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
   let lane = thread % TEAM;
   workgroupBarrier();
@@ -1146,15 +1176,11 @@ fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
     if (lane < half) { partial[thread] += partial[thread + half]; }
   }
   workgroupBarrier();
-  let r = row + lane % 4u;
-  let c = column + lane / 4u;
-  if (lane >= 16u || r >= parameters.rows || c >= parameters.outCount) { return; }
-  let global = parameters.firstOut + c;
-  let at = r * parameters.stride + global;
-  var y = partial[thread - lane][lane / 4u][lane % 4u];
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
-  scalarOutput[at] = Output(y);
+  if (lane >= 16u) { return; }
+  writeScalar(row + lane % 4u, column + lane / 4u, partial[thread - lane][lane / 4u][lane % 4u]);
+}
+fn firstColumn(id: u32, thread: u32) -> u32 {
+  return (id * (128u / TEAM) + thread / TEAM) * 4u;
 }
 @compute @workgroup_size(128)
 fn fewRows(
@@ -1164,36 +1190,150 @@ fn fewRows(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let lane = thread % TEAM;
   let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
   let row = id / blocks * ROWS;
-  let column = (id % blocks * (128u / TEAM) + thread / TEAM) * 4u;
-  let inVectors = parameters.inVectors;
+  let column = firstColumn(id % blocks, thread);
+  let pairs = parameters.inVectors / 2u;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * inVectors;
-  let at1 = min(column + 1u, last) * inVectors;
-  let at2 = min(column + 2u, last) * inVectors;
-  let at3 = min(column + 3u, last) * inVectors;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
   var s0 = mat4x4<f32>();
   var s1 = mat4x4<f32>();
   var s2 = mat4x4<f32>();
   var s3 = mat4x4<f32>();
-  for (var i = lane; i < inVectors; i += TEAM) {
-    let w = mat4x4<f32>(
-      vec4<f32>(weight[at0 + i]),
-      vec4<f32>(weight[at1 + i]),
-      vec4<f32>(weight[at2 + i]),
-      vec4<f32>(weight[at3 + i]),
-    );
-    s0 += products(w, row, i);
-    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
-    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
-    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
+  for (var i = thread % TEAM; i < pairs; i += TEAM) {
+    let w0 = weightPair(at0 + i);
+    let w1 = weightPair(at1 + i);
+    let w2 = weightPair(at2 + i);
+    let w3 = weightPair(at3 + i);
+    let left = mat4x4<f32>(w0[0], w1[0], w2[0], w3[0]);
+    let right = mat4x4<f32>(w0[1], w1[1], w2[1], w3[1]);
+    s0 += products(left, row, 2u * i);
+    s0 += products(right, row, 2u * i + 1u);
+    if (ROWS > 4u) {
+      s1 += products(left, row + 4u, 2u * i);
+      s1 += products(right, row + 4u, 2u * i + 1u);
+    }
+    if (ROWS > 8u) {
+      s2 += products(left, row + 8u, 2u * i);
+      s2 += products(right, row + 8u, 2u * i + 1u);
+    }
+    if (ROWS > 12u) {
+      s3 += products(left, row + 12u, 2u * i);
+      s3 += products(right, row + 12u, 2u * i + 1u);
+    }
   }
   finish(s0, row, column, thread);
   if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
   if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
   if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
+}
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
+var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquare: array<f32, 128>;
+fn gatePair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
+  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+}
+fn addSquares(sum: f32, at: u32) -> f32 {
+  let left = vec4<f32>(normed[2u * at]);
+  let right = vec4<f32>(normed[2u * at + 1u]);
+  return sum + dot(left, left) + dot(right, right);
+}
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+}
+@compute @workgroup_size(128)
+fn oneRow(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let lane = thread % TEAM;
+  let column = firstColumn(id, thread);
+  let pairs = parameters.inVectors / 2u;
+  let last = parameters.outCount - 1u;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
+  var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var square = 0.0;
+  for (var i = lane; i < pairs; i += TEAM) {
+    let w0 = weightPair(at0 + i);
+    let w1 = weightPair(at1 + i);
+    let w2 = weightPair(at2 + i);
+    let w3 = weightPair(at3 + i);
+    let x0 = vec4<f32>(x[2u * i]);
+    let x1 = vec4<f32>(x[2u * i + 1u]);
+    sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
+    sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
+    if (GATED) {
+      let g0 = gatePair(at0 + i);
+      let g1 = gatePair(at1 + i);
+      let g2 = gatePair(at2 + i);
+      let g3 = gatePair(at3 + i);
+      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
+      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
+    }
+    if (NORMED) { square = addSquares(square, i); }
+  }
+  partialRow[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquare[thread] = square; }
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+      partialRow[thread] += partialRow[thread + half];
+      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
+      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
+    }
+  }
+  workgroupBarrier();
+  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column + lane;
+  let team = thread - lane;
+  var factor = 1.0;
+  if (NORMED) { factor = factorOf(partialSquare[team]); }
+  var y = partialRow[team][lane];
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (GATED) {
+    var gate = partialGate[team][lane] * factor;
+    if (BIAS) { gate += f32(gateBias[global]); }
+    y *= gate;
+  }
+  if (RESIDUAL) { y += f32(scalarResidual[global]); }
+  scalarOutput[global] = Output(y);
+}
+@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>;
+@compute @workgroup_size(128)
+fn factors(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let pairs = parameters.inVectors / 2u;
+  var square = 0.0;
+  if (thread < TEAM) {
+    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
+  }
+  partialSquare[thread] = square;
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
+  }
+  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
 }
 `;
 
@@ -1407,6 +1547,87 @@ fn main(
 }
 `;
 
+// gpu/mixerStep.wgsl
+const mixerStepSource = `override HEAD: u32;
+override KEYS: u32;
+struct Parameters {
+  workgroups: u32,
+  heads: u32,
+  rowTable: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> decays: array<f32>;
+@group(0) @binding(2) var<storage, read> theta: array<f32>;
+@group(0) @binding(3) var<storage, read> tokens: array<vec2u>;
+@group(0) @binding(4) var<storage, read_write> states: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> attended: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> gated: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+var<workgroup> queries: array<f32, KEYS>;
+var<workgroup> keys: array<f32, KEYS>;
+var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
+@compute @workgroup_size(256)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let heads = parameters.heads;
+  let vectors = HEAD / 4u;
+  let tiles = (vectors + 15u) / 16u;
+  let index = id / tiles;
+  let row = index / heads;
+  let head = index % heads;
+  let queryAt = (row * 4u * heads + head) * vectors;
+  let keyAt = queryAt + heads * vectors;
+  for (var i = thread; i < HEAD; i += 256u) {
+    let query = activate(x[queryAt + i / 4u][i % 4u], 0);
+    let key = activate(x[keyAt + i / 4u][i % 4u], 0);
+    if (KEYS > HEAD) {
+      let encoded = cosSin(theta[head * HEAD + i], tokens[row].x);
+      queries[i] = query * encoded.x;
+      queries[i + HEAD] = query * encoded.y;
+      keys[i] = key * encoded.x;
+      keys[i + HEAD] = key * encoded.y;
+    } else {
+      queries[i] = query;
+      keys[i] = key;
+    }
+  }
+  workgroupBarrier();
+  let column = id % tiles * 16u + thread % 16u;
+  var stateRow = row;
+  if (parameters.rowTable != 0u) { stateRow = tokens[row].y; }
+  let stateAt = (stateRow * heads + head) * KEYS;
+  let change = decays[head];
+  let keep = select(0.0, 1.0, change <= 0.0);
+  var sum = vec4<f32>();
+  if (column < vectors) {
+    let value = x[keyAt + heads * vectors + column];
+    for (var i = thread / 16u; i < KEYS; i += 16u) {
+      let at = (stateAt + i) * vectors + column;
+      let old = states[at];
+      let update = fma(vec4<f32>(keys[i]), value, change * old);
+      let next = fma(vec4<f32>(keep), old, update);
+      states[at] = next;
+      sum = fma(vec4<f32>(queries[i]), next, sum);
+    }
+  }
+  partial[thread / 16u][thread % 16u] = sum;
+  for (var half = 8u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread / 16u < half) { partial[thread / 16u][thread % 16u] += partial[thread / 16u + half][thread % 16u]; }
+  }
+  if (thread < 16u && column < vectors) {
+    let o = partial[0][thread];
+    attended[index * vectors + column] = o;
+    gated[index * vectors + column] = o * x[keyAt + 2u * heads * vectors + column];
+  }
+}
+`;
+
 // gpu/multiply.wgsl
 const multiplySource = `@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> y: array<Y>;
@@ -1597,7 +1818,8 @@ fn total(value: f32, thread: u32) -> f32 {
 `;
 
 // gpu/pad.wgsl
-const padSource = `struct Parameters {
+const padSource = `override PACKED: bool;
+struct Parameters {
   size: u32,
   rows: u32,
   columns: u32,
@@ -1607,6 +1829,10 @@ const padSource = `struct Parameters {
 @group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read_write> y: array<Y>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(x[i / 2u]), i % 2u == 1u); }
+  return f32(x[i]);
+}
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1619,7 +1845,7 @@ fn main(
   let row = i / parameters.toColumns % parameters.toRows;
   let index = i / parameters.toColumns / parameters.toRows;
   let inside = row < parameters.rows && column < parameters.columns;
-  y[i] = Y(select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside));
+  y[i] = Y(select(0, element((index * parameters.rows + row) * parameters.columns + column), inside));
 }
 `;
 
@@ -1752,7 +1978,8 @@ fn main(
 `;
 
 // gpu/rows.wgsl
-const rowsSource = `struct Parameters {
+const rowsSource = `override PACKED: bool;
+struct Parameters {
   count: u32,
   width: u32,
   first: u32,
@@ -1763,6 +1990,10 @@ const rowsSource = `struct Parameters {
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(table[i / 2u]), i % 2u == 1u); }
+  return f32(table[i]);
+}
 @compute @workgroup_size(256)
 fn gather(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1773,7 +2004,7 @@ fn gather(
   if (i >= parameters.count) { return; }
   let row = ids[i / parameters.width] - parameters.first;
   if (row < parameters.rows) {
-    output[i] = Output(f32(table[row * parameters.width + i % parameters.width]) * parameters.scale);
+    output[i] = Output(element(row * parameters.width + i % parameters.width) * parameters.scale);
   }
 }
 @compute @workgroup_size(256)
@@ -2303,8 +2534,8 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 } as const))();
 
 const linearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","ROWS","BIAS","RESIDUAL","THREADS","TEAM"],
+  code: foldedSource + bfloat16Source + outerSource + linearSource,
+  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","NORMED","GATED","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2329,6 +2560,7 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
   fewRows: {
@@ -2341,6 +2573,7 @@ export const linear = /* @__PURE__ */ (() => ({
       scalarBias: [2, "read"],
       scalarResidual: [3, "read"],
       scalarOutput: [4, "read_write"],
+      rowFactors: [5, "read"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -2349,6 +2582,49 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
+    },
+  },
+  oneRow: {
+    ...linearModule,
+    entryPoint: "oneRow",
+    threads: 128,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      scalarBias: [2, "read"],
+      scalarResidual: [3, "read"],
+      scalarOutput: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      workgroups: [5, "u32"],
+      eps: [6, "f32"],
+    },
+  },
+  factors: {
+    ...linearModule,
+    entryPoint: "factors",
+    threads: 128,
+    bindings: {
+      factorsOut: [4, "read_write"],
+      normed: [5, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
 } as const))();
@@ -2442,6 +2718,36 @@ export const lrpeBackward = /* @__PURE__ */ (() => ({
       heads: [4, "u32"],
       headDim: [5, "u32"],
       workgroups: [6, "u32"],
+    },
+  },
+} as const))();
+
+const mixerStepModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + mixerStepSource,
+  overrides: ["ACTIVATION","HEAD","KEYS"],
+  aliases: [],
+} as const))();
+
+/** gpu/mixerStep.wgsl */
+export const mixerStep = /* @__PURE__ */ (() => ({
+  constants: { THREADS: 64 },
+  main: {
+    ...mixerStepModule,
+    entryPoint: "main",
+    threads: 256,
+    bindings: {
+      x: [0, "read"],
+      decays: [1, "read"],
+      theta: [2, "read"],
+      tokens: [3, "read"],
+      states: [4, "read_write"],
+      attended: [5, "read_write"],
+      gated: [6, "read_write"],
+    },
+    parameters: {
+      workgroups: [0, "u32"],
+      heads: [1, "u32"],
+      rowTable: [2, "u32"],
     },
   },
 } as const))();
@@ -2549,8 +2855,8 @@ export const normBackward = /* @__PURE__ */ (() => ({
 } as const))();
 
 const padModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + padSource,
-  overrides: [],
+  code: foldedSource + bfloat16Source + padSource,
+  overrides: ["PACKED"],
   aliases: ["X","Y"],
 } as const))();
 
@@ -2639,8 +2945,8 @@ export const quantizedRows = /* @__PURE__ */ (() => ({
 } as const))();
 
 const rowsModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + rowsSource,
-  overrides: [],
+  code: foldedSource + bfloat16Source + rowsSource,
+  overrides: ["PACKED"],
   aliases: ["Output","Table"],
 } as const))();
 
