@@ -66,7 +66,7 @@ export interface TimedDispatch {
   readonly shader: Shader;
   /** Its parameters. */
   readonly values: Readonly<Record<string, number | readonly number[]>>;
-  /** Bytes of the windows it was given, each counted once. */
+  /** Bytes of the windows it was given. */
   readonly bytes: number;
   /** By the device's own clock. */
   milliseconds: number;
@@ -162,7 +162,7 @@ export class Device {
     this.half = device.features.has("shader-f16");
     this.#faults = new Faults(device, () => {
       // Buffers and constants made meanwhile may have no memory behind them, and idle ones hold what others may need.
-      this.#pool.trim(0);
+      this.#pool.clear();
       for (const key of [...this.#constants.keys()]) this.#forget(key);
     });
     const bytesInUse = () => this.#bytesInUse;
@@ -603,8 +603,8 @@ export class Device {
       endOfPassWriteIndex: 2 * slot + 1,
     };
     this.#pass = this.#copyEncoder().beginComputePass({ timestampWrites });
-    const windows = new Set(Object.values(bound).filter(({ store }) => store !== this.nothing));
-    const bytes = [...windows].reduce((sum, { length, store }) => sum + length * store.elementBytes, 0);
+    const windows = Object.values(bound).filter(({ store }) => store !== this.nothing);
+    const bytes = windows.reduce((sum, { length, store }) => sum + length * store.elementBytes, 0);
     timed.push({ shader, values, bytes, milliseconds: NaN });
   }
 

@@ -326,6 +326,53 @@ gpuTest("disposed tensors give their memory back immediately", async (backend) =
   assert.equal(backend.bytesInUse, x.size * 4);
 });
 
+gpuTest("memory that comes again is kept, and goes when it comes no more", async (backend, device) => {
+  const size = 2 ** 27, kept = 2 * size + backend.bytesReserved;
+  const cycle = () => Array.from({ length: 5 }, () => backend.empty([size / 4])).forEach((x) => x.dispose());
+  cycle();
+  assert(backend.bytesReserved <= kept, `${backend.bytesReserved} bytes are kept after the first time`);
+  cycle();
+  const reserved = backend.bytesReserved;
+  assert(reserved >= 5 * size, `${reserved} bytes are kept after the second time`);
+  let created = 0;
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    created++;
+    return createBuffer.call(this, descriptor);
+  };
+  try {
+    for (let i = 0; i < 200; i++) {
+      cycle();
+      if (i % 10 === 0) device.flush();
+    }
+  } finally {
+    GPUDevice.prototype.createBuffer = createBuffer;
+  }
+  assert.equal(created, 0);
+  assert.equal(backend.bytesReserved, reserved);
+  for (let i = 0; i < 130; i++) device.flush();
+  using zero = backend.zeros([1]);
+  await zero.data();
+  assert(backend.bytesReserved <= kept + 2 ** 12, `${backend.bytesReserved} bytes are kept for ever`);
+});
+
+gpuTest("a profile has every dispatch, in its order", async (backend, device) => {
+  using x = backend.tensor(full(3), [5]);
+  let y: Tensor;
+  const timed = await device.profile(() => {
+    y = multiply(x, x);
+    device.flush();
+    y.dispose();
+    y = norm(x);
+  });
+  assert.deepEqual(timed.map(({ values }) => values), [{ count: 5 }, { rows: 1, width: 5, eps: 1e-6 }]);
+  assert.deepEqual(timed.map(({ bytes }) => bytes), [3 * 5 * 4, 2 * 5 * 4]);
+  for (const { milliseconds } of timed) assert(milliseconds >= 0, `${milliseconds} ms`);
+  const [one] = await y!.data();
+  y!.dispose();
+  assert(Math.abs(one - 1) < 1e-6);
+});
+
 gpuTest("many forward calls do not grow memory", async (backend) => {
   const shape = [1, 1, 3, 4];
   using q = backend.tensor(randomArray(shape, 1), shape);
