@@ -3,7 +3,7 @@
  * The WebGPU device: pipelines, and one queue of work over the memory of `store.ts` and `pool.ts`.
  *
  * Everything enqueued is recorded into one command encoder and submitted by {@linkcode Device.flush}, which reading a
- * tensor calls: a decoded token of a model is one submit and one readback. Windows of stores are bound as they are if
+ * tensor calls, and much recorded work too: a decoded token of a model is one submit and one readback. Windows of stores are bound as they are if
  * they lie inside one piece. One that crosses a cut, or starts at an offset that cannot be bound, is copied to a scratch
  * buffer before the dispatch and back after it.
  *
@@ -104,6 +104,11 @@ async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> 
 const PARAMETER_BYTES = 256;
 /** Dispatches of one submit at most; a model of 24 layers records fewer than 400 per token. */
 const BATCH_DISPATCHES = 2048;
+/**
+ * Dispatches, and their workgroups, that are submitted before anything is read: the GPU begins while the host records on.
+ * A token's 138 dispatches are fewer workgroups, and stay one submit.
+ */
+const BEGUN_DISPATCHES = 64, BEGUN_WORKGROUPS = 2 ** 18;
 /** Bind groups kept for reuse. */
 const BIND_GROUPS = 8192;
 /** Stores of {@linkcode Device.constant} kept for reuse. */
@@ -146,6 +151,7 @@ export class Device {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #dispatches = 0;
+  #workgroups = 0;
   #uploadedBytes = 0;
   #profile: { readonly timed: TimedDispatch[]; readonly clocks: PassClock[] } | undefined;
 
@@ -341,6 +347,8 @@ export class Device {
       if (access !== "read") this.#copy(window, block, "to store");
       this.#pool.recycle(block);
     }
+    this.#workgroups += x * y * z;
+    if (this.#dispatches >= BEGUN_DISPATCHES && this.#workgroups >= BEGUN_WORKGROUPS) this.flush();
   }
 
   #writeParameters(first: number, { parameters }: Kernel, values: AnyValues): void {
@@ -528,7 +536,7 @@ export class Device {
     }
     this.#device.queue.submit(this.#encoder === undefined ? [] : [this.#encoder.finish()]);
     this.#encoder = undefined;
-    this.#dispatches = this.#uploadedBytes = 0;
+    this.#dispatches = this.#workgroups = this.#uploadedBytes = 0;
     this.#faults.nextBatch();
     this.#pool.submitted();
   }

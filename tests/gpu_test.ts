@@ -356,6 +356,25 @@ gpuTest("memory that comes again is kept, and goes when it comes no more", async
   assert(backend.bytesReserved <= kept + 2 ** 12, `${backend.bytesReserved} bytes are kept for ever`);
 });
 
+gpuTest("much recorded work begins before anything is read", (backend) => {
+  using small = backend.zeros([4]), large = backend.zeros([2 ** 20]);
+  let submits = 0;
+  const { submit } = GPUQueue.prototype;
+  GPUQueue.prototype.submit = function (commands) {
+    submits++;
+    return submit.call(this, commands);
+  };
+  try {
+    for (let i = 0; i < 1000; i++) multiply(small, small).dispose();
+    assert.equal(submits, 0);
+    for (let i = 0; i < 64; i++) multiply(large, large).dispose();
+    assert.equal(submits, 1);
+  } finally {
+    GPUQueue.prototype.submit = submit;
+  }
+  return Promise.resolve();
+});
+
 gpuTest("a profile has every dispatch, in its order", async (backend, device) => {
   using x = backend.tensor(full(3), [5]);
   let y: Tensor;
