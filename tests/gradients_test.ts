@@ -201,7 +201,7 @@ eachBackend("normBackward: SRMSNorm and LayerNorm, with and without gate and res
 
 eachBackend("splitHeadsBackward: every activation, over its whole range", async (backend) => {
   for (const activation of ACTIVATIONS) {
-    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5]]) {
+    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5], [2, 300, 3, 5]]) {
       using scope = new Scope();
       const hidden = heads * headDim;
       const x = randomArray([batch, seqLen, 4 * hidden], 7).map((value, i) =>
