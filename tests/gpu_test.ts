@@ -25,9 +25,9 @@ import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
-import { type Device, type Store, storeOf } from "../gpu/device.ts";
+import { Device, type Store, storeOf } from "../gpu/device.ts";
 import { gradients as training } from "../gpu/gradients.ts";
-import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { checkBackward } from "./attention.ts";
@@ -748,6 +748,23 @@ gpuTest("gradients", checkGradients);
 for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536, workgroups: 3 }]) {
   gpuTest(`gradients split where a binding holds ${limits.windowBytes} bytes`, checkGradients, { limits });
 }
+
+gpuTest("gradients where a workgroup has 16 KiB, WebGPU's least", async () => {
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const replaced = <T extends object>(target: T, name: string, value: unknown): T =>
+    new Proxy(target, {
+      get(target, key) {
+        const found = key === name ? value : Reflect.get(target, key, target);
+        return typeof found === "function" ? found.bind(target) : found;
+      },
+    });
+  const limits = replaced(adapter.limits, "maxComputeWorkgroupStorageSize", 16384);
+  const device = await Device.request(replaced(adapter, "limits", limits));
+  assert.equal(device.adapterLimits.maxComputeWorkgroupStorageSize, 16384);
+  using backend = new Backend(new WebgpuMachine(device, "asked for by the test", training));
+  await checkGradients(backend);
+  await checkAttentionGradients(backend);
+});
 
 /** Gradients of attention with shared heads and states, over several segments, in both layouts and packed. */
 async function checkAttentionGradients(backend: Backend): Promise<void> {
