@@ -90,19 +90,19 @@ fn main(
   let xColumn = min(firstColumn / 4u + group, parameters.xStride - 1u);
   let start = range * parameters.step;
   let end = min(start + parameters.step, parameters.rows);
+  let last = end - 1u;
 
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
   for (var i = start; i < end + INNER; i += INNER) {
-    // The loads of this step, while the accumulators of the step before are taken. Rows outside count as zeros.
+    // The loads of this step, while the accumulators of the step before are taken: nothing here may wait for what comes.
     if (i < end) {
-      let r0 = i + term;
-      let r1 = r0 + 8u;
-      let last = end - 1u;
-      a0 = select(vec4<f32>(), dy[min(r0, last) * parameters.dyStride + dyColumn], r0 < end);
-      a1 = select(vec4<f32>(), dy[min(r1, last) * parameters.dyStride + dyColumn], r1 < end);
-      b0 = select(vec4<f32>(), x[min(r0, last) * parameters.xStride + xColumn], r0 < end);
-      b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
+      let r0 = min(i + term, last);
+      let r1 = min(i + term + 8u, last);
+      a0 = dy[r0 * parameters.dyStride + dyColumn];
+      a1 = dy[r1 * parameters.dyStride + dyColumn];
+      b0 = x[r0 * parameters.xStride + xColumn];
+      b1 = x[r1 * parameters.xStride + xColumn];
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
@@ -126,10 +126,13 @@ fn main(
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
-      left[buffer][term][group] = a0;
-      left[buffer][term + 8u][group] = a1;
-      right[buffer][term][group] = b0;
-      right[buffer][term + 8u][group] = b1;
+      // Rows outside count as zeros.
+      let inside0 = i + term < end;
+      let inside1 = i + term + 8u < end;
+      left[buffer][term][group] = select(vec4<f32>(), a0, inside0);
+      left[buffer][term + 8u][group] = select(vec4<f32>(), a1, inside1);
+      right[buffer][term][group] = select(vec4<f32>(), b0, inside0);
+      right[buffer][term + 8u][group] = select(vec4<f32>(), b1, inside1);
       workgroupBarrier();
     }
   }
