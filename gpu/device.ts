@@ -68,6 +68,8 @@ export interface TimedDispatch {
   readonly values: Readonly<Record<string, number | readonly number[]>>;
   /** Bytes of the windows it was given. */
   readonly bytes: number;
+  /** Bytes of live stores meanwhile, scratch included. */
+  readonly bytesInUse: number;
   /** By the device's own clock. */
   milliseconds: number;
 }
@@ -613,7 +615,7 @@ export class Device {
     this.#pass = this.#copyEncoder().beginComputePass({ timestampWrites });
     const windows = Object.values(bound).filter(({ store }) => store !== this.nothing);
     const bytes = windows.reduce((sum, { length, store }) => sum + length * store.elementBytes, 0);
-    timed.push({ shader, values, bytes, milliseconds: NaN });
+    timed.push({ shader, values, bytes, bytesInUse: this.#bytesInUse, milliseconds: NaN });
   }
 
   /** What a clock shows, once the commands that resolve it are done. */

@@ -6,6 +6,7 @@
  * New buffers are slow: the system maps their memory, and the device sets it to zero. So a pool learns what comes again. A
  * buffer that was freed and is then asked for was *missed*, and as many bytes more are kept from then on, until
  * nobody has used them for a while. A training step frees 10 GB once and never again; a single long prompt frees them.
+ * All together they never hold more than 9/8 of what was most in use at a time, or 256 MiB more than is in use.
  *
  * @module
  */
@@ -24,10 +25,7 @@ export interface Block {
   usedAt: number;
 }
 
-/**
- * Bytes that idle buffers may hold (or the bytes of live tensors, if that is more), and that buffers to be freed may
- * hold until a submit.
- */
+/** Bytes that idle buffers may always hold, and that buffers to be freed may hold until a submit. */
 export const IDLE_BYTES: number = 256 * 2 ** 20;
 
 /** Submits after which idle buffers that none of them used are no longer kept for having been missed. */
@@ -119,9 +117,8 @@ export class Pool {
     if (idle === undefined) this.#idle.set(key, [block]);
     else idle.push(block);
     this.#idleBytes += block.bytes;
-    // Missed bytes never make idle buffers hold more than was in use at a time.
-    const kept = this.#keptAnyway;
-    this.#trim(Math.max(kept, Math.min(kept + this.#missedBytes, this.#mostInUse)));
+    const room = this.#mostInUse * 9 / 8 - (this.#bytes - this.#idleBytes);
+    this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
   }
 
   /** Bytes that idle buffers may hold, whether they were missed or not. */

@@ -64,15 +64,21 @@ export async function profileStep(device: Device, steps: TrainingSteps, seqLen: 
   for (const [name, { count, milliseconds }] of Object.entries(last)) {
     console.log(`  ${name}: ${count} calls, ${milliseconds.toFixed(1)} ms`);
   }
-  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
-  console.log(`  buffers: ${gib(device.bytesReserved)} GiB, ${gib(device.bytesInUse)} of them between steps`);
-
   let squares: { dispose(): void } | undefined;
   const total = await device.time(() => squares = steps.enqueue(seqLen));
   squares!.dispose();
   const timed = await device.profile(() => squares = steps.enqueue(seqLen));
   squares!.dispose();
   const sum = timed.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
+  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
+  const most = Math.max(...timed.map(({ bytesInUse }) => bytesInUse));
+  const told = steps.memory(seqLen);
+  console.log(
+    `  memory: ${gib(most)} GiB in use at most, scratch included (told: ${gib(told.parameters)} + ` +
+      `${gib(told.activations)}), ${gib(device.bytesInUse)} between steps; buffers: ${
+        gib(device.bytesReserved)
+      }`,
+  );
   console.log(
     `  on the device ${total.toFixed(1)} ms; its ${timed.length} dispatches one by one ${
       sum.toFixed(1)

@@ -8,6 +8,7 @@ import type { Backend, Tensor } from "../../mod.ts";
 import { parseConfig } from "../../model/config.ts";
 import { randomNumbers } from "../../model/sampling.ts";
 import { lossAndGradients, type PassOptions } from "../../train/backward.ts";
+import { type StepMemory, stepMemory } from "../../train/memory.ts";
 import { Parameters } from "../../train/optimizer.ts";
 import { repeat } from "../baselines/mod.ts";
 import { median, seconds } from "./timing.ts";
@@ -50,6 +51,12 @@ export class TrainingSteps implements Disposable {
   /** Number of parameters. */
   get parameters(): number {
     return this.#parameters.count;
+  }
+
+  /** What a step of sequences of `seqLen` tokens holds, by Lightning Attention. */
+  memory(seqLen: number): StepMemory {
+    const { config, count } = this.#parameters;
+    return stepMemory(config, count, { batch: this.tokens / seqLen, seqLen }, this.#pass.recompute ?? false);
   }
 
   /** Enqueues a step of sequences of `seqLen` tokens; the squares of its gradients are known near its end. */
