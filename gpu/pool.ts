@@ -51,6 +51,10 @@ export class Pool {
   readonly #owner: PoolOwner;
   readonly #largest: number;
   readonly #blocks = new Set<Block>();
+  /**
+   * By usage and size, the oldest first, which are taken first: the same work then meets the same buffers, and finds the
+   * bind groups that it had before.
+   */
   readonly #idle = new Map<string, Block[]>();
   /** How many of each kind were freed and not asked for since. */
   readonly #freed = new Map<string, number>();
@@ -82,11 +86,7 @@ export class Pool {
     const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3));
     const size = Math.min(roundUp(Math.max(bytes, 4), step), this.#largest);
     const key = `${usage},${size}`, idle = this.#idle.get(key);
-    const index = idle === undefined
-      ? -1
-      : fresh
-      ? idle.findLastIndex((block) => block.usedAt < this.#faults.batchStart)
-      : idle.length - 1;
+    const index = idle?.findIndex(({ usedAt }) => !fresh || usedAt < this.#faults.batchStart) ?? -1;
     if (idle !== undefined && index >= 0) {
       this.#idleBytes -= size;
       this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
@@ -115,7 +115,7 @@ export class Pool {
     const key = `${block.usage},${block.bytes}`;
     const idle = this.#idle.get(key);
     if (idle === undefined) this.#idle.set(key, [block]);
-    else idle.push(block);
+    else idle.splice(idle.findLastIndex(({ id }) => id < block.id) + 1, 0, block);
     this.#idleBytes += block.bytes;
     const room = this.#mostInUse * 9 / 8 - (this.#bytes - this.#idleBytes);
     this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
@@ -137,7 +137,7 @@ export class Pool {
     for (const [key, idle] of this.#idle) {
       while (this.#idleBytes > bytes && idle.length > 0) {
         this.#freed.set(key, (this.#freed.get(key) ?? 0) + 1);
-        this.#free(idle.shift()!);
+        this.#free(idle.pop()!);
       }
       if (this.#idleBytes <= bytes) return;
       this.#idle.delete(key);
@@ -149,10 +149,10 @@ export class Pool {
     const { batchStart } = this.#faults;
     if (batchStart - this.#sweptAt < REMEMBERED_BATCHES) return;
     for (const idle of this.#idle.values()) {
-      while (this.#missedBytes > 0 && idle.length > 0 && idle[0].usedAt < this.#sweptAt) {
-        if (this.#idleBytes <= this.#keptAnyway) break;
-        this.#missedBytes = Math.max(0, this.#missedBytes - idle[0].bytes);
-        this.#free(idle.shift()!);
+      for (let last = idle.at(-1); last !== undefined && last.usedAt < this.#sweptAt; last = idle.at(-1)) {
+        if (this.#missedBytes === 0 || this.#idleBytes <= this.#keptAnyway) break;
+        this.#missedBytes = Math.max(0, this.#missedBytes - last.bytes);
+        this.#free(idle.pop()!);
       }
     }
     this.#freed.clear();

@@ -356,6 +356,29 @@ gpuTest("memory that comes again is kept, and goes when it comes no more", async
   assert(backend.bytesReserved <= kept + 2 ** 12, `${backend.bytesReserved} bytes are kept for ever`);
 });
 
+gpuTest("the same work again makes no bind group", (backend) => {
+  using x = backend.zeros([6]), y = backend.zeros([6]);
+  const work = () => {
+    const kept = [multiply(x, y), multiply(y, y), multiply(x, x)];
+    kept.push(multiply(kept[2], kept[0]));
+    for (const i of [1, 3, 0, 2]) kept[i].dispose(); // another order than that of their making
+  };
+  work();
+  let made = 0;
+  const { createBindGroup } = GPUDevice.prototype;
+  GPUDevice.prototype.createBindGroup = function (descriptor) {
+    made++;
+    return createBindGroup.call(this, descriptor);
+  };
+  try {
+    for (let i = 0; i < 5; i++) work();
+  } finally {
+    GPUDevice.prototype.createBindGroup = createBindGroup;
+  }
+  assert.equal(made, 0);
+  return Promise.resolve();
+});
+
 gpuTest("much recorded work begins before anything is read", (backend) => {
   using small = backend.zeros([4]), large = backend.zeros([2 ** 20]);
   let submits = 0;
