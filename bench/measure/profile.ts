@@ -84,7 +84,7 @@ export async function profileStep(device: Device, steps: TrainingSteps, seqLen: 
       sum.toFixed(1)
     } ms\n`,
   );
-  table(kinds(timed, ({ shader }) => NAMES.get(shader) ?? shader.entryPoint), sum);
+  table(kinds(timed, nameOf), sum);
   table(
     kinds(timed.filter((one) => productOf(one) !== undefined), ({ shader, ...one }) => {
       const [rows, inDim, outDim] = productOf({ shader, ...one })!;
@@ -92,6 +92,12 @@ export async function profileStep(device: Device, steps: TrainingSteps, seqLen: 
     }),
     sum,
   );
+}
+
+/** A kernel's name; sums over all elements apart from those of columns. */
+function nameOf({ shader, values }: TimedDispatch): string {
+  const name = NAMES.get(shader) ?? shader.entryPoint;
+  return shader === shaders.sums.main && values.width === 1 ? `${name}, one column` : name;
 }
 
 /** rows, inDim and outDim of a matrix product; undefined of other kernels. */
