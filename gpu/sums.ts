@@ -28,9 +28,10 @@ export function sumSquares(device: Device, { x, total }: SumSquaresCall): void {
 export function addRows(device: Device, x: Store, width: number, total: Window, square = false): void {
   if (width === 0) return;
   const { threads } = shaders.sums.main;
-  const columns = width >= MANY_COLUMNS ? threads : Math.min(64, 2 ** Math.ceil(Math.log2(width)));
+  const shared = Math.min(64, 2 ** Math.ceil(Math.log2(width)));
+  const columns = width >= MANY_COLUMNS ? threads : shared;
   const groups = Math.ceil(width / columns);
-  const most = Math.ceil(FIRST_STAGE_WORKGROUPS / groups);
+  const most = Math.ceil(FIRST_STAGE_WORKGROUPS / Math.ceil(width / shared));
   const stage = (x: Window, y: Window, rows: number, ranges: number, SQUARE: boolean, ADD: boolean) => {
     const kernel = device.kernel(shaders.sums.main, {
       access: { y: "update" },

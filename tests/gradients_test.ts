@@ -369,6 +369,21 @@ eachBackend("sum, sumSquares: accurate over many elements, added to what is ther
   }
 });
 
+eachBackend("sumRows: few rows of many columns, as of a large weight's gradient", async (backend) => {
+  const width = 2 ** 16 + 3;
+  for (const rows of [1, 2, 3, 4, 5, 11]) {
+    using scope = new Scope();
+    const [x, tx] = upload(scope, backend, [rows, width], rows);
+    const [before, total] = upload(scope, backend, [width], 20);
+    backend.machine.operations.sumRows({ x: tx, rows, width, total });
+    const expected = Float64Array.from(before, (value, i) => {
+      for (let row = 0; row < rows; row++) value += x[row * width + i];
+      return value;
+    });
+    assertClose(await total.data(), expected, LIMIT, `${rows} rows`);
+  }
+});
+
 eachBackend("adamw: many steps, decay, clipping; bitwise repeatable", async (backend) => {
   for (const [size, weightDecay, maxNorm] of [[1, 0, Infinity], [37, 0.1, 0.5], [1000, 0.01, 1e6]]) {
     const runs: Float32Array[] = [];
