@@ -515,7 +515,7 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
   const checkout = `${shop.path}/a b%20c`;
   await Deno.mkdir(checkout);
   const root = fileURLToPath(new URL("..", import.meta.url));
-  const isNeeded = (name: string) => !/^(\..*|assembly|bench|docs|node_modules|out|serve|tests)$/.test(name);
+  const isNeeded = (name: string) => !/^(\..*|assembly|docs|node_modules|out|serve|tests)$/.test(name);
   for await (const { name } of Deno.readDir(root)) {
     if (!isNeeded(name)) continue;
     await copyTree(`${root}/${name}`, `${checkout}/${name}`);
@@ -541,9 +541,13 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
     url(`${model}-int8`),
     "--weights",
     "int8",
-    "--evaluate",
-    url(`${shop.data}/a.txt`),
   ]);
+  const plot = `${shop.path}/a plot.svg`;
+  await runScript(script("bench/evaluate.ts"), [
+    ...["--model", url(`${model}-int8`), "--baseline", url(model), "--max-loss", "5%"],
+    ...["--data", url(`${shop.data}/a.txt`), "--lengths", "64", "--repeats", "0", "--svg", url(plot)],
+  ]);
+  assert.match(await Deno.readTextFile(plot), /^<svg/);
   assert((await readdir(`${model}-int8`)).includes("tokenizer.json"));
   const options = ["--max-tokens", "3", "--temperature", "0", "--backend", "wasm"];
   for (const place of [model, url(model), `${model}-int8`]) {

@@ -1,5 +1,5 @@
 /**
- * `deno task convert <model> --out <folder> [--weights bf16|f16|int8|int4] [--group 32|64] [--evaluate <text file>|sotu]`:
+ * `deno task convert <model> --out <folder> [--weights bf16|f16|int8|int4] [--group 32|64]`:
  * a model in the layout that loads everywhere: weights in one `model.safetensors`, the tokenizer in `tokenizer.json` and
  * `tokenizer_config.json`. What comes from PyTorch's own files, from shards or from a URL then needs neither an unpickler
  * nor the network, and what comes with a SentencePiece model no reader of that.
@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { type FileHandle, mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm, stat, writeFile } from "node:fs/promises";
 import {
   cli,
   command,
@@ -25,17 +25,14 @@ import {
 import type { DType } from "../core/dtype.ts";
 import { rangeError } from "../core/errors.ts";
 import { quantizedRow, Quantizer } from "../core/quantize.ts";
-import { createBackend } from "../mod.ts";
 import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
 import { bitsOf, isInteger, matrixType, to16Bits } from "../model/matrices.ts";
-import { TransNormerLLM } from "../model/mod.ts";
 import { readTokenizerFiles } from "../model/tokenizer/files.ts";
 import { encodeSafetensorsHeader, toFloat32 } from "../model/safetensors.ts";
 import { type DownloadProgress, openSource, readAll, reading, type Source } from "../model/source.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "../model/stored.ts";
 import { findWeights, readJson, type WeightFiles } from "../model/weightFiles.ts";
-import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "convertModel";
 
@@ -253,32 +250,6 @@ async function copyFiles(source: Source, folder: string): Promise<void> {
   }
 }
 
-/** Tokens of a window of held-out text, those that the shipped model was trained on at a time. */
-const WINDOW = 4096;
-
-/** What a model is evaluated on: a text as a whole, or the tokens held out of `"sotu"` in windows, as in training. */
-async function evaluationTexts(name: string): Promise<string | Uint16Array[]> {
-  if (name !== SOTU) return await readFile(name, "utf8");
-  const { heldOut } = await Corpus.create(await readDocuments([SOTU]));
-  return Array.from(
-    { length: Math.ceil((heldOut.length - 1) / WINDOW) },
-    (_, i) => heldOut.subarray(i * WINDOW, (i + 1) * WINDOW + 1),
-  );
-}
-
-/** Mean negative log-likelihood, in nats per token; each window is read from a state of zero. */
-async function loss(model: string, texts: string | readonly Uint16Array[]): Promise<number> {
-  using backend = await createBackend({ threads: "auto" });
-  using loaded = await TransNormerLLM.load(model, { backend });
-  if (typeof texts === "string") return Math.log(await loaded.perplexity(texts));
-  let sum = 0, tokens = 0;
-  for (const ids of texts) {
-    sum += (ids.length - 1) * Math.log(await loaded.perplexity(ids));
-    tokens += ids.length - 1;
-  }
-  return sum / tokens;
-}
-
 const WEIGHTS = { bf16: "bf16", f16: "f16", int8: "int8", int4: "int4" } as const;
 
 if (import.meta.main) {
@@ -288,14 +259,8 @@ if (import.meta.main) {
       .requiredOption("--out <folder>", "where the converted model goes; it must not exist", path)
       .option("--weights <type>", "bf16, f16, int8 or int4; default: as they are", oneOf(WEIGHTS))
       .addOption(groupOption())
-      .option(
-        "--evaluate <text>",
-        'then report the loss of both models on this file, or on what is held out of "sotu"',
-        (name) => name === SOTU ? name : path(name),
-      )
-      .action(async (model, { out, weights, group, evaluate }) => {
+      .action(async (model, { out, weights, group }) => {
         const stop = interruption();
-        const texts = evaluate === undefined ? undefined : await evaluationTexts(evaluate);
         const status = new StatusLine();
         try {
           await convertModel(model, out, {
@@ -313,10 +278,6 @@ if (import.meta.main) {
         }
         const { size } = await stat(`${out}/model.safetensors`);
         write(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB\n`);
-        if (texts === undefined) return;
-        const before = await loss(model, texts), after = await loss(out, texts);
-        const change = (100 * (after / before - 1)).toFixed(2);
-        write(`loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${change} %)\n`);
         stop.throwIfAborted();
       }),
   );
