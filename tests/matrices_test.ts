@@ -5,7 +5,6 @@ import assert from "node:assert/strict";
 import { createBackend } from "../mod.ts";
 import { Quantizer } from "../core/quantize.ts";
 import { quantize } from "../mod.ts";
-import type { Backend } from "../mod.ts";
 import { type LoadOptions, TransNormerLLM } from "../model/mod.ts";
 import { convertModel } from "../train/convert.ts";
 import { eachBackend } from "./harness.ts";
