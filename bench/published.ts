@@ -2,7 +2,7 @@
  * Models of the published sizes with random weights: loading from a warm page cache, memory, prefill and decoding, for
  * `docs/benchmarks.md`. With `--check` the logits of a prompt are held to the float64 reference first.
  *
- *     deno task bench:published [--sizes 385M,1B] [--weights auto,int4] [--backend wasm|webgpu] [--threads n] [--check]
+ *     deno task bench:published [--sizes 385M,1B] [--weights auto,int4] [--backend wasm|webgpu] [--threads n] [--check] [--keep]
  *
  * @module
  */
@@ -28,6 +28,7 @@ import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import { relativeError } from "../tests/numbers.ts";
 import { type ConfigJson, referenceLogits, type Tensors } from "../tests/reference_model.ts";
 import { PUBLISHED, type PublishedName, writeCheckpoint } from "./measure/checkpoints.ts";
+import { commit, keep, kept, machine, type PublishedRow } from "./report/results.ts";
 import { median, seconds } from "./measure/timing.ts";
 
 type Weights = "auto" | DType;
@@ -56,8 +57,9 @@ await cli(
     .option("--prompt <tokens>", "that are read", integer(1), 512)
     .option("--tokens <n>", "that are written", integer(1), 32)
     .option("--folder <folder>", "where checkpoints are kept; default: they are removed", path)
+    .option("--keep", "the results, for docs/benchmarks.md: deno task report --render-only")
     .option("--check", "first hold the logits to the float64 reference")
-    .action(async ({ sizes, weights, backend: prefer, threads, folder, ...options }) => {
+    .action(async ({ sizes, weights, backend: prefer, threads, folder, keep, ...options }) => {
       const stop = interruption();
       const base = folder ?? await Deno.makeTempDir();
       try {
@@ -70,7 +72,9 @@ await cli(
             using backend = await createBackend({ prefer, threads });
             if (!hasHeading) heading(backend, options.prompt);
             hasHeading = true;
-            await measure(backend, checkpoint, size, type, options, stop);
+            const row = await measure(backend, checkpoint, size, type, options, stop);
+            tell(row);
+            if (keep) await keepRow(row);
           }
           if (folder === undefined) await Deno.remove(checkpoint, { recursive: true });
         }
@@ -112,6 +116,7 @@ function heading({ name, info }: Backend, prompt: number): void {
     `prefill of ${prompt}, tokens/s`,
     "first token, ms",
     "decode, ms per token",
+    "error of logits",
   ];
   console.log(`${name}, ${info.device}, threads: ${info.threads}, ${navigator.userAgent}\n`);
   console.log(`| ${columns.join(" | ")} |\n|---|---|${"--:|".repeat(columns.length - 2)}`);
@@ -124,7 +129,7 @@ async function measure(
   weights: Weights,
   { prompt, tokens, check }: { prompt: number; tokens: number; check?: true },
   signal: AbortSignal,
-): Promise<void> {
+): Promise<PublishedRow> {
   let bytes = 0, peak = 0;
   const before = Deno.memoryUsage().rss, held = backend.bytesReserved;
   const start = performance.now();
@@ -142,7 +147,7 @@ async function measure(
   using last = backend.zeros([1]);
   await last.data(); // what was uploaded before is there
   const load = (performance.now() - start) / 1000, loaded = backend.bytesReserved;
-  if (check) await hold(model, folder, PUBLISHED[size]);
+  const error = check ? await hold(model, folder, PUBLISHED[size]) : undefined;
 
   const ids = Array.from({ length: prompt }, (_, i) => i * 7919 % model.config.vocabSize);
   const read = async (count: number) => {
@@ -159,18 +164,57 @@ async function measure(
     times.push(performance.now() - since);
     since = performance.now();
   }
-  const [first, ...others] = times;
-  console.log(
-    `| ${size} | ${model.weights.lmHead.dtype} | ${load.toFixed(1)} | ${(bytes / load / 1e9).toFixed(2)} | ${
-      (peak / 1e9).toFixed(2)
-    } | ${(loaded / 1e9).toFixed(2)} | ${(backend.bytesReserved / 1e9).toFixed(2)} | ${
-      (prompt / median(prefills)).toFixed(0)
-    } | ${first.toFixed(1)} | ${median(others).toFixed(2)} |`,
-  );
+  const [firstToken, ...others] = times;
+  const { device, threads } = backend.info;
+  return {
+    backend: backend.name,
+    device,
+    machine: machine(),
+    date: new Date().toISOString().slice(0, 10),
+    commit: await commit(),
+    versions: { deno: Deno.version.deno, v8: Deno.version.v8 },
+    threads,
+    model: size,
+    weights: model.weights.lmHead.dtype,
+    load,
+    bytes: { file: bytes, host: peak, weights: loaded, held: backend.bytesReserved },
+    prompt,
+    prefill: prompt / median(prefills),
+    firstToken,
+    decode: median(others),
+    error,
+  };
+}
+
+function tell({ model, weights, load, bytes, prefill, firstToken, decode, error }: PublishedRow): void {
+  const gigabytes = (value: number) => (value / 1e9).toFixed(2);
+  const cells = [
+    model,
+    weights,
+    load.toFixed(1),
+    gigabytes(bytes.file / load),
+    gigabytes(bytes.host),
+    gigabytes(bytes.weights),
+    gigabytes(bytes.held),
+    prefill.toFixed(0),
+    firstToken.toFixed(1),
+    decode.toFixed(2),
+    error?.toExponential(1) ?? "",
+  ];
+  console.log(`| ${cells.join(" | ")} |`);
+}
+
+/** In place of an earlier result of the same model, weights, threads and device. */
+async function keepRow(row: PublishedRow): Promise<void> {
+  const name = ({ backend, device, threads, model, weights }: PublishedRow) =>
+    [backend, device, threads, model, weights].join();
+  const rows = await kept<PublishedRow[]>("published.json") ?? [];
+  const at = rows.findIndex((other) => name(other) === name(row));
+  await keep("published.json", at < 0 ? [...rows, row] : rows.with(at, row));
 }
 
 /** Compares the logits with those that the float64 reference computes from the same weights, as the backend stores them. */
-async function hold(model: TransNormerLLM, folder: string, json: ConfigJson): Promise<void> {
+async function hold(model: TransNormerLLM, folder: string, json: ConfigJson): Promise<number> {
   const file = decodeSafetensors(await Deno.readFile(`${folder}/model.safetensors`), folder);
   const { dtype, quantization } = model.weights.layers[0].l1.weight, tensors: Tensors = new Map();
   for (const { name, shape, dtype: stored, bytes } of file.tensors.values()) {
@@ -187,13 +231,15 @@ async function hold(model: TransNormerLLM, folder: string, json: ConfigJson): Pr
   using session = model.session();
   using prompt = session.prefill(CHECKED.slice(0, -1));
   using next = session.step(CHECKED.at(-1)!);
+  let largest = 0;
   for (const [name, logits, row] of [["prefill", prompt, -2], ["step", next, -1]] as const) {
     const rows = expected.subarray(expected.length + row * vocab_size);
     const error = relativeError(await logits.data(), rows.subarray(0, vocab_size));
-    console.error(`logits of a ${name}, compared with float64: RMS-relative error ${error.toExponential(1)}`);
     const limit = LIMITS[dtype];
     if (!(error <= limit)) {
       throw new Error(`The logits of a ${name} must be within ${limit} of float64: ${error}`);
     }
+    largest = Math.max(largest, error);
   }
+  return largest;
 }
