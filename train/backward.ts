@@ -109,7 +109,7 @@ export function lossAndGradients(
   total: Tensor,
   options: PassOptions = {},
 ): Tensor[] {
-  const { config, weights } = network;
+  const { config } = network;
   const { mixer = lightningMixer, recompute = false } = options;
   const pass: Pass = { network, gradients, segment, mixer };
   using states = new DisposableStack();
