@@ -13,7 +13,6 @@ import { dequantized, multiplyQuantized } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
-import { transpose } from "./transpose.ts";
 
 /** Rows that `fewRows` takes in one pass over the weight. */
 const ROWS_OF_PASS = 16;
@@ -258,36 +257,104 @@ function buffersOf(device: Device): number {
   return device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1;
 }
 
-/**
- * See {@linkcode Operations.linearBackward}. dx is the forward with the weight transposed, which is small
- * compared with the rows.
- */
+/** See {@linkcode Operations.linearBackward}. */
 export function linearBackward(device: Device, call: LinearBackwardCall): void {
   const { x, weight, dy, residual, rows, inDim, outDim, dx, dWeight } = call;
+  const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
+  using scope = device.scope();
+  const incoming = padded(scope, storeOf(dy), [1, outDim], [1, out4]);
   if (dx.size > 0) {
-    using scope = device.scope();
-    const transposed = scope.allocate([inDim, outDim]);
-    transpose(device, storeOf(weight), [outDim, inDim], transposed);
-    const call = { x: dy, bias: undefined, residual, output: dx, rows, inDim: outDim, outDim: inDim };
-    multiplyByWeight(device, call, transposed);
+    const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
+    const result = inDim === in4 ? storeOf(dx) : scope.allocate([rows, in4]);
+    multiplyByTransposed(
+      device,
+      incoming,
+      inputs(storeOf(weight)),
+      residual && inputs(storeOf(residual)),
+      result,
+      [rows, in4, outDim],
+    );
+    if (inDim !== in4) pad(device, result, [1, in4], [1, inDim], storeOf(dx));
   }
   if (dWeight !== undefined && dWeight.size > 0 && x.size > 0) {
-    addWeightGradient(device, storeOf(dy), storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);
+    addWeightGradient(device, incoming, storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);
   }
 }
 
-/** `dWeight += dyᵀ x`: tiles of dWeight over ranges of rows, whose products are then added up. */
-function addWeightGradient(
+/** `dx = dy weight + residual`: dy `[rows, outDim]`, padded to a multiple of 4; inDim is a multiple of 4. */
+function multiplyByTransposed(
   device: Device,
   dy: Store,
+  weight: Store,
+  residual: Store | undefined,
+  dx: Store,
+  [rows, inDim, outDim]: readonly [number, number, number],
+): void {
+  if (outDim === 0) {
+    return residual === undefined ? device.clear(dx) : pad(device, residual, [1, inDim], [1, inDim], dx);
+  }
+  const out4 = multipleOf4(outDim);
+  const wide = Math.ceil(rows / 128) * Math.ceil(inDim / 128) >= FORWARD_TILES, edge = wide ? 128 : 64;
+  const residualRows = residual === undefined ? [] : [[residual, inDim] as const];
+  for (const { start, count } of device.chunks(rows, [dy, out4], [dx, inDim], ...residualRows)) {
+    const workgroups = Math.ceil(count / edge) * Math.ceil(inDim / edge);
+    const part = (store: Store) => store.window(start * inDim, count * inDim);
+    for (const terms of vectorsOfRows(device, weight, outDim, inDim)) {
+      const first = terms.start === 0;
+      const kernel = device.kernel(shaders.linearBackward.input, {
+        access: { dx: "update" },
+        constants: {
+          WIDE: wide,
+          THREADS: wide ? 256 : 128,
+          BUFFERS: buffersOf(device),
+          RESIDUAL: first && residual !== undefined,
+          ADD: !first,
+        },
+      });
+      device.dispatch(
+        kernel,
+        {
+          dy: dy.window(start * out4, count * out4),
+          weight: weight.window(terms.start * inDim, terms.count * inDim),
+          residual: first && residual !== undefined ? part(residual) : device.nothing,
+          dx: part(dx),
+        },
+        {
+          rows: count,
+          terms: terms.count,
+          firstTerm: terms.start,
+          outVectors: out4 / 4,
+          inVectors: inDim / 4,
+          workgroups,
+        },
+        workgroups,
+      );
+    }
+  }
+}
+
+/** Ranges of rows of a weight that can be bound, from multiples of 4 on. */
+function* vectorsOfRows(device: Device, weight: Store, rows: number, rowLength: number) {
+  const fit = Math.floor(device.limits.windowBytes / (rowLength * weight.elementBytes));
+  const step = weight.pieces.length === 1 ? rows : fit - fit % (fit < 128 ? 4 : 128);
+  for (let start = 0; start < rows; start += step) yield { start, count: Math.min(step, rows - start) };
+}
+
+/**
+ * `dWeight += dyᵀ x`: tiles of dWeight over ranges of rows, whose products are then added up. dy is padded to a multiple
+ * of 4.
+ */
+function addWeightGradient(
+  device: Device,
+  left: Store,
   x: Store,
   dWeight: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
   const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
   using scope = device.scope();
-  const left = padded(scope, dy, [1, outDim], [1, out4]), right = padded(scope, x, [1, inDim], [1, in4]);
-  const { main, constants: { EDGE } } = shaders.linearBackward;
+  const right = padded(scope, x, [1, inDim], [1, in4]);
+  const { weights, constants: { EDGE } } = shaders.linearBackward;
   for (const bound of device.chunks(outDim, [dWeight, inDim])) {
     const part = dWeight.window(bound.start * inDim, bound.count * inDim);
     const tiles = Math.ceil((bound.start % 4 + bound.count) / EDGE) * Math.ceil(inDim / EDGE);
@@ -296,9 +363,15 @@ function addWeightGradient(
       const wanted = Math.min(Math.ceil(BACKWARD_TILES / tiles), Math.ceil(count / RANGE_ROWS));
       const step = Math.ceil(count / Math.max(1, Math.min(wanted, most)));
       const ranges = Math.ceil(count / step), workgroups = tiles * ranges;
-      const kernel = device.kernel(main, {
+      const kernel = device.kernel(weights, {
         access: { dWeight: "update" },
-        constants: { BUFFERS: buffersOf(device), ADD: ranges === 1 },
+        constants: {
+          WIDE: true,
+          THREADS: 256,
+          RESIDUAL: false,
+          BUFFERS: buffersOf(device),
+          ADD: ranges === 1,
+        },
       });
       using scratch = device.scope();
       const products = ranges === 1 ? undefined : scratch.allocate([ranges, part.length]);

@@ -18,12 +18,13 @@ export function multiplyStores(device: Device, left: Store, right: Store, result
     access: { output: "write" },
     types: { X: left.dtype, Y: right.dtype, Output: result.dtype },
   });
+  const { THREADS, EACH } = shaders.multiply.constants;
   for (const { start, count } of device.chunks(result.length, [left, 1], [right, 1], [result, 1])) {
     device.dispatch(
       kernel,
       { x: left.window(start, count), y: right.window(start, count), output: result.window(start, count) },
       { count },
-      Math.ceil(count / kernel.shader.threads),
+      Math.ceil(count / (THREADS * EACH)),
     );
   }
 }

@@ -6,7 +6,7 @@
  * New buffers are slow: the system maps their memory, and the device sets it to zero. So a pool learns what comes again. A
  * buffer that was freed and is then asked for was *missed*, and as many bytes more are kept from then on, until
  * nobody has used them for a while. A training step frees 10 GB once and never again; a single long prompt frees them.
- * All together they never hold more than 9/8 of what was most in use at a time, or 256 MiB more than is in use.
+ * All together they never hold more than 5/4 of what was most in use at a time, or 256 MiB more than is in use.
  *
  * @module
  */
@@ -117,7 +117,7 @@ export class Pool {
     if (idle === undefined) this.#idle.set(key, [block]);
     else idle.splice(idle.findLastIndex(({ id }) => id < block.id) + 1, 0, block);
     this.#idleBytes += block.bytes;
-    const room = this.#mostInUse * 9 / 8 - (this.#bytes - this.#idleBytes);
+    const room = this.#mostInUse * 5 / 4 - (this.#bytes - this.#idleBytes);
     this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
   }
 

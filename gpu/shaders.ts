@@ -1338,7 +1338,10 @@ fn factors(
 `;
 
 // gpu/linearBackward.wgsl
-const linearBackwardSource = `override BUFFERS: u32;
+const linearBackwardSource = `override WIDE: bool;
+override THREADS: u32;
+override RESIDUAL: bool;
+override BUFFERS: u32;
 override ADD: bool;
 const INNER = 16u;
 const EDGE = 128u;
@@ -1361,11 +1364,16 @@ var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 struct Tile { upper: Rows, lower: Rows }
 fn addRow(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + 16u];
+  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
   let b0 = right[buffer][i][column];
-  let b1 = right[buffer][i][column + 16u];
-  (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
-  (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
+  if (WIDE) {
+    let b1 = right[buffer][i][column + 16u];
+    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
+    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
+  } else {
+    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
+    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
+  }
 }
 fn write(at: u32, value: f32) {
   if (ADD) { dWeight[at] += value; } else { dWeight[at] = value; }
@@ -1386,7 +1394,7 @@ fn writeTile(first: u32, out: u32, column: u32, accumulators: mat4x4<f32>) {
   writeRow(first, out + 3u, column, accumulators[3].wzyx);
 }
 @compute @workgroup_size(256)
-fn main(
+fn weights(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -1456,6 +1464,131 @@ fn main(
   writeTile(first, out, inColumn + 64u, accumulators.upper.right);
   writeTile(first, out + 64u, inColumn, accumulators.lower.left);
   writeTile(first, out + 64u, inColumn + 64u, accumulators.lower.right);
+}
+struct Sizes {
+  rows: u32,
+  terms: u32,
+  firstTerm: u32,
+  outVectors: u32,
+  inVectors: u32,
+  workgroups: u32,
+}
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> dx: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> sizes: Sizes;
+fn writeInputRow(row: u32, column: u32, sum: vec4<f32>) {
+  if (row >= sizes.rows || column >= sizes.inVectors) { return; }
+  let at = row * sizes.inVectors + column;
+  var d = sum;
+  if (RESIDUAL) { d += residual[at]; }
+  if (ADD) { d += dx[at]; }
+  dx[at] = d;
+}
+fn writeInputTile(row: u32, column: u32, accumulators: mat4x4<f32>) {
+  writeInputRow(row, column, accumulators[0]);
+  writeInputRow(row + 1u, column, accumulators[1].wzyx);
+  writeInputRow(row + 2u, column, accumulators[2]);
+  writeInputRow(row + 3u, column, accumulators[3].wzyx);
+}
+@compute @workgroup_size(THREADS)
+fn input(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= sizes.workgroups) { return; }
+  let edge = select(64u, 128u, WIDE);
+  let inVectors = sizes.inVectors;
+  let tiles = (4u * inVectors + edge - 1u) / edge;
+  let firstRow = id / tiles * edge;
+  let firstColumn = id % tiles * edge / 4u;
+  let row = thread / 64u * 4u + thread % 32u / 8u;
+  let column = thread / 32u % 2u * 8u + thread % 8u;
+  let forLeft = thread < THREADS / 2u;
+  let other = thread % (THREADS / 2u);
+  let quad = select(other / (edge / 4u), other % 4u, forLeft);
+  let group = select(other % (edge / 4u), other / 4u, forLeft);
+  let lastRow = sizes.rows - 1u;
+  let dyColumn = sizes.firstTerm / 4u + quad;
+  let at0 = min(firstRow + 4u * group, lastRow) * sizes.outVectors + dyColumn;
+  let at1 = min(firstRow + 4u * group + 1u, lastRow) * sizes.outVectors + dyColumn;
+  let at2 = min(firstRow + 4u * group + 2u, lastRow) * sizes.outVectors + dyColumn;
+  let at3 = min(firstRow + 4u * group + 3u, lastRow) * sizes.outVectors + dyColumn;
+  let weightColumn = min(firstColumn + group, inVectors - 1u);
+  let lastTerm = sizes.terms - 1u;
+  let vectors = (sizes.terms + 3u) / 4u;
+  var accumulators = Tile();
+  var l0 = vec4<f32>();
+  var l1 = vec4<f32>();
+  var l2 = vec4<f32>();
+  var l3 = vec4<f32>();
+  for (var i = 0u; i < vectors + INNER / 4u; i += INNER / 4u) {
+    if (i < vectors) {
+      if (forLeft) {
+        l0 = dy[at0 + i];
+        l1 = dy[at1 + i];
+        l2 = dy[at2 + i];
+        l3 = dy[at3 + i];
+      } else {
+        let term = 4u * (i + quad);
+        l0 = weight[min(term, lastTerm) * inVectors + weightColumn];
+        l1 = weight[min(term + 1u, lastTerm) * inVectors + weightColumn];
+        l2 = weight[min(term + 2u, lastTerm) * inVectors + weightColumn];
+        l3 = weight[min(term + 3u, lastTerm) * inVectors + weightColumn];
+      }
+    }
+    if (i > 0u) {
+      let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
+      addRow(&accumulators, buffer, 0u, row, column);
+      addRow(&accumulators, buffer, 1u, row, column);
+      addRow(&accumulators, buffer, 2u, row, column);
+      addRow(&accumulators, buffer, 3u, row, column);
+      addRow(&accumulators, buffer, 4u, row, column);
+      addRow(&accumulators, buffer, 5u, row, column);
+      addRow(&accumulators, buffer, 6u, row, column);
+      addRow(&accumulators, buffer, 7u, row, column);
+      addRow(&accumulators, buffer, 8u, row, column);
+      addRow(&accumulators, buffer, 9u, row, column);
+      addRow(&accumulators, buffer, 10u, row, column);
+      addRow(&accumulators, buffer, 11u, row, column);
+      addRow(&accumulators, buffer, 12u, row, column);
+      addRow(&accumulators, buffer, 13u, row, column);
+      addRow(&accumulators, buffer, 14u, row, column);
+      addRow(&accumulators, buffer, 15u, row, column);
+    }
+    if (i < vectors) {
+      let buffer = i / (INNER / 4u) % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      let inside = i + quad < vectors;
+      l0 = select(vec4<f32>(), l0, inside);
+      l1 = select(vec4<f32>(), l1, inside);
+      l2 = select(vec4<f32>(), l2, inside);
+      l3 = select(vec4<f32>(), l3, inside);
+      if (forLeft) {
+        let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
+        left[buffer][4u * quad][group] = columns[0];
+        left[buffer][4u * quad + 1u][group] = columns[1];
+        left[buffer][4u * quad + 2u][group] = columns[2];
+        left[buffer][4u * quad + 3u][group] = columns[3];
+      } else {
+        right[buffer][4u * quad][group] = l0;
+        right[buffer][4u * quad + 1u][group] = l1;
+        right[buffer][4u * quad + 2u][group] = l2;
+        right[buffer][4u * quad + 3u][group] = l3;
+      }
+      workgroupBarrier();
+    }
+  }
+  let outRow = firstRow + 4u * row;
+  let outColumn = firstColumn + column;
+  writeInputTile(outRow, outColumn, accumulators.upper.left);
+  writeInputTile(outRow + edge / 2u, outColumn, accumulators.lower.left);
+  if (WIDE) {
+    writeInputTile(outRow, outColumn + 16u, accumulators.upper.right);
+    writeInputTile(outRow + edge / 2u, outColumn + 16u, accumulators.lower.right);
+  }
 }
 `;
 
@@ -1625,14 +1758,19 @@ const multiplySource = `@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> y: array<Y>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
 @group(1) @binding(0) var<uniform> count: u32;
-@compute @workgroup_size(256)
+const THREADS = 256u;
+const EACH = 4u;
+@compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = folded(workgroup, workgroups) * 256 + thread;
-  if (i < count) { output[i] = Output(f32(x[i]) * f32(y[i])); }
+  let first = folded(workgroup, workgroups) * THREADS * EACH + thread;
+  for (var j = 0u; j < EACH; j++) {
+    let i = first + j * THREADS;
+    if (i < count) { output[i] = Output(f32(x[i]) * f32(y[i])); }
+  }
 }
 `;
 
@@ -2175,48 +2313,6 @@ fn main(
 }
 `;
 
-// gpu/transpose.wgsl
-const transposeSource = `const EDGE = 32u;
-const THREADS = 256u;
-struct Parameters {
-  rows: u32,
-  columns: u32,
-  firstRow: u32,
-  firstColumn: u32,
-  count: u32,
-  stride: u32,
-  workgroups: u32,
-}
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
-var<workgroup> tile: array<array<f32, EDGE + 1>, EDGE>;
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) workgroups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let tiles = (parameters.count + EDGE - 1) / EDGE;
-  let row = id / tiles * EDGE;
-  let column = id % tiles * EDGE;
-  let across = thread % EDGE;
-  for (var i = thread / EDGE; i < EDGE; i += THREADS / EDGE) {
-    if (row + i < parameters.rows && column + across < parameters.count) {
-      tile[i][across] = x[(row + i) * parameters.columns + parameters.firstColumn + column + across];
-    }
-  }
-  workgroupBarrier();
-  for (var i = thread / EDGE; i < EDGE; i += THREADS / EDGE) {
-    if (row + across < parameters.rows && column + i < parameters.count) {
-      y[(column + i) * parameters.stride + parameters.firstRow + row + across] = tile[across][i];
-    }
-  }
-}
-`;
-
 const activateModule = /* @__PURE__ */ (() => ({
   code: foldedSource + activationsSource + cosSinSource + activationSource + activateSource,
   overrides: ["ACTIVATION"],
@@ -2640,16 +2736,16 @@ export const linear = /* @__PURE__ */ (() => ({
 
 const linearBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + outerSource + linearBackwardSource,
-  overrides: ["BUFFERS","ADD"],
+  overrides: ["WIDE","THREADS","RESIDUAL","BUFFERS","ADD"],
   aliases: [],
 } as const))();
 
 /** gpu/linearBackward.wgsl */
 export const linearBackward = /* @__PURE__ */ (() => ({
   constants: { INNER: 16, EDGE: 128 },
-  main: {
+  weights: {
     ...linearBackwardModule,
-    entryPoint: "main",
+    entryPoint: "weights",
     threads: 256,
     bindings: {
       dy: [0, "read"],
@@ -2665,6 +2761,25 @@ export const linearBackward = /* @__PURE__ */ (() => ({
       outCount: [5, "u32"],
       inDim: [6, "u32"],
       workgroups: [7, "u32"],
+    },
+  },
+  input: {
+    ...linearBackwardModule,
+    entryPoint: "input",
+    threads: undefined,
+    bindings: {
+      dy: [0, "read"],
+      weight: [1, "read"],
+      residual: [2, "read"],
+      dx: [3, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      terms: [1, "u32"],
+      firstTerm: [2, "u32"],
+      outVectors: [3, "u32"],
+      inVectors: [4, "u32"],
+      workgroups: [5, "u32"],
     },
   },
 } as const))();
@@ -2769,7 +2884,7 @@ const multiplyModule = /* @__PURE__ */ (() => ({
 
 /** gpu/multiply.wgsl */
 export const multiply = /* @__PURE__ */ (() => ({
-  constants: {},
+  constants: { THREADS: 256, EACH: 4 },
   main: {
     ...multiplyModule,
     entryPoint: "main",
@@ -3077,35 +3192,6 @@ export const sums = /* @__PURE__ */ (() => ({
       width: [1, "u32"],
       step: [2, "u32"],
       workgroups: [3, "u32"],
-    },
-  },
-} as const))();
-
-const transposeModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + transposeSource,
-  overrides: [],
-  aliases: [],
-} as const))();
-
-/** gpu/transpose.wgsl */
-export const transpose = /* @__PURE__ */ (() => ({
-  constants: { EDGE: 32, THREADS: 256 },
-  main: {
-    ...transposeModule,
-    entryPoint: "main",
-    threads: 256,
-    bindings: {
-      x: [0, "read"],
-      y: [1, "read_write"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      columns: [1, "u32"],
-      firstRow: [2, "u32"],
-      firstColumn: [3, "u32"],
-      count: [4, "u32"],
-      stride: [5, "u32"],
-      workgroups: [6, "u32"],
     },
   },
 } as const))();

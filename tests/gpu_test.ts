@@ -380,7 +380,7 @@ gpuTest("the same work again makes no bind group", (backend) => {
 });
 
 gpuTest("much recorded work begins before anything is read", (backend) => {
-  using small = backend.zeros([4]), large = backend.zeros([2 ** 20]);
+  using small = backend.zeros([4]), large = backend.zeros([2 ** 22]);
   let submits = 0;
   const { submit } = GPUQueue.prototype;
   GPUQueue.prototype.submit = function (commands) {

@@ -17,7 +17,7 @@ export interface StepMemory {
 
 /**
  * The most that the tensors of a step hold together, with Lightning Attention and states of zero. Scratch of single
- * operations is not counted: on a GPU a transposed weight, and up to 64 MiB of partial sums.
+ * operations is not counted: on a GPU up to 64 MiB of partial sums.
  *
  * @param count number of parameters
  */

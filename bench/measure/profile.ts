@@ -102,11 +102,12 @@ function nameOf({ shader, values }: TimedDispatch): string {
 
 /** rows, inDim and outDim of a matrix product; undefined of other kernels. */
 function productOf({ shader, values }: TimedDispatch): [number, number, number] | undefined {
-  const { rows, inVectors, outCount, inDim } = values as Record<string, number>;
+  const { rows, inVectors, outCount, inDim, terms } = values as Record<string, number>;
   if (shader === shaders.linear.tiled || shader === shaders.linear.fewRows) {
     return [rows, 4 * inVectors, outCount];
   }
-  if (shader === shaders.linearBackward.main) return [rows, inDim, outCount];
+  if (shader === shaders.linearBackward.input) return [rows, terms, 4 * inVectors];
+  if (shader === shaders.linearBackward.weights) return [rows, inDim, outCount];
 }
 
 function kinds(timed: readonly TimedDispatch[], nameOf: (one: TimedDispatch) => string): Kind[] {
