@@ -30,8 +30,8 @@ export interface GenerateOptions extends DecodingOptions {
   /** Ends generation at the next token: its reason is thrown. */
   signal?: AbortSignal;
   /**
-   * Tokens of the prompt that are read between two turns of the event loop; an integer ≥ 1, default 800. Fewer keep a
-   * page on a slow device alive.
+   * Tokens of the prompt that are read between two turns of the event loop; an integer ≥ 1, default 800, on WebGPU 2,048. Fewer
+   * keep a page on a slow device alive.
    */
   prefillTokens?: number;
 }

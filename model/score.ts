@@ -62,7 +62,7 @@ async function score(
 ): Promise<Likelihood> {
   const { vocabSize } = model.config;
   // At most 16 MiB of logits at a time.
-  const piece = Math.max(1, Math.min(PREFILL_TOKENS, Math.floor(2 ** 22 / vocabSize)));
+  const piece = Math.max(1, Math.min(PREFILL_TOKENS[model.backend.name], Math.floor(2 ** 22 / vocabSize)));
   using session = model.session();
   if (from > 1) session.prefill(ids.subarray(0, from - 1)).dispose();
   let logprob = 0, greedy = true;
