@@ -23,6 +23,7 @@ override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to
 override ROWS: u32;    // of fewRows, at most: 4, 8, 12 or 16
 override BIAS: bool;
 override RESIDUAL: bool;
+override TIMES: bool;  // of fewRows: the result is multiplied by the residual, not added to it
 override NORMED: bool;
 override GATED: bool;
 
@@ -242,7 +243,10 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   var y = sum;
   if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  if (RESIDUAL) {
+    let other = f32(scalarResidual[at]);
+    y = select(y + other, y * other, TIMES);
+  }
   scalarOutput[at] = Output(y);
 }
 

@@ -980,6 +980,7 @@ override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
+override TIMES: bool;
 override NORMED: bool;
 override GATED: bool;
 struct Parameters {
@@ -1164,7 +1165,10 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   var y = sum;
   if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  if (RESIDUAL) {
+    let other = f32(scalarResidual[at]);
+    y = select(y + other, y * other, TIMES);
+  }
   scalarOutput[at] = Output(y);
 }
 fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
@@ -2535,7 +2539,7 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 
 const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","NORMED","GATED","THREADS","TEAM"],
+  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
