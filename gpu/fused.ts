@@ -11,6 +11,7 @@ import { FEW_ROWS } from "../core/sizes.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { normLinear } from "./linear.ts";
 import * as shaders from "./shaders.ts";
+import { topLogits } from "./topLogits.ts";
 
 /** Elements of a query that workgroup memory holds, with a key and sums: 12 KiB of the 16 that every device has. */
 const MOST_KEYS = 1024;
@@ -24,6 +25,7 @@ export function fused(device: Device): Fused {
     fits,
     normLinear: (call) => normLinear(device, call),
     mixerStep: (call) => mixerStep(device, call),
+    topLogits: (call) => topLogits(device, call),
   };
 }
 
