@@ -1347,24 +1347,14 @@ struct Parameters {
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
-  return mat4x4<f32>(
-    fma(vec4<f32>(a.x), b, c[0]),
-    fma(vec4<f32>(a.y), b, c[1]),
-    fma(vec4<f32>(a.z), b, c[2]),
-    fma(vec4<f32>(a.w), b, c[3]),
-  );
-}
-struct Tile { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+struct Tile { upper: Rows, lower: Rows }
 fn addRow(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + 16u];
   let b0 = right[buffer][i][column];
   let b1 = right[buffer][i][column + 16u];
-  (*accumulators).c00 = outer((*accumulators).c00, a0, b0);
-  (*accumulators).c01 = outer((*accumulators).c01, a0, b1);
-  (*accumulators).c10 = outer((*accumulators).c10, a1, b0);
-  (*accumulators).c11 = outer((*accumulators).c11, a1, b1);
+  (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
+  (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
 }
 fn write(at: u32, value: f32) {
   if (ADD) { dWeight[at] += value; } else { dWeight[at] = value; }
@@ -1380,9 +1370,9 @@ fn writeRow(first: u32, out: u32, column: u32, sum: vec4<f32>) {
 }
 fn writeTile(first: u32, out: u32, column: u32, accumulators: mat4x4<f32>) {
   writeRow(first, out, column, accumulators[0]);
-  writeRow(first, out + 1u, column, accumulators[1]);
+  writeRow(first, out + 1u, column, accumulators[1].wzyx);
   writeRow(first, out + 2u, column, accumulators[2]);
-  writeRow(first, out + 3u, column, accumulators[3]);
+  writeRow(first, out + 3u, column, accumulators[3].wzyx);
 }
 @compute @workgroup_size(256)
 fn main(
@@ -1397,25 +1387,25 @@ fn main(
   let range = id / (across * down);
   let firstOut = id / across % down * EDGE;
   let firstColumn = id % across * EDGE;
-  let row = thread / 16u;
-  let column = thread % 16u;
+  let row = thread / 64u * 4u + thread % 32u / 8u;
+  let column = thread / 32u % 2u * 8u + thread % 8u;
   let group = thread % 32u;
   let term = thread / 32u;
   let dyColumn = min((parameters.firstOut / 4u) + firstOut / 4u + group, parameters.dyStride - 1u);
   let xColumn = min(firstColumn / 4u + group, parameters.xStride - 1u);
   let start = range * parameters.step;
   let end = min(start + parameters.step, parameters.rows);
+  let last = end - 1u;
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
   for (var i = start; i < end + INNER; i += INNER) {
     if (i < end) {
-      let r0 = i + term;
-      let r1 = r0 + 8u;
-      let last = end - 1u;
-      a0 = select(vec4<f32>(), dy[min(r0, last) * parameters.dyStride + dyColumn], r0 < end);
-      a1 = select(vec4<f32>(), dy[min(r1, last) * parameters.dyStride + dyColumn], r1 < end);
-      b0 = select(vec4<f32>(), x[min(r0, last) * parameters.xStride + xColumn], r0 < end);
-      b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
+      let r0 = min(i + term, last);
+      let r1 = min(i + term + 8u, last);
+      a0 = dy[r0 * parameters.dyStride + dyColumn];
+      a1 = dy[r1 * parameters.dyStride + dyColumn];
+      b0 = x[r0 * parameters.xStride + xColumn];
+      b1 = x[r1 * parameters.xStride + xColumn];
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
@@ -1439,20 +1429,22 @@ fn main(
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
-      left[buffer][term][group] = a0;
-      left[buffer][term + 8u][group] = a1;
-      right[buffer][term][group] = b0;
-      right[buffer][term + 8u][group] = b1;
+      let inside0 = i + term < end;
+      let inside1 = i + term + 8u < end;
+      left[buffer][term][group] = select(vec4<f32>(), a0, inside0);
+      left[buffer][term + 8u][group] = select(vec4<f32>(), a1, inside1);
+      right[buffer][term][group] = select(vec4<f32>(), b0, inside0);
+      right[buffer][term + 8u][group] = select(vec4<f32>(), b1, inside1);
       workgroupBarrier();
     }
   }
   let first = range * parameters.outCount * parameters.inDim;
   let out = firstOut + 4u * row;
   let inColumn = firstColumn + 4u * column;
-  writeTile(first, out, inColumn, accumulators.c00);
-  writeTile(first, out, inColumn + 64u, accumulators.c01);
-  writeTile(first, out + 64u, inColumn, accumulators.c10);
-  writeTile(first, out + 64u, inColumn + 64u, accumulators.c11);
+  writeTile(first, out, inColumn, accumulators.upper.left);
+  writeTile(first, out, inColumn + 64u, accumulators.upper.right);
+  writeTile(first, out + 64u, inColumn, accumulators.lower.left);
+  writeTile(first, out + 64u, inColumn + 64u, accumulators.lower.right);
 }
 `;
 
@@ -2138,9 +2130,26 @@ fn main(
   var sum = 0.0;
   if (inside) {
     let end = min((range + 1) * parameters.step, parameters.rows);
-    for (var row = range * parameters.step + thread / COLUMNS; row < end; row += THREADS / COLUMNS) {
-      let value = x[row * width + column];
-      if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+    let first = range * parameters.step + thread / COLUMNS;
+    if (COLUMNS == THREADS) {
+      var four = vec4f();
+      for (var row = first; row < end; row += 4) {
+        let at = row * width + column;
+        let last = end - row - 1;
+        let values = vec4f(
+          x[at],
+          x[at + min(1, last) * width],
+          x[at + min(2, last) * width],
+          x[at + min(3, last) * width],
+        );
+        four += select(vec4f(), values, vec4u(0, 1, 2, 3) <= vec4u(last));
+      }
+      sum = (four.x + four.z) + (four.y + four.w);
+    } else {
+      for (var row = first; row < end; row += THREADS / COLUMNS) {
+        let value = x[row * width + column];
+        if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+      }
     }
   }
   sums[thread] = sum;
@@ -2755,7 +2764,7 @@ export const linear = /* @__PURE__ */ (() => ({
 } as const))();
 
 const linearBackwardModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + linearBackwardSource,
+  code: foldedSource + outerSource + linearBackwardSource,
   overrides: ["BUFFERS","ADD"],
   aliases: [],
 } as const))();

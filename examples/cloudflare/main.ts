@@ -11,8 +11,8 @@
  * @module
  */
 import { loadKernels } from "@levin/attention/kernels";
-import { createHandler, type Handler, type SessionStorage } from "@levin/attention/serve";
-import { TransNormerLLM } from "@levin/attention/tnl";
+import { createHandler, type Handler, type SessionStorage } from "@levin/attention/serve/bare";
+import { TransNormerLLM } from "@levin/attention/tnl/bare";
 import { createBackend } from "@levin/attention/wasm";
 
 /** What `wrangler.jsonc` binds. */

@@ -11,8 +11,8 @@
  * @module
  */
 import { createBackend } from "@levin/attention/wasm";
-import { createHandler } from "@levin/attention/serve";
-import { TransNormerLLM } from "@levin/attention/tnl";
+import { createHandler } from "@levin/attention/serve/bare";
+import { TransNormerLLM } from "@levin/attention/tnl/bare";
 import { createStorage } from "unstorage";
 import kv from "unstorage/drivers/deno-kv";
 
@@ -29,7 +29,6 @@ const backend = await createBackend();
 
 const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
-  checkpoint: location,
   storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
   apiKeys,
   // What one isolate with little memory and one core can carry. Without workers, texts are tokenized in between.
