@@ -7,7 +7,8 @@
  *
  * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
  * fewer. Nobody waits for a thread that has not begun: a job is closed when its last call is taken, and then only those
- * who are still at one are waited for.
+ * who are still at one are waited for. On a busy machine even they may not run: who had to wait longer for them than it
+ * computed makes the next jobs alone, the more of them the more often that happens.
  *
  * @module
  */
@@ -66,6 +67,12 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
+/** Milliseconds beyond its own work that a thread waits for others before that counts as a delay. */
+const DELAY = 0.2;
+
+/** Jobs that are made alone, at most, before workers are tried again. */
+const MOST_ALONE = 255;
+
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
 
@@ -105,6 +112,10 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
+  /** Jobs that are still to be made alone. */
+  #alone = 0;
+  /** Jobs to make alone after the last one that workers delayed. */
+  #aloneAfterDelay = 0;
 
   /** A crew of the calling thread and of workers that are ready. */
   constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
@@ -214,7 +225,8 @@ export class Crew {
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
     const helpers = Math.min(this.#workers.length, Math.ceil(calls.length / chain) - 1, this.parts(work) - 1);
-    if (helpers < 1) {
+    if (helpers < 1 || this.#alone > 0) {
+      if (helpers >= 1) this.#alone--;
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
       return;
@@ -238,14 +250,20 @@ export class Crew {
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
     if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, GENERATION, helpers);
+    const began = performance.now();
+    let finished = began;
     try {
       makeCalls(numbered, memory, this.#control, 0);
+      finished = performance.now();
     } finally {
       Atomics.store(words, OPEN, 0);
       for (let active; (active = Atomics.load(words, ACTIVE)) > 0;) {
         awaitChange(words, ACTIVE, active, this.#maySleep);
       }
     }
+    if (performance.now() - finished > finished - began + DELAY) {
+      this.#alone = this.#aloneAfterDelay = Math.min(MOST_ALONE, 2 * this.#aloneAfterDelay + 1);
+    } else this.#aloneAfterDelay >>= 1;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
