@@ -7,9 +7,11 @@
  *
  * @module
  */
+import { pathToFileURL } from "node:url";
 import { cli, command, integer, items } from "../cli/mod.ts";
-import { type Contestant, CONTEXTS, LLAMA } from "./measure/race.ts";
-import { openTrack, randomLlama } from "./measure/raceTrack.ts";
+import { writeCheckpoint } from "./measure/checkpoints.ts";
+import { type Contestant, CONTEXTS, LLAMA, TRANSNORMER } from "./measure/race.ts";
+import { bundle, openTrack, randomLlama } from "./measure/raceTrack.ts";
 import { median } from "./measure/timing.ts";
 import { commit, keep, machine, type RaceReport, type RaceRow } from "./report/results.ts";
 
@@ -56,9 +58,10 @@ await cli(
     }),
 );
 
-function describe({ engine, weights, threads, cache }: Contestant): string {
+function describe(contestant: Contestant): string {
+  const { engine, weights, threads } = contestant;
   return `${engine} ${weights}, ${threads === 1 ? "one thread" : `${threads} threads`}` +
-    (cache === undefined ? "" : `, cache ${cache}`);
+    (contestant.engine === "Levin" ? "" : `, cache ${contestant.cache}`);
 }
 
 /** All rounds with one number of threads. */
@@ -67,12 +70,21 @@ async function race(
   rounds: number,
   progress: (what: string) => void,
 ): Promise<{ rows: RaceRow[]; browser: string }> {
-  await using track = await openTrack(
-    Object.fromEntries(
-      (["Q8_0", "Q4_K", "F32"] as const).map((type) => [type, () => randomLlama(LLAMA, type)]),
-    ),
-    new URL("measure/racePage.ts", import.meta.url),
-    new URL("measure/raceWorker.ts", import.meta.url),
+  const checkpoint = await Deno.makeTempDir({ prefix: "levin-race-" });
+  await using stack = new AsyncDisposableStack();
+  stack.defer(() => Deno.remove(checkpoint, { recursive: true }));
+  await writeCheckpoint(checkpoint, TRANSNORMER);
+  const files = ["config.json", "model.safetensors"].map((name) => (
+    [`/levin/${name}`, pathToFileURL(`${checkpoint}/${name}`)] as const
+  ));
+  const ggufs = (["Q8_0", "Q4_K", "F32"] as const).map((type) => (
+    [`/model/${type}`, () => randomLlama(LLAMA, type)] as const
+  ));
+  const track = stack.use(
+    await openTrack(new URL("measure/racePage.ts", import.meta.url), {
+      ...Object.fromEntries([...files, ...ggufs]),
+      "/worker.js": await bundle(new URL("measure/raceWorker.ts", import.meta.url)),
+    }),
   );
   const rows: RaceRow[] = [];
   for (const contestant of contestants(threads)) {

@@ -33,14 +33,23 @@ export const PREFILL = 512, CONTEXTS = [64, 2000] as const;
 /** Tokens that are generated for a measurement; between them lie one interval less. */
 export const GENERATED = 33;
 
-/** One that runs. */
-export interface Contestant {
-  readonly engine: "Levin" | "wllama";
-  readonly weights: "f32" | "int8" | "int4" | "F32" | "Q8_0" | "Q4_K";
+/** This library, with weights quantised as it loads them. */
+export interface LevinContestant {
+  readonly engine: "Levin";
+  readonly weights: "f32" | "int8" | "int4";
   readonly threads: number;
-  /** Of wllama: its defaults, or keys and values in f32 without flash attention. */
-  readonly cache?: "F16, flash attention" | "F32";
 }
+
+/** llama.cpp, with keys and values in f16 and flash attention, its defaults, or in f32 without. */
+export interface WllamaContestant {
+  readonly engine: "wllama";
+  readonly weights: "F32" | "Q8_0" | "Q4_K";
+  readonly threads: number;
+  readonly cache: "F16, flash attention" | "F32";
+}
+
+/** One that runs. */
+export type Contestant = LevinContestant | WllamaContestant;
 
 /** A contestant, ready to run. */
 export interface Racer {

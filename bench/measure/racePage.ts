@@ -4,7 +4,7 @@
  * @module
  */
 import { startWllama } from "../peers/wllama.ts";
-import type { Contestant, Racer } from "./race.ts";
+import type { Contestant, LevinContestant, Racer } from "./race.ts";
 import type { Request, Response } from "./raceWorker.ts";
 
 /** What the page offers, as `globalThis.race`. A racer is known by its number. */
@@ -18,7 +18,7 @@ export interface RacePage {
   browser(): string;
 }
 
-async function startLevin(contestant: Contestant): Promise<Racer> {
+async function startLevin(contestant: LevinContestant): Promise<Racer> {
   const worker = new Worker("/worker.js", { type: "module" });
   const ask = (request: Request) =>
     new Promise<number>((resolve, reject) => {

@@ -10,8 +10,8 @@ import { seeded } from "../../tests/numbers.ts";
 import { findBrowser } from "../../tests/setup.ts";
 import { llamaGguf, type LlamaSizes, SPECIAL_TOKENS } from "../peers/gguf.ts";
 
-/** Models by the last part of their address, each as the parts of a file. */
-export type Models = Readonly<Record<string, () => Iterable<Uint8Array<ArrayBuffer>>>>;
+/** What the page may load besides its script, by path: text of scripts, files by their URL, or parts of a file. */
+export type Served = Readonly<Record<string, string | URL | (() => Iterable<Uint8Array<ArrayBuffer>>)>>;
 
 /** A page that runs a script. */
 export interface Track extends AsyncDisposable {
@@ -25,22 +25,32 @@ const ISOLATED = {
   "cross-origin-embedder-policy": "require-corp",
 };
 
-/** Opens a page with the script of `page`, which finds that of `worker` at `/worker.js`. */
-export async function openTrack(models: Models, page: URL, worker?: URL): Promise<Track> {
-  const scripts = new Map([["/page.js", await bundle(page)]]);
-  if (worker !== undefined) scripts.set("/worker.js", await bundle(worker));
+const TYPES: Record<string, string> = {
+  ".html": "text/html",
+  ".js": "text/javascript",
+  ".wasm": "application/wasm",
+  "": "application/octet-stream",
+};
+
+/** Opens a page with the script of `page`. Kernels of wllama are at `/wllama.wasm`. */
+export async function openTrack(page: URL, served: Served): Promise<Track> {
   const manifest = pathToFileURL(findPackageJSON("@wllama/wllama", import.meta.url)!);
-  const kernels = await Deno.readFile(new URL("esm/wasm/wllama.wasm", manifest));
-  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
-    const { pathname } = new URL(request.url);
-    const answer = (body: BodyInit, type: string) =>
-      new Response(body, { headers: { ...ISOLATED, "content-type": type } });
-    const script = scripts.get(pathname), model = models[pathname.replace("/model/", "")];
-    if (script !== undefined) return answer(script, "text/javascript");
-    if (model !== undefined) return answer(ReadableStream.from(model()), "application/octet-stream");
-    if (pathname === "/wllama.wasm") return answer(kernels, "application/wasm");
-    if (pathname !== "/") return new Response(null, { status: 404 });
-    return answer('<!doctype html><script type="module" src="/page.js"></script>', "text/html");
+  const all: Served = {
+    "/": '<!doctype html><link rel="icon" href="data:,"><script type="module" src="/page.js"></script>',
+    "/page.js": await bundle(page),
+    "/wllama.wasm": new URL("esm/wasm/wllama.wasm", manifest),
+    ...served,
+  };
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, async ({ url }) => {
+    const { pathname } = new URL(url), found = all[pathname];
+    if (found === undefined) return new Response(null, { status: 404 });
+    const extension = /\.\w+$/.exec(pathname)?.[0] ?? (pathname === "/" ? ".html" : "");
+    const body = typeof found === "string"
+      ? found
+      : found instanceof URL
+      ? (await Deno.open(found)).readable
+      : ReadableStream.from(found());
+    return new Response(body, { headers: { ...ISOLATED, "content-type": TYPES[extension] ?? TYPES[""] } });
   });
   let browser: Browser | undefined;
   const close = async () => {
@@ -100,7 +110,8 @@ export function randomLlama(
   });
 }
 
-async function bundle(entry: URL): Promise<string> {
+/** A module and all that it imports, as one script for browsers. */
+export async function bundle(entry: URL): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["bundle", "--quiet", "--platform", "browser", entry.href],
     cwd: new URL("../..", import.meta.url),

@@ -4,24 +4,21 @@
  * @module
  */
 import { createBackend } from "../../mod.ts";
-import type { Session, TransNormerLLM } from "../../model/mod.ts";
-import { randomModel } from "./models.ts";
-import { type Contestant, GENERATED, PREFILL, prompt, type Racer, TRANSNORMER } from "./race.ts";
+import { type Session, TransNormerLLM } from "../../model/mod.ts";
+import { GENERATED, type LevinContestant, PREFILL, prompt, type Racer } from "./race.ts";
 
 /** What the page may ask. */
 export type Request =
-  | { readonly ask: "start"; readonly contestant: Contestant }
+  | { readonly ask: "start"; readonly contestant: LevinContestant }
   | { readonly ask: "prefill"; readonly seed: number }
   | { readonly ask: "decode"; readonly context: number };
 
 /** What comes back: a speed, or how it failed. */
 export type Response = { readonly speed: number } | { readonly error: string };
 
-const BITS = { f32: 32, int8: 8, int4: 4 } as const;
-
-async function start({ weights, threads }: Contestant): Promise<Omit<Racer, "end">> {
+async function start({ weights, threads }: LevinContestant): Promise<Omit<Racer, "end">> {
   const backend = await createBackend({ prefer: "wasm", threads });
-  const model = await randomModel(backend, TRANSNORMER, BITS[weights as keyof typeof BITS]);
+  const model = await TransNormerLLM.load(new URL("/levin/", location.href), { backend, weights });
   const read = new Map<number, Session>();
   return {
     async prefill(seed) {

@@ -5,7 +5,7 @@
  * @module
  */
 import { Wllama } from "@wllama/wllama/esm/index.js";
-import { type Contestant, GENERATED, PREFILL, prompt, type Racer } from "../measure/race.ts";
+import { GENERATED, PREFILL, prompt, type Racer, type WllamaContestant } from "../measure/race.ts";
 import { SPECIAL_TOKENS, tokenText } from "./gguf.ts";
 
 /** What is read of an answer. */
@@ -21,7 +21,7 @@ export interface WllamaRacer extends Racer {
 
 /** Loads a model; `wasm` is where the library's kernels are served. */
 export async function startWllama(
-  { threads, cache = "F16, flash attention" }: Pick<Contestant, "threads" | "cache">,
+  { threads, cache }: Pick<WllamaContestant, "threads" | "cache">,
   model: string,
   wasm: string,
 ): Promise<WllamaRacer> {

@@ -100,9 +100,9 @@ export interface EdgeReport extends Pick<Report, "machine" | "date" | "commit" |
 }
 
 /** A contestant of the race with llama.cpp, and its tokens per second in each round. */
-export interface RaceRow extends Contestant {
+export type RaceRow = Contestant & {
   readonly speeds: Readonly<Record<"prefill" | "decode64" | "decode2000", number[]>>;
-}
+};
 
 /** The race with llama.cpp in WebAssembly: `bench/wllama.ts`. */
 export interface RaceReport extends Pick<Report, "machine" | "date" | "commit" | "versions" | "command"> {
