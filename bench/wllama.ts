@@ -1,7 +1,7 @@
 /**
  * Levin compared with llama.cpp in WebAssembly (`@wllama/wllama`): models of 141 M parameters with random weights in one
- * page of Chromium, all contestants in turns. Writes `docs/benchmarks/race.json`, from which `deno task report
- * --render-only` writes the page.
+ * page of Chromium, all contestants in turns. With `--keep` it writes `docs/benchmarks/race.json`, from which
+ * `deno task report --render-only` writes the page.
  *
  *     deno task bench:wllama [--rounds 5] [--threads 1,2] [--keep]
  *
@@ -11,20 +11,12 @@ import { pathToFileURL } from "node:url";
 import { cli, command, integer, items } from "../cli/mod.ts";
 import { writeCheckpoint } from "./measure/checkpoints.ts";
 import { type Contestant, CONTEXTS, LLAMA, TRANSNORMER } from "./measure/race.ts";
-import { bundle, openTrack, randomLlama } from "./measure/raceTrack.ts";
+import { bundle, openTrack, randomLlama, type Served } from "./measure/raceTrack.ts";
 import { median } from "./measure/timing.ts";
 import { commit, keep, machine, type RaceReport, type RaceRow } from "./report/results.ts";
 
+const GGML_TYPES = ["Q8_0", "Q4_K", "F32"] as const;
 const CACHES = ["F16, flash attention", "F32"] as const;
-
-function contestants(threads: number): Contestant[] {
-  return [
-    ...(["int8", "int4", "f32"] as const).map((weights) => ({ engine: "Levin" as const, weights, threads })),
-    ...(["Q8_0", "Q4_K", "F32"] as const).flatMap((weights) =>
-      CACHES.map((cache) => ({ engine: "wllama" as const, weights, threads, cache }))
-    ),
-  ];
-}
 
 await cli(
   command("bench:wllama", "Levin compared with llama.cpp in WebAssembly, in one page of Chromium.")
@@ -35,28 +27,30 @@ await cli(
       const begin = performance.now();
       const progress = (what: string) =>
         console.error(`${((performance.now() - begin) / 1000).toFixed(0).padStart(5)} s  ${what}`);
-      const rows: RaceRow[] = [];
-      let browser = "";
-      for (const count of threads) {
-        const { rows: found, browser: name } = await race(count, rounds, progress);
-        rows.push(...found);
-        browser = name;
+      const folder = await Deno.makeTempDir({ prefix: "levin-race-" });
+      try {
+        const served = await writeModels(folder, progress);
+        const rows: RaceRow[] = [];
+        for (const count of threads) {
+          const { rows: found, browser } = await race(count, rounds, served, progress);
+          rows.push(...found);
+          // After each number of threads: what was measured survives a run that is cut off.
+          if (keeps) await keep("race.json", await report(rows, browser, rounds));
+        }
+      } finally {
+        await Deno.remove(folder, { recursive: true });
       }
-      for (const { speeds, ...contestant } of rows) {
-        console.log(
-          [
-            describe(contestant),
-            ...Object.entries(speeds).map(([what, found]) =>
-              `${what} ${median(found).toFixed(1)} (${Math.min(...found).toFixed(1)}–${
-                Math.max(...found).toFixed(1)
-              })`
-            ),
-          ].join("; "),
-        );
-      }
-      if (keeps) await keep("race.json", await report(rows, browser));
     }),
 );
+
+function contestants(threads: number): Contestant[] {
+  return [
+    ...(["int8", "int4"] as const).map((weights) => ({ engine: "Levin" as const, weights, threads })),
+    ...GGML_TYPES.flatMap((weights) =>
+      CACHES.map((cache) => ({ engine: "wllama" as const, weights, threads, cache }))
+    ),
+  ];
+}
 
 function describe(contestant: Contestant): string {
   const { engine, weights, threads } = contestant;
@@ -64,56 +58,76 @@ function describe(contestant: Contestant): string {
     (contestant.engine === "Levin" ? "" : `, cache ${contestant.cache}`);
 }
 
+/** Writes the models of both into a folder: where the page finds them. */
+async function writeModels(folder: string, progress: (what: string) => void): Promise<Served> {
+  const file = (name: string) => pathToFileURL(`${folder}/${name}`);
+  const served: Record<string, URL> = {};
+  progress("writes a TransNormerLLM");
+  await writeCheckpoint(folder, TRANSNORMER);
+  for (const name of ["config.json", "model.safetensors"]) served[`/levin/${name}`] = file(name);
+  for (const type of GGML_TYPES) {
+    progress(`writes a llama of ${type}`);
+    await Deno.writeFile(file(type), ReadableStream.from(randomLlama(LLAMA, type)));
+    served[`/model/${type}`] = file(type);
+  }
+  return served;
+}
+
 /** All rounds with one number of threads. */
 async function race(
   threads: number,
   rounds: number,
+  models: Served,
   progress: (what: string) => void,
 ): Promise<{ rows: RaceRow[]; browser: string }> {
-  const checkpoint = await Deno.makeTempDir({ prefix: "levin-race-" });
-  await using stack = new AsyncDisposableStack();
-  stack.defer(() => Deno.remove(checkpoint, { recursive: true }));
-  await writeCheckpoint(checkpoint, TRANSNORMER);
-  const files = ["config.json", "model.safetensors"].map((name) => (
-    [`/levin/${name}`, pathToFileURL(`${checkpoint}/${name}`)] as const
-  ));
-  const ggufs = (["Q8_0", "Q4_K", "F32"] as const).map((type) => (
-    [`/model/${type}`, () => randomLlama(LLAMA, type)] as const
-  ));
-  const track = stack.use(
-    await openTrack(new URL("measure/racePage.ts", import.meta.url), {
-      ...Object.fromEntries([...files, ...ggufs]),
-      "/worker.js": await bundle(new URL("measure/raceWorker.ts", import.meta.url)),
-    }),
-  );
+  await using track = await openTrack(new URL("measure/racePage.ts", import.meta.url), {
+    ...models,
+    "/worker.js": await bundle(new URL("measure/raceWorker.ts", import.meta.url)),
+  });
   const rows: RaceRow[] = [];
   for (const contestant of contestants(threads)) {
-    progress(`${describe(contestant)}: loads`);
+    progress(`${describe(contestant)}: loads and warms up`);
     await track.call("start", contestant);
+    // Both engines begin in a baseline compiler.
+    await track.call("decode", rows.length, CONTEXTS[0]);
     rows.push({ ...contestant, speeds: { prefill: [], decode64: [], decode2000: [] } });
   }
-  // Long contexts last: all rounds continue what the first has read. The first round warms up, and is not counted.
-  for (let round = 0; round <= rounds; round++) {
-    for (const [racer, { speeds, ...contestant }] of rows.entries()) {
-      progress(`round ${round} of ${rounds}, ${describe(contestant)}`);
-      const prefill = await track.call<number>("prefill", racer, round);
-      const decode = await track.call<number>("decode", racer, CONTEXTS[0]);
-      if (round > 0) speeds.prefill.push(prefill), speeds.decode64.push(decode);
+  const turns = async (what: string, measure: (racer: number, round: number) => Promise<number>) => {
+    const found = rows.map((): number[] => []);
+    for (let round = 1; round <= rounds; round++) {
+      for (const [racer, row] of rows.entries()) {
+        found[racer].push(await measure(racer, round));
+        progress(
+          `${what}, ${round} of ${rounds}, ${describe(row)}: ${found[racer].at(-1)!.toFixed(1)} tokens/s`,
+        );
+      }
     }
-  }
-  for (let round = 0; round <= rounds; round++) {
-    for (const [racer, { speeds, ...contestant }] of rows.entries()) {
-      progress(`round ${round} of ${rounds} after ${CONTEXTS[1]} tokens, ${describe(contestant)}`);
-      const decode = await track.call<number>("decode", racer, CONTEXTS[1]);
-      if (round > 0) speeds.decode2000.push(decode);
+    for (const [racer, row] of rows.entries()) {
+      console.log(`${what}, ${describe(row)}: ${median(found[racer]).toFixed(1)} tokens/s`);
     }
+    return found;
+  };
+  const decode = (context: number) => (racer: number) => track.call<number>("decode", racer, context);
+  const prefill = await turns("prefill", (racer, round) => track.call<number>("prefill", racer, round));
+  const decode64 = await turns("decode after 64", decode(CONTEXTS[0]));
+  for (const [racer, row] of rows.entries()) {
+    progress(`${describe(row)}: reads ${CONTEXTS[1]} tokens`);
+    await track.call("decode", racer, CONTEXTS[1]);
   }
-  return { rows, browser: await track.call<string>("browser") };
+  const decode2000 = await turns("decode after 2,000", decode(CONTEXTS[1]));
+  return {
+    rows: rows.map((row, racer) => ({
+      ...row,
+      speeds: { prefill: prefill[racer], decode64: decode64[racer], decode2000: decode2000[racer] },
+    })),
+    browser: await track.call<string>("browser"),
+  };
 }
 
-async function report(rows: RaceRow[], browser: string): Promise<RaceReport> {
+async function report(rows: RaceRow[], browser: string, rounds: number): Promise<RaceReport> {
   const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
   const { Wllama } = await import("@wllama/wllama/esm/index.js");
+  const threads = [...new Set(rows.map(({ threads }) => threads))].join();
   return {
     machine: machine(),
     date: new Date().toISOString().slice(0, 10),
@@ -123,7 +137,7 @@ async function report(rows: RaceRow[], browser: string): Promise<RaceReport> {
       "@wllama/wllama": imports["@wllama/wllama"].split("@").at(-1),
       "llama.cpp": Wllama.getLibllamaVersion(),
     },
-    command: "deno task bench:wllama --keep",
+    command: `deno task bench:wllama --rounds ${rounds} --threads ${threads} --keep`,
     rows,
   };
 }
