@@ -22,7 +22,7 @@ const SIZES: LlamaSizes = {
 };
 
 /** Differences of log-probabilities: rows of x have 8 bits with all but F32. */
-const LIMITS = { F32: 1e-3, Q8_0: 0.03, Q4_K: 0.1 } as const;
+const LIMITS = { F32: 1e-4, Q8_0: 0.01, Q4_K: 0.05 } as const;
 
 /** After the text with this number the likeliest is: all texts in a circle. */
 const next = (text: number) => (text + 7) % TEXTS;

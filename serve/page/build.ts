@@ -12,7 +12,7 @@ try {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["bundle", "--quiet", "--minify", "--platform", "browser", "--code-splitting", "--outdir", folder],
-      here("page.ts").href,
+      ...["page.ts", "localWorker.ts"].map((entry) => here(entry).href),
     ],
     cwd: here("../.."),
     stderr: "piped",
