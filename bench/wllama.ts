@@ -13,9 +13,11 @@ import { writeCheckpoint } from "./measure/checkpoints.ts";
 import { type Contestant, CONTEXTS, LLAMA, TRANSNORMER } from "./measure/race.ts";
 import { bundle, openTrack, randomLlama, type Served } from "./measure/raceTrack.ts";
 import { median } from "./measure/timing.ts";
-import { commit, keep, machine, type RaceReport, type RaceRow } from "./report/results.ts";
+import { commit, keep, kept, machine, type RaceReport, type RaceRow } from "./report/results.ts";
 
 const GGML_TYPES = ["Q8_0", "Q4_K", "F32"] as const;
+/** Decoding is short compared with what it continues: turns of it in a round. */
+const DECODES = 3;
 const CACHES = ["F16, flash attention", "F32"] as const;
 
 await cli(
@@ -30,12 +32,14 @@ await cli(
       const folder = await Deno.makeTempDir({ prefix: "levin-race-" });
       try {
         const served = await writeModels(folder, progress);
-        const rows: RaceRow[] = [];
         for (const count of threads) {
-          const { rows: found, browser } = await race(count, rounds, served, progress);
-          rows.push(...found);
-          // After each number of threads: what was measured survives a run that is cut off.
-          if (keeps) await keep("race.json", await report(rows, browser, rounds));
+          const found = await race(count, rounds, served, progress);
+          if (!keeps) continue;
+          // Those of other numbers of threads stay.
+          const others = (await kept<RaceReport[]>("race.json") ?? [])
+            .filter(({ threads }) => threads !== count);
+          const reports = [...others, await report(count, rounds, found)];
+          await keep("race.json", reports.toSorted((a, b) => a.threads - b.threads));
         }
       } finally {
         await Deno.remove(folder, { recursive: true });
@@ -92,13 +96,20 @@ async function race(
     await track.call("decode", rows.length, CONTEXTS[0]);
     rows.push({ ...contestant, speeds: { prefill: [], decode64: [], decode2000: [] } });
   }
-  const turns = async (what: string, measure: (racer: number, round: number) => Promise<number>) => {
+  const turns = async (
+    what: string,
+    count: number,
+    measure: (racer: number, turn: number) => Promise<number>,
+  ) => {
     const found = rows.map((): number[] => []);
-    for (let round = 1; round <= rounds; round++) {
+    for (let turn = 1; turn <= count; turn++) {
       for (const [racer, row] of rows.entries()) {
-        found[racer].push(await measure(racer, round));
+        found[racer].push(await measure(racer, turn));
+        const speed = found[racer].at(-1)!.toFixed(1);
+        const frame = (await track.call<number>("longestFrame")).toFixed(0);
         progress(
-          `${what}, ${round} of ${rounds}, ${describe(row)}: ${found[racer].at(-1)!.toFixed(1)} tokens/s`,
+          `${what}, ${turn} of ${count}, ${describe(row)}: ${speed} tokens/s; ` +
+            `at most ${frame} ms between two frames of the page`,
         );
       }
     }
@@ -108,13 +119,13 @@ async function race(
     return found;
   };
   const decode = (context: number) => (racer: number) => track.call<number>("decode", racer, context);
-  const prefill = await turns("prefill", (racer, round) => track.call<number>("prefill", racer, round));
-  const decode64 = await turns("decode after 64", decode(CONTEXTS[0]));
+  const prefill = await turns("prefill", rounds, (racer, turn) => track.call<number>("prefill", racer, turn));
+  const decode64 = await turns("decode after 64", DECODES * rounds, decode(CONTEXTS[0]));
   for (const [racer, row] of rows.entries()) {
     progress(`${describe(row)}: reads ${CONTEXTS[1]} tokens`);
     await track.call("decode", racer, CONTEXTS[1]);
   }
-  const decode2000 = await turns("decode after 2,000", decode(CONTEXTS[1]));
+  const decode2000 = await turns("decode after 2,000", DECODES * rounds, decode(CONTEXTS[1]));
   return {
     rows: rows.map((row, racer) => ({
       ...row,
@@ -124,11 +135,15 @@ async function race(
   };
 }
 
-async function report(rows: RaceRow[], browser: string, rounds: number): Promise<RaceReport> {
+async function report(
+  threads: number,
+  rounds: number,
+  { rows, browser }: { rows: RaceRow[]; browser: string },
+): Promise<RaceReport> {
   const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
   const { Wllama } = await import("@wllama/wllama/esm/index.js");
-  const threads = [...new Set(rows.map(({ threads }) => threads))].join();
   return {
+    threads,
     machine: machine(),
     date: new Date().toISOString().slice(0, 10),
     commit: await commit(),

@@ -1,3 +1,4 @@
+/// <reference lib="dom" />
 /**
  * The page of the race: both engines are its guests, each in a worker. It only passes on what the command asks.
  *
@@ -14,6 +15,8 @@ export interface RacePage {
   prefill(racer: number, seed: number): Promise<number>;
   decode(racer: number, context: number): Promise<number>;
   end(racer: number): Promise<void>;
+  /** Milliseconds between two frames at most, since this was last asked: 17 where nothing blocks the page's thread. */
+  longestFrame(): number;
   /** The browser, as it names itself. */
   browser(): string;
 }
@@ -35,6 +38,13 @@ async function startLevin(contestant: LevinContestant): Promise<Racer> {
   };
 }
 
+let last = performance.now(), longest = 0;
+requestAnimationFrame(function frame(now) {
+  longest = Math.max(longest, now - last);
+  last = now;
+  requestAnimationFrame(frame);
+});
+
 const racers: Racer[] = [];
 
 const page: RacePage = {
@@ -47,6 +57,11 @@ const page: RacePage = {
   prefill: (racer, seed) => racers[racer].prefill(seed),
   decode: (racer, context) => racers[racer].decode(context),
   end: (racer) => racers[racer].end(),
+  longestFrame() {
+    const found = longest;
+    longest = 0;
+    return found;
+  },
   browser: () => navigator.userAgent,
 };
 

@@ -104,8 +104,9 @@ export type RaceRow = Contestant & {
   readonly speeds: Readonly<Record<"prefill" | "decode64" | "decode2000", number[]>>;
 };
 
-/** The race with llama.cpp in WebAssembly: `bench/wllama.ts`. */
+/** The race with llama.cpp in WebAssembly with one number of threads: `bench/wllama.ts`, one after another. */
 export interface RaceReport extends Pick<Report, "machine" | "date" | "commit" | "versions" | "command"> {
+  readonly threads: number;
   readonly rows: readonly RaceRow[];
 }
 
