@@ -83,7 +83,7 @@ async function race(
   rounds: number,
   models: Served,
   progress: (what: string) => void,
-): Promise<{ rows: RaceRow[]; browser: string }> {
+): Promise<Pick<RaceReport, "rows" | "versions">> {
   await using track = await openTrack(new URL("measure/racePage.ts", import.meta.url), {
     ...models,
     "/worker.js": await bundle(new URL("measure/raceWorker.ts", import.meta.url)),
@@ -131,27 +131,22 @@ async function race(
       ...row,
       speeds: { prefill: prefill[racer], decode64: decode64[racer], decode2000: decode2000[racer] },
     })),
-    browser: await track.call<string>("browser"),
+    versions: await track.call<Record<string, string>>("versions"),
   };
 }
 
 async function report(
   threads: number,
   rounds: number,
-  { rows, browser }: { rows: RaceRow[]; browser: string },
+  { rows, versions }: Pick<RaceReport, "rows" | "versions">,
 ): Promise<RaceReport> {
   const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
-  const { Wllama } = await import("@wllama/wllama/esm/index.js");
   return {
     threads,
     machine: machine(),
     date: new Date().toISOString().slice(0, 10),
     commit: await commit(),
-    versions: {
-      Chromium: /Chrome\/([\d.]+)/.exec(browser)?.[1] ?? browser,
-      "@wllama/wllama": imports["@wllama/wllama"].split("@").at(-1),
-      "llama.cpp": Wllama.getLibllamaVersion(),
-    },
+    versions: { ...versions, "@wllama/wllama": imports["@wllama/wllama"].split("@").at(-1) },
     command: `deno task bench:wllama --rounds ${rounds} --threads ${threads} --keep`,
     rows,
   };

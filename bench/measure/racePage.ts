@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { startWllama } from "../peers/wllama.ts";
+import { LLAMA_CPP, startWllama } from "../peers/wllama.ts";
 import type { Contestant, LevinContestant, Racer } from "./race.ts";
 import type { Request, Response } from "./raceWorker.ts";
 
@@ -17,8 +17,8 @@ export interface RacePage {
   end(racer: number): Promise<void>;
   /** Milliseconds between two frames at most, since this was last asked: 17 where nothing blocks the page's thread. */
   longestFrame(): number;
-  /** The browser, as it names itself. */
-  browser(): string;
+  /** What runs here. */
+  versions(): Record<string, string>;
 }
 
 async function startLevin(contestant: LevinContestant): Promise<Racer> {
@@ -62,7 +62,10 @@ const page: RacePage = {
     longest = 0;
     return found;
   },
-  browser: () => navigator.userAgent,
+  versions: () => ({
+    Chromium: /Chrome\/([\d.]+)/.exec(navigator.userAgent)?.[1] ?? navigator.userAgent,
+    "llama.cpp": LLAMA_CPP,
+  }),
 };
 
 (globalThis as unknown as { race: RacePage }).race = page;

@@ -4,15 +4,14 @@
  *
  * @module
  */
+// @ts-types="./wllama.d.ts"
 import { Wllama } from "@wllama/wllama/esm/index.js";
+import type { Completion } from "./wllama.d.ts";
 import { GENERATED, PREFILL, prompt, type Racer, type WllamaContestant } from "../measure/race.ts";
 import { SPECIAL_TOKENS, tokenText } from "./gguf.ts";
 
-/** What is read of an answer. */
-interface Answer {
-  readonly usage: { readonly prompt_tokens: number; readonly completion_tokens: number };
-  readonly timings?: { readonly prompt_n: number; readonly prompt_ms: number; readonly predicted_ms: number };
-}
+/** The version of llama.cpp in it. */
+export const LLAMA_CPP: string = Wllama.getLibllamaVersion();
 
 /** A model under way, and its library for what only tests need. */
 export interface WllamaRacer extends Racer {
@@ -38,21 +37,21 @@ export async function startWllama(
   if (wllama.getNumThreads() !== threads) {
     throw new Error(`wllama has ${wllama.getNumThreads()} threads, not ${threads}`);
   }
-  const complete = async (length: number, seed: number, most: number): Promise<Required<Answer>> => {
+  const complete = async (length: number, seed: number, most: number): Promise<Required<Completion>> => {
     const text = prompt(length, seed, SPECIAL_TOKENS).map(tokenText).join("");
-    const { usage, timings } = await wllama.createCompletion({
+    const { choices, usage, timings } = await wllama.createCompletion({
       prompt: text,
       max_tokens: most,
       temperature: 0,
       stream: false,
-    }) as Answer;
+    });
     if (timings === undefined) throw new Error("wllama does not tell its times");
     if (usage.prompt_tokens !== length || usage.completion_tokens !== most) {
       throw new Error(
         `wllama read ${usage.prompt_tokens} of ${length} tokens, and wrote ${usage.completion_tokens} of ${most}`,
       );
     }
-    return { usage, timings };
+    return { choices, usage, timings };
   };
   return {
     wllama,

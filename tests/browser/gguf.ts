@@ -33,9 +33,7 @@ const page: GgufPage = {
         logprobs: 1,
         stream: false,
       });
-      // Its types are those of an older answer of OpenAI's.
-      return (logprobs as unknown as { content: Written[] }).content
-        .map(({ token, logprob }) => ({ token, logprob }));
+      return logprobs.content.map(({ token, logprob }) => ({ token, logprob }));
     } finally {
       await racer.end();
     }
