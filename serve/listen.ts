@@ -242,7 +242,7 @@ class Clients {
 }
 
 /** Bytes that are parsed of what came together, before it is looked whether the connection still stands. */
-const SLICE = 1024;
+const SLICE = 4096;
 
 /**
  * Lets `node:http` parse what comes slice by slice, each twice as long as the one before: it would go through hundreds of

@@ -90,7 +90,7 @@ Deno.test("of requests that come together a few are taken; the others are not ev
     const sent = new TextEncoder().encode("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10_000));
     void greedy.write(sent).catch(() => {}); // it is cut off
     await until(() => parsed > 8 && listener.connections() === 0);
-    assert.deepEqual([taken, parsed < 100], [8, true], `${taken} taken, ${parsed} parsed`);
+    assert.deepEqual([taken, parsed < 200], [8, true], `${taken} taken, ${parsed} parsed`);
     gate.resolve();
     greedy.close();
     assert.equal(await ask(listener), "ok");
