@@ -64,8 +64,13 @@ export interface Limits {
   sessions: number;
   /** Maximum number of bytes of the sessions that are stored. Default 2^27 in memory, 2^33 in a store that is given. */
   sessionsBytes: number;
-  /** Bytes of one value in the session store; bytes may grow by a third on their way there. Default 45000. */
+  /**
+   * Maximum number of bytes of one value in the session store; larger sessions come in several. `Infinity`: what the
+   * store takes, the default; 45000 in a store of unstorage.
+   */
   valueBytes: number;
+  /** Seconds that the session store has for each thing that it is asked; then it counts as failed: 503. Default 10. */
+  storeSeconds: number;
 }
 
 const DEFAULTS: Limits = {
@@ -91,10 +96,11 @@ const DEFAULTS: Limits = {
   sessionSeconds: 86400,
   sessions: 2 ** 16,
   sessionsBytes: 2 ** 33,
-  valueBytes: 45000, // Deno KV takes 65536
+  valueBytes: Infinity,
+  storeSeconds: 10,
 };
 
-const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute"]);
+const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute", "valueBytes"]);
 
 /** Of sessions that are kept in memory. */
 const MEMORY_BYTES = 2 ** 27;

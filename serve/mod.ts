@@ -5,4 +5,6 @@
  */
 export { createHandler, type Handler, type HandlerOptions } from "./handler.ts";
 export type { Limits } from "./limits.ts";
-export type { SessionStorage } from "./sessions.ts";
+export { openStore, type SessionStore, type Versioned } from "./stores/mod.ts";
+export { type ObjectNamespace, type ObjectStorage, objectStore, SessionObject } from "./stores/objects.ts";
+export type { SessionStorage } from "./stores/unstorage.ts";

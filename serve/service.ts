@@ -12,7 +12,9 @@ import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { Allowance } from "./rates.ts";
 import { Scheduler } from "./scheduler.ts";
-import { type SessionStorage, SessionStore } from "./sessions.ts";
+import { Sessions } from "./sessions.ts";
+import type { SessionStore } from "./stores/mod.ts";
+import type { SessionStorage } from "./stores/unstorage.ts";
 import { Texts } from "./texts.ts";
 
 /** What middleware tells the routes about a request. */
@@ -60,7 +62,7 @@ export class Service {
   /** Room for bodies. */
   readonly bodies: BodyRoom;
   /** All sessions of all owners. */
-  readonly sessions: SessionStore;
+  readonly sessions: Sessions;
   /** Seconds from 1970 to the start of the service. */
   readonly created: number = Math.floor(Date.now() / 1000);
   readonly #engine: Promise<Engine>;
@@ -78,7 +80,7 @@ export class Service {
     checkpoint: string | URL | undefined;
     chatTemplate: string | undefined;
     limits: Limits;
-    storage: SessionStorage | undefined;
+    storage: SessionStore | SessionStorage | undefined;
     sessionSecret: string | undefined;
     untrusted: boolean | undefined;
   }) {
@@ -88,7 +90,7 @@ export class Service {
     this.limits = options.limits;
     this.requestRate = new Allowance(options.limits.keyRequestsPerMinute, "requests");
     this.bodies = new BodyRoom(options.limits);
-    this.sessions = new SessionStore(options.storage, {
+    this.sessions = new Sessions(options.storage, {
       ...options.limits,
       secret: options.sessionSecret,
       onQuarantine: () => this.metrics.quarantined.add(),

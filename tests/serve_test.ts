@@ -8,7 +8,7 @@ import { TransNormerLLM } from "../model/mod.ts";
 import { Checksum } from "../model/checksum.ts";
 import { createHandler } from "../serve/mod.ts";
 import { checkLimits } from "../serve/limits.ts";
-import { SessionStore } from "../serve/sessions.ts";
+import { Sessions } from "../serve/sessions.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import {
   assertError,
@@ -869,7 +869,7 @@ Deno.test("a session whose state is NaN says so until it is deleted", async () =
   session.prefill([1, 2, 3]).dispose();
   model.backend.write(session.states[0], new Float32Array(session.states[0].size).fill(NaN));
   {
-    using lease = await new SessionStore(storage, checkLimits({ valueBytes: 10 ** 6, sessionSeconds: 60 }))
+    using lease = await new Sessions(storage, checkLimits({ valueBytes: 10 ** 6, sessionSeconds: 60 }))
       .open(
         "everybody",
         "s",
