@@ -1,0 +1,118 @@
+/**
+ * Sessions in a folder. A value is written to a file of its own name and renamed into its place under a lock of the
+ * operating system, which ends with the process that holds it. So a process may be killed at any moment. The folder may
+ * lie on a network file system that passes locks on, as NFS does. Files are not forced to the disk: a power cut can take
+ * the last turns.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import type { SessionStore } from "./mod.ts";
+
+/** Number of locks that all keys share. */
+const LOCKS = 64;
+/** Milliseconds after which a file that was not renamed is one of a process that was killed. */
+const BROKEN_OFF = 3600_000;
+
+/**
+ * Opens a folder, which is made if it is absent.
+ *
+ * @throws {Error} when it cannot be written to, or the host is not Deno
+ */
+export async function folderStore(folder: string | URL): Promise<SessionStore> {
+  if (!("Deno" in globalThis)) throw new Error("Sessions in a folder need Deno, for its locks of files");
+  const base = typeof folder === "string" ? folder : fileURLToPath(folder);
+  const values = `${base}/values`, locks = `${base}/locks`, parts = `${base}/parts`;
+  for (const path of [values, locks, parts]) await Deno.mkdir(path, { recursive: true });
+  for (let n = 0; n < LOCKS; n++) {
+    await (await Deno.open(`${locks}/${n}`, { create: true, write: true })).close();
+  }
+  await clear(parts);
+
+  const place = (key: string) => `${values}/${key.replaceAll(":", "/")}`;
+  /** Keeps others, of this process and of all others, from writing the same key. */
+  const locked = async <T>(key: string, work: () => Promise<T>): Promise<T> => {
+    using lock = await Deno.open(`${locks}/${lockOf(key)}`, { write: true });
+    await lock.lock(true);
+    return await work();
+  };
+  const bytesAt = (key: string) => orAbsent(Deno.readFile(place(key)));
+  const put = async (key: string, value: Uint8Array) => {
+    const part = `${parts}/${crypto.randomUUID()}`, path = place(key);
+    try {
+      await Deno.writeFile(part, value);
+      await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
+      await Deno.rename(part, path);
+    } catch (error) {
+      await orAbsent(Deno.remove(part));
+      throw error;
+    }
+  };
+  const remove = async (key: string) => {
+    const path = place(key);
+    await orAbsent(Deno.remove(path));
+    // The folder of a session goes with its last file.
+    await Deno.remove(path.slice(0, path.lastIndexOf("/"))).catch(() => {});
+  };
+  return {
+    valueBytes: 2 ** 26,
+    async read(key) {
+      const value = await bytesAt(key);
+      return value && { value, version: await versionOf(value) };
+    },
+    write: (key, value, expectedVersion) =>
+      locked(key, async () => {
+        const found = await bytesAt(key);
+        if ((found && await versionOf(found)) !== expectedVersion) return false;
+        if (value === undefined) await remove(key);
+        else await put(key, value);
+        return true;
+      }),
+    remove: (key) => locked(key, () => remove(key)),
+    async list(prefix) {
+      const keys: string[] = [];
+      const walk = async (key: string) => {
+        try {
+          for await (const { name, isDirectory } of Deno.readDir(place(key))) {
+            if (isDirectory) await walk(`${key}:${name}`);
+            else keys.push(`${key}:${name}`);
+          }
+        } catch (error) {
+          if (!(error instanceof Deno.errors.NotFound)) throw error;
+        }
+      };
+      await walk(prefix);
+      return keys;
+    },
+    close: () => Promise.resolve(),
+  };
+}
+
+/** Values of one session share a lock, so that its folder is not removed while a file is put there. */
+function lockOf(key: string): number {
+  let hash = 0;
+  for (const char of key.split(":").slice(0, 2).join(":")) hash = (31 * hash + char.codePointAt(0)!) % 65521;
+  return hash % LOCKS;
+}
+
+/** Of the bytes: two equal values of one key are the same value. */
+async function versionOf(value: Uint8Array<ArrayBuffer>): Promise<string> {
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", value)).toHex();
+}
+
+async function clear(parts: string): Promise<void> {
+  for await (const { name } of Deno.readDir(parts)) {
+    const path = `${parts}/${name}`;
+    const { mtime } = await orAbsent(Deno.stat(path)) ?? {};
+    if (mtime && mtime.getTime() < Date.now() - BROKEN_OFF) await orAbsent(Deno.remove(path));
+  }
+}
+
+async function orAbsent<T>(work: Promise<T>): Promise<T | undefined> {
+  try {
+    return await work;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}

@@ -1,0 +1,53 @@
+/// <reference lib="deno.unstable" />
+/**
+ * Sessions in Deno KV, which needs `--unstable-kv`. Values are checked and set in one atomic commit; they stay below
+ * 64 KiB, and sessions that are larger come in several behind one head.
+ *
+ * @module
+ */
+import type { SessionStore } from "./mod.ts";
+
+/**
+ * Opens Deno KV.
+ *
+ * @param path as of `Deno.openKv`; empty: the default
+ * @throws {Error} when the host has no Deno KV, or it cannot be opened
+ */
+export async function openKvStore(path: string): Promise<SessionStore> {
+  if (!("Deno" in globalThis) || !("openKv" in Deno)) {
+    throw new Error("Sessions in Deno KV need Deno with --unstable-kv");
+  }
+  return kvStore(await Deno.openKv(path === "" ? undefined : path));
+}
+
+/** A store over Deno KV that is open; `close` closes it. */
+export function kvStore(kv: Deno.Kv): SessionStore {
+  return {
+    valueBytes: 60_000,
+    async read(key) {
+      const { value, versionstamp } = await kv.get<Uint8Array>(placeOf(key), { consistency: "strong" });
+      return value === null ? undefined : { value, version: versionstamp! };
+    },
+    async write(key, value, expectedVersion, { ttl }) {
+      const place = placeOf(key);
+      const commit = kv.atomic().check({ key: place, versionstamp: expectedVersion ?? null });
+      if (value === undefined) commit.delete(place);
+      else commit.set(place, value, { expireIn: 1000 * ttl });
+      return (await commit.commit()).ok;
+    },
+    remove: (key) => kv.delete(placeOf(key)),
+    async list(prefix) {
+      const keys: string[] = [];
+      // A listing brings the values with it: it is one of heads alone.
+      for await (const { key } of kv.list({ prefix: ["levin", prefix] })) keys.push(key.slice(1).join(":"));
+      return keys;
+    },
+    close: () => Promise.resolve(kv.close()),
+  };
+}
+
+/** Chunks, whose keys have four words, stand apart: KV removes them when they have expired. */
+function placeOf(key: string): string[] {
+  const words = key.split(":");
+  return [words.length > 3 ? "levin-chunks" : "levin", ...words];
+}
