@@ -21,7 +21,8 @@ import { sessions } from "./routes/sessions.ts";
 import { health, metrics } from "./routes/status.ts";
 import { tokenizer } from "./routes/tokenizer.ts";
 import { type Env, Service } from "./service.ts";
-import { lazyStore, type SessionStore } from "./stores/mod.ts";
+import { lazyStore } from "./stores/mod.ts";
+import type { SessionStore } from "./stores/store.ts";
 import type { SessionStorage } from "./stores/unstorage.ts";
 
 /** Options of {@linkcode createHandler}. */

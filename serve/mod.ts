@@ -5,6 +5,7 @@
  */
 export { createHandler, type Handler, type HandlerOptions } from "./handler.ts";
 export type { Limits } from "./limits.ts";
-export { openStore, type SessionStore, type Versioned } from "./stores/mod.ts";
+export { openStore } from "./stores/mod.ts";
+export type { SessionStore, Versioned } from "./stores/store.ts";
 export { type ObjectNamespace, type ObjectStorage, objectStore, SessionObject } from "./stores/objects.ts";
 export type { SessionStorage } from "./stores/unstorage.ts";

@@ -13,7 +13,7 @@ import { Metrics } from "./metrics.ts";
 import { Allowance } from "./rates.ts";
 import { Scheduler } from "./scheduler.ts";
 import { Sessions } from "./sessions.ts";
-import type { SessionStore } from "./stores/mod.ts";
+import type { SessionStore } from "./stores/store.ts";
 import type { SessionStorage } from "./stores/unstorage.ts";
 import { Texts } from "./texts.ts";
 

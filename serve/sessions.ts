@@ -26,7 +26,7 @@ import { ApiError, report } from "./errors.ts";
 import { inTurn } from "./gate.ts";
 import type { Limits } from "./limits.ts";
 import { memoryStore } from "./stores/memory.ts";
-import type { SessionStore, Versioned } from "./stores/mod.ts";
+import type { SessionStore, Versioned } from "./stores/store.ts";
 import type { SessionStorage } from "./stores/unstorage.ts";
 
 /** A session as it is stored. */

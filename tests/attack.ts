@@ -25,7 +25,7 @@ const folder = await Deno.makeTempDir();
 const model = new URL("../models/sotu", import.meta.url).pathname;
 const main = new URL("./attacked.ts", import.meta.url).pathname;
 const run = [
-  `"$0" run -A --no-check "${main}" --model "${model}" --sessions "${folder}" --port 0`,
+  `"$0" run -A --no-check "${main}" --model "${model}" --storage "${folder}" --port 0`,
   "--backend wasm",
 ].join(" ");
 const server = new Deno.Command("sh", {

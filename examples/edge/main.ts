@@ -13,8 +13,6 @@
 import { createBackend } from "@levin/attention/wasm";
 import { createHandler } from "@levin/attention/serve";
 import { TransNormerLLM } from "@levin/attention/tnl";
-import { createStorage } from "unstorage";
-import kv from "unstorage/drivers/deno-kv";
 
 /** A setting of the host; none if it is not set. */
 function setting(name: string): string | undefined {
@@ -30,7 +28,7 @@ const backend = await createBackend();
 const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
   checkpoint: location,
-  storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
+  storage: "openKv" in Deno ? "kv:" : undefined,
   apiKeys,
   // What one isolate with little memory and one core can carry. Without workers, texts are tokenized in between.
   limits: {

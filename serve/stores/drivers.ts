@@ -5,21 +5,25 @@
  * @module
  */
 
-/** Versions are those of `imports.json`; `tests/stores_test.ts` compares. */
-const IOREDIS = "ioredis@6.0.0", POSTGRES = "postgres@3.4.9";
+import type postgresDriver from "postgres";
+import type * as redisDriver from "@redis/client";
 
-// What stands before a name tells publishing that no import map of ours is needed.
-const load = (driver: string) =>
-  "Deno" in globalThis
-    ? import(`npm:${driver}`)
-    : import(/* webpackIgnore: true */ /* @vite-ignore */ driver.replace(/@.*$/, ""));
+/** Versions are those of `imports.json`; `tests/stores_test.ts` compares. */
+const REDIS = "client@6.3.1", POSTGRES = "postgres@3.4.9";
+
+const isDeno = "Deno" in globalThis;
+const bare = (versioned: string) => versioned.replace(/@.*$/, "");
+
+// What stands before a name tells publishing that no import map of ours is needed, and bundlers need not look for it.
 
 /** The driver of Redis. */
-export async function ioredis(): Promise<typeof import("ioredis")> {
-  return await load(IOREDIS);
+export async function redisClient(): Promise<typeof redisDriver> {
+  if (isDeno) return await import(`npm:@redis/${REDIS}`);
+  return await import(/* webpackIgnore: true */ /* @vite-ignore */ `@redis/${bare(REDIS)}`);
 }
 
 /** The driver of PostgreSQL. */
-export async function postgres(): Promise<typeof import("postgres")> {
-  return (await load(POSTGRES)).default;
+export async function postgres(): Promise<typeof postgresDriver> {
+  if (isDeno) return (await import(`npm:${POSTGRES}`)).default;
+  return (await import(/* webpackIgnore: true */ /* @vite-ignore */ bare(POSTGRES))).default;
 }

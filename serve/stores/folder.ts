@@ -7,7 +7,7 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import type { SessionStore } from "./mod.ts";
+import type { SessionStore } from "./store.ts";
 
 /** Number of locks that all keys share. */
 const LOCKS = 64;

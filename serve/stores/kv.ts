@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { SessionStore } from "./mod.ts";
+import type { SessionStore } from "./store.ts";
 
 /**
  * Opens Deno KV.

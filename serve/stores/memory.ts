@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { SessionStore, Versioned } from "./mod.ts";
+import type { SessionStore, Versioned } from "./store.ts";
 
 /** A store that ends with the process; several handlers of one process can share it. */
 export function memoryStore(): SessionStore {

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { SessionStore } from "./mod.ts";
+import type { SessionStore } from "./store.ts";
 
 /** What is used of a binding to a class of Durable Objects. */
 export interface ObjectNamespace {

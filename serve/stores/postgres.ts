@@ -4,10 +4,9 @@
  *
  * @module
  */
-import { PATIENCE, type SessionStore } from "./mod.ts";
+import type { Sql } from "postgres";
+import { PATIENCE, type SessionStore } from "./store.ts";
 import { postgres } from "./drivers.ts";
-
-type Sql = import("postgres").Sql;
 
 /** Number of connections of one server. */
 const CONNECTIONS = 8;

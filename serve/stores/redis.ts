@@ -5,8 +5,8 @@
  * @module
  */
 import { Buffer } from "node:buffer";
-import { PATIENCE, type SessionStore } from "./mod.ts";
-import { ioredis } from "./drivers.ts";
+import { PATIENCE, type SessionStore } from "./store.ts";
+import { redisClient } from "./drivers.ts";
 
 const WRITE = `
 if (redis.call("HGET", KEYS[1], "version") or "") ~= ARGV[1] then return 0 end
@@ -25,48 +25,53 @@ const OURS = "levin:";
  * @throws {Error} when Redis cannot be reached
  */
 export async function openRedisStore(url: string): Promise<SessionStore> {
-  const { Redis } = await ioredis();
-  const redis = new Redis(url, {
-    connectTimeout: PATIENCE,
-    commandTimeout: PATIENCE,
-    socketTimeout: PATIENCE,
-    maxRetriesPerRequest: 0,
-    autoResendUnfulfilledCommands: false, // the session finds out what came of a write, and never writes twice
-    retryStrategy: (attempt) => Math.min(50 * attempt, 1000),
+  const { createClient, RESP_TYPES } = await redisClient();
+  const redis = createClient({
+    url,
+    disableOfflineQueue: true, // a request that waits is better off with an answer
+    maintNotifications: "disabled", // they are of Redis Enterprise, and read the environment
+    pingInterval: PATIENCE / 2, // a socket without traffic counts as dead
+    socket: {
+      connectTimeout: PATIENCE,
+      socketTimeout: PATIENCE,
+      reconnectStrategy: (attempt) => Math.min(50 * attempt, 1000),
+    },
+    commandOptions: { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } },
   });
-  let last: Error | undefined;
-  redis.on("error", (error: Error) => void (last = error)); // commands are rejected, too
+  const refused = Promise.withResolvers<never>();
+  redis.on("error", refused.reject); // later on the commands are rejected, too
+  refused.promise.catch(() => {});
   try {
-    await redis.ping();
+    await Promise.race([redis.connect(), refused.promise]);
   } catch (error) {
-    redis.disconnect();
-    throw last ?? error;
+    redis.destroy();
+    throw error;
   }
   return {
     valueBytes: 2 ** 26,
     async read(key) {
-      const [version, value] = await redis.hmgetBuffer(OURS + key, "version", "value");
-      return version && value ? { value, version: version.toString() } : undefined;
+      const [version, value] = await redis.hmGet(OURS + key, ["version", "value"]);
+      return version && value ? { value, version: String(version) } : undefined;
     },
-    async write(key, value, expectedVersion, { ttl }) {
-      const version = value === undefined ? "" : crypto.randomUUID();
-      return await redis.eval(WRITE, 1, OURS + key, expectedVersion ?? "", version, view(value), ttl) === 1;
+    async write(key, value = NOTHING, expectedVersion = "", { ttl }) {
+      const version = value === NOTHING ? "" : crypto.randomUUID();
+      const args = [expectedVersion, version, view(value), String(ttl)];
+      return await redis.eval(WRITE, { keys: [OURS + key], arguments: args }) === 1;
     },
     remove: async (key) => void await redis.unlink(OURS + key),
     async list(prefix) {
       const keys = new Set<string>(); // a scan may give one twice
-      let cursor = "0";
-      do {
-        const [next, some] = await redis.scan(cursor, "MATCH", `${OURS}${prefix}:*`, "COUNT", 1000);
-        for (const key of some) keys.add(key.slice(OURS.length));
-        cursor = next;
-      } while (cursor !== "0");
+      for await (const some of redis.scanIterator({ MATCH: `${OURS}${prefix}:*`, COUNT: 1000 })) {
+        for (const key of some) keys.add(String(key).slice(OURS.length));
+      }
       return [...keys];
     },
-    close: () => Promise.resolve(redis.disconnect()),
+    close: () => Promise.resolve(redis.destroy()),
   };
 }
 
-function view({ buffer, byteOffset, length }: Uint8Array = new Uint8Array()): Buffer {
+const NOTHING = new Uint8Array();
+
+function view({ buffer, byteOffset, length }: Uint8Array): Buffer {
   return Buffer.from(buffer as ArrayBuffer, byteOffset, length);
 }
