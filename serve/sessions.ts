@@ -530,7 +530,7 @@ class Unsettled extends ApiError {
     super(
       503,
       "The session store does not answer, and may have stored this turn: GET /v1/sessions/<id> tells the session's tokens",
-      { code: "session_store_failed", retryAfter: 5 },
+      { code: "session_store_unsettled", retryAfter: 5 },
     );
   }
 }

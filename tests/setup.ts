@@ -1,5 +1,5 @@
 /**
- * What the tests need of the machine: a WebGPU adapter and a browser, and for `deno task test:runtimes` Firefox and a
+ * What the tests need of the machine: a WebGPU adapter, a browser, a proxy and two databases, and for `deno task test:runtimes` Firefox and a
  * GPU for Node.js. Both tasks run this first, the latter with the argument `runtimes`. On Debian and
  * Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With `CI=true` skipping
  * anything is a failure.
@@ -44,6 +44,23 @@ export function findNginx(): string | undefined {
   );
 }
 
+/** The path of Redis on this machine. */
+export function findRedis(): string | undefined {
+  return ["/usr/bin/redis-server", "/usr/local/bin/redis-server", "/opt/homebrew/bin/redis-server"].find(
+    exists,
+  );
+}
+
+/** The folder of PostgreSQL's programs on this machine, the newest: Debian has them outside the path. */
+export function findPostgres(): string | undefined {
+  const debian = Array.from({ length: 30 }, (_, n) => `/usr/lib/postgresql/${39 - n}/bin`);
+  return [
+    ...debian,
+    "/usr/local/bin",
+    "/opt/homebrew/bin",
+  ].find((folder) => exists(`${folder}/initdb`) && exists(`${folder}/postgres`));
+}
+
 /**
  * Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. On Linux
  * it must be Vulkan's: OpenGL, which browsers bring, stores no halves.
@@ -80,6 +97,20 @@ const TEST_REQUIREMENTS = [
     present: () => findNginx() !== undefined,
     package: "nginx",
     elsewhere: "nginx, and openssl for its certificate",
+  },
+  {
+    what: "Redis",
+    without: "sessions in Redis are not tried",
+    present: () => findRedis() !== undefined,
+    package: "redis-server",
+    elsewhere: "redis-server",
+  },
+  {
+    what: "PostgreSQL",
+    without: "sessions in PostgreSQL are not tried",
+    present: () => findPostgres() !== undefined,
+    package: "postgresql",
+    elsewhere: "PostgreSQL's initdb and postgres",
   },
 ];
 

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { SessionStore } from "./store.ts";
+import { PATIENCE, type SessionStore } from "./store.ts";
 
 /**
  * Opens Deno KV.
@@ -17,7 +17,7 @@ export async function openKvStore(path: string): Promise<SessionStore> {
   if (!("Deno" in globalThis) || !("openKv" in Deno)) {
     throw new Error("Sessions in Deno KV need Deno with --unstable-kv");
   }
-  return kvStore(await Deno.openKv(path === "" ? undefined : path));
+  return kvStore(await patiently(() => Deno.openKv(path === "" ? undefined : path)));
 }
 
 /** A store over Deno KV that is open; `close` closes it. */
@@ -25,25 +25,43 @@ export function kvStore(kv: Deno.Kv): SessionStore {
   return {
     valueBytes: 60_000,
     async read(key) {
-      const { value, versionstamp } = await kv.get<Uint8Array>(placeOf(key), { consistency: "strong" });
+      const { value, versionstamp } = await patiently(() =>
+        kv.get<Uint8Array>(placeOf(key), { consistency: "strong" })
+      );
       return value === null ? undefined : { value, version: versionstamp! };
     },
     async write(key, value, expectedVersion, { ttl }) {
       const place = placeOf(key);
-      const commit = kv.atomic().check({ key: place, versionstamp: expectedVersion ?? null });
-      if (value === undefined) commit.delete(place);
-      else commit.set(place, value, { expireIn: 1000 * ttl });
-      return (await commit.commit()).ok;
+      const { ok } = await patiently(() => {
+        const commit = kv.atomic().check({ key: place, versionstamp: expectedVersion ?? null });
+        if (value === undefined) commit.delete(place);
+        else commit.set(place, value, { expireIn: 1000 * ttl });
+        return commit.commit();
+      });
+      return ok;
     },
-    remove: (key) => kv.delete(placeOf(key)),
-    async list(prefix) {
-      const keys: string[] = [];
-      // A listing brings the values with it: it is one of heads alone.
-      for await (const { key } of kv.list({ prefix: ["levin", prefix] })) keys.push(key.slice(1).join(":"));
-      return keys;
-    },
+    remove: (key) => patiently(() => kv.delete(placeOf(key))),
+    list: (prefix) =>
+      patiently(async () => {
+        // A listing brings the values with it: it is one of heads alone.
+        const entries = await Array.fromAsync(kv.list({ prefix: ["levin", prefix] }));
+        return entries.map(({ key }) => key.slice(1).join(":"));
+      }),
     close: () => Promise.resolve(kv.close()),
   };
+}
+
+/** Processes that share a file of Deno KV lock it for each write, and do not wait for one another. */
+async function patiently<T>(work: () => Promise<T>): Promise<T> {
+  for (const end = performance.now() + PATIENCE;;) {
+    try {
+      return await work();
+    } catch (error) {
+      const isLocked = error instanceof TypeError && error.message === "database is locked"; // nothing was written
+      if (!isLocked || performance.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 5 + 20 * Math.random()));
+    }
+  }
 }
 
 /** Chunks, whose keys have four words, stand apart: KV removes them when they have expired. */

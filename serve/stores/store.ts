@@ -42,5 +42,5 @@ export interface SessionStore {
   close(): Promise<void>;
 }
 
-/** Milliseconds that a store over the network is waited for; then its connection is given up. */
+/** Milliseconds that a store is waited for; then its connection is given up. */
 export const PATIENCE = 5000;
