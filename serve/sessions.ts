@@ -44,6 +44,8 @@ const CHUNKS = 2 ** 14;
 
 /** Number of earlier writes that a head names: a writer that got no answer looks for its own there. */
 const RECENT = 16;
+/** How many times longer a list of all keys may take than other answers of the store. */
+const LISTING = 30;
 /** Milliseconds between two looks for what came of a write. */
 const LOOK_AGAIN = 100;
 /** Bytes of one value in a store of unstorage; they may grow by a third on their way, and Deno KV takes 65536. */
@@ -210,7 +212,8 @@ export class Sessions {
     const suspects = new Map<string, string>();
     try {
       const sessions = new Map<string, string[]>();
-      for (const item of await (this.#store?.list(PREFIX) ?? this.#plain!.getKeys(PREFIX))) {
+      const list = () => this.#store?.list(PREFIX) ?? this.#plain!.getKeys(PREFIX);
+      for (const item of await this.#ask(list, LISTING * this.#limits.storeSeconds)) {
         const key = item.split(":").slice(0, 2).join(":");
         const items = sessions.get(key);
         if (items === undefined) sessions.set(key, [item]);
@@ -499,15 +502,14 @@ export class Sessions {
   /**
    * Asks the store for something.
    *
-   * @throws {ApiError} 503 when it fails, or does not answer within `limits.storeSeconds`; the log gets the reason
+   * @throws {ApiError} 503 when it fails, or does not answer within so many seconds; the log gets the reason
    */
-  async #ask<T>(work: () => Promise<T>): Promise<T> {
-    const { storeSeconds } = this.#limits;
+  async #ask<T>(work: () => Promise<T>, seconds = this.#limits.storeSeconds): Promise<T> {
     return await this.#turns.take(async () => {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const late = new Promise<never>((_, reject) => {
-        const error = new Error(`The session store did not answer within ${storeSeconds} s`);
-        timer = setTimeout(() => reject(error), 1000 * storeSeconds);
+        const error = new Error(`The session store did not answer within ${seconds} s`);
+        timer = setTimeout(() => reject(error), 1000 * seconds);
       });
       try {
         return await Promise.race([work(), late]);

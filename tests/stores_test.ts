@@ -1,6 +1,9 @@
 import assert from "node:assert/strict";
-import { openStore } from "../serve/mod.ts";
-import { serve, textFiles } from "./serve_setup.ts";
+import { createStorage } from "unstorage";
+import type { TransNormerLLM } from "../model/mod.ts";
+import { createHandler, openStore, type SessionStore } from "../serve/mod.ts";
+import { memoryStore } from "../serve/stores/memory.ts";
+import { assertError, serve, textFiles } from "./serve_setup.ts";
 import { chaos } from "./store_chaos.ts";
 import { conforms } from "./store_conformance.ts";
 import { SHARED_STORES } from "./store_servers.ts";
@@ -42,7 +45,6 @@ Deno.test("servers that are killed, over one store with a bad network, lose no a
             turnsPerKill: 100,
             isOver: ({ turns, kills }) => turns >= 300 && kills >= 2,
           });
-          console.log(JSON.stringify(report));
           assert.deepEqual(report.lost, []);
           assert(report.conflicts > 0, "requests of one session met");
         },
@@ -50,5 +52,182 @@ Deno.test("servers that are killed, over one store with a bad network, lose no a
     }
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+});
+
+const COMPLETIONS = "/v1/completions";
+/** A turn of two tokens. */
+const TURN = { prompt: [5], max_tokens: 1, temperature: 0, session: "s" };
+
+/** A store in memory in which a test decides what becomes of each write of a head. */
+function scripted(): SessionStore & {
+  /** What becomes of the next writes of heads, one after another; then all succeed. */
+  readonly script: ((write: () => Promise<boolean>) => Promise<boolean>)[];
+} {
+  const store = memoryStore();
+  const script: ((write: () => Promise<boolean>) => Promise<boolean>)[] = [];
+  return {
+    ...store,
+    script,
+    write(key, ...rest) {
+      const write = () => store.write(key, ...rest);
+      const next = key.endsWith(":a") ? script.shift() : undefined;
+      return next === undefined ? write() : next(write);
+    },
+  };
+}
+
+/** Keeps a test's output free of what a server logs of a store that fails. */
+async function quietly<T>(work: () => Promise<T>): Promise<T> {
+  const log = console.error;
+  console.error = () => {};
+  try {
+    return await work();
+  } finally {
+    console.error = log;
+  }
+}
+
+const lost = () => Promise.reject(new Error("the answer is lost"));
+
+Deno.test("a write whose answer is lost counts if it arrived, and otherwise never will", async () => {
+  const storage = scripted();
+  await using server = await serve({ storage });
+  const ask = () => quietly(() => server.send(COMPLETIONS, TURN));
+  const tokens = async () => (await server.ask("/v1/sessions/s")).tokens;
+
+  // The first turn of a session, and a later one: the store has them.
+  for (const expected of [2, 4]) {
+    storage.script.push(async (write) => (await write(), await lost()));
+    assert.equal((await (await ask()).json()).session.tokens, expected);
+  }
+  // It has another's turn after it.
+  await using other = await serve({ storage });
+  storage.script.push(async (write) => {
+    await write();
+    assert.equal((await other.ask(COMPLETIONS, TURN)).session.tokens, 8);
+    return await lost();
+  });
+  assert.equal((await (await ask()).json()).session.tokens, 6);
+  assert.equal(await tokens(), 8);
+
+  // It is still on its way when the client is told that nothing is stored, and arrives later.
+  for (const session of ["s", "new"]) {
+    let arrive!: () => Promise<boolean>;
+    storage.script.push((write) => (arrive = write, lost()));
+    const refused = await quietly(() => server.send(COMPLETIONS, { ...TURN, session }));
+    const { message } = await assertError(refused, 503, "session_store_failed");
+    assert.match(message, /the session is as it was/);
+    assert.equal(await arrive(), false, "too late");
+    const after = (await server.ask(COMPLETIONS, { ...TURN, session })).session.tokens;
+    assert.equal(after, session === "s" ? 10 : 2);
+  }
+
+  // It never arrives, as another's turn was first.
+  storage.script.push(async () => {
+    assert.equal((await other.ask(COMPLETIONS, TURN)).session.tokens, 12);
+    return await lost();
+  });
+  await assertError(await ask(), 409, "session_conflict");
+  // The replacement that keeps it out has no answer either.
+  storage.script.push(lost, async (write) => (await write(), await lost()));
+  await assertError(await ask(), 409, "session_conflict");
+  assert.equal(await tokens(), 12);
+  assert.equal((await server.ask(COMPLETIONS, TURN)).session.tokens, 14);
+  await server.handler.sweep();
+  assert.equal(await tokens(), 14);
+});
+
+Deno.test("a store that refuses, is full or does not answer costs a sentence and 503, and no turn", async () => {
+  const memory = memoryStore();
+  const never = () => new Promise<never>(() => {});
+  for (const fail of [() => Promise.reject(new Error("OOM command not allowed")), never]) {
+    let broken: (keyof SessionStore)[] = [];
+    const storage = new Proxy(memory, {
+      get: (store, name: keyof SessionStore) => broken.includes(name) ? fail : store[name],
+    });
+    await using server = await serve({ storage, limits: { storeSeconds: 1 } });
+    const session = `s ${fail === never}`;
+    assert.equal((await server.ask(COMPLETIONS, { ...TURN, session })).session.tokens, 2);
+    for (const methods of [["read"], ["write"], ["read", "write", "remove"]] as const) {
+      broken = [...methods];
+      const response = await quietly(() => server.send(COMPLETIONS, { ...TURN, session }));
+      const { message } = await assertError(response, 503, "session_store_failed");
+      assert.match(message, /^The session store does not answer/);
+      assert(Number(response.headers.get("retry-after")) >= 1);
+      await quietly(() => server.handler.sweep());
+      assert.equal((await server.send("/health")).status, 200);
+      assert.equal(
+        (await server.ask(COMPLETIONS, { ...TURN, session: undefined })).usage.completion_tokens,
+        1,
+      );
+      broken = [];
+      assert.equal((await server.ask(`/v1/sessions/${encodeURIComponent(session)}`)).tokens, 2);
+    }
+    if (fail !== never) {
+      broken = ["list"];
+      await quietly(() => server.handler.sweep());
+    }
+    // What the store can do but remove is no failure of the turn.
+    broken = ["remove"];
+    const turn = await quietly(() => server.ask(COMPLETIONS, { ...TURN, session }));
+    assert.equal(turn.session.tokens, 4);
+    broken = [];
+  }
+});
+
+Deno.test("a server whose store goes away in the middle of a write says that it cannot tell", async () => {
+  const storage = scripted();
+  await using server = await serve({ storage, limits: { storeSeconds: 1 } });
+  await server.ask(COMPLETIONS, TURN);
+  const { read } = storage;
+  storage.script.push(async (write) => {
+    await write();
+    storage.read = lost;
+    return await lost();
+  });
+  const response = await quietly(() => server.send(COMPLETIONS, TURN));
+  const { message } = await assertError(response, 503, "session_store_unsettled");
+  assert.match(message, /may have stored this turn/);
+  storage.read = read;
+  assert.equal((await server.ask("/v1/sessions/s")).tokens, 4);
+});
+
+Deno.test("the storage of a handler is a URL, a store, or one of unstorage", async () => {
+  for (const storage of ["mysql://localhost", "sessions", "", 7, {}, null]) {
+    assert.throws(
+      () => createHandler({ model: {} as TransNormerLLM, storage: storage as string }),
+      /^TypeError: Cannot run createHandler as storage must be a/,
+    );
+  }
+  assert.throws(
+    () => createHandler({ model: {} as TransNormerLLM, storage: "mysql://me:secret@localhost" }),
+    (error: Error) => !error.message.includes("secret"),
+  );
+  const shared = memoryStore();
+  for (const storage of ["memory:", shared, shared, createStorage()]) {
+    await using server = await serve({ storage });
+    const { tokens } = (await server.ask(COMPLETIONS, TURN)).session;
+    assert.equal(tokens, storage === shared && (await server.ask("/v1/sessions/s")).tokens > 2 ? 4 : 2);
+  }
+  // Nobody listens there: the server answers all the same.
+  const gone = Deno.listen({ port: 0, hostname: "127.0.0.1" });
+  gone.close();
+  for (const scheme of ["redis", "postgres"]) {
+    await using server = await serve({ storage: `${scheme}://user:secret@127.0.0.1:${gone.addr.port}/0` });
+    await quietly(async () => {
+      await assertError(await server.send(COMPLETIONS, TURN), 503, "session_store_failed");
+      await assertError(await server.send(COMPLETIONS, TURN), 503, "session_store_failed");
+    });
+    assert.equal((await server.ask(COMPLETIONS, { ...TURN, session: undefined })).usage.completion_tokens, 1);
+  }
+});
+
+Deno.test("drivers that no literal names have the versions of imports.json", async () => {
+  const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
+  const text = await Deno.readTextFile(new URL("../serve/stores/drivers.ts", import.meta.url));
+  for (const name of ["@redis/client", "postgres"]) {
+    const versioned = imports[name].slice("npm:".length).replace("@redis/", "");
+    assert(text.includes(`"${versioned}"`), `${name}: ${versioned}`);
   }
 });
