@@ -46,8 +46,8 @@ export interface Limits {
   /** Maximum number of bytes of the bodies of all requests that have not begun; above it, 429. Default 2^25. */
   bodiesBytes: number;
   /**
-   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `sessions` and `sessionsBytes` one key may use, in
-   * percent. Default 75, and 100 with one key or none.
+   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `prefixBytes`, `sessions` and `sessionsBytes` one key
+   * may use, in percent. Default 75, and 100 with one key or none.
    */
   keyShare: number;
   /** Maximum number of requests of a key in a minute; above it, 429. `Infinity`: no limit, the default. */
@@ -69,6 +69,11 @@ export interface Limits {
    * store takes, the default; 45000 in a store of unstorage.
    */
   valueBytes: number;
+  /**
+   * Maximum number of bytes of states that are kept after the beginnings of prompts, for prompts that begin alike; 1: none.
+   * Default 2^25.
+   */
+  prefixBytes: number;
   /** Seconds that the session store has for each thing that it is asked; then it counts as failed: 503. Default 10. */
   storeSeconds: number;
 }
@@ -97,6 +102,7 @@ const DEFAULTS: Limits = {
   sessions: 2 ** 16,
   sessionsBytes: 2 ** 33,
   valueBytes: Infinity,
+  prefixBytes: 2 ** 25,
   storeSeconds: 10,
 };
 

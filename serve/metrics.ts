@@ -115,6 +115,14 @@ export class Metrics {
     "levin_completion_tokens_total",
     "Tokens that were generated.",
   );
+  readonly prefixHits: Counter = new Counter(
+    "levin_prefix_hits_total",
+    "Prompts whose beginning was known from earlier ones.",
+  );
+  readonly prefixTokens: Counter = new Counter(
+    "levin_prefix_tokens_total",
+    "Tokens of prompts that were known and not read again.",
+  );
   readonly sessionWrites: Counter = new Counter(
     "levin_session_writes_total",
     "Sessions written to the store.",
@@ -151,9 +159,10 @@ export class Metrics {
 
   /** All of it as text. */
   render(): string {
-    const { requests, promptTokens, completionTokens, sessionWrites, quarantined, evicted } = this;
+    const { requests, promptTokens, completionTokens, prefixHits, prefixTokens } = this;
     return [
-      ...[requests, promptTokens, completionTokens, sessionWrites, quarantined, evicted],
+      ...[requests, promptTokens, completionTokens, prefixHits, prefixTokens],
+      ...[this.sessionWrites, this.quarantined, this.evicted],
       ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,
     ].map((metric) => metric.render()).join("");

@@ -169,7 +169,7 @@ export class Service {
         .reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
       return this.#ready = {
         model,
-        scheduler: new Scheduler(model, limits, metrics),
+        scheduler: new Scheduler(model, limits, metrics, stateBytes),
         tokenRate: new Allowance(limits.keyTokensPerMinute, "tokens"),
         texts: model.tokenizer && new Texts(model.tokenizer, { untrusted }),
         limits,
@@ -191,6 +191,11 @@ export class Service {
     gauge("levin_waiting", "Prompts that wait.", ({ scheduler }) => scheduler.load.waiting);
     gauge("levin_reading", "Prompts that are being read.", ({ scheduler }) => scheduler.load.reading);
     gauge("levin_writing", "Answers that are being written.", ({ scheduler }) => scheduler.load.writing);
+    gauge(
+      "levin_prefix_bytes",
+      "Bytes of states that are kept for prompts that begin alike.",
+      ({ scheduler }) => scheduler.prefixBytes,
+    );
     gauge("levin_state_bytes", "Bytes of the state of one session.", ({ stateBytes }) => stateBytes);
     gauge(
       "levin_backend_bytes",

@@ -188,13 +188,15 @@ function ask(
   session: string,
   prompt: readonly number[],
 ): Promise<Response> {
-  const body = { prompt, max_tokens: 1, temperature: 0, logprobs: 3, session };
+  const body = { prompt, max_tokens: 1, temperature: 0, logprobs: 0, session };
   return send({ method: "POST", body: JSON.stringify(body) });
 }
 
 // deno-lint-ignore no-explicit-any -- an answer of OpenAI's protocol
 function saidIn(body: any): string {
-  return JSON.stringify(body.choices[0].logprobs.top_logprobs);
+  // Not the names in `top_logprobs`: V8 may read the key "\u0007" as "\\", if it has seen an object with that one.
+  const { tokens, token_logprobs } = body.choices[0].logprobs;
+  return JSON.stringify([tokens, token_logprobs]);
 }
 
 /**
