@@ -26,8 +26,8 @@ const ALLOWED: Record<string, readonly string[]> = {
   examples: ["", "cli", "model", "serve", "wasm", "npm"],
 };
 
-/** What `bench` may import of `tests`: the oracle, measures of errors, and how to wait for a server. */
-const SHARED_BY_TESTS = /^tests\/(numbers|reference\w*|listening|edge_function)\.ts$/;
+/** What `bench` may import of `tests`: the oracle, measures of errors, stores, and how to wait for a server. */
+const SHARED_BY_TESTS = /^tests\/(numbers|reference\w*|listening|edge_function|store_servers)\.ts$/;
 
 /** One import, of a file by its path or of a package by its specifier. */
 interface Import {

@@ -162,12 +162,12 @@ Deno.test("Deno: the same, and attention without any permission", async () => {
   rows.set("Deno 2", ["yes", "yes", "yes", "yes", "yes"]);
 });
 
-Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
-  const out = `${FOLDER}/worker`;
+/** Bundles a Worker with the package as it is installed. */
+async function bundleWorker(entry: string, outdir: string): Promise<void> {
   await build({
-    entryPoints: [new URL("examples/cloudflare/main.ts", ROOT).pathname],
+    entryPoints: [new URL(entry, ROOT).pathname],
     nodePaths: [installed("")],
-    outdir: out,
+    outdir,
     bundle: true,
     minify: true,
     format: "esm",
@@ -178,6 +178,11 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
     assetNames: "[name]",
     logLevel: "warning",
   });
+}
+
+Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
+  const out = `${FOLDER}/worker`;
+  await bundleWorker("examples/cloudflare/main.ts", out);
   const { size } = gzipped(await Deno.readTextFile(`${out}/main.js`));
   assert(
     size < 1_000_000,
@@ -190,6 +195,14 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
   assert.equal(memory.length, 1, "one process of workerd");
   console.log(`workerd, MB: ${memory}`);
   rows.set("Cloudflare Workers", ["yes", "yes", "yes", "no", "no"]);
+});
+
+Deno.test("Durable Objects lose no acknowledged turn: four servers, and a runtime that is killed", async () => {
+  const out = `${FOLDER}/objects`;
+  await bundleWorker("tests/runtimes/programs/objects.mts", out);
+  const counts = JSON.parse(await run("node", ["programs/objects.mjs", out, MODEL]));
+  assert(counts.turns >= 160 && counts.kills === 3, JSON.stringify(counts));
+  console.log(`Durable Objects: ${JSON.stringify(counts)}`);
 });
 
 const BUNDLERS = ["esbuild", "vite", "rollup", "webpack"];
