@@ -207,8 +207,8 @@ Deno.test("the first run fetches what the library uses, and nothing that only de
   // What a room outside development imports of packages; their subpaths belong to them.
   const used = new Set(
     imports.filter((one) =>
-      // No literal names the drivers of stores but for their types: see `serve/stores/drivers.ts`.
-      isPackage({ ...one, typeOnly: one.typeOnly && one.from !== "serve/stores/drivers.ts" }) &&
+      // No literal names the drivers of stores but for their types: see `serve/stores/packages.ts`.
+      isPackage({ ...one, typeOnly: one.typeOnly && one.from !== "serve/stores/packages.ts" }) &&
       ["cli", "model", "serve", "examples"].includes(roomOf(one.from))
     )
       .map(({ to }) => to.replace(/^(npm:)\/?((?:@[^/]+\/)?[^/]+).*/, "$1$2")),

@@ -6,7 +6,6 @@
  *
  * @module
  */
-import { fileURLToPath } from "node:url";
 import type { SessionStore } from "./store.ts";
 
 /** Number of locks that all keys share. */
@@ -21,7 +20,7 @@ const BROKEN_OFF = 3600_000;
  */
 export async function folderStore(folder: string | URL): Promise<SessionStore> {
   if (!("Deno" in globalThis)) throw new Error("Sessions in a folder need Deno, for its locks of files");
-  const base = typeof folder === "string" ? folder : fileURLToPath(folder);
+  const base = typeof folder === "string" ? folder : pathOf(folder);
   const values = `${base}/values`, locks = `${base}/locks`, parts = `${base}/parts`;
   for (const path of [values, locks, parts]) await Deno.mkdir(path, { recursive: true });
   for (let n = 0; n < LOCKS; n++) {
@@ -86,6 +85,11 @@ export async function folderStore(folder: string | URL): Promise<SessionStore> {
     },
     close: () => Promise.resolve(),
   };
+}
+
+/** Not by `node:url`, which bundles for other hosts must not import. */
+function pathOf({ pathname }: URL): string {
+  return decodeURIComponent(pathname).replace(/^\/(?=[A-Za-z]:)/, ""); // a drive of Windows
 }
 
 /** Values of one session share a lock, so that its folder is not removed while a file is put there. */

@@ -1,4 +1,3 @@
-/// <reference lib="deno.unstable" />
 /**
  * Sessions in Deno KV, which needs `--unstable-kv`. Values are checked and set in one atomic commit; they stay below
  * 64 KiB, and sessions that are larger come in several behind one head.
@@ -14,20 +13,35 @@ import { PATIENCE, type SessionStore } from "./store.ts";
  * @throws {Error} when the host has no Deno KV, or it cannot be opened
  */
 export async function openKvStore(path: string): Promise<SessionStore> {
-  if (!("Deno" in globalThis) || !("openKv" in Deno)) {
-    throw new Error("Sessions in Deno KV need Deno with --unstable-kv");
-  }
-  return kvStore(await patiently(() => Deno.openKv(path === "" ? undefined : path)));
+  const { openKv } = (globalThis as { Deno?: { openKv?: (path?: string) => Promise<Kv> } }).Deno ?? {};
+  if (openKv === undefined) throw new Error("Sessions in Deno KV need Deno with --unstable-kv");
+  return kvStore(await patiently(() => openKv(path === "" ? undefined : path)));
 }
 
-/** A store over Deno KV that is open; `close` closes it. */
-export function kvStore(kv: Deno.Kv): SessionStore {
+/** What is used of `Deno.Kv`, whose types are unstable. */
+interface Kv {
+  get(
+    key: string[],
+    options: { consistency: "strong" },
+  ): Promise<{ value: Uint8Array | null; versionstamp: string | null }>;
+  delete(key: string[]): Promise<void>;
+  list(selector: { prefix: string[] }): AsyncIterable<{ key: string[] }>;
+  atomic(): Commit;
+  close(): void;
+}
+
+interface Commit {
+  check(entry: { key: string[]; versionstamp: string | null }): Commit;
+  set(key: string[], value: Uint8Array, options: { expireIn: number }): Commit;
+  delete(key: string[]): Commit;
+  commit(): Promise<{ ok: boolean }>;
+}
+
+function kvStore(kv: Kv): SessionStore {
   return {
     valueBytes: 60_000,
     async read(key) {
-      const { value, versionstamp } = await patiently(() =>
-        kv.get<Uint8Array>(placeOf(key), { consistency: "strong" })
-      );
+      const { value, versionstamp } = await patiently(() => kv.get(placeOf(key), { consistency: "strong" }));
       return value === null ? undefined : { value, version: versionstamp! };
     },
     async write(key, value, expectedVersion, { ttl }) {

@@ -6,7 +6,7 @@
  */
 import type { Sql } from "postgres";
 import { PATIENCE, type SessionStore } from "./store.ts";
-import { postgres } from "./drivers.ts";
+import { postgres } from "./packages.ts";
 
 /** Number of connections of one server. */
 const CONNECTIONS = 8;

@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { Buffer } from "node:buffer";
+import { builtin } from "../../core/builtin.ts";
 import { PATIENCE, type SessionStore } from "./store.ts";
-import { redisClient } from "./drivers.ts";
+import { redisClient } from "./packages.ts";
 
 const WRITE = `
 if (redis.call("HGET", KEYS[1], "version") or "") ~= ARGV[1] then return 0 end
@@ -26,6 +26,7 @@ const OURS = "levin:";
  */
 export async function openRedisStore(url: string): Promise<SessionStore> {
   const { createClient, RESP_TYPES } = await redisClient();
+  const { Buffer } = builtin("node:buffer") as typeof import("node:buffer");
   const redis = createClient({
     url,
     disableOfflineQueue: true, // a request that waits is better off with an answer
@@ -55,7 +56,8 @@ export async function openRedisStore(url: string): Promise<SessionStore> {
     },
     async write(key, value = NOTHING, expectedVersion = "", { ttl }) {
       const version = value === NOTHING ? "" : crypto.randomUUID();
-      const args = [expectedVersion, version, view(value), String(ttl)];
+      const bytes = Buffer.from(value.buffer as ArrayBuffer, value.byteOffset, value.length); // no copy
+      const args = [expectedVersion, version, bytes, String(ttl)];
       return await redis.eval(WRITE, { keys: [OURS + key], arguments: args }) === 1;
     },
     remove: async (key) => void await redis.unlink(OURS + key),
@@ -71,7 +73,3 @@ export async function openRedisStore(url: string): Promise<SessionStore> {
 }
 
 const NOTHING = new Uint8Array();
-
-function view({ buffer, byteOffset, length }: Uint8Array): Buffer {
-  return Buffer.from(buffer as ArrayBuffer, byteOffset, length);
-}
