@@ -8,6 +8,22 @@
  */
 import type { SessionStore } from "./store.ts";
 
+/** What is used of Deno, whose types other hosts lack. */
+interface Files {
+  mkdir(path: string, options: { recursive: true }): Promise<void>;
+  open(
+    path: string,
+    options: { create?: boolean; write: true },
+  ): Promise<Disposable & { lock(exclusive: true): Promise<void> }>;
+  readFile(path: string): Promise<Uint8Array<ArrayBuffer>>;
+  writeFile(path: string, bytes: Uint8Array): Promise<void>;
+  rename(from: string, to: string): Promise<void>;
+  remove(path: string): Promise<void>;
+  readDir(path: string): AsyncIterable<{ name: string; isDirectory: boolean }>;
+  stat(path: string): Promise<{ mtime: Date | null }>;
+  readonly errors: { readonly NotFound: new () => Error };
+}
+
 /** Number of locks that all keys share. */
 const LOCKS = 64;
 /** Milliseconds after which a file that was not renamed is one of a process that was killed. */
@@ -19,39 +35,40 @@ const BROKEN_OFF = 3600_000;
  * @throws {Error} when it cannot be written to, or the host is not Deno
  */
 export async function folderStore(folder: string | URL): Promise<SessionStore> {
-  if (!("Deno" in globalThis)) throw new Error("Sessions in a folder need Deno, for its locks of files");
+  const { Deno: files } = globalThis as { Deno?: Files };
+  if (files === undefined) throw new Error("Sessions in a folder need Deno, for its locks of files");
   const base = typeof folder === "string" ? folder : pathOf(folder);
   const values = `${base}/values`, locks = `${base}/locks`, parts = `${base}/parts`;
-  for (const path of [values, locks, parts]) await Deno.mkdir(path, { recursive: true });
+  for (const path of [values, locks, parts]) await files.mkdir(path, { recursive: true });
   for (let n = 0; n < LOCKS; n++) {
-    await (await Deno.open(`${locks}/${n}`, { create: true, write: true })).close();
+    (await files.open(`${locks}/${n}`, { create: true, write: true }))[Symbol.dispose]();
   }
-  await clear(parts);
+  await clear(files, parts);
 
   const place = (key: string) => `${values}/${key.replaceAll(":", "/")}`;
   /** Keeps others, of this process and of all others, from writing the same key. */
   const locked = async <T>(key: string, work: () => Promise<T>): Promise<T> => {
-    using lock = await Deno.open(`${locks}/${lockOf(key)}`, { write: true });
+    using lock = await files.open(`${locks}/${lockOf(key)}`, { write: true });
     await lock.lock(true);
     return await work();
   };
-  const bytesAt = (key: string) => orAbsent(Deno.readFile(place(key)));
+  const bytesAt = (key: string) => orAbsent(files, files.readFile(place(key)));
   const put = async (key: string, value: Uint8Array) => {
     const part = `${parts}/${crypto.randomUUID()}`, path = place(key);
     try {
-      await Deno.writeFile(part, value);
-      await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
-      await Deno.rename(part, path);
+      await files.writeFile(part, value);
+      await files.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
+      await files.rename(part, path);
     } catch (error) {
-      await orAbsent(Deno.remove(part));
+      await orAbsent(files, files.remove(part));
       throw error;
     }
   };
   const remove = async (key: string) => {
     const path = place(key);
-    await orAbsent(Deno.remove(path));
+    await orAbsent(files, files.remove(path));
     // The folder of a session goes with its last file.
-    await Deno.remove(path.slice(0, path.lastIndexOf("/"))).catch(() => {});
+    await files.remove(path.slice(0, path.lastIndexOf("/"))).catch(() => {});
   };
   return {
     valueBytes: 2 ** 26,
@@ -72,12 +89,12 @@ export async function folderStore(folder: string | URL): Promise<SessionStore> {
       const keys: string[] = [];
       const walk = async (key: string) => {
         try {
-          for await (const { name, isDirectory } of Deno.readDir(place(key))) {
+          for await (const { name, isDirectory } of files.readDir(place(key))) {
             if (isDirectory) await walk(`${key}:${name}`);
             else keys.push(`${key}:${name}`);
           }
         } catch (error) {
-          if (!(error instanceof Deno.errors.NotFound)) throw error;
+          if (!(error instanceof files.errors.NotFound)) throw error;
         }
       };
       await walk(prefix);
@@ -101,22 +118,22 @@ function lockOf(key: string): number {
 
 /** Of the bytes: two equal values of one key are the same value. */
 async function versionOf(value: Uint8Array<ArrayBuffer>): Promise<string> {
-  return new Uint8Array(await crypto.subtle.digest("SHA-256", value)).toHex();
+  return new Uint8Array(await crypto.subtle.digest("SHA-256", value)).join();
 }
 
-async function clear(parts: string): Promise<void> {
-  for await (const { name } of Deno.readDir(parts)) {
+async function clear(files: Files, parts: string): Promise<void> {
+  for await (const { name } of files.readDir(parts)) {
     const path = `${parts}/${name}`;
-    const { mtime } = await orAbsent(Deno.stat(path)) ?? {};
-    if (mtime && mtime.getTime() < Date.now() - BROKEN_OFF) await orAbsent(Deno.remove(path));
+    const mtime = (await orAbsent(files, files.stat(path)))?.mtime;
+    if (mtime && mtime.getTime() < Date.now() - BROKEN_OFF) await orAbsent(files, files.remove(path));
   }
 }
 
-async function orAbsent<T>(work: Promise<T>): Promise<T | undefined> {
+async function orAbsent<T>(files: Files, work: Promise<T>): Promise<T | undefined> {
   try {
     return await work;
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (error instanceof files.errors.NotFound) return undefined;
     throw error;
   }
 }

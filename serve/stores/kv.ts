@@ -58,8 +58,9 @@ function kvStore(kv: Kv): SessionStore {
     list: (prefix) =>
       patiently(async () => {
         // A listing brings the values with it: it is one of heads alone.
-        const entries = await Array.fromAsync(kv.list({ prefix: ["levin", prefix] }));
-        return entries.map(({ key }) => key.slice(1).join(":"));
+        const keys: string[] = [];
+        for await (const { key } of kv.list({ prefix: ["levin", prefix] })) keys.push(key.slice(1).join(":"));
+        return keys;
       }),
     close: () => Promise.resolve(kv.close()),
   };

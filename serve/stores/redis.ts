@@ -39,11 +39,10 @@ export async function openRedisStore(url: string): Promise<SessionStore> {
     },
     commandOptions: { typeMapping: { [RESP_TYPES.BLOB_STRING]: Buffer } },
   });
-  const refused = Promise.withResolvers<never>();
-  redis.on("error", refused.reject); // later on the commands are rejected, too
-  refused.promise.catch(() => {});
+  const refused = new Promise<never>((_, reject) => void redis.on("error", reject)); // later commands reject, too
+  refused.catch(() => {});
   try {
-    await Promise.race([redis.connect(), refused.promise]);
+    await Promise.race([redis.connect(), refused]);
   } catch (error) {
     redis.destroy();
     throw error;

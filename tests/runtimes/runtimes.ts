@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { textFiles } from "../serve_setup.ts";
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
@@ -200,7 +201,10 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
 Deno.test("Durable Objects lose no acknowledged turn: four servers, and a runtime that is killed", async () => {
   const out = `${FOLDER}/objects`;
   await bundleWorker("tests/runtimes/programs/objects.mts", out);
-  const counts = JSON.parse(await run("node", ["programs/objects.mjs", out, MODEL]));
+  const model = `${FOLDER}/small`;
+  await Deno.mkdir(model, { recursive: true });
+  for (const [name, bytes] of Object.entries(textFiles())) await Deno.writeFile(`${model}/${name}`, bytes);
+  const counts = JSON.parse(await run("node", ["programs/objects.mjs", out, model]));
   assert(counts.turns >= 160 && counts.kills === 3, JSON.stringify(counts));
   console.log(`Durable Objects: ${JSON.stringify(counts)}`);
 });
