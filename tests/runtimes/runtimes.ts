@@ -5,10 +5,10 @@
  *
  * @module
  */
-import { textFiles } from "../serve_setup.ts";
 import assert from "node:assert/strict";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
+import { textFiles } from "../serve_setup.ts";
 import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
 import { type Seen, visit } from "./browsers.ts";
 import { FOLDER, install, installed, MODEL, run } from "./setup.ts";
