@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { createStorage } from "unstorage";
 import type { TransNormerLLM } from "../model/mod.ts";
 import { createHandler, openStore, type SessionStore } from "../serve/mod.ts";
 import { memoryStore } from "../serve/stores/memory.ts";
+import { listening } from "./listening.ts";
 import { assertError, serve, textFiles } from "./serve_setup.ts";
 import { chaos } from "./store_chaos.ts";
 import { conforms } from "./store_conformance.ts";
@@ -229,5 +231,67 @@ Deno.test("drivers that no literal names have the versions of imports.json", asy
   for (const name of ["@redis/client", "postgres"]) {
     assert.match(imports[name], /^npm:.+@\d/);
     assert(text.includes(`"${imports[name].replace(/^npm:(@redis\/)?/, "")}"`), name);
+  }
+});
+
+Deno.test("deno task serve keeps sessions in each store, and ends with a line where it cannot", async (t) => {
+  const folder = await Deno.makeTempDir();
+  const start = (storage: string) =>
+    new Deno.Command(Deno.execPath(), {
+      args: [
+        "task",
+        "--quiet",
+        "serve",
+        "--model",
+        folder,
+        "--storage",
+        storage,
+        "--port",
+        "0",
+        "--backend",
+        "wasm",
+      ],
+      cwd: fileURLToPath(new URL("..", import.meta.url)),
+      env: { NO_COLOR: "1" },
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+  try {
+    for (const [name, bytes] of Object.entries(textFiles())) await Deno.writeFile(`${folder}/${name}`, bytes);
+    for (const { name, present, start: startStore } of SHARED_STORES) {
+      await t.step({
+        name,
+        ignore: !present,
+        async fn() {
+          await using store = await startStore();
+          for (const tokens of [2, 4]) {
+            const process = start(store.url);
+            const server = listening(process);
+            const response = await fetch(`${await server.url}/v1/completions`, {
+              method: "POST",
+              body: JSON.stringify(TURN),
+            });
+            assert.equal((await response.json()).session?.tokens, tokens);
+            process.kill("SIGTERM");
+            assert.equal((await process.status).code, 0, server.log());
+            await server.done;
+          }
+        },
+      });
+    }
+    const gone = Deno.listen({ port: 0, hostname: "127.0.0.1" });
+    gone.close();
+    for (
+      const place of ["redis", "postgres"].map((scheme) =>
+        `${scheme}://me:secret@127.0.0.1:${gone.addr.port}`
+      )
+    ) {
+      const { code, stderr } = await start(place).output();
+      const text = new TextDecoder().decode(stderr);
+      assert.equal(code, 1, text);
+      assert.match(text, /^Cannot keep sessions in \w+:\/\/\.\.\.@127\.0\.0\.1:\d+: .+\n$/);
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
 });
