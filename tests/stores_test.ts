@@ -236,20 +236,11 @@ Deno.test("drivers that no literal names have the versions of imports.json", asy
 
 Deno.test("deno task serve keeps sessions in each store, and ends with a line where it cannot", async (t) => {
   const folder = await Deno.makeTempDir();
-  const start = (storage: string) =>
+  const start = (storage: string, ...options: string[]) =>
     new Deno.Command(Deno.execPath(), {
       args: [
-        "task",
-        "--quiet",
-        "serve",
-        "--model",
-        folder,
-        "--storage",
-        storage,
-        "--port",
-        "0",
-        "--backend",
-        "wasm",
+        ...["task", "--quiet", "serve", "--model", folder, "--storage", storage, "--port", "0"],
+        ...["--backend", "wasm", ...options],
       ],
       cwd: fileURLToPath(new URL("..", import.meta.url)),
       env: { NO_COLOR: "1" },
@@ -279,6 +270,8 @@ Deno.test("deno task serve keeps sessions in each store, and ends with a line wh
         },
       });
     }
+    const { stdout } = await start("postgres://db.example/levin", "--permissions").output();
+    assert.match(new TextDecoder().decode(stdout), /--allow-net=127\.0\.0\.1:0,db\.example:5432 .*PG\*/);
     const gone = Deno.listen({ port: 0, hostname: "127.0.0.1" });
     gone.close();
     for (
@@ -289,7 +282,7 @@ Deno.test("deno task serve keeps sessions in each store, and ends with a line wh
       const { code, stderr } = await start(place).output();
       const text = new TextDecoder().decode(stderr);
       assert.equal(code, 1, text);
-      assert.match(text, /^Cannot keep sessions in \w+:\/\/\.\.\.@127\.0\.0\.1:\d+: .+\n$/);
+      assert.match(text, /^error: Cannot keep sessions in \w+:\/\/\.\.\.@127\.0\.0\.1:\d+: .+\n$/);
     }
   } finally {
     await Deno.remove(folder, { recursive: true });
