@@ -18,23 +18,21 @@ const SNAPSHOT = 448 * 1024;
 const TURNS = 60, CLIENTS = 16;
 const seconds = Number(Deno.args[0] ?? 10);
 
-/** Milliseconds of a turn with the store: the session is found, read and stored again. The median of many. */
+/** Milliseconds of a turn with the store: the session is found, read and stored again. The best of many. */
 async function turnTime(url: string): Promise<number> {
   const store = await openStore(url);
   const sessions = new Sessions(store, checkLimits({}, 1, false));
-  const snapshot = crypto.getRandomValues(new Uint8Array(2 ** 16));
-  const state = new Uint8Array(SNAPSHOT);
-  for (let n = 0; n < SNAPSHOT; n += snapshot.length) state.set(snapshot, n);
+  const snapshot = Uint8Array.from({ length: SNAPSHOT }, (_, n) => Math.imul(n, 0x9e3779b1) >>> 24);
   const times: number[] = [];
   for (let turn = 0; turn < TURNS; turn++) {
     const start = performance.now();
     using lease = await sessions.open("everybody", "one");
     await lease.read();
-    await lease.save({ snapshot: state, pending: [], tokens: turn + 1 });
+    await lease.save({ snapshot, pending: [], tokens: turn + 1 });
     times.push(performance.now() - start);
   }
   await sessions.close();
-  return times.sort((a, b) => a - b)[TURNS / 2];
+  return Math.min(...times);
 }
 
 /** Turns per second of as many servers as wanted, whose clients each continue a session, at any of the servers. */

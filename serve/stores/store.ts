@@ -8,7 +8,7 @@
 export interface Versioned {
   /** Its bytes. */
   readonly value: Uint8Array;
-  /** Tells it from all other values that the key had or will have. */
+  /** Tells it from all other values that the key had or will have; two of the same bytes may share one. */
   readonly version: string;
 }
 
