@@ -7,12 +7,21 @@
  */
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cli, command } from "./cli/mod.ts";
 import { shadersModule } from "./gpu/build.ts";
 import { kernelFiles } from "./wasm/build.ts";
 
 const ROOT = fileURLToPath(new URL(".", import.meta.url));
 
 if (import.meta.main) {
+  await cli(
+    command("build", "Writes all files that are made of kernels.")
+      .option("--check", "compare with the files that are there instead of writing", false)
+      .action(build),
+  );
+}
+
+async function build({ check }: { check: boolean }): Promise<void> {
   const made = {
     ...await kernelFiles(),
     "gpu/shaders.ts": shadersModule("gpu"),
@@ -20,13 +29,14 @@ if (import.meta.main) {
   };
   for (const [name, text] of Object.entries(made)) {
     const path = join(ROOT, name);
-    if (!Deno.args.includes("--check")) {
+    if (!check) {
       Deno.writeTextFileSync(path, text);
     } else if (Deno.readTextFileSync(path) === text) {
       console.log(`${name} is what its sources give`);
     } else {
-      console.error(`${name} is not what its sources give: run \`deno task build\` and commit the result`);
-      Deno.exit(1);
+      throw new Error(
+        `Cannot accept ${name}: it is not what its sources give. Run deno task build and commit the result`,
+      );
     }
   }
 }

@@ -27,4 +27,3 @@
 export * from "./core/mod.ts";
 export { createBackend } from "./backend.ts";
 export type { BackendOptions, BackendPreference, WasmOptions, WebgpuOptions } from "./backend.ts";
-export { wasmKernels } from "./wasm/module.ts";

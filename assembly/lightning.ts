@@ -136,7 +136,7 @@ function walk(call: Walk): void {
       prefetch(k, kStride, count, headDim);
       prefetch(v, vStride, count, valueDim);
     }
-    packTransposed(q, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed<f32>(q, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
 
     // Whole tiles are written to the output directly, others by way of panels.
     const direct = m == BLOCK && valueDim == e8;
@@ -144,7 +144,7 @@ function walk(call: Walk): void {
     const outPanel = direct ? PANEL_ROW : BLOCK * PANEL_ROW;
     interBlock(queryT, decay + RISING + 4, state, d5, headDim, out, outRow, outPanel, direct && accumulate, m, e8);
     if (intra) {
-      packTransposed(k, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
+      packTransposed<f32>(k, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
       intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
     if (finalState != 0 || start + BLOCK < length) {
@@ -371,11 +371,11 @@ export function lightningBackward(
       prefetch(dk + from * dkStride, dkStride, count, headDim);
       prefetch(dv + from * dvStride, dvStride, count, valueDim);
     }
-    packTransposed(qBlock, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
-    packTransposed(kBlock, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
-    packTransposed(dOutputBlock, dOutputStride, packed, valueDim, outputT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed<f32>(qBlock, qStride, packed, headDim, queryT, BLOCK_ROW, PACKED, 0, scale);
+    packTransposed<f32>(kBlock, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
+    packTransposed<f32>(dOutputBlock, dOutputStride, packed, valueDim, outputT, BLOCK_ROW, PACKED, 0, scale);
     packScaledPanels(dOutputBlock, dOutputStride, m, valueDim, outputD, BLOCK, decay + RISING + 4, scale);
-    packTransposed(vBlock, vStride, packed, valueDim, valueT, BLOCK_ROW, PACKED, 0, 1);
+    packTransposed<f32>(vBlock, vStride, packed, valueDim, valueT, BLOCK_ROW, PACKED, 0, 1);
     transposePanels(dStateP, dStateT, d5, d8, e8);
 
     // Whole tiles are written to the gradients directly, others by way of panels.
@@ -446,7 +446,7 @@ function intraBlockT(
 /** Transposes scores, four rows at a time, as far as `applyScores` reads them, rounded up to whole vectors. */
 function transposeScores(scores: usize, scoresT: usize, m: i32): void {
   for (let i = 0; i < m; i += 4) {
-    packTransposed(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, roundUp(roundUp(i + 4, TILE_ROWS), 4),
+    packTransposed<f32>(scores + <usize> i * BLOCK_ROW, BLOCK_ROW, 4, roundUp(roundUp(i + 4, TILE_ROWS), 4),
       scoresT + (<usize> i << 2), BLOCK_ROW, 4, 0, 1);
   }
 }

@@ -6,9 +6,11 @@
 // parts/tile.ts does the work. They differ in which operands are transposed while they are packed. Few rows (decode) are
 // computed differently: W streams through once, and every element is used for all rows.
 //
+// A W of bfloat16 is widened on the way: in registers for few rows, while it is packed for many. What is added up is the same, in the same order, as with the same W in f32.
+//
 // Inside, products pass up to ten pointers and sizes on. They are loop counters and addresses, which belong in registers.
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/sizes";
-import { horizontalSum, loadLanes, madd, storeLanes } from "./parts/simd";
+import { horizontalSum, loadFour, loadLanes, loadOne, madd, storeLanes, widenHigh, widenLow } from "./parts/simd";
 import { packPanels, packTransposed, packTransposedPanels, PANEL_ROW, roundUp, tile } from "./parts/tile";
 
 /** Terms of each sum per block: a panel of 8 columns of B then takes 8 KiB and stays in L1. */
@@ -38,16 +40,21 @@ export function linearScratch(rows: i32, inDim: i32, outDim: i32): i32 {
   return rows <= FEW_ROWS ? 0 : matmulScratch(rows, inDim, outDim);
 }
 
-/** `output = x Wᵀ + bias + residual`; bias and residual are 0 for none. */
+/**
+ * `output = x Wᵀ + bias + residual`; bias and residual are 0 for none. W has `weightBytes` per element: 4 for f32, 2 for
+ * bfloat16.
+ */
 export function linear(
   x: usize, weight: usize, bias: usize, residual: usize, output: usize,
-  rows: i32, inDim: i32, outDim: i32, scratch: usize,
+  rows: i32, inDim: i32, outDim: i32, weightBytes: i32, scratch: usize,
 ): void {
   if (rows <= FEW_ROWS) {
-    fewRows(x, weight, bias, residual, output, rows, inDim, outDim);
+    if (weightBytes == 2) fewRows<u16>(x, weight, bias, residual, output, rows, inDim, outDim);
+    else fewRows<f32>(x, weight, bias, residual, output, rows, inDim, outDim);
   } else {
+    const weightRow = <usize> (inDim * weightBytes);
     addends(bias, residual, output, rows, outDim);
-    matmul(x, <usize> inDim << 2, true, weight, <usize> inDim << 2, true, output, rows, inDim, outDim, scratch);
+    matmul(x, <usize> inDim << 2, true, weight, weightRow, true, weightBytes, output, rows, inDim, outDim, scratch);
   }
 }
 
@@ -56,22 +63,23 @@ export function linearInput(
   dy: usize, weight: usize, residual: usize, dx: usize, rows: i32, outDim: i32, inDim: i32, scratch: usize,
 ): void {
   addends(0, residual, dx, rows, inDim);
-  matmul(dy, <usize> outDim << 2, true, weight, <usize> inDim << 2, false, dx, rows, outDim, inDim, scratch);
+  matmul(dy, <usize> outDim << 2, true, weight, <usize> inDim << 2, false, 4, dx, rows, outDim, inDim, scratch);
 }
 
 /** `dW += dyᵀ x` for `outDim` rows of W; rows of dy are `stride` bytes apart. */
 export function linearWeight(
   dy: usize, x: usize, dWeight: usize, rows: i32, outDim: i32, inDim: i32, stride: usize, scratch: usize,
 ): void {
-  matmul(dy, stride, false, x, <usize> inDim << 2, false, dWeight, outDim, rows, inDim, scratch);
+  matmul(dy, stride, false, x, <usize> inDim << 2, false, 4, dWeight, outDim, rows, inDim, scratch);
 }
 
 /**
  * `C += A B`, C `[rows, columns]` dense. A comes as `[rows, inner]` (`aByRow`) or as its transpose, B as its transpose
- * `[columns, inner]` (`bByColumn`) or as `[inner, columns]`. Strides are bytes between the rows as they lie in memory.
+ * `[columns, inner]` (`bByColumn`) or as `[inner, columns]`. Strides are bytes between the rows as they lie in memory. A B
+ * that comes by column may be of bfloat16: its elements have `bBytes`, 4 or 2.
  */
 function matmul(
-  a: usize, aStride: usize, aByRow: bool, b: usize, bStride: usize, bByColumn: bool, c: usize,
+  a: usize, aStride: usize, aByRow: bool, b: usize, bStride: usize, bByColumn: bool, bBytes: i32, c: usize,
   rows: i32, inner: i32, columns: i32, scratch: usize,
 ): void {
   const cStride = <usize> columns << 2;
@@ -84,12 +92,15 @@ function matmul(
     const columnCount = min(COLUMNS, columns - j0);
     for (let k0 = 0; k0 < inner; k0 += INNER) {
       const k = min(INNER, inner - k0);
-      if (bByColumn) packTransposedPanels(b + <usize> j0 * bStride + (<usize> k0 << 2), bStride, columnCount, k, panels, 1);
-      else packPanels(b + <usize> k0 * bStride + (<usize> j0 << 2), bStride, k, columnCount, panels, k, 1);
+      if (bByColumn) {
+        const from = b + <usize> j0 * bStride + <usize> (k0 * bBytes);
+        if (bBytes == 2) packTransposedPanels<u16>(from, bStride, columnCount, k, panels, 1);
+        else packTransposedPanels<f32>(from, bStride, columnCount, k, panels, 1);
+      } else packPanels(b + <usize> k0 * bStride + (<usize> j0 << 2), bStride, k, columnCount, panels, k, 1);
       for (let i0 = 0; i0 < rows; i0 += ROWS) {
         const rowCount = min(ROWS, rows - i0);
         if (aByRow) {
-          packTransposed(a + <usize> i0 * aStride + (<usize> k0 << 2), aStride, rowCount, k, aT, ROWS * 4,
+          packTransposed<f32>(a + <usize> i0 * aStride + (<usize> k0 << 2), aStride, rowCount, k, aT, ROWS * 4,
             ROWS, 0, 1);
         } else {
           packRows(a + <usize> k0 * aStride + (<usize> i0 << 2), aStride, k, rowCount, aT);
@@ -154,12 +165,12 @@ function addEdge(edge: usize, output: usize, outRow: usize, rows: i32, columns: 
  * `output = x Wᵀ + bias + residual` without packing. Blocks of W's rows stay in cache while all rows of x meet them, in
  * tiles of 6 rows and 2 outputs: 12 accumulators, 2 vectors of W and one of x fill 15 of 16 registers. Whichever tile
  * computes an output, it is one vector of accumulators over inDim in order, then its four lanes, then the rest of inDim.
- * So a row's bits do not depend on the other rows.
+ * So a row's bits do not depend on the other rows. T is how W is stored: f32, or u16 for bfloat16.
  */
-function fewRows(
+function fewRows<T>(
   x: usize, weight: usize, bias: usize, residual: usize, output: usize, rows: i32, inDim: i32, outDim: i32,
 ): void {
-  const inRow = <usize> inDim << 2;
+  const inRow = <usize> inDim << 2, weightRow = <usize> inDim * sizeof<T>();
   const step = rows == 1 ? outDim : FEW_ROWS_OUT_DIM;
   for (let start = 0; start < outDim; start += step) {
     const end = min(outDim, start + step);
@@ -167,32 +178,37 @@ function fewRows(
     for (; r + 6 <= rows; r += 6) {
       let o = start;
       for (; o + 2 <= end; o += 2) {
-        dots6(x + <usize> r * inRow, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, outDim);
+        dots6<T>(x + <usize> r * inRow, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, outDim);
       }
       for (let left = r; o < end && left < r + 6; left++) {
-        dot(x + <usize> left * inRow, weight + <usize> o * inRow, bias, residual, output, inDim, left, o, outDim);
+        dot<T>(x + <usize> left * inRow, weight + <usize> o * weightRow, bias, residual, output, inDim, left, o, outDim);
       }
     }
     for (; r < rows; r++) {
       const xr = x + <usize> r * inRow, apart = (end - start) >> 3;
       let o = start;
-      for (; o < start + apart; o++) dots8(xr, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, apart, outDim);
-      for (o += 7 * apart; o < end; o++) dot(xr, weight + <usize> o * inRow, bias, residual, output, inDim, r, o, outDim);
+      for (; o < start + apart; o++) {
+        dots8<T>(xr, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, apart, outDim);
+      }
+      for (o += 7 * apart; o < end; o++) {
+        dot<T>(xr, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, outDim);
+      }
     }
   }
 }
 
 /** Rows r to r + 5 of x with rows o and o + 1 of W. */
-function dots6(
+function dots6<T>(
   x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
 ): void {
   const row = <usize> inDim << 2;
-  const x1 = x + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row, w1 = w + row;
+  const x1 = x + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row;
+  const w1 = w + <usize> inDim * sizeof<T>();
   let s00 = f32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
   let s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
-  let at: usize = 0;
-  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
-    const b0 = v128.load(w + at), b1 = v128.load(w1 + at);
+  for (let i = 0, end = inDim & ~3; i < end; i += 4) {
+    const at = <usize> i << 2, from = <usize> i * sizeof<T>();
+    const b0 = loadFour<T>(w + from), b1 = loadFour<T>(w1 + from);
     let a = v128.load(x + at);
     s00 = madd(a, b0, s00);
     s01 = madd(a, b1, s01);
@@ -212,73 +228,95 @@ function dots6(
     s50 = madd(a, b0, s50);
     s51 = madd(a, b1, s51);
   }
-  finish(s00, x, w, inDim, bias, residual, output, r, o, outDim);
-  finish(s01, x, w1, inDim, bias, residual, output, r, o + 1, outDim);
-  finish(s10, x1, w, inDim, bias, residual, output, r + 1, o, outDim);
-  finish(s11, x1, w1, inDim, bias, residual, output, r + 1, o + 1, outDim);
-  finish(s20, x2, w, inDim, bias, residual, output, r + 2, o, outDim);
-  finish(s21, x2, w1, inDim, bias, residual, output, r + 2, o + 1, outDim);
-  finish(s30, x3, w, inDim, bias, residual, output, r + 3, o, outDim);
-  finish(s31, x3, w1, inDim, bias, residual, output, r + 3, o + 1, outDim);
-  finish(s40, x4, w, inDim, bias, residual, output, r + 4, o, outDim);
-  finish(s41, x4, w1, inDim, bias, residual, output, r + 4, o + 1, outDim);
-  finish(s50, x5, w, inDim, bias, residual, output, r + 5, o, outDim);
-  finish(s51, x5, w1, inDim, bias, residual, output, r + 5, o + 1, outDim);
+  finish<T>(s00, x, w, inDim, bias, residual, output, r, o, outDim);
+  finish<T>(s01, x, w1, inDim, bias, residual, output, r, o + 1, outDim);
+  finish<T>(s10, x1, w, inDim, bias, residual, output, r + 1, o, outDim);
+  finish<T>(s11, x1, w1, inDim, bias, residual, output, r + 1, o + 1, outDim);
+  finish<T>(s20, x2, w, inDim, bias, residual, output, r + 2, o, outDim);
+  finish<T>(s21, x2, w1, inDim, bias, residual, output, r + 2, o + 1, outDim);
+  finish<T>(s30, x3, w, inDim, bias, residual, output, r + 3, o, outDim);
+  finish<T>(s31, x3, w1, inDim, bias, residual, output, r + 3, o + 1, outDim);
+  finish<T>(s40, x4, w, inDim, bias, residual, output, r + 4, o, outDim);
+  finish<T>(s41, x4, w1, inDim, bias, residual, output, r + 4, o + 1, outDim);
+  finish<T>(s50, x5, w, inDim, bias, residual, output, r + 5, o, outDim);
+  finish<T>(s51, x5, w1, inDim, bias, residual, output, r + 5, o + 1, outDim);
 }
 
 /**
  * One row of x with eight rows of W, `apart` from one another, from row o. Eight accumulators hide the latency of the
  * multiply-add, and eight long streams are what the prefetcher serves best.
  */
-function dots8(
+function dots8<T>(
   x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, apart: i32, outDim: i32,
 ): void {
-  const gap = <usize> apart * (<usize> inDim << 2);
+  const gap = <usize> apart * (<usize> inDim * sizeof<T>());
   const w1 = w + gap, w2 = w1 + gap, w3 = w2 + gap, w4 = w3 + gap, w5 = w4 + gap, w6 = w5 + gap, w7 = w6 + gap;
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
-  let at: usize = 0;
-  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
-    const a = v128.load(x + at);
-    s0 = madd(a, v128.load(w + at), s0);
-    s1 = madd(a, v128.load(w1 + at), s1);
-    s2 = madd(a, v128.load(w2 + at), s2);
-    s3 = madd(a, v128.load(w3 + at), s3);
-    s4 = madd(a, v128.load(w4 + at), s4);
-    s5 = madd(a, v128.load(w5 + at), s5);
-    s6 = madd(a, v128.load(w6 + at), s6);
-    s7 = madd(a, v128.load(w7 + at), s7);
+  let i = 0;
+  for (const end = inDim & ~7; i < end; i += 8) {
+    const to = x + (<usize> i << 2), at = <usize> i * sizeof<T>();
+    const a = v128.load(to), b = v128.load(to, 16);
+    s0 = madd8<T>(a, b, w + at, s0);
+    s1 = madd8<T>(a, b, w1 + at, s1);
+    s2 = madd8<T>(a, b, w2 + at, s2);
+    s3 = madd8<T>(a, b, w3 + at, s3);
+    s4 = madd8<T>(a, b, w4 + at, s4);
+    s5 = madd8<T>(a, b, w5 + at, s5);
+    s6 = madd8<T>(a, b, w6 + at, s6);
+    s7 = madd8<T>(a, b, w7 + at, s7);
   }
-  finish(s0, x, w, inDim, bias, residual, output, r, o, outDim);
-  finish(s1, x, w1, inDim, bias, residual, output, r, o + apart, outDim);
-  finish(s2, x, w2, inDim, bias, residual, output, r, o + 2 * apart, outDim);
-  finish(s3, x, w3, inDim, bias, residual, output, r, o + 3 * apart, outDim);
-  finish(s4, x, w4, inDim, bias, residual, output, r, o + 4 * apart, outDim);
-  finish(s5, x, w5, inDim, bias, residual, output, r, o + 5 * apart, outDim);
-  finish(s6, x, w6, inDim, bias, residual, output, r, o + 6 * apart, outDim);
-  finish(s7, x, w7, inDim, bias, residual, output, r, o + 7 * apart, outDim);
+  if ((inDim & 4) != 0) {
+    const a = v128.load(x + (<usize> i << 2)), at = <usize> i * sizeof<T>();
+    s0 = madd(a, loadFour<T>(w + at), s0);
+    s1 = madd(a, loadFour<T>(w1 + at), s1);
+    s2 = madd(a, loadFour<T>(w2 + at), s2);
+    s3 = madd(a, loadFour<T>(w3 + at), s3);
+    s4 = madd(a, loadFour<T>(w4 + at), s4);
+    s5 = madd(a, loadFour<T>(w5 + at), s5);
+    s6 = madd(a, loadFour<T>(w6 + at), s6);
+    s7 = madd(a, loadFour<T>(w7 + at), s7);
+  }
+  finish<T>(s0, x, w, inDim, bias, residual, output, r, o, outDim);
+  finish<T>(s1, x, w1, inDim, bias, residual, output, r, o + apart, outDim);
+  finish<T>(s2, x, w2, inDim, bias, residual, output, r, o + 2 * apart, outDim);
+  finish<T>(s3, x, w3, inDim, bias, residual, output, r, o + 3 * apart, outDim);
+  finish<T>(s4, x, w4, inDim, bias, residual, output, r, o + 4 * apart, outDim);
+  finish<T>(s5, x, w5, inDim, bias, residual, output, r, o + 5 * apart, outDim);
+  finish<T>(s6, x, w6, inDim, bias, residual, output, r, o + 6 * apart, outDim);
+  finish<T>(s7, x, w7, inDim, bias, residual, output, r, o + 7 * apart, outDim);
+}
+
+/** s plus a times four elements of W, then b times the next four. */
+// @ts-ignore: decorator
+@inline
+function madd8<T>(a: v128, b: v128, w: usize, s: v128): v128 {
+  if (sizeof<T>() == 2) {
+    const words = v128.load(w);
+    return madd(b, widenHigh(words), madd(a, widenLow(words), s));
+  }
+  return madd(b, v128.load(w, 16), madd(a, v128.load(w), s));
 }
 
 /** One row of x with row o of W. */
-function dot(
+function dot<T>(
   x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
 ): void {
   let accumulator = f32x4.splat(0);
-  let at: usize = 0;
-  for (const end = <usize> (inDim & ~3) << 2; at < end; at += 16) {
-    accumulator = madd(v128.load(x + at), v128.load(w + at), accumulator);
+  for (let i = 0, end = inDim & ~3; i < end; i += 4) {
+    accumulator = madd(v128.load(x + (<usize> i << 2)), loadFour<T>(w + <usize> i * sizeof<T>()), accumulator);
   }
-  finish(accumulator, x, w, inDim, bias, residual, output, r, o, outDim);
+  finish<T>(accumulator, x, w, inDim, bias, residual, output, r, o, outDim);
 }
 
 // @ts-ignore: decorator
 @inline
-function finish(
+function finish<T>(
   accumulator: v128, x: usize, w: usize, inDim: i32, bias: usize, residual: usize, output: usize, r: i32, o: i32, outDim: i32,
 ): void {
   const at = <usize> (r * outDim + o) << 2;
   let sum = horizontalSum(accumulator);
   for (let i = inDim & ~3; i < inDim; i++) {
-    sum += load<f32>(x + (<usize> i << 2)) * load<f32>(w + (<usize> i << 2));
+    sum += load<f32>(x + (<usize> i << 2)) * loadOne<T>(w + <usize> i * sizeof<T>());
   }
   if (bias != 0) sum += load<f32>(bias + (<usize> o << 2));
   if (residual != 0) sum += load<f32>(residual + at);

@@ -9,6 +9,7 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
+import { cli, command } from "../cli/mod.ts";
 
 const ROOT = new URL("../", import.meta.url);
 const { exports }: { exports: Record<string, string> } = JSON.parse(
@@ -96,13 +97,17 @@ function sizeOf(texts: readonly string[]): Size {
 
 const kilobytes = (bytes: number) => (bytes / 1000).toFixed(1);
 
-console.log("| program | at start: KB | gzip: KB | kernels | in all: KB | gzip: KB | kernels |");
-console.log("|---|--:|--:|---|--:|--:|---|");
-for (const { name, text } of PROGRAMS) {
-  const files = await bundle(text);
-  const sizes = [loadedAtStart(files).map((file) => files.get(file)!), [...files.values()]].map(sizeOf);
-  const cells = sizes.map(({ raw, gzip, kernels }) =>
-    `${kilobytes(raw)} | ${kilobytes(gzip)} | ${kernels.join(", ") || "none"}`
-  );
-  console.log(`| ${name} | ${cells.join(" | ")} |`);
+await cli(command("bench:bundle", "Sizes of bundles, and the kernels in them.").action(table));
+
+async function table(): Promise<void> {
+  console.log("| program | at start: KB | gzip: KB | kernels | in all: KB | gzip: KB | kernels |");
+  console.log("|---|--:|--:|---|--:|--:|---|");
+  for (const { name, text } of PROGRAMS) {
+    const files = await bundle(text);
+    const sizes = [loadedAtStart(files).map((file) => files.get(file)!), [...files.values()]].map(sizeOf);
+    const cells = sizes.map(({ raw, gzip, kernels }) =>
+      `${kilobytes(raw)} | ${kilobytes(gzip)} | ${kernels.join(", ") || "none"}`
+    );
+    console.log(`| ${name} | ${cells.join(" | ")} |`);
+  }
 }

@@ -1,6 +1,6 @@
 /**
  * Decoding one token after another, in turns with a loop that reads the same number of bytes. The models have about 100 M
- * parameters and random weights, f32, int8 and int4; or name models of your own. Prints medians, and the fastest of all
+ * parameters and random weights, f32, bf16, int8 and int4; or name models of your own. Prints medians, and the fastest of all
  * turns: on a busy machine the nearest to what it does alone.
  *
  *     deno task bench:decode [--repeats 41] [--group 32|64] [<model> ...]
@@ -25,7 +25,11 @@ const CONFIG = {
 
 await cli(
   command("bench:decode", "Tokens per second of decoding, compared with reading the model's bytes.")
-    .argument("[model...]", "default: one of 100 M parameters, in f32, int8 and int4", several(location))
+    .argument(
+      "[model...]",
+      "default: one of 100 M parameters, in f32, bf16, int8 and int4",
+      several(location),
+    )
     .option("--repeats <n>", "turns", integer(1), 41)
     .option("--group <32|64>", "weights that share a scale", oneOf({ 32: 32, 64: 64 } as const), 32)
     .action(measure),
@@ -55,9 +59,9 @@ async function measure(
 
   const sources: [string, () => TransNormerLLM | Promise<TransNormerLLM>][] = folders.length > 0
     ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
-    : ([32, 8, 4] as const).map((bits) => [
-      bits === 32 ? "f32" : `int${bits}`,
-      () => randomModel(backend, CONFIG, bits, group),
+    : (["f32", "bf16", "int8", "int4"] as const).map((dtype) => [
+      dtype,
+      () => randomModel(backend, CONFIG, dtype, group),
     ]);
   const variants = [];
   for (const [name, load] of sources) variants.push(await variant(name, load));

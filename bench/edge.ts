@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { cli, command } from "../cli/mod.ts";
 import { bucket, fileOf, firstToken, isolate } from "../tests/edge_function.ts";
 import { commit, type EdgeReport, keep, machine } from "./report/results.ts";
 
@@ -43,4 +44,9 @@ async function main(): Promise<void> {
   await (await import("./report/page.ts")).render(); // with what draws the plots, which the tests do not need
 }
 
-if (import.meta.main) await main();
+if (import.meta.main) {
+  await cli(
+    command("bench:edge", "Cold start of the edge function with the shipped model, for docs/benchmarks.md.")
+      .action(main),
+  );
+}

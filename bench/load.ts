@@ -10,12 +10,8 @@
 import { cli, command, integer, location, several } from "../cli/mod.ts";
 import { Option } from "@commander-js/extra-typings";
 import { createBackend } from "../mod.ts";
-import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { encodeSafetensorsHeader } from "../model/safetensors.ts";
-import { mapWeights } from "../model/weights.ts";
-import { elementCount } from "../core/shape.ts";
-import { seeded } from "../tests/numbers.ts";
+import { writeCheckpoint } from "./measure/checkpoints.ts";
 import { median, seconds } from "./measure/timing.ts";
 
 const CONFIG = {
@@ -36,33 +32,13 @@ await cli(
       if (models?.length) return await measure(models, repeats, backend as "wasm" | "webgpu");
       const folder = await Deno.makeTempDir();
       try {
-        await writeRandom(folder);
+        await writeCheckpoint(folder, CONFIG);
         await measure([folder], repeats, backend as "wasm" | "webgpu");
       } finally {
         await Deno.remove(folder, { recursive: true });
       }
     }),
 );
-
-/** Writes a checkpoint with random weights in BF16, tensor by tensor. */
-async function writeRandom(folder: string): Promise<void> {
-  const tensors: { name: string; dtype: string; shape: readonly number[] }[] = [];
-  mapWeights(parseConfig(CONFIG), false, (name, shape) => tensors.push({ name, dtype: "BF16", shape }));
-  await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(CONFIG));
-  using file = await Deno.open(`${folder}/model.safetensors`, { write: true, create: true });
-  const writer = file.writable.getWriter();
-  await writer.write(encodeSafetensorsHeader(tensors));
-  const random = seeded(7);
-  for (const { shape } of tensors) {
-    // Magnitudes from 1/128 to 1/64, of either sign.
-    const words = Uint16Array.from(
-      { length: elementCount(shape) },
-      () => 0x3c00 + Math.floor(128 * random()) + (random() < 0.5 ? 0x8000 : 0),
-    );
-    await writer.write(new Uint8Array(words.buffer));
-  }
-  await writer.close();
-}
 
 async function measure(models: readonly string[], repeats: number, prefer: "wasm" | "webgpu"): Promise<void> {
   using backend = await createBackend({ prefer });

@@ -3,10 +3,11 @@
  * lightning attention trains as fast at any length.
  *
  *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
- *                              [--mixer lightning|softmax|left-product] [--keep]
+ *                              [--mixer lightning|softmax|left-product] [--recompute] [--profile] [--keep]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
- * meets all of them. With `--keep` the result goes to docs/benchmarks/training.json, with those of other mixers there,
+ * meets all of them. With `--profile` a step of each length is taken apart instead, on the GPU: the time of its kernels by
+ * the device's own clock, what they reach, and the host's part. With `--keep` the result goes to docs/benchmarks/training.json, with those of other mixers there,
  * for the next `deno task report --render-only`.
  *
  * @module
@@ -17,7 +18,9 @@ import { createBackend } from "../mod.ts";
 import { lightningMixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
 import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
-import { type Speed, trainingSpeed } from "./measure/training.ts";
+import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
+import { gpuBackend, profileStep } from "./measure/profile.ts";
+import { type Speed, trainingSpeed, TrainingSteps } from "./measure/training.ts";
 import { commit, keep, kept, type TrainingReport } from "./report/results.ts";
 
 const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
@@ -25,7 +28,7 @@ const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
 await cli(
   command("bench:training", "Training speed against the length of sequences, tokens per step held constant.")
     .addOption(backendOption())
-    .option("--config <name>", "tiny, small or medium", text, "small")
+    .option("--config <name>", "tiny, small, medium, or a published size: 385M, ...", text, "small")
     .option("--tokens <n>", "of a step", integer(1), 65536)
     .option(
       "--lengths <n,n,...>",
@@ -39,16 +42,30 @@ await cli(
         lightningMixer.name,
       ),
     )
+    .option("--recompute", "keep only the input of each layer for the backward pass", false)
+    .option("--profile", "where the time of a step goes, on the GPU", false)
     .option("--keep", "put what was measured into docs/benchmarks/training.json")
     .action(async (values) => {
-      const { tokens, lengths, repeats } = values, mixer = mixers[values.mixer];
+      const { tokens, lengths, repeats, recompute } = values, mixer = mixers[values.mixer];
       if (!lengths.every((length) => tokens % length === 0)) {
         throw new UsageError(`--lengths must divide --tokens, ${tokens}: current value is ${lengths}`);
       }
-      const named = configByName(values.config);
+      const named = namedConfig(values.config);
       const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
+      if (values.profile) {
+        const { backend, machine: { device } } = await gpuBackend();
+        using _ = backend;
+        using steps = new TrainingSteps(backend, config, tokens, { mixer, recompute });
+        console.log(
+          `${values.config}, ${mixer.name}, ${
+            (steps.parameters / 1e6).toFixed(1)
+          } M parameters, ${device.name}`,
+        );
+        for (const length of lengths) await profileStep(device, steps, length);
+        return;
+      }
       using backend = await createBackend({ prefer: values.backend, threads: "auto" });
-      const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer });
+      const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer, recompute });
       console.log(
         `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
       );
@@ -60,6 +77,10 @@ await cli(
       }
     }),
 );
+
+function namedConfig(name: string): Record<string, unknown> {
+  return Object.hasOwn(PUBLISHED, name) ? { ...PUBLISHED[name as PublishedName] } : configByName(name);
+}
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
 async function keepSpeeds(

@@ -18,22 +18,29 @@ import { write, writeError } from "./terminal.ts";
 
 export {
   backendOption,
+  groupOption,
   integer,
   items,
   location,
   number,
   oneOf,
   path,
+  percent,
   permissionsOption,
   several,
   text,
   threads,
+  tokens,
+  weightsOption,
 } from "./values.ts";
 export { frugalCommand, type Needs } from "./permissions.ts";
 export { downloadLine, pipedText, StatusLine, write } from "./terminal.ts";
 
 /** The command line is wrong: its message is told in one line, and the command exits with 2. */
 export class UsageError extends Error {}
+
+/** What the command was to find out is not so: its message is told in one line, and the command exits with 1. */
+export class Failure extends Error {}
 
 /** The process was told to stop, and the command has put its work away. */
 class Stopped extends Error {
@@ -126,8 +133,9 @@ function tell(error: unknown): number {
     writeError(`error: ${error.message} (--help lists all options)\n`);
     return 2;
   }
-  if (isPlain(error)) writeError(`error: ${error.message.replaceAll(/\s*\n\s*/g, " ")}\n`);
-  else writeError(`${Deno.inspect(error, { colors: Deno.stderr.isTerminal() && !Deno.noColor })}\n`);
+  if (error instanceof Failure || isPlain(error)) {
+    writeError(`error: ${error.message.replaceAll(/\s*\n\s*/g, " ")}\n`);
+  } else writeError(`${Deno.inspect(error, { colors: Deno.stderr.isTerminal() && !Deno.noColor })}\n`);
   return 1;
 }
 

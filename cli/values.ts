@@ -31,6 +31,21 @@ export function integer(least: number, most: number = Number.MAX_SAFE_INTEGER): 
   };
 }
 
+/** A number of tokens of at least 1, such as `500`, `8K` (8,192) or `1M`. */
+export function tokens(text: string): number {
+  const [, digits, unit = ""] = /^([1-9]\d*)([KM]?)$/i.exec(text) ?? [];
+  const value = Number(digits) * { "": 1, K: 2 ** 10, M: 2 ** 20 }[unit.toUpperCase() as "" | "K" | "M"];
+  if (Number.isSafeInteger(value)) return value;
+  throw new InvalidArgumentError("It must be a number of tokens, such as 500, 8K or 1M.");
+}
+
+/** A share in percent, such as `1%` or `+0.5%`, of at least 0: the share itself. */
+export function percent(text: string): number {
+  const value = Number(/^\+?(\d+(?:\.\d+)?) ?%$/.exec(text)?.[1]);
+  if (Number.isFinite(value)) return value / 100;
+  throw new InvalidArgumentError("It must be a percentage of at least 0%, such as 1%.");
+}
+
 /** Text that is not empty. */
 export function text(value: string): string {
   if (value === "") throw new InvalidArgumentError("It must not be empty.");
@@ -79,6 +94,18 @@ export function threads(value: string): number | "auto" {
 export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
   return new Option("--backend <name>", "where to compute").choices(["auto", "webgpu", "wasm"])
     .default(choice);
+}
+
+/** `--weights` of commands that load a model. */
+export function weightsOption() {
+  return new Option("--weights <type>", "how the backend stores matrices; auto: as they are, where it can")
+    .choices(["auto", "f32", "bf16", "f16", "int8", "int4"]).default("auto" as const);
+}
+
+/** `--group`, of integers. */
+export function groupOption() {
+  return new Option("--group <32|64>", "of int8 and int4: integers that share a scale")
+    .argParser(oneOf({ 32: 32, 64: 64 } as const)).default(32 as const);
 }
 
 /** `--permissions`, whose answer `frugalCommand` gives. */

@@ -7,7 +7,7 @@ const float = new Float32Array(1);
 const word = new Uint32Array(float.buffer);
 
 /** The nearest halves of f32 values, ties to even, as bits; beyond ±65504 infinity. */
-export function toHalf(values: Float32Array): Uint16Array {
+export function toHalf(values: Float32Array): Uint16Array<ArrayBuffer> {
   const halves = new Uint16Array(values.length);
   for (let i = 0; i < values.length; i++) {
     float[0] = values[i];

@@ -39,6 +39,8 @@ export interface Machine {
   readonly bytesReserved: number;
   /** The operations. Each enqueues its work and returns without waiting; work runs in the order of the calls. */
   readonly operations: Operations;
+  /** What several operations do in one; undefined where that gains nothing. */
+  readonly fused?: Fused;
 
   /** Memory for the elements of a tensor, not yet written. What it returns becomes `tensor.storage`. */
   allocate(shape: readonly number[], dtype: FloatType): unknown;
@@ -125,6 +127,22 @@ export type Gradients = Pick<
   | "sumSquares"
   | "adamw"
 >;
+
+/**
+ * Operations for one token per sequence, each of which does what several others do: for machines on which beginning an
+ * operation costs more than the work of a small one. A row's bits do not depend on the number of rows.
+ */
+export interface Fused {
+  /** Whether these operations take such a layer. */
+  fits(sizes: StepSizes): boolean;
+  /**
+   * `output = f(x weightᵀ) + residual`, where f divides by `sqrt(mean(normed²) + eps)` and adds the bias; with a gate
+   * `f(x weightᵀ) ⊙ f(x gateᵀ)`.
+   */
+  normLinear(call: NormLinearCall): void;
+  /** From a joint projection through activations, LRPE and one step of attention to `attended` and `u ⊙ attended`. */
+  mixerStep(call: MixerStepCall): void;
+}
 
 // ------------------------------------------------------------------------------------------------- attention
 
@@ -294,6 +312,56 @@ export interface LinearCall {
   readonly outDim: number;
   /** Written: `[rows, outDim]`, stored as x. */
   readonly output: Tensor;
+}
+
+/** What decides whether a machine can fuse the operations of a layer. */
+export interface StepSizes {
+  /** Sequences. */
+  readonly rows: number;
+  /** Size of the residual stream. */
+  readonly embedDim: number;
+  /** Size of each of q, k, v and u. */
+  readonly hiddenDim: number;
+  /** Heads, which divide `hiddenDim`. */
+  readonly heads: number;
+  /** Of query and key. */
+  readonly activation: Activation;
+}
+
+/** A call of `normLinear`. Of a gate and a residual it has one at most. */
+export interface NormLinearCall extends LinearCall {
+  /** Whose mean square divides the product, `[rows, inDim]`: x itself, or another tensor stored as x. */
+  readonly normed: Tensor;
+  /** Added to the mean square. */
+  readonly eps: number;
+  /** A second layer of the same sizes and type, which the result is multiplied by. */
+  readonly gate: { readonly weight: Tensor; readonly bias: Tensor | undefined } | undefined;
+}
+
+/** A call of `mixerStep`, all f32. */
+export interface MixerStepCall {
+  /** Query, key, value and gate, `[batch, 4, heads, headDim]`. */
+  readonly x: Tensor;
+  /** Sequences. */
+  readonly batch: number;
+  /** Heads. */
+  readonly heads: number;
+  /** Size of a head of each part of x. */
+  readonly headDim: number;
+  /** Applied to query and key; not `"exp"`. */
+  readonly activation: Activation;
+  /** One slope per head. */
+  readonly slopes: readonly number[];
+  /** Angles `[heads, headDim]` and the position of each token; undefined: no LRPE. */
+  readonly lrpe: { readonly theta: Tensor; readonly positions: readonly number[] } | undefined;
+  /** Changed in place, as that of `lightningStep`. */
+  readonly state: Tensor;
+  /** Row of `state` of each sequence; undefined: sequence b has row b. */
+  readonly stateRows: readonly number[] | undefined;
+  /** Written: what attention gives, `[batch, heads · headDim]`. */
+  readonly attended: Tensor;
+  /** Written: that times the gate, shaped like it. */
+  readonly gated: Tensor;
 }
 
 /** A call of `linearBackward`. */

@@ -12,6 +12,7 @@ import {
   cli,
   command,
   downloadLine,
+  groupOption,
   integer,
   interruption,
   items,
@@ -21,6 +22,7 @@ import {
   several,
   text,
   UsageError,
+  weightsOption,
   write,
 } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
@@ -56,7 +58,9 @@ const generate = command("generate", "Text from a model, as it is generated.")
   .option("--stop <text>", "end before this text; may be repeated", several(text))
   .option("--no-echo", "only what is generated, without the prompt")
   .addOption(backendOption())
-  .action(async (words, { model: from, ids, echo, backend: prefer, ...options }) => {
+  .addOption(weightsOption())
+  .addOption(groupOption())
+  .action(async (words, { model: from, ids, echo, backend: prefer, weights, group, ...options }) => {
     if (ids !== undefined && words.length > 0) throw new UsageError("--ids takes the place of a prompt");
     const isPiped = words.length === 0 ? !Deno.stdin.isTerminal() : words.join() === "-";
     const prompt = ids ?? (isPiped ? await pipedText() : words.join(" "));
@@ -66,6 +70,8 @@ const generate = command("generate", "Text from a model, as it is generated.")
     using backend = await createBackend({ prefer, signal });
     using model = await TransNormerLLM.load(from ?? new URL("../models/sotu", import.meta.url), {
       backend,
+      weights,
+      group,
       signal,
       onDownload: downloadLine(),
     });

@@ -11,10 +11,12 @@ import {
   cli,
   command,
   downloadLine,
+  groupOption,
   location,
   path,
   pipedText,
   UsageError,
+  weightsOption,
   write,
 } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
@@ -34,7 +36,9 @@ const score = command(
   )
   .option("--ids", "context and continuation are token ids, such as 5,17,9")
   .addOption(backendOption())
-  .action(async (context, continuation, { model: from, file, ids, backend: prefer }) => {
+  .addOption(weightsOption())
+  .addOption(groupOption())
+  .action(async (context, continuation, { model: from, file, ids, backend: prefer, weights, group }) => {
     // All that a person can get wrong is read before the model.
     const parts = [context, continuation].filter((part) => part !== undefined);
     if (parts.length !== (file === undefined ? 2 : 0)) {
@@ -48,7 +52,7 @@ const score = command(
       : await Deno.readTextFile(file);
 
     using backend = await createBackend({ prefer });
-    using model = await TransNormerLLM.load(from, { backend, onDownload: downloadLine() });
+    using model = await TransNormerLLM.load(from, { backend, weights, group, onDownload: downloadLine() });
     const start = performance.now();
     const result = whole === undefined ? await model.loglikelihood(first, second) : {
       perplexity: await model.perplexity(whole),

@@ -3,7 +3,7 @@
  * The WebGPU device: pipelines, and one queue of work over the memory of `store.ts` and `pool.ts`.
  *
  * Everything enqueued is recorded into one command encoder and submitted by {@linkcode Device.flush}, which reading a
- * tensor calls: a decoded token of a model is one submit and one readback. Windows of stores are bound as they are if
+ * tensor calls, and much recorded work too: a decoded token of a model is one submit and one readback. Windows of stores are bound as they are if
  * they lie inside one piece. One that crosses a cut, or starts at an offset that cannot be bound, is copied to a scratch
  * buffer before the dispatch and back after it.
  *
@@ -60,6 +60,20 @@ export interface Kernel<S extends Shader = Shader> {
   }[];
 }
 
+/** One dispatch of {@linkcode Device.profile}. */
+export interface TimedDispatch {
+  /** What was dispatched. */
+  readonly shader: Shader;
+  /** Its parameters. */
+  readonly values: Readonly<Record<string, number | readonly number[]>>;
+  /** Bytes of the windows it was given. */
+  readonly bytes: number;
+  /** Bytes of live stores meanwhile, scratch included. */
+  readonly bytesInUse: number;
+  /** By the device's own clock. */
+  milliseconds: number;
+}
+
 /** Limits that tests lower to see tensors and dispatches split at small sizes. */
 export interface Limits {
   /** Bytes of the largest piece and window; a multiple of 256. */
@@ -92,6 +106,11 @@ async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> 
 const PARAMETER_BYTES = 256;
 /** Dispatches of one submit at most; a model of 24 layers records fewer than 400 per token. */
 const BATCH_DISPATCHES = 2048;
+/**
+ * Dispatches, and their workgroups, that are submitted before anything is read: the GPU begins while the host records on.
+ * A token's 138 dispatches are fewer workgroups, and stay one submit.
+ */
+const BEGUN_DISPATCHES = 64, BEGUN_WORKGROUPS = 2 ** 18;
 /** Bind groups kept for reuse. */
 const BIND_GROUPS = 8192;
 /** Stores of {@linkcode Device.constant} kept for reuse. */
@@ -134,7 +153,9 @@ export class Device {
   #encoder: GPUCommandEncoder | undefined;
   #pass: GPUComputePassEncoder | undefined;
   #dispatches = 0;
+  #workgroups = 0;
   #uploadedBytes = 0;
+  #profile: { readonly timed: TimedDispatch[]; readonly clocks: PassClock[] } | undefined;
 
   private constructor(device: GPUDevice, name: string, limits: Partial<Limits>) {
     this.#device = device;
@@ -149,7 +170,7 @@ export class Device {
     this.half = device.features.has("shader-f16");
     this.#faults = new Faults(device, () => {
       // Buffers and constants made meanwhile may have no memory behind them, and idle ones hold what others may need.
-      this.#pool.trim(0);
+      this.#pool.clear();
       for (const key of [...this.#constants.keys()]) this.#forget(key);
     });
     const bytesInUse = () => this.#bytesInUse;
@@ -229,7 +250,8 @@ export class Device {
   }
 
   #compile(shader: Shader, { access, types = {}, constants = {} }: AnyOptions): Kernel {
-    const aliases = shader.aliases.map((name) => `alias ${name} = ${types[name]};\n`).join("");
+    const wgsl = (type: string) => type === "bf16" ? "u32" : type; // two elements to a word, see bfloat16.wgsl
+    const aliases = shader.aliases.map((name) => `alias ${name} = ${wgsl(types[name])};\n`).join("");
     const enable = Object.values(types).includes("f16") ? "enable f16;\n" : "";
     const bindings = Object.entries(shader.bindings).map(([name, [binding, allowed]]) => {
       return { name, binding, access: allowed === "read" ? allowed : access[name] };
@@ -296,7 +318,7 @@ export class Device {
       const piece = Math.min(Math.floor(start / store.pieceLength), store.pieces.length - 1);
       let block = store.pieces[piece];
       let offset = (start - piece * store.pieceLength) * store.elementBytes;
-      const size = Math.max(roundUp(length * store.elementBytes, 4), 16); // one vector of 4, at least
+      const size = Math.max(roundUp(length * store.elementBytes, 16), 16); // whole vectors of 4 words
       if (start + length > (piece + 1) * store.pieceLength || offset % 256 !== 0) {
         block = this.#pool.acquire(size, STORE_USAGE);
         offset = 0;
@@ -314,6 +336,7 @@ export class Device {
       group = this.#device.createBindGroup({ layout: kernel.layout, entries });
       this.#bindGroups.set(key, group);
     }
+    if (this.#profile !== undefined) this.#beginTimedPass(slot, kernel, bound, values as AnyValues);
     const pass = this.#pass ??= this.#encode().beginComputePass();
     pass.setPipeline(kernel.pipeline);
     pass.setBindGroup(0, group);
@@ -327,6 +350,8 @@ export class Device {
       if (access !== "read") this.#copy(window, block, "to store");
       this.#pool.recycle(block);
     }
+    this.#workgroups += x * y * z;
+    if (this.#dispatches >= BEGUN_DISPATCHES && this.#workgroups >= BEGUN_WORKGROUPS) this.flush();
   }
 
   #writeParameters(first: number, { parameters }: Kernel, values: AnyValues): void {
@@ -505,13 +530,16 @@ export class Device {
     if (this.#faults.over) return;
     this.#pass?.end();
     this.#pass = undefined;
+    if (this.#profile !== undefined && this.#dispatches > 0) {
+      this.#profile.clocks.at(-1)!.resolve(this.#encode(), 2 * this.#dispatches);
+    }
     if (this.#dispatches > 0) {
       const used = this.#dispatches * PARAMETER_BYTES / 4;
       this.#device.queue.writeBuffer(this.#parameters, 0, this.#words, 0, used);
     }
     this.#device.queue.submit(this.#encoder === undefined ? [] : [this.#encoder.finish()]);
     this.#encoder = undefined;
-    this.#dispatches = this.#uploadedBytes = 0;
+    this.#dispatches = this.#workgroups = this.#uploadedBytes = 0;
     this.#faults.nextBatch();
     this.#pool.submitted();
   }
@@ -525,29 +553,77 @@ export class Device {
       );
     }
     this.flush();
-    const querySet = this.#device.createQuerySet({ type: "timestamp", count: 2 });
-    const resolved = this.#device.createBuffer({ size: 256, usage: QUERY_RESOLVE | COPY_SRC });
-    const staging = this.#device.createBuffer({ size: 256, usage: STAGING_USAGE });
+    using clock = new PassClock(this.#device, 2);
     const mark = (index: number) => {
-      this.#copyEncoder().beginComputePass({ timestampWrites: { querySet, endOfPassWriteIndex: index } })
-        .end();
+      const timestampWrites = { querySet: clock.querySet, endOfPassWriteIndex: index };
+      this.#copyEncoder().beginComputePass({ timestampWrites }).end();
     };
-    try {
-      mark(0);
-      enqueue();
-      mark(1);
-      this.#copyEncoder().resolveQuerySet(querySet, 0, 2, resolved, 0);
-      this.#copyEncoder().copyBufferToBuffer(resolved, 0, staging, 0, 16);
-      this.flush();
-      await Promise.race([staging.mapAsync(MAP_READ), this.#faults.ended]);
-      this.#faults.checkAlive();
-      const [start, end] = new BigUint64Array(staging.getMappedRange(0, 16));
-      return Number(end - start) / 1e6;
-    } finally {
-      querySet.destroy();
-      resolved.destroy();
-      staging.destroy();
+    mark(0);
+    enqueue();
+    mark(1);
+    clock.resolve(this.#copyEncoder(), 2);
+    this.flush();
+    const [start, end] = await this.#timesOf(clock);
+    return Number(end - start) / 1e6;
+  }
+
+  /**
+   * The dispatches that `enqueue` enqueues, in their order, each timed by the device's own clock. Each has a compute pass
+   * to itself, so together they take somewhat longer than without.
+   */
+  async profile(enqueue: () => void): Promise<TimedDispatch[]> {
+    if (!this.#device.features.has("timestamp-query")) {
+      throw new BackendError(
+        "unavailable",
+        `Cannot profile as the adapter has no timestamp-query: ${this.name}`,
+      );
     }
+    this.flush();
+    const timed: TimedDispatch[] = [], clocks: PassClock[] = [];
+    this.#profile = { timed, clocks };
+    try {
+      enqueue();
+      this.flush();
+      let index = 0;
+      for (const clock of clocks) {
+        const times = await this.#timesOf(clock);
+        for (let i = 0; i < times.length; i += 2) {
+          timed[index++].milliseconds = Number(times[i + 1] - times[i]) / 1e6;
+        }
+      }
+      return timed;
+    } finally {
+      this.#profile = undefined;
+      for (const clock of clocks) clock[Symbol.dispose]();
+    }
+  }
+
+  /** Opens the pass of dispatch number `slot` of the batch. */
+  #beginTimedPass(
+    slot: number,
+    { shader }: Kernel,
+    bound: Readonly<Record<string, Window>>,
+    values: AnyValues,
+  ): void {
+    const { timed, clocks } = this.#profile!;
+    if (slot === 0) clocks.push(new PassClock(this.#device, 2 * BATCH_DISPATCHES));
+    const { querySet } = clocks.at(-1)!;
+    const timestampWrites = {
+      querySet,
+      beginningOfPassWriteIndex: 2 * slot,
+      endOfPassWriteIndex: 2 * slot + 1,
+    };
+    this.#pass = this.#copyEncoder().beginComputePass({ timestampWrites });
+    const windows = Object.values(bound).filter(({ store }) => store !== this.nothing);
+    const bytes = windows.reduce((sum, { length, store }) => sum + length * store.elementBytes, 0);
+    timed.push({ shader, values, bytes, bytesInUse: this.#bytesInUse, milliseconds: NaN });
+  }
+
+  /** What a clock shows, once the commands that resolve it are done. */
+  async #timesOf(clock: PassClock): Promise<BigUint64Array> {
+    const times = await Promise.race([clock.times(), this.#faults.ended]);
+    this.#faults.checkAlive();
+    return times!;
   }
 
   #encode(): GPUCommandEncoder {
@@ -577,6 +653,40 @@ export class Device {
     this.#bytesInUse = 0;
     this.#parameters.destroy();
     this.#device.destroy();
+  }
+}
+
+/** Timestamps of compute passes, and the way to read them. */
+class PassClock implements Disposable {
+  readonly querySet: GPUQuerySet;
+  readonly #resolved: GPUBuffer;
+  readonly #staging: GPUBuffer;
+  #bytes = 0;
+
+  /** @param count timestamps, at most */
+  constructor(device: GPUDevice, count: number) {
+    this.querySet = device.createQuerySet({ type: "timestamp", count });
+    this.#resolved = device.createBuffer({ size: 8 * count, usage: QUERY_RESOLVE | COPY_SRC });
+    this.#staging = device.createBuffer({ size: 8 * count, usage: STAGING_USAGE });
+  }
+
+  /** Records the reading of the first `count` timestamps. */
+  resolve(encoder: GPUCommandEncoder, count: number): void {
+    this.#bytes = 8 * count;
+    encoder.resolveQuerySet(this.querySet, 0, count, this.#resolved, 0);
+    encoder.copyBufferToBuffer(this.#resolved, 0, this.#staging, 0, this.#bytes);
+  }
+
+  /** The timestamps in nanoseconds, once the recorded commands are done. */
+  async times(): Promise<BigUint64Array> {
+    await this.#staging.mapAsync(MAP_READ);
+    return new BigUint64Array(this.#staging.getMappedRange(0, this.#bytes).slice(0));
+  }
+
+  [Symbol.dispose](): void {
+    this.querySet.destroy();
+    this.#resolved.destroy();
+    this.#staging.destroy();
   }
 }
 

@@ -3,14 +3,16 @@
  *
  * @module
  */
-import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
+import type { LinearBackwardCall, LinearCall, NormLinearCall } from "../core/machine.ts";
 import { FEW_ROWS } from "../core/sizes.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
+import { multiplyStores } from "./multiply.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
 import { dequantized, multiplyQuantized } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
+import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
-import { transpose } from "./transpose.ts";
 
 /** Rows that `fewRows` takes in one pass over the weight. */
 const ROWS_OF_PASS = 16;
@@ -38,13 +40,14 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
   const x = storeOf(call.x), bias = call.bias && storeOf(call.bias), output = storeOf(call.output);
   const residual = call.residual && storeOf(call.residual);
   const product = { x, weight, bias, residual, output, rows, inDim, outDim, stride: outDim };
-  const in4 = multipleOf4(inDim), out4 = rows <= FEW_ROWS ? outDim : multipleOf4(outDim);
-  if (in4 === inDim && out4 === outDim) return multiplyVectors(device, product);
+  const few = rows <= FEW_ROWS;
+  const inside = roundUp(inDim, few ? 8 : 4), outside = few ? outDim : roundUp(outDim, 4);
+  if (inside === inDim && outside === outDim) return multiplyVectors(device, product);
 
   using scope = device.scope();
-  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
-  const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, out4]);
-  const result = outDim === out4 ? output : scope.allocate([rows, out4], output.dtype);
+  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, inside]);
+  const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, outside]);
+  const result = outDim === outside ? output : scope.allocate([rows, outside], output.dtype);
   multiplyVectors(device, {
     x: inputs(x),
     weight: inputs(weight),
@@ -52,11 +55,58 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
     residual: residual && outputs(residual),
     output: result,
     rows,
-    inDim: in4,
+    inDim: inside,
     outDim,
-    stride: out4,
+    stride: outside,
   });
-  if (outDim !== out4) pad(device, result, [1, out4], [1, outDim], output);
+  if (outDim !== outside) pad(device, result, [1, outside], [1, outDim], output);
+}
+
+/**
+ * See {@linkcode Fused.normLinear}. The norm is a factor of each row: one row finds it on the way, for more rows it is
+ * found first.
+ */
+export function normLinear(device: Device, call: NormLinearCall): void {
+  const { normed, gate, eps, rows, inDim, outDim } = call;
+  if (call.output.size === 0) return;
+  using scope = device.scope();
+  const norm = { normed: storeOf(normed), eps, factors: device.nothing };
+  const product = (weight: Tensor, bias: Tensor | undefined, output: Store): Product => ({
+    x: storeOf(call.x),
+    weight: storeOf(weight),
+    bias: bias && storeOf(bias),
+    residual: call.residual && storeOf(call.residual),
+    output,
+    rows,
+    inDim,
+    outDim,
+    stride: outDim,
+    norm,
+  });
+  const output = storeOf(call.output), result = product(call.weight, call.bias, output);
+  if (rows === 1) {
+    multiplyVectors(device, {
+      ...result,
+      gate: gate && { weight: storeOf(gate.weight), bias: gate.bias && storeOf(gate.bias) },
+    });
+    return;
+  }
+  norm.factors = scope.allocate([rows]);
+  findFactors(device, result, norm);
+  if (gate === undefined) return multiplyVectors(device, result);
+  const left = scope.allocate([rows, outDim]), right = scope.allocate([rows, outDim]);
+  multiplyVectors(device, { ...result, output: left });
+  multiplyVectors(device, product(gate.weight, gate.bias, right));
+  multiplyStores(device, left, right, output);
+}
+
+/** What each row's product is multiplied by. */
+interface Norm {
+  /** `[rows, inDim]` */
+  readonly normed: Store;
+  readonly eps: number;
+  /** `[rows]`; unused for one row. */
+  readonly factors: Store;
 }
 
 /** A product whose operands can be read as vectors. */
@@ -72,82 +122,124 @@ interface Product {
   /** `[rows, stride]` */
   readonly output: Store;
   readonly rows: number;
-  /** A multiple of 4. */
+  /** A multiple of 4; if there are few rows, of 8. */
   readonly inDim: number;
   readonly outDim: number;
   /** outDim; if there are many rows, the next multiple of 4. */
   readonly stride: number;
+  /** For few rows. */
+  readonly norm?: Norm;
+  /** For one row: what the result is multiplied by, the same with another weight of the same type, and another bias. */
+  readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
 }
 
-function multiplyVectors(
+/** Threads that share a column of few rows: the order of its sums. */
+const teamOf = (inDim: number): number => inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
+
+/** Types and constants of a product's kernels. */
+function kernelOptions(
   device: Device,
-  { x, weight, bias, residual, output, rows, inDim, outDim, stride }: Product,
-): void {
-  const few = rows <= FEW_ROWS;
+  { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate }: Product,
+) {
   const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
-  const edge = wide ? 128 : 64;
-  const team = inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
-  const types = {
-    X: x.dtype,
-    Weight: weight.dtype,
-    Bias: bias?.dtype ?? "f32",
-    Residual: residual?.dtype ?? "f32",
-    Output: output.dtype,
+  return {
+    types: {
+      X: x.dtype,
+      Weight: weight.dtype,
+      Bias: bias?.dtype ?? "f32",
+      Residual: residual?.dtype ?? "f32",
+      Output: output.dtype,
+    },
+    constants: {
+      WIDE: wide,
+      THREADS: wide ? 256 : 128,
+      BUFFERS: buffersOf(device),
+      TEAM: teamOf(inDim),
+      PACKED: weight.dtype === "bf16",
+      ROWS: Math.min(roundUp(rows, 4), ROWS_OF_PASS),
+      BIAS: bias !== undefined,
+      RESIDUAL: residual !== undefined,
+      NORMED: norm !== undefined,
+      GATED: gate !== undefined,
+    },
   };
-  const constants = {
-    WIDE: wide,
-    THREADS: wide ? 256 : 128,
-    BUFFERS: buffersOf(device),
-    TEAM: team,
-    ROWS: rows === 1 ? 1 : Math.min(multipleOf4(rows), ROWS_OF_PASS),
-    BIAS: bias !== undefined,
-    RESIDUAL: residual !== undefined,
-  };
+}
+
+/** Finds the factor of each row of a product. */
+function findFactors(device: Device, product: Product, { normed, eps, factors }: Norm): void {
+  const { rows, inDim, outDim } = product;
+  const kernel = device.kernel(shaders.linear.factors, {
+    access: { factorsOut: "write" },
+    ...kernelOptions(device, product),
+  });
+  for (const { start, count } of device.chunks(rows, [normed, inDim], [factors, 1])) {
+    device.dispatch(
+      kernel,
+      { normed: normed.window(start * inDim, count * inDim), factorsOut: factors.window(start, count) },
+      { rows: count, inVectors: inDim / 4, outCount: 0, firstOut: 0, stride: outDim, workgroups: count, eps },
+      count,
+    );
+  }
+}
+
+function multiplyVectors(device: Device, product: Product): void {
+  const { x, weight, bias, residual, output, rows, inDim, outDim, stride, norm, gate } = product;
+  const few = rows <= FEW_ROWS;
+  const options = kernelOptions(device, product);
+  const { WIDE, TEAM, ROWS } = options.constants;
+  const edge = WIDE ? 128 : 64;
   // Windows of the weight start at whole vectors of the output.
   const fit = Math.floor(device.limits.windowBytes / (inDim * weight.elementBytes));
   const step = weight.pieces.length === 1 ? outDim : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
   for (const { start, count } of device.chunks(rows, [x, inDim], [output, stride], ...residualRows)) {
     const first = start * stride, length = count * stride;
+    const xPart = x.window(start * inDim, count * inDim);
+    const residualPart = residual?.window(first, length) ?? device.nothing;
+    const outputPart = output.window(first, length);
     for (let firstOut = 0; firstOut < outDim; firstOut += step) {
       const outCount = Math.min(step, outDim - firstOut);
-      const xPart = x.window(start * inDim, count * inDim);
-      const weightPart = weight.window(firstOut * inDim, outCount * inDim);
-      const residualPart = residual?.window(first, length) ?? device.nothing;
-      const outputPart = output.window(first, length);
+      const part = (weight: Store) => weight.window(firstOut * inDim, outCount * inDim);
       const workgroups = few
-        ? Math.ceil(outCount / (4 * 128 / team)) * Math.ceil(count / ROWS_OF_PASS)
+        ? Math.ceil(outCount / (4 * 128 / TEAM)) * Math.ceil(count / ROWS)
         : Math.ceil(count / edge) * Math.ceil(outCount / edge);
-      const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups };
+      const eps = norm?.eps ?? 0;
+      const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups, eps };
       if (few) {
-        const kernel = device.kernel(shaders.linear.fewRows, {
-          access: { scalarOutput: "update" },
-          types,
-          constants,
-        });
-        device.dispatch(
-          kernel,
-          {
-            x: xPart,
-            weight: weightPart,
-            scalarBias: bias ?? device.nothing,
-            scalarResidual: residualPart,
-            scalarOutput: outputPart,
-          },
-          values,
-          workgroups,
-        );
+        const windows = {
+          x: xPart,
+          weight: part(weight),
+          scalarBias: bias ?? device.nothing,
+          scalarResidual: residualPart,
+          scalarOutput: outputPart,
+        };
+        const access = { scalarOutput: "update" } as const;
+        if (rows === 1) {
+          device.dispatch(
+            device.kernel(shaders.linear.oneRow, { access, ...options }),
+            {
+              ...windows,
+              normed: norm?.normed ?? device.nothing,
+              gateWeight: gate === undefined ? device.nothing : part(gate.weight),
+              gateBias: gate?.bias ?? device.nothing,
+            },
+            values,
+            workgroups,
+          );
+        } else {
+          device.dispatch(
+            device.kernel(shaders.linear.fewRows, { access, ...options }),
+            { ...windows, rowFactors: norm?.factors.window(start, count) ?? device.nothing },
+            values,
+            workgroups,
+          );
+        }
       } else {
-        const kernel = device.kernel(shaders.linear.tiled, {
-          access: { output: "update" },
-          types,
-          constants,
-        });
         device.dispatch(
-          kernel,
+          device.kernel(shaders.linear.tiled, { access: { output: "update" }, ...options }),
           {
             x: xPart,
-            weight: weightPart,
+            weight: part(weight),
             bias: bias ?? device.nothing,
             residual: residualPart,
             output: outputPart,
@@ -165,36 +257,104 @@ function buffersOf(device: Device): number {
   return device.adapterLimits.maxComputeWorkgroupStorageSize >= 32768 ? 2 : 1;
 }
 
-/**
- * See {@linkcode Operations.linearBackward}. dx is the forward with the weight transposed, which is small
- * compared with the rows.
- */
+/** See {@linkcode Operations.linearBackward}. */
 export function linearBackward(device: Device, call: LinearBackwardCall): void {
   const { x, weight, dy, residual, rows, inDim, outDim, dx, dWeight } = call;
+  const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
+  using scope = device.scope();
+  const incoming = padded(scope, storeOf(dy), [1, outDim], [1, out4]);
   if (dx.size > 0) {
-    using scope = device.scope();
-    const transposed = scope.allocate([inDim, outDim]);
-    transpose(device, storeOf(weight), [outDim, inDim], transposed);
-    const call = { x: dy, bias: undefined, residual, output: dx, rows, inDim: outDim, outDim: inDim };
-    multiplyByWeight(device, call, transposed);
+    const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, in4]);
+    const result = inDim === in4 ? storeOf(dx) : scope.allocate([rows, in4]);
+    multiplyByTransposed(
+      device,
+      incoming,
+      inputs(storeOf(weight)),
+      residual && inputs(storeOf(residual)),
+      result,
+      [rows, in4, outDim],
+    );
+    if (inDim !== in4) pad(device, result, [1, in4], [1, inDim], storeOf(dx));
   }
   if (dWeight !== undefined && dWeight.size > 0 && x.size > 0) {
-    addWeightGradient(device, storeOf(dy), storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);
+    addWeightGradient(device, incoming, storeOf(x), storeOf(dWeight), [rows, inDim, outDim]);
   }
 }
 
-/** `dWeight += dyᵀ x`: tiles of dWeight over ranges of rows, whose products are then added up. */
-function addWeightGradient(
+/** `dx = dy weight + residual`: dy `[rows, outDim]`, padded to a multiple of 4; inDim is a multiple of 4. */
+function multiplyByTransposed(
   device: Device,
   dy: Store,
+  weight: Store,
+  residual: Store | undefined,
+  dx: Store,
+  [rows, inDim, outDim]: readonly [number, number, number],
+): void {
+  if (outDim === 0) {
+    return residual === undefined ? device.clear(dx) : pad(device, residual, [1, inDim], [1, inDim], dx);
+  }
+  const out4 = multipleOf4(outDim);
+  const wide = Math.ceil(rows / 128) * Math.ceil(inDim / 128) >= FORWARD_TILES, edge = wide ? 128 : 64;
+  const residualRows = residual === undefined ? [] : [[residual, inDim] as const];
+  for (const { start, count } of device.chunks(rows, [dy, out4], [dx, inDim], ...residualRows)) {
+    const workgroups = Math.ceil(count / edge) * Math.ceil(inDim / edge);
+    const part = (store: Store) => store.window(start * inDim, count * inDim);
+    for (const terms of vectorsOfRows(device, weight, outDim, inDim)) {
+      const first = terms.start === 0;
+      const kernel = device.kernel(shaders.linearBackward.input, {
+        access: { dx: "update" },
+        constants: {
+          WIDE: wide,
+          THREADS: wide ? 256 : 128,
+          BUFFERS: buffersOf(device),
+          RESIDUAL: first && residual !== undefined,
+          ADD: !first,
+        },
+      });
+      device.dispatch(
+        kernel,
+        {
+          dy: dy.window(start * out4, count * out4),
+          weight: weight.window(terms.start * inDim, terms.count * inDim),
+          residual: first && residual !== undefined ? part(residual) : device.nothing,
+          dx: part(dx),
+        },
+        {
+          rows: count,
+          terms: terms.count,
+          firstTerm: terms.start,
+          outVectors: out4 / 4,
+          inVectors: inDim / 4,
+          workgroups,
+        },
+        workgroups,
+      );
+    }
+  }
+}
+
+/** Ranges of rows of a weight that can be bound, from multiples of 4 on. */
+function* vectorsOfRows(device: Device, weight: Store, rows: number, rowLength: number) {
+  const fit = Math.floor(device.limits.windowBytes / (rowLength * weight.elementBytes));
+  const step = weight.pieces.length === 1 ? rows : fit - fit % (fit < 128 ? 4 : 128);
+  for (let start = 0; start < rows; start += step) yield { start, count: Math.min(step, rows - start) };
+}
+
+/**
+ * `dWeight += dyᵀ x`: tiles of dWeight over ranges of rows, whose products are then added up. dy is padded to a multiple
+ * of 4.
+ */
+function addWeightGradient(
+  device: Device,
+  left: Store,
   x: Store,
   dWeight: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
   const out4 = multipleOf4(outDim), in4 = multipleOf4(inDim);
   using scope = device.scope();
-  const left = padded(scope, dy, [1, outDim], [1, out4]), right = padded(scope, x, [1, inDim], [1, in4]);
-  const { main, constants: { EDGE } } = shaders.linearBackward;
+  const right = padded(scope, x, [1, inDim], [1, in4]);
+  const { weights, constants: { EDGE } } = shaders.linearBackward;
   for (const bound of device.chunks(outDim, [dWeight, inDim])) {
     const part = dWeight.window(bound.start * inDim, bound.count * inDim);
     const tiles = Math.ceil((bound.start % 4 + bound.count) / EDGE) * Math.ceil(inDim / EDGE);
@@ -203,9 +363,15 @@ function addWeightGradient(
       const wanted = Math.min(Math.ceil(BACKWARD_TILES / tiles), Math.ceil(count / RANGE_ROWS));
       const step = Math.ceil(count / Math.max(1, Math.min(wanted, most)));
       const ranges = Math.ceil(count / step), workgroups = tiles * ranges;
-      const kernel = device.kernel(main, {
+      const kernel = device.kernel(weights, {
         access: { dWeight: "update" },
-        constants: { BUFFERS: buffersOf(device), ADD: ranges === 1 },
+        constants: {
+          WIDE: true,
+          THREADS: 256,
+          RESIDUAL: false,
+          BUFFERS: buffersOf(device),
+          ADD: ranges === 1,
+        },
       });
       using scratch = device.scope();
       const products = ranges === 1 ? undefined : scratch.allocate([ranges, part.length]);

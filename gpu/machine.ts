@@ -6,13 +6,14 @@
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { BackendError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
-import type { BackendInfo, Gradients, Machine, Operations } from "../core/machine.ts";
+import type { BackendInfo, Fused, Gradients, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { activate } from "./activate.ts";
 import { Device, type Limits, type Store, storeOf } from "./device.ts";
 import { embedding } from "./embedding.ts";
+import { fused } from "./fused.ts";
 import { lightning, lightningStep } from "./lightning.ts";
 import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
@@ -73,6 +74,7 @@ export class WebgpuMachine implements Machine {
   readonly info: BackendInfo;
   readonly dtypes: readonly FloatType[];
   readonly operations: Operations;
+  readonly fused: Fused;
   /** The GPU. */
   readonly device: Device;
 
@@ -80,7 +82,8 @@ export class WebgpuMachine implements Machine {
   constructor(device: Device, reason: string, gradients?: WebgpuGradients) {
     this.device = device;
     this.info = { reason, device: device.name, threads: 1 };
-    this.dtypes = device.half ? ["f32", "f16"] : ["f32"];
+    this.dtypes = device.half ? ["f32", "f16", "bf16"] : ["f32", "bf16"];
+    this.fused = fused(device);
     this.operations = {
       lightning: (call) => lightning(device, call),
       lightningStep: (call) => lightningStep(device, call),

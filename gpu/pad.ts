@@ -24,6 +24,7 @@ export function pad(
   const kernel = device.kernel(shaders.pad.main, {
     access: { y: "write" },
     types: { X: x.dtype, Y: y.dtype },
+    constants: { PACKED: x.dtype === "bf16" },
   });
   const from = rows * columns, to = toRows * toColumns;
   for (const { start, count: part } of device.chunks(count, [x, from], [y, to])) {
@@ -36,7 +37,7 @@ export function pad(
   }
 }
 
-/** x itself where the sizes are the same, else a padded copy of it in the scope. */
+/** x itself where the sizes are the same, else a padded copy of it in the scope; that of bf16 is f32. */
 export function padded(
   scope: Scope,
   x: Store,
@@ -45,7 +46,7 @@ export function padded(
 ): Store {
   if (from[0] === to[0] && from[1] === to[1]) return x;
   const count = from[0] * from[1] === 0 ? 0 : x.length / (from[0] * from[1]);
-  const y = scope.allocate([count, ...to], x.dtype);
+  const y = scope.allocate([count, ...to], x.dtype === "bf16" ? "f32" : x.dtype);
   pad(scope.device, x, from, to, y);
   return y;
 }

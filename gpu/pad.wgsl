@@ -1,7 +1,9 @@
 // [count, rows, columns] to [count, rows, columns] of other sizes: zeros where there is more, cut where there is less.
 // One thread per element of the result.
 
-// import folded.wgsl
+// import folded.wgsl, bfloat16.wgsl
+
+override PACKED: bool; // x is bfloat16: X is u32, two elements to a word
 
 struct Parameters {
   size: u32, // elements of the result
@@ -15,6 +17,11 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read_write> y: array<Y>; // [size / (toRows · toColumns), toRows, toColumns]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(x[i / 2u]), i % 2u == 1u); }
+  return f32(x[i]);
+}
+
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -27,5 +34,5 @@ fn main(
   let row = i / parameters.toColumns % parameters.toRows;
   let index = i / parameters.toColumns / parameters.toRows;
   let inside = row < parameters.rows && column < parameters.columns;
-  y[i] = Y(select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside));
+  y[i] = Y(select(0, element((index * parameters.rows + row) * parameters.columns + column), inside));
 }

@@ -3,6 +3,11 @@
  * Buffers of the device. Those given back are kept for reuse, in sizes that lengths which vary a little share; those to
  * be freed live until the commands that use them are submitted.
  *
+ * New buffers are slow: the system maps their memory, and the device sets it to zero. So a pool learns what comes again. A
+ * buffer that was freed and is then asked for was *missed*, and as many bytes more are kept from then on, until
+ * nobody has used them for a while. A training step frees 10 GB once and never again; a single long prompt frees them.
+ * All together they never hold more than 5/4 of what was most in use at a time, or 256 MiB more than is in use.
+ *
  * @module
  */
 import type { Faults } from "./faults.ts";
@@ -20,11 +25,11 @@ export interface Block {
   usedAt: number;
 }
 
-/**
- * Bytes that idle buffers may hold (or the bytes of live tensors, if that is more), and that buffers to be freed may
- * hold until a submit.
- */
+/** Bytes that idle buffers may always hold, and that buffers to be freed may hold until a submit. */
 export const IDLE_BYTES: number = 256 * 2 ** 20;
+
+/** Submits after which idle buffers that none of them used are no longer kept for having been missed. */
+const REMEMBERED_BATCHES = 64;
 
 /** GPUBufferUsage's and GPUMapMode's number: those globals do not exist where there is no WebGPU. */
 export const MAP_READ = 0x1;
@@ -46,8 +51,18 @@ export class Pool {
   readonly #owner: PoolOwner;
   readonly #largest: number;
   readonly #blocks = new Set<Block>();
+  /**
+   * By usage and size, the oldest first, which are taken first: the same work then meets the same buffers, and finds the
+   * bind groups that it had before.
+   */
   readonly #idle = new Map<string, Block[]>();
+  /** How many of each kind were freed and not asked for since. */
+  readonly #freed = new Map<string, number>();
+  #bytes = 0;
   #idleBytes = 0;
+  #missedBytes = 0;
+  #mostInUse = 0;
+  #sweptAt = 0;
   #doomed: Block[] = [];
   #doomedBytes = 0;
   #ids = 0;
@@ -62,9 +77,7 @@ export class Pool {
 
   /** Bytes of all buffers, also the idle ones. */
   get bytes(): number {
-    let bytes = 0;
-    for (const block of this.#blocks) bytes += block.bytes;
-    return bytes;
+    return this.#bytes;
   }
 
   /** An idle buffer or a new one; `fresh`: none that unsubmitted commands use, since an upload would overtake them. */
@@ -72,15 +85,17 @@ export class Pool {
     // Sizes in steps of an eighth: at most an eighth is wasted, and lengths that vary a little share buffers.
     const step = Math.max(256, 2 ** (Math.floor(Math.log2(Math.max(bytes, 1))) - 3));
     const size = Math.min(roundUp(Math.max(bytes, 4), step), this.#largest);
-    const idle = this.#idle.get(`${usage},${size}`);
-    const index = idle === undefined
-      ? -1
-      : fresh
-      ? idle.findLastIndex((block) => block.usedAt < this.#faults.batchStart)
-      : idle.length - 1;
+    const key = `${usage},${size}`, idle = this.#idle.get(key);
+    const index = idle?.findIndex(({ usedAt }) => !fresh || usedAt < this.#faults.batchStart) ?? -1;
     if (idle !== undefined && index >= 0) {
       this.#idleBytes -= size;
+      this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
       return idle.splice(index, 1)[0];
+    }
+    const freed = this.#freed.get(key) ?? 0;
+    if (freed > 0) {
+      this.#freed.set(key, freed - 1);
+      this.#missedBytes += size;
     }
     // Staging buffers stay mapped while they are idle.
     const mappedAtCreation = (usage & MAP_READ) !== 0;
@@ -88,6 +103,8 @@ export class Pool {
     const createdAt = this.#faults.clock;
     const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt, usedAt: 0 };
     this.#blocks.add(block);
+    this.#bytes += size;
+    this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
     return block;
   }
 
@@ -98,22 +115,60 @@ export class Pool {
     const key = `${block.usage},${block.bytes}`;
     const idle = this.#idle.get(key);
     if (idle === undefined) this.#idle.set(key, [block]);
-    else idle.push(block);
+    else idle.splice(idle.findLastIndex(({ id }) => id < block.id) + 1, 0, block);
     this.#idleBytes += block.bytes;
-    this.trim(Math.max(IDLE_BYTES, this.#owner.bytesInUse));
+    const room = this.#mostInUse * 5 / 4 - (this.#bytes - this.#idleBytes);
+    this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
+  }
+
+  /** Bytes that idle buffers may hold, whether they were missed or not. */
+  get #keptAnyway(): number {
+    return Math.max(IDLE_BYTES, this.#owner.bytesInUse);
+  }
+
+  /** Frees all idle buffers, and forgets what was missed. */
+  clear(): void {
+    this.#trim(0);
+    this.#forget();
   }
 
   /** Frees idle buffers until they hold no more than this; sizes that were idle first go first. */
-  trim(bytes: number): void {
+  #trim(bytes: number): void {
     for (const [key, idle] of this.#idle) {
       while (this.#idleBytes > bytes && idle.length > 0) {
-        const block = idle.shift()!;
-        this.#idleBytes -= block.bytes;
-        this.destroy(block);
+        this.#freed.set(key, (this.#freed.get(key) ?? 0) + 1);
+        this.#free(idle.pop()!);
       }
       if (this.#idleBytes <= bytes) return;
       this.#idle.delete(key);
     }
+  }
+
+  /** Frees what was kept for having been missed and has not been used since the last sweep. */
+  #sweep(): void {
+    const { batchStart } = this.#faults;
+    if (batchStart - this.#sweptAt < REMEMBERED_BATCHES) return;
+    for (const idle of this.#idle.values()) {
+      for (let last = idle.at(-1); last !== undefined && last.usedAt < this.#sweptAt; last = idle.at(-1)) {
+        if (this.#missedBytes === 0 || this.#idleBytes <= this.#keptAnyway) break;
+        this.#missedBytes = Math.max(0, this.#missedBytes - last.bytes);
+        this.#free(idle.pop()!);
+      }
+    }
+    this.#freed.clear();
+    this.#sweptAt = batchStart;
+  }
+
+  /** Forgets what was missed. */
+  #forget(): void {
+    this.#freed.clear();
+    this.#missedBytes = this.#mostInUse = 0;
+  }
+
+  /** Frees a buffer that was idle. */
+  #free(block: Block): void {
+    this.#idleBytes -= block.bytes;
+    this.destroy(block);
   }
 
   /** Frees a buffer, after the submit of the commands that use it. */
@@ -125,6 +180,7 @@ export class Pool {
       return;
     }
     this.#blocks.delete(block);
+    this.#bytes -= block.bytes;
     this.#owner.forgetBuffers();
     block.buffer.destroy();
   }
@@ -135,6 +191,7 @@ export class Pool {
     this.#doomed = [];
     this.#doomedBytes = 0;
     for (const block of doomed) this.destroy(block);
+    this.#sweep();
   }
 
   /** Frees all buffers. */
@@ -142,6 +199,7 @@ export class Pool {
     for (const { buffer } of this.#blocks) buffer.destroy();
     this.#blocks.clear();
     this.#idle.clear();
-    this.#idleBytes = 0;
+    this.#bytes = this.#idleBytes = 0;
+    this.#forget();
   }
 }

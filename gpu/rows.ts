@@ -25,6 +25,7 @@ export function pickRows(
   const kernel = device.kernel(shaders.rows.gather, {
     access: { output: "update" }, // where the table is split, each of its ranges sets some of the rows
     types: { Table: table.dtype, Output: output.dtype },
+    constants: { PACKED: table.dtype === "bf16" },
   });
   using scope = device.scope();
   const ids = scope.upload(indices);
@@ -51,6 +52,7 @@ export function scatterRows(device: Device, { x, indices, width, target }: Scatt
   const kernel = device.kernel(shaders.rows.scatter, {
     access: { output: "update" },
     types: { Table: x.dtype, Output: target.dtype },
+    constants: { PACKED: false },
   });
   const from = storeOf(x), to = storeOf(target);
   using scope = device.scope();

@@ -1,7 +1,9 @@
 // gather: output[i] = table[ids[i]] · scale; scatter: output[ids[i]] = table[i]; rows of `width` elements. The bound rows of
 // the side that ids point into begin at `first`; ids outside them belong to another dispatch.
 
-// import folded.wgsl
+// import folded.wgsl, bfloat16.wgsl
+
+override PACKED: bool; // the table of gather is bfloat16: Table is u32, two elements to a word
 
 struct Parameters {
   count: u32, // elements to copy
@@ -16,6 +18,11 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> output: array<Output>; // [count / width, width]; of scatter [rows, width]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(table[i / 2u]), i % 2u == 1u); }
+  return f32(table[i]);
+}
+
 @compute @workgroup_size(256)
 fn gather(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -26,7 +33,7 @@ fn gather(
   if (i >= parameters.count) { return; }
   let row = ids[i / parameters.width] - parameters.first; // wraps to above `rows` if the id is below `first`
   if (row < parameters.rows) {
-    output[i] = Output(f32(table[row * parameters.width + i % parameters.width]) * parameters.scale);
+    output[i] = Output(element(row * parameters.width + i % parameters.width) * parameters.scale);
   }
 }
 

@@ -235,6 +235,15 @@ fn main(
 }
 `;
 
+// gpu/bfloat16.wgsl
+const bfloat16Source = `fn fromBfloat16s(words: vec2<u32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(vec4<u32>(words.x << 16u, words.x & 0xffff0000u, words.y << 16u, words.y & 0xffff0000u));
+}
+fn fromBfloat16(word: u32, second: bool) -> f32 {
+  return bitcast<f32>(select(word << 16u, word & 0xffff0000u, second));
+}
+`;
+
 // gpu/crossEntropy.wgsl
 const crossEntropySource = `override WORKGROUP: u32;
 struct Parameters {
@@ -967,9 +976,12 @@ fn transposeStates(
 // gpu/linear.wgsl
 const linearSource = `override WIDE: bool;
 override BUFFERS: u32;
+override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -977,10 +989,25 @@ struct Parameters {
   firstOut: u32,
   stride: u32,
   workgroups: u32,
+  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn weights(at: u32) -> vec4<f32> {
+  if (PACKED) {
+    let words = vec4<u32>(weight[at / 2u]);
+    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
+  }
+  return vec4<f32>(weight[at]);
+}
+fn weightPair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
+  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+}
+fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
+}
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
@@ -1054,10 +1081,10 @@ fn tiled(
         l2 = vec4<f32>(x[at2 + i]);
         l3 = vec4<f32>(x[at3 + i]);
       } else {
-        l0 = vec4<f32>(weight[at0 + i]);
-        l1 = vec4<f32>(weight[at1 + i]);
-        l2 = vec4<f32>(weight[at2 + i]);
-        l3 = vec4<f32>(weight[at3 + i]);
+        l0 = weights(at0 + i);
+        l1 = weights(at1 + i);
+        l2 = weights(at2 + i);
+        l3 = weights(at3 + i);
       }
     }
     if (i > 0u) {
@@ -1114,19 +1141,12 @@ fn tiled(
 @group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
 @group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
 @group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
+@group(0) @binding(5) var<storage, read> rowFactors: array<f32>;
 override TEAM: u32;
 var<workgroup> partial: array<mat4x4<f32>, 128>;
 fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
   let last = parameters.rows - 1u;
   let x0 = vec4<f32>(x[min(row, last) * parameters.inVectors + i]);
-  if (ROWS == 1u) {
-    return mat4x4<f32>(
-      vec4<f32>(dot(w[0], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[1], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[2], x0), 0.0, 0.0, 0.0),
-      vec4<f32>(dot(w[3], x0), 0.0, 0.0, 0.0),
-    );
-  }
   let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i]);
   let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i]);
   let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i]);
@@ -1137,6 +1157,16 @@ fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
     vec4<f32>(dot(w[3], x0), dot(w[3], x1), dot(w[3], x2), dot(w[3], x3)),
   );
 }
+fn writeScalar(row: u32, column: u32, sum: f32) {
+  if (row >= parameters.rows || column >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column;
+  let at = row * parameters.stride + global;
+  var y = sum;
+  if (NORMED) { y *= rowFactors[row]; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  scalarOutput[at] = Output(y);
+}
 fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
   let lane = thread % TEAM;
   workgroupBarrier();
@@ -1146,15 +1176,11 @@ fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
     if (lane < half) { partial[thread] += partial[thread + half]; }
   }
   workgroupBarrier();
-  let r = row + lane % 4u;
-  let c = column + lane / 4u;
-  if (lane >= 16u || r >= parameters.rows || c >= parameters.outCount) { return; }
-  let global = parameters.firstOut + c;
-  let at = r * parameters.stride + global;
-  var y = partial[thread - lane][lane / 4u][lane % 4u];
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
-  scalarOutput[at] = Output(y);
+  if (lane >= 16u) { return; }
+  writeScalar(row + lane % 4u, column + lane / 4u, partial[thread - lane][lane / 4u][lane % 4u]);
+}
+fn firstColumn(id: u32, thread: u32) -> u32 {
+  return (id * (128u / TEAM) + thread / TEAM) * 4u;
 }
 @compute @workgroup_size(128)
 fn fewRows(
@@ -1164,41 +1190,158 @@ fn fewRows(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let lane = thread % TEAM;
   let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
   let row = id / blocks * ROWS;
-  let column = (id % blocks * (128u / TEAM) + thread / TEAM) * 4u;
-  let inVectors = parameters.inVectors;
+  let column = firstColumn(id % blocks, thread);
+  let pairs = parameters.inVectors / 2u;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * inVectors;
-  let at1 = min(column + 1u, last) * inVectors;
-  let at2 = min(column + 2u, last) * inVectors;
-  let at3 = min(column + 3u, last) * inVectors;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
   var s0 = mat4x4<f32>();
   var s1 = mat4x4<f32>();
   var s2 = mat4x4<f32>();
   var s3 = mat4x4<f32>();
-  for (var i = lane; i < inVectors; i += TEAM) {
-    let w = mat4x4<f32>(
-      vec4<f32>(weight[at0 + i]),
-      vec4<f32>(weight[at1 + i]),
-      vec4<f32>(weight[at2 + i]),
-      vec4<f32>(weight[at3 + i]),
-    );
-    s0 += products(w, row, i);
-    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
-    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
-    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
+  for (var i = thread % TEAM; i < pairs; i += TEAM) {
+    let w0 = weightPair(at0 + i);
+    let w1 = weightPair(at1 + i);
+    let w2 = weightPair(at2 + i);
+    let w3 = weightPair(at3 + i);
+    let left = mat4x4<f32>(w0[0], w1[0], w2[0], w3[0]);
+    let right = mat4x4<f32>(w0[1], w1[1], w2[1], w3[1]);
+    s0 += products(left, row, 2u * i);
+    s0 += products(right, row, 2u * i + 1u);
+    if (ROWS > 4u) {
+      s1 += products(left, row + 4u, 2u * i);
+      s1 += products(right, row + 4u, 2u * i + 1u);
+    }
+    if (ROWS > 8u) {
+      s2 += products(left, row + 8u, 2u * i);
+      s2 += products(right, row + 8u, 2u * i + 1u);
+    }
+    if (ROWS > 12u) {
+      s3 += products(left, row + 12u, 2u * i);
+      s3 += products(right, row + 12u, 2u * i + 1u);
+    }
   }
   finish(s0, row, column, thread);
   if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
   if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
   if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
 }
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
+var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquare: array<f32, 128>;
+fn gatePair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
+  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+}
+fn addSquares(sum: f32, at: u32) -> f32 {
+  let left = vec4<f32>(normed[2u * at]);
+  let right = vec4<f32>(normed[2u * at + 1u]);
+  return sum + dot(left, left) + dot(right, right);
+}
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+}
+@compute @workgroup_size(128)
+fn oneRow(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let lane = thread % TEAM;
+  let column = firstColumn(id, thread);
+  let pairs = parameters.inVectors / 2u;
+  let last = parameters.outCount - 1u;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
+  var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var square = 0.0;
+  for (var i = lane; i < pairs; i += TEAM) {
+    let w0 = weightPair(at0 + i);
+    let w1 = weightPair(at1 + i);
+    let w2 = weightPair(at2 + i);
+    let w3 = weightPair(at3 + i);
+    let x0 = vec4<f32>(x[2u * i]);
+    let x1 = vec4<f32>(x[2u * i + 1u]);
+    sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
+    sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
+    if (GATED) {
+      let g0 = gatePair(at0 + i);
+      let g1 = gatePair(at1 + i);
+      let g2 = gatePair(at2 + i);
+      let g3 = gatePair(at3 + i);
+      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
+      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
+    }
+    if (NORMED) { square = addSquares(square, i); }
+  }
+  partialRow[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquare[thread] = square; }
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (lane < half) {
+      partialRow[thread] += partialRow[thread + half];
+      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
+      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
+    }
+  }
+  workgroupBarrier();
+  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column + lane;
+  let team = thread - lane;
+  var factor = 1.0;
+  if (NORMED) { factor = factorOf(partialSquare[team]); }
+  var y = partialRow[team][lane];
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(scalarBias[global]); }
+  if (GATED) {
+    var gate = partialGate[team][lane] * factor;
+    if (BIAS) { gate += f32(gateBias[global]); }
+    y *= gate;
+  }
+  if (RESIDUAL) { y += f32(scalarResidual[global]); }
+  scalarOutput[global] = Output(y);
+}
+@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>;
+@compute @workgroup_size(128)
+fn factors(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let pairs = parameters.inVectors / 2u;
+  var square = 0.0;
+  if (thread < TEAM) {
+    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
+  }
+  partialSquare[thread] = square;
+  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
+  }
+  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
+}
 `;
 
 // gpu/linearBackward.wgsl
-const linearBackwardSource = `override BUFFERS: u32;
+const linearBackwardSource = `override WIDE: bool;
+override THREADS: u32;
+override RESIDUAL: bool;
+override BUFFERS: u32;
 override ADD: bool;
 const INNER = 16u;
 const EDGE = 128u;
@@ -1218,24 +1361,19 @@ struct Parameters {
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
-  return mat4x4<f32>(
-    fma(vec4<f32>(a.x), b, c[0]),
-    fma(vec4<f32>(a.y), b, c[1]),
-    fma(vec4<f32>(a.z), b, c[2]),
-    fma(vec4<f32>(a.w), b, c[3]),
-  );
-}
-struct Tile { c00: mat4x4<f32>, c01: mat4x4<f32>, c10: mat4x4<f32>, c11: mat4x4<f32> }
+struct Tile { upper: Rows, lower: Rows }
 fn addRow(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + 16u];
+  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
   let b0 = right[buffer][i][column];
-  let b1 = right[buffer][i][column + 16u];
-  (*accumulators).c00 = outer((*accumulators).c00, a0, b0);
-  (*accumulators).c01 = outer((*accumulators).c01, a0, b1);
-  (*accumulators).c10 = outer((*accumulators).c10, a1, b0);
-  (*accumulators).c11 = outer((*accumulators).c11, a1, b1);
+  if (WIDE) {
+    let b1 = right[buffer][i][column + 16u];
+    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
+    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
+  } else {
+    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
+    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
+  }
 }
 fn write(at: u32, value: f32) {
   if (ADD) { dWeight[at] += value; } else { dWeight[at] = value; }
@@ -1251,12 +1389,12 @@ fn writeRow(first: u32, out: u32, column: u32, sum: vec4<f32>) {
 }
 fn writeTile(first: u32, out: u32, column: u32, accumulators: mat4x4<f32>) {
   writeRow(first, out, column, accumulators[0]);
-  writeRow(first, out + 1u, column, accumulators[1]);
+  writeRow(first, out + 1u, column, accumulators[1].wzyx);
   writeRow(first, out + 2u, column, accumulators[2]);
-  writeRow(first, out + 3u, column, accumulators[3]);
+  writeRow(first, out + 3u, column, accumulators[3].wzyx);
 }
 @compute @workgroup_size(256)
-fn main(
+fn weights(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -1268,25 +1406,25 @@ fn main(
   let range = id / (across * down);
   let firstOut = id / across % down * EDGE;
   let firstColumn = id % across * EDGE;
-  let row = thread / 16u;
-  let column = thread % 16u;
+  let row = thread / 64u * 4u + thread % 32u / 8u;
+  let column = thread / 32u % 2u * 8u + thread % 8u;
   let group = thread % 32u;
   let term = thread / 32u;
   let dyColumn = min((parameters.firstOut / 4u) + firstOut / 4u + group, parameters.dyStride - 1u);
   let xColumn = min(firstColumn / 4u + group, parameters.xStride - 1u);
   let start = range * parameters.step;
   let end = min(start + parameters.step, parameters.rows);
+  let last = end - 1u;
   var accumulators = Tile();
   var a0 = vec4<f32>(); var a1 = vec4<f32>(); var b0 = vec4<f32>(); var b1 = vec4<f32>();
   for (var i = start; i < end + INNER; i += INNER) {
     if (i < end) {
-      let r0 = i + term;
-      let r1 = r0 + 8u;
-      let last = end - 1u;
-      a0 = select(vec4<f32>(), dy[min(r0, last) * parameters.dyStride + dyColumn], r0 < end);
-      a1 = select(vec4<f32>(), dy[min(r1, last) * parameters.dyStride + dyColumn], r1 < end);
-      b0 = select(vec4<f32>(), x[min(r0, last) * parameters.xStride + xColumn], r0 < end);
-      b1 = select(vec4<f32>(), x[min(r1, last) * parameters.xStride + xColumn], r1 < end);
+      let r0 = min(i + term, last);
+      let r1 = min(i + term + 8u, last);
+      a0 = dy[r0 * parameters.dyStride + dyColumn];
+      a1 = dy[r1 * parameters.dyStride + dyColumn];
+      b0 = x[r0 * parameters.xStride + xColumn];
+      b1 = x[r1 * parameters.xStride + xColumn];
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
@@ -1310,20 +1448,147 @@ fn main(
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
       if (BUFFERS == 1u) { workgroupBarrier(); }
-      left[buffer][term][group] = a0;
-      left[buffer][term + 8u][group] = a1;
-      right[buffer][term][group] = b0;
-      right[buffer][term + 8u][group] = b1;
+      let inside0 = i + term < end;
+      let inside1 = i + term + 8u < end;
+      left[buffer][term][group] = select(vec4<f32>(), a0, inside0);
+      left[buffer][term + 8u][group] = select(vec4<f32>(), a1, inside1);
+      right[buffer][term][group] = select(vec4<f32>(), b0, inside0);
+      right[buffer][term + 8u][group] = select(vec4<f32>(), b1, inside1);
       workgroupBarrier();
     }
   }
   let first = range * parameters.outCount * parameters.inDim;
   let out = firstOut + 4u * row;
   let inColumn = firstColumn + 4u * column;
-  writeTile(first, out, inColumn, accumulators.c00);
-  writeTile(first, out, inColumn + 64u, accumulators.c01);
-  writeTile(first, out + 64u, inColumn, accumulators.c10);
-  writeTile(first, out + 64u, inColumn + 64u, accumulators.c11);
+  writeTile(first, out, inColumn, accumulators.upper.left);
+  writeTile(first, out, inColumn + 64u, accumulators.upper.right);
+  writeTile(first, out + 64u, inColumn, accumulators.lower.left);
+  writeTile(first, out + 64u, inColumn + 64u, accumulators.lower.right);
+}
+struct Sizes {
+  rows: u32,
+  terms: u32,
+  firstTerm: u32,
+  outVectors: u32,
+  inVectors: u32,
+  workgroups: u32,
+}
+@group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> dx: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> sizes: Sizes;
+fn writeInputRow(row: u32, column: u32, sum: vec4<f32>) {
+  if (row >= sizes.rows || column >= sizes.inVectors) { return; }
+  let at = row * sizes.inVectors + column;
+  var d = sum;
+  if (RESIDUAL) { d += residual[at]; }
+  if (ADD) { d += dx[at]; }
+  dx[at] = d;
+}
+fn writeInputTile(row: u32, column: u32, accumulators: mat4x4<f32>) {
+  writeInputRow(row, column, accumulators[0]);
+  writeInputRow(row + 1u, column, accumulators[1].wzyx);
+  writeInputRow(row + 2u, column, accumulators[2]);
+  writeInputRow(row + 3u, column, accumulators[3].wzyx);
+}
+@compute @workgroup_size(THREADS)
+fn input(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= sizes.workgroups) { return; }
+  let edge = select(64u, 128u, WIDE);
+  let inVectors = sizes.inVectors;
+  let tiles = (4u * inVectors + edge - 1u) / edge;
+  let firstRow = id / tiles * edge;
+  let firstColumn = id % tiles * edge / 4u;
+  let row = thread / 64u * 4u + thread % 32u / 8u;
+  let column = thread / 32u % 2u * 8u + thread % 8u;
+  let forLeft = thread < THREADS / 2u;
+  let other = thread % (THREADS / 2u);
+  let quad = select(other / (edge / 4u), other % 4u, forLeft);
+  let group = select(other % (edge / 4u), other / 4u, forLeft);
+  let lastRow = sizes.rows - 1u;
+  let dyColumn = sizes.firstTerm / 4u + quad;
+  let at0 = min(firstRow + 4u * group, lastRow) * sizes.outVectors + dyColumn;
+  let at1 = min(firstRow + 4u * group + 1u, lastRow) * sizes.outVectors + dyColumn;
+  let at2 = min(firstRow + 4u * group + 2u, lastRow) * sizes.outVectors + dyColumn;
+  let at3 = min(firstRow + 4u * group + 3u, lastRow) * sizes.outVectors + dyColumn;
+  let weightColumn = min(firstColumn + group, inVectors - 1u);
+  let lastTerm = sizes.terms - 1u;
+  let vectors = (sizes.terms + 3u) / 4u;
+  var accumulators = Tile();
+  var l0 = vec4<f32>();
+  var l1 = vec4<f32>();
+  var l2 = vec4<f32>();
+  var l3 = vec4<f32>();
+  for (var i = 0u; i < vectors + INNER / 4u; i += INNER / 4u) {
+    if (i < vectors) {
+      if (forLeft) {
+        l0 = dy[at0 + i];
+        l1 = dy[at1 + i];
+        l2 = dy[at2 + i];
+        l3 = dy[at3 + i];
+      } else {
+        let term = 4u * (i + quad);
+        l0 = weight[min(term, lastTerm) * inVectors + weightColumn];
+        l1 = weight[min(term + 1u, lastTerm) * inVectors + weightColumn];
+        l2 = weight[min(term + 2u, lastTerm) * inVectors + weightColumn];
+        l3 = weight[min(term + 3u, lastTerm) * inVectors + weightColumn];
+      }
+    }
+    if (i > 0u) {
+      let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
+      addRow(&accumulators, buffer, 0u, row, column);
+      addRow(&accumulators, buffer, 1u, row, column);
+      addRow(&accumulators, buffer, 2u, row, column);
+      addRow(&accumulators, buffer, 3u, row, column);
+      addRow(&accumulators, buffer, 4u, row, column);
+      addRow(&accumulators, buffer, 5u, row, column);
+      addRow(&accumulators, buffer, 6u, row, column);
+      addRow(&accumulators, buffer, 7u, row, column);
+      addRow(&accumulators, buffer, 8u, row, column);
+      addRow(&accumulators, buffer, 9u, row, column);
+      addRow(&accumulators, buffer, 10u, row, column);
+      addRow(&accumulators, buffer, 11u, row, column);
+      addRow(&accumulators, buffer, 12u, row, column);
+      addRow(&accumulators, buffer, 13u, row, column);
+      addRow(&accumulators, buffer, 14u, row, column);
+      addRow(&accumulators, buffer, 15u, row, column);
+    }
+    if (i < vectors) {
+      let buffer = i / (INNER / 4u) % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      let inside = i + quad < vectors;
+      l0 = select(vec4<f32>(), l0, inside);
+      l1 = select(vec4<f32>(), l1, inside);
+      l2 = select(vec4<f32>(), l2, inside);
+      l3 = select(vec4<f32>(), l3, inside);
+      if (forLeft) {
+        let columns = transpose(mat4x4<f32>(l0, l1, l2, l3));
+        left[buffer][4u * quad][group] = columns[0];
+        left[buffer][4u * quad + 1u][group] = columns[1];
+        left[buffer][4u * quad + 2u][group] = columns[2];
+        left[buffer][4u * quad + 3u][group] = columns[3];
+      } else {
+        right[buffer][4u * quad][group] = l0;
+        right[buffer][4u * quad + 1u][group] = l1;
+        right[buffer][4u * quad + 2u][group] = l2;
+        right[buffer][4u * quad + 3u][group] = l3;
+      }
+      workgroupBarrier();
+    }
+  }
+  let outRow = firstRow + 4u * row;
+  let outColumn = firstColumn + column;
+  writeInputTile(outRow, outColumn, accumulators.upper.left);
+  writeInputTile(outRow + edge / 2u, outColumn, accumulators.lower.left);
+  if (WIDE) {
+    writeInputTile(outRow, outColumn + 16u, accumulators.upper.right);
+    writeInputTile(outRow + edge / 2u, outColumn + 16u, accumulators.lower.right);
+  }
 }
 `;
 
@@ -1407,19 +1672,105 @@ fn main(
 }
 `;
 
-// gpu/multiply.wgsl
-const multiplySource = `@group(0) @binding(0) var<storage, read> x: array<X>;
-@group(0) @binding(1) var<storage, read> y: array<Y>;
-@group(0) @binding(2) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> count: u32;
+// gpu/mixerStep.wgsl
+const mixerStepSource = `override HEAD: u32;
+override KEYS: u32;
+struct Parameters {
+  workgroups: u32,
+  heads: u32,
+  rowTable: u32,
+}
+@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> decays: array<f32>;
+@group(0) @binding(2) var<storage, read> theta: array<f32>;
+@group(0) @binding(3) var<storage, read> tokens: array<vec2u>;
+@group(0) @binding(4) var<storage, read_write> states: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> attended: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> gated: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+var<workgroup> queries: array<f32, KEYS>;
+var<workgroup> keys: array<f32, KEYS>;
+var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
   @builtin(num_workgroups) workgroups: vec3u,
   @builtin(local_invocation_index) thread: u32,
 ) {
-  let i = folded(workgroup, workgroups) * 256 + thread;
-  if (i < count) { output[i] = Output(f32(x[i]) * f32(y[i])); }
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let heads = parameters.heads;
+  let vectors = HEAD / 4u;
+  let tiles = (vectors + 15u) / 16u;
+  let index = id / tiles;
+  let row = index / heads;
+  let head = index % heads;
+  let queryAt = (row * 4u * heads + head) * vectors;
+  let keyAt = queryAt + heads * vectors;
+  for (var i = thread; i < HEAD; i += 256u) {
+    let query = activate(x[queryAt + i / 4u][i % 4u], 0);
+    let key = activate(x[keyAt + i / 4u][i % 4u], 0);
+    if (KEYS > HEAD) {
+      let encoded = cosSin(theta[head * HEAD + i], tokens[row].x);
+      queries[i] = query * encoded.x;
+      queries[i + HEAD] = query * encoded.y;
+      keys[i] = key * encoded.x;
+      keys[i + HEAD] = key * encoded.y;
+    } else {
+      queries[i] = query;
+      keys[i] = key;
+    }
+  }
+  workgroupBarrier();
+  let column = id % tiles * 16u + thread % 16u;
+  var stateRow = row;
+  if (parameters.rowTable != 0u) { stateRow = tokens[row].y; }
+  let stateAt = (stateRow * heads + head) * KEYS;
+  let change = decays[head];
+  let keep = select(0.0, 1.0, change <= 0.0);
+  var sum = vec4<f32>();
+  if (column < vectors) {
+    let value = x[keyAt + heads * vectors + column];
+    for (var i = thread / 16u; i < KEYS; i += 16u) {
+      let at = (stateAt + i) * vectors + column;
+      let old = states[at];
+      let update = fma(vec4<f32>(keys[i]), value, change * old);
+      let next = fma(vec4<f32>(keep), old, update);
+      states[at] = next;
+      sum = fma(vec4<f32>(queries[i]), next, sum);
+    }
+  }
+  partial[thread / 16u][thread % 16u] = sum;
+  for (var half = 8u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread / 16u < half) { partial[thread / 16u][thread % 16u] += partial[thread / 16u + half][thread % 16u]; }
+  }
+  if (thread < 16u && column < vectors) {
+    let o = partial[0][thread];
+    attended[index * vectors + column] = o;
+    gated[index * vectors + column] = o * x[keyAt + 2u * heads * vectors + column];
+  }
+}
+`;
+
+// gpu/multiply.wgsl
+const multiplySource = `@group(0) @binding(0) var<storage, read> x: array<X>;
+@group(0) @binding(1) var<storage, read> y: array<Y>;
+@group(0) @binding(2) var<storage, read_write> output: array<Output>;
+@group(1) @binding(0) var<uniform> count: u32;
+const THREADS = 256u;
+const EACH = 4u;
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let first = folded(workgroup, workgroups) * THREADS * EACH + thread;
+  for (var j = 0u; j < EACH; j++) {
+    let i = first + j * THREADS;
+    if (i < count) { output[i] = Output(f32(x[i]) * f32(y[i])); }
+  }
 }
 `;
 
@@ -1597,7 +1948,8 @@ fn total(value: f32, thread: u32) -> f32 {
 `;
 
 // gpu/pad.wgsl
-const padSource = `struct Parameters {
+const padSource = `override PACKED: bool;
+struct Parameters {
   size: u32,
   rows: u32,
   columns: u32,
@@ -1607,6 +1959,10 @@ const padSource = `struct Parameters {
 @group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read_write> y: array<Y>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(x[i / 2u]), i % 2u == 1u); }
+  return f32(x[i]);
+}
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1619,7 +1975,7 @@ fn main(
   let row = i / parameters.toColumns % parameters.toRows;
   let index = i / parameters.toColumns / parameters.toRows;
   let inside = row < parameters.rows && column < parameters.columns;
-  y[i] = Y(select(X(), x[(index * parameters.rows + row) * parameters.columns + column], inside));
+  y[i] = Y(select(0, element((index * parameters.rows + row) * parameters.columns + column), inside));
 }
 `;
 
@@ -1752,7 +2108,8 @@ fn main(
 `;
 
 // gpu/rows.wgsl
-const rowsSource = `struct Parameters {
+const rowsSource = `override PACKED: bool;
+struct Parameters {
   count: u32,
   width: u32,
   first: u32,
@@ -1763,6 +2120,10 @@ const rowsSource = `struct Parameters {
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
+fn element(i: u32) -> f32 {
+  if (PACKED) { return fromBfloat16(u32(table[i / 2u]), i % 2u == 1u); }
+  return f32(table[i]);
+}
 @compute @workgroup_size(256)
 fn gather(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1773,7 +2134,7 @@ fn gather(
   if (i >= parameters.count) { return; }
   let row = ids[i / parameters.width] - parameters.first;
   if (row < parameters.rows) {
-    output[i] = Output(f32(table[row * parameters.width + i % parameters.width]) * parameters.scale);
+    output[i] = Output(element(row * parameters.width + i % parameters.width) * parameters.scale);
   }
 }
 @compute @workgroup_size(256)
@@ -1918,9 +2279,26 @@ fn main(
   var sum = 0.0;
   if (inside) {
     let end = min((range + 1) * parameters.step, parameters.rows);
-    for (var row = range * parameters.step + thread / COLUMNS; row < end; row += THREADS / COLUMNS) {
-      let value = x[row * width + column];
-      if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+    let first = range * parameters.step + thread / COLUMNS;
+    if (COLUMNS == THREADS) {
+      var four = vec4f();
+      for (var row = first; row < end; row += 4) {
+        let at = row * width + column;
+        let last = end - row - 1;
+        let values = vec4f(
+          x[at],
+          x[at + min(1, last) * width],
+          x[at + min(2, last) * width],
+          x[at + min(3, last) * width],
+        );
+        four += select(vec4f(), values, vec4u(0, 1, 2, 3) <= vec4u(last));
+      }
+      sum = (four.x + four.z) + (four.y + four.w);
+    } else {
+      for (var row = first; row < end; row += THREADS / COLUMNS) {
+        let value = x[row * width + column];
+        if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+      }
     }
   }
   sums[thread] = sum;
@@ -1931,48 +2309,6 @@ fn main(
   if (thread < COLUMNS && inside) {
     let at = range * width + column;
     if (ADD) { y[at] += sums[thread]; } else { y[at] = sums[thread]; }
-  }
-}
-`;
-
-// gpu/transpose.wgsl
-const transposeSource = `const EDGE = 32u;
-const THREADS = 256u;
-struct Parameters {
-  rows: u32,
-  columns: u32,
-  firstRow: u32,
-  firstColumn: u32,
-  count: u32,
-  stride: u32,
-  workgroups: u32,
-}
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
-var<workgroup> tile: array<array<f32, EDGE + 1>, EDGE>;
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3u,
-  @builtin(num_workgroups) workgroups: vec3u,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let tiles = (parameters.count + EDGE - 1) / EDGE;
-  let row = id / tiles * EDGE;
-  let column = id % tiles * EDGE;
-  let across = thread % EDGE;
-  for (var i = thread / EDGE; i < EDGE; i += THREADS / EDGE) {
-    if (row + i < parameters.rows && column + across < parameters.count) {
-      tile[i][across] = x[(row + i) * parameters.columns + parameters.firstColumn + column + across];
-    }
-  }
-  workgroupBarrier();
-  for (var i = thread / EDGE; i < EDGE; i += THREADS / EDGE) {
-    if (row + across < parameters.rows && column + i < parameters.count) {
-      y[(column + i) * parameters.stride + parameters.firstRow + row + across] = tile[across][i];
-    }
   }
 }
 `;
@@ -2303,8 +2639,8 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 } as const))();
 
 const linearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","ROWS","BIAS","RESIDUAL","THREADS","TEAM"],
+  code: foldedSource + bfloat16Source + outerSource + linearSource,
+  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","NORMED","GATED","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2329,6 +2665,7 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
   fewRows: {
@@ -2341,6 +2678,7 @@ export const linear = /* @__PURE__ */ (() => ({
       scalarBias: [2, "read"],
       scalarResidual: [3, "read"],
       scalarOutput: [4, "read_write"],
+      rowFactors: [5, "read"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -2349,22 +2687,65 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
+      eps: [6, "f32"],
+    },
+  },
+  oneRow: {
+    ...linearModule,
+    entryPoint: "oneRow",
+    threads: 128,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      scalarBias: [2, "read"],
+      scalarResidual: [3, "read"],
+      scalarOutput: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      workgroups: [5, "u32"],
+      eps: [6, "f32"],
+    },
+  },
+  factors: {
+    ...linearModule,
+    entryPoint: "factors",
+    threads: 128,
+    bindings: {
+      factorsOut: [4, "read_write"],
+      normed: [5, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      workgroups: [5, "u32"],
+      eps: [6, "f32"],
     },
   },
 } as const))();
 
 const linearBackwardModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + linearBackwardSource,
-  overrides: ["BUFFERS","ADD"],
+  code: foldedSource + outerSource + linearBackwardSource,
+  overrides: ["WIDE","THREADS","RESIDUAL","BUFFERS","ADD"],
   aliases: [],
 } as const))();
 
 /** gpu/linearBackward.wgsl */
 export const linearBackward = /* @__PURE__ */ (() => ({
   constants: { INNER: 16, EDGE: 128 },
-  main: {
+  weights: {
     ...linearBackwardModule,
-    entryPoint: "main",
+    entryPoint: "weights",
     threads: 256,
     bindings: {
       dy: [0, "read"],
@@ -2380,6 +2761,25 @@ export const linearBackward = /* @__PURE__ */ (() => ({
       outCount: [5, "u32"],
       inDim: [6, "u32"],
       workgroups: [7, "u32"],
+    },
+  },
+  input: {
+    ...linearBackwardModule,
+    entryPoint: "input",
+    threads: undefined,
+    bindings: {
+      dy: [0, "read"],
+      weight: [1, "read"],
+      residual: [2, "read"],
+      dx: [3, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      terms: [1, "u32"],
+      firstTerm: [2, "u32"],
+      outVectors: [3, "u32"],
+      inVectors: [4, "u32"],
+      workgroups: [5, "u32"],
     },
   },
 } as const))();
@@ -2446,6 +2846,36 @@ export const lrpeBackward = /* @__PURE__ */ (() => ({
   },
 } as const))();
 
+const mixerStepModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + activationsSource + cosSinSource + activationSource + mixerStepSource,
+  overrides: ["ACTIVATION","HEAD","KEYS"],
+  aliases: [],
+} as const))();
+
+/** gpu/mixerStep.wgsl */
+export const mixerStep = /* @__PURE__ */ (() => ({
+  constants: { THREADS: 64 },
+  main: {
+    ...mixerStepModule,
+    entryPoint: "main",
+    threads: 256,
+    bindings: {
+      x: [0, "read"],
+      decays: [1, "read"],
+      theta: [2, "read"],
+      tokens: [3, "read"],
+      states: [4, "read_write"],
+      attended: [5, "read_write"],
+      gated: [6, "read_write"],
+    },
+    parameters: {
+      workgroups: [0, "u32"],
+      heads: [1, "u32"],
+      rowTable: [2, "u32"],
+    },
+  },
+} as const))();
+
 const multiplyModule = /* @__PURE__ */ (() => ({
   code: foldedSource + multiplySource,
   overrides: [],
@@ -2454,7 +2884,7 @@ const multiplyModule = /* @__PURE__ */ (() => ({
 
 /** gpu/multiply.wgsl */
 export const multiply = /* @__PURE__ */ (() => ({
-  constants: {},
+  constants: { THREADS: 256, EACH: 4 },
   main: {
     ...multiplyModule,
     entryPoint: "main",
@@ -2549,8 +2979,8 @@ export const normBackward = /* @__PURE__ */ (() => ({
 } as const))();
 
 const padModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + padSource,
-  overrides: [],
+  code: foldedSource + bfloat16Source + padSource,
+  overrides: ["PACKED"],
   aliases: ["X","Y"],
 } as const))();
 
@@ -2639,8 +3069,8 @@ export const quantizedRows = /* @__PURE__ */ (() => ({
 } as const))();
 
 const rowsModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + rowsSource,
-  overrides: [],
+  code: foldedSource + bfloat16Source + rowsSource,
+  overrides: ["PACKED"],
   aliases: ["Output","Table"],
 } as const))();
 
@@ -2762,35 +3192,6 @@ export const sums = /* @__PURE__ */ (() => ({
       width: [1, "u32"],
       step: [2, "u32"],
       workgroups: [3, "u32"],
-    },
-  },
-} as const))();
-
-const transposeModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + transposeSource,
-  overrides: [],
-  aliases: [],
-} as const))();
-
-/** gpu/transpose.wgsl */
-export const transpose = /* @__PURE__ */ (() => ({
-  constants: { EDGE: 32, THREADS: 256 },
-  main: {
-    ...transposeModule,
-    entryPoint: "main",
-    threads: 256,
-    bindings: {
-      x: [0, "read"],
-      y: [1, "read_write"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      columns: [1, "u32"],
-      firstRow: [2, "u32"],
-      firstColumn: [3, "u32"],
-      count: [4, "u32"],
-      stride: [5, "u32"],
-      workgroups: [6, "u32"],
     },
   },
 } as const))();

@@ -8,6 +8,9 @@ import { ACTIVATION_NUMBERS } from "../core/ops/splitHeads.ts";
 import { type Device, storeOf } from "./device.ts";
 import * as shaders from "./shaders.ts";
 
+/** Workgroups that fill a large GPU: with more, one takes all heads of a part of a row. */
+const FULL_WORKGROUPS = 2048;
+
 /** See {@linkcode Operations.splitHeads}. */
 export function splitHeads(
   device: Device,
@@ -19,7 +22,7 @@ export function splitHeads(
     types: { X: x.dtype, Output: q.dtype },
     constants: { ACTIVATION: ACTIVATION_NUMBERS[activation] },
   });
-  const joint = 4 * hidden, heads = hidden / headDim;
+  const joint = 4 * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
   const from = storeOf(x), parts = [q, k, v, u].map(storeOf);
   const rowsOfParts = parts.map((part) => [part, hidden] as const);
   for (const { start, count } of device.chunks(rows, [from, joint], ...rowsOfParts)) {
@@ -28,7 +31,7 @@ export function splitHeads(
     device.dispatch(
       kernel,
       { x: from.window(start * joint, count * joint), q, k, v, u },
-      { workgroups, heads, headDim },
+      { workgroups, heads, headDim: width },
       workgroups,
     );
   }
@@ -44,7 +47,7 @@ export function splitHeadsBackward(
     access: { dx: "write" },
     constants: { ACTIVATION: ACTIVATION_NUMBERS[activation] },
   });
-  const joint = 4 * hidden, heads = hidden / headDim;
+  const joint = 4 * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
   const from = storeOf(x), to = storeOf(dx), parts = [dq, dk, dv, du].map(storeOf);
   const rowsOfParts = parts.map((part) => [part, hidden] as const);
   for (const { start, count } of device.chunks(rows, [from, joint], [to, joint], ...rowsOfParts)) {
@@ -60,8 +63,21 @@ export function splitHeadsBackward(
         du,
         dx: to.window(start * joint, count * joint),
       },
-      { workgroups, heads, headDim },
+      { workgroups, heads, headDim: width },
       workgroups,
     );
   }
+}
+
+/**
+ * Heads, and their size, as the kernels see them: a workgroup takes one head, whose maximum "exp" needs. Other activations
+ * are of each element, so that all heads together may be one.
+ */
+function headsOf(
+  rows: number,
+  hidden: number,
+  headDim: number,
+  activation: SplitHeadsCall["activation"],
+): readonly [heads: number, width: number] {
+  return activation === "exp" || 4 * rows < FULL_WORKGROUPS ? [hidden / headDim, headDim] : [1, hidden];
 }

@@ -9,6 +9,8 @@ import * as shaders from "./shaders.ts";
 
 /** Workgroups of the first stage that fill a large GPU. */
 const FIRST_STAGE_WORKGROUPS = 1024;
+/** Columns from which each has a thread to itself: there are enough, and few rows, those of a weight's gradient. */
+const MANY_COLUMNS = 2 ** 16;
 /** Rows per thread below which a second stage costs more than it gains. */
 const ROWS_OF_THREAD = 8;
 
@@ -25,9 +27,11 @@ export function sumSquares(device: Device, { x, total }: SumSquaresCall): void {
 /** `total[i] += Σ_r x[r, i]` over the rows of `width` elements of x; `square`: of the squares. */
 export function addRows(device: Device, x: Store, width: number, total: Window, square = false): void {
   if (width === 0) return;
-  const columns = Math.min(64, 2 ** Math.ceil(Math.log2(width)));
+  const { threads } = shaders.sums.main;
+  const shared = Math.min(64, 2 ** Math.ceil(Math.log2(width)));
+  const columns = width >= MANY_COLUMNS ? threads : shared;
   const groups = Math.ceil(width / columns);
-  const most = Math.ceil(FIRST_STAGE_WORKGROUPS / groups);
+  const most = Math.ceil(FIRST_STAGE_WORKGROUPS / Math.ceil(width / shared));
   const stage = (x: Window, y: Window, rows: number, ranges: number, SQUARE: boolean, ADD: boolean) => {
     const kernel = device.kernel(shaders.sums.main, {
       access: { y: "update" },
@@ -43,7 +47,7 @@ export function addRows(device: Device, x: Store, width: number, total: Window, 
   };
   for (const { start, count } of device.chunks(x.length / width, [x, width])) {
     const rows = x.window(start * width, count * width);
-    const worthwhile = Math.ceil(count * columns / (ROWS_OF_THREAD * shaders.sums.main.threads));
+    const worthwhile = Math.ceil(count * columns / (ROWS_OF_THREAD * threads));
     const ranges = Math.ceil(count / Math.ceil(count / Math.min(most, worthwhile)));
     if (ranges === 1) {
       stage(rows, total, count, 1, square, true);

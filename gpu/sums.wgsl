@@ -1,5 +1,6 @@
 // y[i] = Σ x[r, i] over rows, or the sum of squares. Each workgroup sums COLUMNS columns over one range of rows, always
-// in the same order: 256 / COLUMNS threads share a column, and their sums are added up pairwise.
+// in the same order: 256 / COLUMNS threads share a column, and their sums are added up pairwise. With 256 columns each has a
+// thread to itself; SQUARE is not for that.
 
 // import folded.wgsl
 
@@ -39,9 +40,27 @@ fn main(
   var sum = 0.0;
   if (inside) {
     let end = min((range + 1) * parameters.step, parameters.rows);
-    for (var row = range * parameters.step + thread / COLUMNS; row < end; row += THREADS / COLUMNS) {
-      let value = x[row * width + column];
-      if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+    let first = range * parameters.step + thread / COLUMNS;
+    if (COLUMNS == THREADS) {
+      // In the order of four threads that share a column: the same bits.
+      var four = vec4f();
+      for (var row = first; row < end; row += 4) {
+        let at = row * width + column;
+        let last = end - row - 1;
+        let values = vec4f(
+          x[at],
+          x[at + min(1, last) * width],
+          x[at + min(2, last) * width],
+          x[at + min(3, last) * width],
+        );
+        four += select(vec4f(), values, vec4u(0, 1, 2, 3) <= vec4u(last));
+      }
+      sum = (four.x + four.z) + (four.y + four.w);
+    } else {
+      for (var row = first; row < end; row += THREADS / COLUMNS) {
+        let value = x[row * width + column];
+        if (SQUARE) { sum = fma(value, value, sum); } else { sum += value; }
+      }
     }
   }
   sums[thread] = sum;

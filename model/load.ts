@@ -5,9 +5,10 @@
  *
  * @module
  */
+import type { DType, FloatType } from "../core/dtype.ts";
 import type { Backend } from "../core/tensor.ts";
 import { rangeError, show, typeError } from "../core/errors.ts";
-import { type Quantization, quantizedRow } from "../core/quantize.ts";
+import { type Quantization, quantizedRow, Quantizer } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { Hash, hash } from "./checksum.ts";
 import {
@@ -16,6 +17,7 @@ import {
   parseGenerationConfig,
   type TransNormerConfig,
 } from "./config.ts";
+import { bitsOf, isInteger, matrixType, to16Bits } from "./matrices.ts";
 import { toFloat32 } from "./safetensors.ts";
 import { type HubOptions, openSource, reading, type Source } from "./source.ts";
 import type { SamplingOptions } from "./sampling.ts";
@@ -46,6 +48,21 @@ export interface LoadOptions extends HubOptions {
    * `createBackend()` makes, which the model owns and disposes with itself.
    */
   backend?: Backend;
+  /**
+   * How the backend stores the model's matrices: the embedding, those of linear layers, `lm_head`. Norms, θ and biases are
+   * f32.
+   *
+   * - `"auto"`, the default: as the checkpoint stores them where the backend can, else `"f32"`. F16 needs a WebGPU device
+   *   with `shader-f16`. Every answer is that of `"f32"`, bit for bit.
+   * - `"f32"`; `"bf16"` and `"f16"`, rounded where they have more digits.
+   * - `"int8"` and `"int4"`: quantised while they load, one at a time; with `"int4"` an embedding that does not serve as
+   *   `lm_head` keeps 8 bits.
+   *
+   * A model that is quantised in its files takes `"auto"` only.
+   */
+  weights?: "auto" | DType;
+  /** Of `"int8"` and `"int4"`: elements that share a scale; default 32. */
+  group?: 32 | 64;
   /** Stops loading; its reason is thrown, and what was uploaded is given back. */
   signal?: AbortSignal;
   /** Called after each tensor. */
@@ -71,7 +88,10 @@ export interface Checkpoint {
   readonly tokenizer: Tokenizer | undefined;
   /** Sampling defaults of `generation_config.json`. Default: none. */
   readonly sampling?: SamplingOptions;
-  /** Hash of configuration and of all bytes of all weights: tells models apart. */
+  /**
+   * Hash of configuration and of all bytes of all weights: tells models apart. How the weights are stored counts where it
+   * changes them.
+   */
   readonly fingerprint: string;
 }
 
@@ -82,12 +102,14 @@ export async function loadCheckpoint(
   options: LoadOptions,
 ): Promise<Checkpoint> {
   options.signal?.throwIfAborted();
+  checkOptions(backend, options);
   const source = openSource(location, options);
   return await reading(source, async () => {
     const config = parseConfig(await readJson(source, "config.json"));
+    checkStored(config, options);
     const generation = await readGenerationConfig(source);
     const tokenizer = await readTokenizer(source, options.inspect);
-    using uploads = new Uploads(backend, config);
+    using uploads = new Uploads(backend, config, options);
     const { tied } = await readWeights(source, config, options, uploads);
     const weights = uploads.finish(tied);
     const fingerprint = uploads.fingerprint();
@@ -101,6 +123,22 @@ export async function loadCheckpoint(
       fingerprint,
     };
   });
+}
+
+/** Checks what does not depend on the checkpoint. */
+function checkOptions(backend: Backend, { weights = "auto", group = 32 }: LoadOptions): void {
+  const { dtypes } = backend.machine, types = ["auto", ...dtypes, "int8", "int4"];
+  if (!types.includes(weights)) {
+    const known = types.map((type) => `"${type}"`).join(", ").replace(/, (?=[^,]*$)/, " or ");
+    rangeError(OPERATION, `options.weights must be ${known} on this ${backend.name} backend`, weights);
+  }
+  if (group !== 32 && group !== 64) rangeError(OPERATION, "options.group must be 32 or 64", group);
+}
+
+function checkStored({ quantization }: TransNormerConfig, { weights = "auto" }: LoadOptions): void {
+  if (quantization === undefined || weights === "auto") return;
+  const detail = `config.json says that the checkpoint is quantised to ${quantization.bits} bits`;
+  rangeError(OPERATION, 'options.weights must be "auto"', weights, detail);
 }
 
 async function readGenerationConfig(source: Source): Promise<GenerationConfig | undefined> {
@@ -137,7 +175,7 @@ async function readWeights(
         signal?.throwIfAborted();
         bytes += piece.bytes.length;
         const weight = weightOf(piece.tensor.name, config);
-        if (!uploads.add(weight, shapes.get(weight)!, piece, name)) continue;
+        if (!uploads.add(weight, shapes.get(weight)!, piece, name, expected.tied)) continue;
         onProgress?.({ bytes, totalBytes, tensors: uploads.count, totalTensors: shapes.size });
       }
     } finally {
@@ -151,6 +189,8 @@ async function readWeights(
 class Uploads implements Disposable {
   readonly #backend: Backend;
   readonly #config: TransNormerConfig;
+  readonly #weights: "auto" | DType;
+  readonly #group: 32 | 64;
   readonly #tensors = new Map<string, Tensor>();
   readonly #hashes: (readonly [name: string, dtype: string, hash: string])[] = [];
   /** Quantised weights of which only integers or only scales have come. */
@@ -161,12 +201,16 @@ class Uploads implements Disposable {
   #hash = new Hash();
   /** The bytes of the part of a quantised weight that is coming. */
   #part = new Uint8Array(0);
+  /** Quantises the tensor whose pieces are coming. */
+  #quantizer: Quantizer | undefined;
   /** Where elements are widened. */
   readonly #floats = new Float32Array(PIECE_BYTES / 2);
 
-  constructor(backend: Backend, config: TransNormerConfig) {
+  constructor(backend: Backend, config: TransNormerConfig, { weights = "auto", group = 32 }: LoadOptions) {
     this.#backend = backend;
     this.#config = config;
+    this.#weights = weights;
+    this.#group = group;
   }
 
   /** Number of weights that are on the backend. */
@@ -178,14 +222,22 @@ class Uploads implements Disposable {
    * Takes a piece of a tensor that was checked.
    *
    * @param name the weight that it is, or that it is a part of @param published the weight's shape in the file
+   * @param tied whether the embedding serves as `lm_head`
    * @returns whether the weight is whole now
    */
-  add(name: string, published: readonly number[], piece: TensorPiece, file: string): boolean {
+  add(
+    name: string,
+    published: readonly number[],
+    piece: TensorPiece,
+    file: string,
+    tied: boolean,
+  ): boolean {
     const { tensor: entry, begin, bytes } = piece;
     const isLast = begin + bytes.length === entry.byteLength;
     // θ is published as [heads, 1, headDim] and used as [heads, headDim].
     const shape = published.length === 3 ? [published[0], published[2]] : published;
     const isPart = entry.name !== name || INTEGERS.includes(entry.dtype);
+    const type = published.length === 2 ? this.#typeOf(entry, tied) : "f32";
     if (begin === 0) {
       if (this.#seen.has(entry.name) || this.#tensors.has(name)) {
         rangeError(OPERATION, "a tensor must not come twice", entry.name, file);
@@ -193,24 +245,62 @@ class Uploads implements Disposable {
       this.#seen.add(entry.name);
       this.#hash = new Hash();
       if (isPart) this.#part = new Uint8Array(entry.byteLength);
-      else this.#tensors.set(name, this.#backend.empty(shape));
+      else if (isInteger(type)) {
+        this.#quantizer = new Quantizer(shape, { bits: bitsOf(type), group: this.#group }, name);
+      } else this.#tensors.set(name, this.#backend.empty(shape, type));
     }
     for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
       const part = bytes.subarray(at, at + PIECE_BYTES);
       this.#hash.add(part);
       if (isPart) this.#part.set(part, begin + at);
-      else {
-        const where = `tensor ${show(entry.name)} of ${file}`;
-        const values = toFloat32(entry.dtype, part, where, this.#floats);
-        this.#backend.write(this.#tensors.get(name)!, values, (begin + at) * values.length / part.length);
-      }
+      else this.#convert(name, type, entry, part, begin + at, file);
     }
     if (!isLast) return false;
-    this.#hashes.push([entry.name, entry.dtype, this.#hash.hex()]);
-    if (!isPart) return true;
-    const tensor = this.#join(name, shape, entry, this.#part);
-    if (tensor !== undefined) this.#tensors.set(name, tensor);
-    return tensor !== undefined;
+    this.#hashes.push([entry.name, entry.dtype + this.#change(type, entry), this.#hash.hex()]);
+    if (isPart) {
+      const tensor = this.#join(name, shape, entry, this.#part);
+      if (tensor !== undefined) this.#tensors.set(name, tensor);
+      return tensor !== undefined;
+    }
+    if (isInteger(type)) {
+      this.#tensors.set(name, this.#backend.quantized(this.#quantizer!.finish()));
+      this.#quantizer = undefined;
+    }
+    return true;
+  }
+
+  /** How a matrix is stored on the backend. */
+  #typeOf({ name, dtype }: StoredTensor, tied: boolean): DType {
+    if (this.#weights !== "auto") return matrixType(name, this.#weights, tied);
+    const stored = dtype.toLowerCase() as FloatType;
+    return this.#backend.machine.dtypes.includes(stored) ? stored : "f32";
+  }
+
+  /** Takes a part of a tensor's bytes to the backend, or to where it is quantised. */
+  #convert(
+    name: string,
+    type: DType,
+    { name: tensor, dtype, byteLength }: StoredTensor,
+    bytes: Uint8Array<ArrayBuffer>,
+    begin: number,
+    file: string,
+  ): void {
+    const where = `tensor ${show(tensor)} of ${file}`;
+    if (dtype.toLowerCase() === type && type !== "f32") {
+      this.#backend.write(this.#tensors.get(name)!, words(bytes), begin / 2);
+      return;
+    }
+    const values = toFloat32(dtype, bytes, where, this.#floats);
+    if (isInteger(type)) return this.#quantizer!.add(values);
+    const target = this.#tensors.get(name)!;
+    const elements = type === "f32" ? values : to16Bits(OPERATION, values, type, where);
+    this.#backend.write(target, elements, begin / (byteLength / target.size));
+  }
+
+  /** What {@linkcode Checkpoint.fingerprint} says of a tensor that is not stored as it came. */
+  #change(type: DType, { dtype }: StoredTensor): string {
+    if (INTEGERS.includes(dtype) || type === "f32" || type === dtype.toLowerCase()) return "";
+    return isInteger(type) ? ` as ${type}, ${this.#group}` : ` as ${type}`;
   }
 
   /** A quantised weight, once both its parts are there. */
@@ -261,6 +351,12 @@ class Uploads implements Disposable {
   [Symbol.dispose](): void {
     for (const tensor of this.take()) tensor.dispose();
   }
+}
+
+/** Bytes as 16-bit words. */
+function words(bytes: Uint8Array<ArrayBuffer>): Uint16Array {
+  const aligned = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
+  return new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2);
 }
 
 /**

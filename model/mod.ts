@@ -15,17 +15,5 @@
  *
  * @module
  */
-export { Batch, type BatchModel } from "./batch.ts";
-export type { TransNormerConfig } from "./config.ts";
-export { Decoding } from "./decoding.ts";
-export type { DecodingModel, DecodingOptions, GeneratedToken, GenerateOptions } from "./decoding.ts";
-export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
-export { type ChatOptions, TransNormerLLM } from "./model.ts";
-export { type Choice, Sampler, type SamplingOptions } from "./sampling.ts";
-export type { Likelihood } from "./score.ts";
-export type { DownloadProgress, HubOptions } from "./source.ts";
-export { Session, type SessionModel } from "./session.ts";
-export { Tokenizer, type TokenStream } from "./tokenizer.ts";
-export type { ChatMessage, ChatTemplateOptions } from "./tokenizer/chat.ts";
-export type { Network } from "./transnormer.ts";
-export type { LayerWeights, LinearWeights, NormWeights, Weights } from "./weights.ts";
+export * from "./bare.ts";
+export { TransNormerLLM } from "./auto.ts";

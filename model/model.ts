@@ -22,6 +22,14 @@ import type { Weights } from "./weights.ts";
 /** Options of `model.chat()`. */
 export interface ChatOptions extends GenerateOptions, Pick<ChatTemplateOptions, "tools" | "template"> {}
 
+/** The backend of `options.backend`. @throws {TypeError} when it is none */
+export function checkBackend(backend: unknown): Backend {
+  if (typeof backend !== "object" || backend === null) {
+    typeError("TransNormerLLM.load", "options.backend must be a Backend, made by createBackend()", backend);
+  }
+  return backend as Backend;
+}
+
 /**
  * A language model of linear attention with decay ("Scaling TransNormer to 175 Billion Parameters"): what it
  * has read is kept in a state of fixed size.
@@ -99,34 +107,19 @@ export class TransNormerLLM implements Disposable {
    *
    * @param location a folder; the URL that the files lie under; or a model on the Hugging Face hub, `owner/name`,
    * `owner/name@revision`, or the same after `hf:`. A folder of that name wins
-   * @param options see {@linkcode LoadOptions}
+   * @param options see {@linkcode LoadOptions}; in `@levin/attention/tnl/bare` the backend must be given
    * @throws {RangeError} when a file is missing, truncated or hostile, config and weights do not fit, or the hub does not
    * give the model. The message names the location
    * @throws {TypeError} when a value is of the wrong kind
    * @throws what `signal` gives as reason, and what the network or the file system throws. After any failure the
    * backend holds what it held before
    */
-  static async load(location: string | URL, options: LoadOptions = {}): Promise<TransNormerLLM> {
-    const { backend, signal } = options;
-    if (backend !== undefined) {
-      if (typeof backend !== "object" || backend === null) {
-        typeError(
-          "TransNormerLLM.load",
-          "options.backend must be a Backend, made by createBackend()",
-          backend,
-        );
-      }
-      return new TransNormerLLM(backend, await loadCheckpoint(backend, location, options));
-    }
-    // Programs that bring a backend load nothing of the others.
-    const { createBackend } = await import("../backend.ts");
-    const owned = await createBackend({ signal });
-    try {
-      return new TransNormerLLM(owned, await loadCheckpoint(owned, location, options), { ownsBackend: true });
-    } catch (error) {
-      owned.dispose();
-      throw error;
-    }
+  static async load(
+    location: string | URL,
+    options: LoadOptions & { backend: Backend },
+  ): Promise<TransNormerLLM> {
+    const backend = checkBackend(options?.backend);
+    return new TransNormerLLM(backend, await loadCheckpoint(backend, location, options));
   }
 
   /** Number of parameters; tied ones count once. */

@@ -53,28 +53,56 @@ export async function perplexity(model: TransNormerLLM, text: string | ArrayLike
   return Math.exp(-logprob / tokens);
 }
 
-/** Log-probability of the ids from index `from` on, each after all ids before it. */
+/** Log-probabilities of neighbouring tokens. */
+export interface Scores {
+  /** Index of the first of them. */
+  readonly start: number;
+  /** Natural logarithms, one per token. */
+  readonly logprobs: Float64Array;
+  /** Whether each of the tokens is the likeliest one at its place. */
+  readonly greedy: boolean;
+}
+
+/**
+ * Log-probabilities of the ids from index `from` on, each after all ids before it: some at a time, at most 16 MiB of
+ * logits, however many ids there are.
+ */
+export async function* scores(
+  operation: string,
+  model: TransNormerLLM,
+  ids: Uint32Array,
+  from: number,
+): AsyncGenerator<Scores, void, void> {
+  const { vocabSize } = model.config;
+  const piece = Math.max(1, Math.min(PREFILL_TOKENS, Math.floor(2 ** 22 / vocabSize)));
+  using session = model.session();
+  if (from > 1) session.prefill(ids.subarray(0, from - 1)).dispose();
+  for (let start = from - 1; start < ids.length - 1; start += piece) {
+    const end = Math.min(start + piece, ids.length - 1);
+    using logits = session.prefill(ids.subarray(start, end), { logits: "all" });
+    const data = await logits.data();
+    const logprobs = new Float64Array(end - start);
+    let greedy = true;
+    for (let i = start; i < end; i++) {
+      const row = data.subarray((i - start) * vocabSize, (i - start + 1) * vocabSize);
+      logprobs[i - start] = row[ids[i + 1]] - logSumExp(row, operation);
+      greedy &&= argmax(row) === ids[i + 1];
+    }
+    yield { start: start + 1, logprobs, greedy };
+  }
+}
+
+/** Log-probability of the ids from index `from` on together. */
 async function score(
   operation: string,
   model: TransNormerLLM,
   ids: Uint32Array,
   from: number,
 ): Promise<Likelihood> {
-  const { vocabSize } = model.config;
-  // At most 16 MiB of logits at a time.
-  const piece = Math.max(1, Math.min(PREFILL_TOKENS, Math.floor(2 ** 22 / vocabSize)));
-  using session = model.session();
-  if (from > 1) session.prefill(ids.subarray(0, from - 1)).dispose();
   let logprob = 0, greedy = true;
-  for (let start = from - 1; start < ids.length - 1; start += piece) {
-    const end = Math.min(start + piece, ids.length - 1);
-    using logits = session.prefill(ids.subarray(start, end), { logits: "all" });
-    const data = await logits.data();
-    for (let i = start; i < end; i++) {
-      const row = data.subarray((i - start) * vocabSize, (i - start + 1) * vocabSize);
-      logprob += row[ids[i + 1]] - logSumExp(row, operation);
-      greedy &&= argmax(row) === ids[i + 1];
-    }
+  for await (const some of scores(operation, model, ids, from)) {
+    for (const one of some.logprobs) logprob += one;
+    greedy &&= some.greedy;
   }
   return { logprob, greedy, tokens: ids.length - from };
 }

@@ -447,7 +447,9 @@ async function gather(
     const Items = { 1: Uint8Array, 2: Uint16Array, 4: Uint32Array, 8: BigUint64Array }[itemBytes]!;
     const itemsOf = ({ buffer, length }: Uint8Array<ArrayBuffer>) =>
       new Items(buffer, 0, Math.floor(length / itemBytes));
-    scatter(itemsOf(piece), 0, dimensions, itemsOf(target), to);
+    // The piece is in cache, the target is not: its neighbours are written one after another.
+    const byStep = dimensions.toSorted(([, , a], [, , b]) => b - a);
+    scatter(itemsOf(piece), 0, byStep, itemsOf(target), to);
     return;
   }
   const [[size, stride, step], ...inner] = dimensions;

@@ -8,6 +8,7 @@
  *
  * @module
  */
+import { mixerStep, normLinear } from "../core/ops/fused.ts";
 import { lightningAttention, lightningAttentionStep } from "../core/ops/lightning.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
@@ -114,6 +115,9 @@ export function stateShapes(config: TransNormerConfig, batch: number): number[][
 
 /** A pass of inference: from token ids and states to the residual stream after the last layer, and states. */
 export function forward(network: Network, input: Input): Output {
+  if (input.states !== undefined && isFused(network, input)) {
+    return { hidden: step(network, input, input.states), states: [...input.states] };
+  }
   const states: Tensor[] = [];
   const attend: Attend = (l, q, k, v) => {
     const { slopes } = network.weights.layers[l];
@@ -125,6 +129,43 @@ export function forward(network: Network, input: Input): Output {
     return { hidden: residualStream(network, input, attend), states };
   } catch (error) {
     for (const state of states) if (!input.states?.includes(state)) state.dispose();
+    throw error;
+  }
+}
+
+/** Whether the machine fuses the operations of such a pass. */
+function isFused({ config, weights }: Network, { batch, seqLen }: Tokens): boolean {
+  const { fused } = weights.embedTokens.backend.machine;
+  if (fused === undefined || seqLen !== 1 || config.norm !== "srmsnorm") return false;
+  const isPlain = ({ qkvuProj, outProj, l1, l2 }: LayerWeights<Tensor>) =>
+    [qkvuProj, outProj, l1, l2].every(({ weight }) => weight.quantization === undefined) &&
+    l1.weight.dtype === l2.weight.dtype;
+  return fused.fits({ ...config, rows: batch }) && weights.layers.every(isPlain);
+}
+
+/**
+ * One token per sequence in fused operations: the equations of {@linkcode layer}, where a norm is a factor of the rows of
+ * the product that reads it.
+ */
+function step(network: Network, input: Input, states: readonly Tensor[]): Tensor {
+  const { config: { heads, activation }, weights } = network;
+  const { positions, rows } = input;
+  let hidden = embed(network, input);
+  try {
+    weights.layers.forEach(({ qkvuProj, theta, slopes, outProj, l1, l2, l3 }, l) => {
+      using x = hidden;
+      // x + out_proj(u ⊙ norm(o)), o = attend(q, k, v), q, k, v, u = split4(qkvu_proj(norm(x)))
+      using qkvu = normLinear(x, qkvuProj);
+      const mixed = mixerStep(qkvu, states[l], { heads, activation, slopes, theta, positions, rows });
+      using attended = mixed.attended, gated = mixed.gated;
+      using middle = normLinear(gated, outProj, { normed: attended, residual: x });
+      // x + l3(l1(h) ⊙ l2(h)), h = norm(x)
+      using product = normLinear(middle, l1, { gate: l2 });
+      hidden = linear(product, l3.weight, { bias: l3.bias, residual: middle });
+    });
+    return hidden;
+  } catch (error) {
+    hidden.dispose();
     throw error;
   }
 }
@@ -256,6 +297,10 @@ export function allLogits({ weights }: Network, hidden: Tensor): Tensor {
 /** `lm_head(norm(x))` of the last token of each batch element: `[batch, vocab]`. */
 export function lastLogits(network: Network, hidden: Tensor): Tensor {
   const [batch, seqLen] = hidden.shape;
+  if (seqLen === 1) { // all of them are last
+    const logits = allLogits(network, hidden);
+    return logits.reshape([batch, logits.size / batch]);
+  }
   using last = gatherRows(hidden, Array.from({ length: batch }, (_, b) => (b + 1) * seqLen - 1));
   return allLogits(network, last);
 }

@@ -10,6 +10,7 @@ import { cp, mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cli, command } from "../cli/mod.ts";
 import { wasmKernels } from "../wasm/module.ts";
 import { declarations } from "./declarations.ts";
 
@@ -185,6 +186,10 @@ export async function writePackage(): Promise<void> {
 }
 
 if (import.meta.main) {
-  await writePackage();
-  stop(); // esbuild's process
+  await cli(
+    command("package", "Writes the package for npm to dist/npm/.").action(async () => {
+      await writePackage();
+      await stop(); // esbuild's process
+    }),
+  );
 }

@@ -3,7 +3,8 @@
  *
  * @module
  */
-import { Decoding, type DecodingOptions, type TokenStream, type TransNormerLLM } from "../model/mod.ts";
+import { Decoding } from "../model/decoding.ts";
+import type { DecodingOptions, TokenStream, TransNormerLLM } from "../model/mod.ts";
 import { logSumExp } from "../model/sampling.ts";
 import type { Branch } from "./scheduler.ts";
 

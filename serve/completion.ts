@@ -7,6 +7,7 @@ import type { Session, TransNormerLLM } from "../model/mod.ts";
 import { Answer, type Part, type PartSink, PromptEntries } from "./answer.ts";
 import { ApiError, invalid } from "./errors.ts";
 import { type Limits, shareOf } from "./limits.ts";
+import { contextOf } from "./metrics.ts";
 import type { Prompt } from "./prompts.ts";
 import type { Job } from "./scheduler.ts";
 import type { Generation } from "./schema.ts";
@@ -81,7 +82,7 @@ export function begin(
     return ids;
   };
   const newAnswer = (ids: Uint32Array, prompt: Prompt, index: number, seed: number | undefined) => {
-    let last: number | undefined;
+    let last: number | undefined, context = (session?.position ?? 0) + ids.length;
     return new Answer(model, ids, {
       index,
       maxTokens,
@@ -101,10 +102,13 @@ export function begin(
     }, (part) => {
       const now = performance.now();
       if (last === undefined) openings[index]();
-      (last === undefined ? metrics.firstToken : metrics.perToken).observe((now - (last ?? arrived)) / 1000);
+      const labels = contextOf(context);
+      (last === undefined ? metrics.firstToken : metrics.perToken)
+        .observe((now - (last ?? arrived)) / 1000, labels);
       last = now;
+      context += part.tokens;
       usage.completionTokens += part.tokens;
-      metrics.completionTokens.add(part.tokens);
+      metrics.completionTokens.add(part.tokens, labels);
       if (part.finish !== undefined && lease !== undefined) endings.push(part);
       else sink.push(part);
     });

@@ -13,7 +13,6 @@ import { ApiError, respondError } from "./errors.ts";
 import { checkLimits, type Limits } from "./limits.ts";
 import { crossOrigin, sameOrigin } from "./origin.ts";
 import { modelFiles } from "./page/files.ts";
-import { page } from "./page/mod.ts";
 import { checkTemplate } from "./prompts.ts";
 import { completions } from "./routes/completions.ts";
 import { models } from "./routes/models.ts";
@@ -25,7 +24,7 @@ import { lazyStore } from "./stores/mod.ts";
 import type { SessionStore } from "./stores/store.ts";
 import type { SessionStorage } from "./stores/unstorage.ts";
 
-/** Options of {@linkcode createHandler}. */
+/** Options of `createHandler`. */
 export interface HandlerOptions {
   /** The model, or one that is still loading: until then the server is not ready. It stays the caller's. */
   model: TransNormerLLM | Promise<TransNormerLLM>;
@@ -71,7 +70,7 @@ export interface HandlerOptions {
   hosts?: readonly string[];
 }
 
-/** What {@linkcode createHandler} returns: a function, and an object with a `fetch`, whichever a host asks for. */
+/** What `createHandler` returns: a function, and an object with a `fetch`, whichever a host asks for. */
 export interface Handler {
   (request: Request): Promise<Response>;
   /** The same function. */
@@ -90,48 +89,11 @@ export interface Handler {
 }
 
 /**
- * A handler that answers from a model, in OpenAI's protocol.
+ * Puts a handler together; see `createHandler`.
  *
- * | route | |
- * |---|---|
- * | `POST /v1/completions`, `POST /v1/chat/completions` | answers, whole or streamed; `session` continues an earlier one |
- * | `GET /v1/models`, `GET /v1/models/<name>` | the model |
- * | `GET`, `DELETE /v1/sessions/<id>` | a session of the key that made it |
- * | `POST /v1/sessions/<id>/stop` | ends the answer that is being written in a session; its text so far counts |
- * | `POST /v1/sessions/<id>/fork` | another session, of the id in the body, that continues where this one stands |
- * | `GET /` | a page to try it |
- * | `GET /model/<file>` | the model's files, if `checkpoint` is given |
- * | `POST /tokenize`, `POST /detokenize`, `GET /tokenizer_info` | the tokenizer |
- * | `GET /health`, `GET /ready` | whether the process lives, whether it can answer; without a key |
- * | `GET /metrics` | Prometheus |
- *
- * Spans go to OpenTelemetry if the host has set it up; in Deno by `OTEL_DENO=true`.
- *
- * @example
- * ```ts
- * import assert from "node:assert/strict";
- * import { createBackend } from "@levin/attention";
- * import { createHandler } from "@levin/attention/serve";
- * import { TransNormerLLM } from "@levin/attention/tnl";
- *
- * using backend = await createBackend({ prefer: "wasm" });
- * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
- * const handler = createHandler({ model });
- * const response = await handler(
- *   new Request("http://localhost/v1/completions", {
- *     method: "POST",
- *     headers: { "content-type": "application/json" },
- *     body: JSON.stringify({ prompt: [5, 17, 9], max_tokens: 4, temperature: 0, session: "mine" }),
- *   }),
- * );
- * assert.equal(response.status, 200);
- * assert.equal((await response.json()).usage.completion_tokens, 4);
- * await handler.close();
- * ```
- *
- * @throws {TypeError} when an option is of the wrong kind @throws {RangeError} when a limit is out of range
+ * @param page what there is at `/`, if anything
  */
-export function createHandler(options: HandlerOptions): Handler {
+export function makeHandler(options: HandlerOptions, page?: Hono): Handler {
   const { name = "levin", model, checkpoint, chatTemplate, sessionSecret, untrusted } = options;
   const storage = storageOf(options.storage);
   const limits = checkLimits(options.limits, options.apiKeys?.length, storage === undefined);
@@ -169,7 +131,7 @@ export function createHandler(options: HandlerOptions): Handler {
   app.use(methodNotAllowed({ app, onMethodNotAllowed: respondMethods }));
 
   app.route("/", health(service));
-  app.route("/", page());
+  if (page !== undefined) app.route("/", page);
 
   if (options.apiKeys === undefined) app.use(sameOrigin(options.cors ?? [], options.hosts));
   app.use(authenticated);

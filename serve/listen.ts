@@ -100,8 +100,9 @@ export async function listen(
     accepted++;
     socket.setMaxListeners(0); // a request adds some, and several may come together
     socket.on("error", () => {}); // of a client that is gone; the request's signal says so
-    if (clients.admit(socket)) http.emit("connection", socket);
-    else refuse(socket);
+    if (!clients.admit(socket)) return refuse(socket);
+    http.emit("connection", socket);
+    parseInSlices(socket);
   };
   // Those that are being refused or given up are connections of the host still; beyond them it drops without a word.
   const most = options.connections + LEAVING;
@@ -238,6 +239,26 @@ class Clients {
     await Promise.all(ends);
     clearTimeout(timer);
   }
+}
+
+/** Bytes that are parsed of what came together, before it is looked whether the connection still stands. */
+const SLICE = 1024;
+
+/**
+ * Lets `node:http` parse what comes slice by slice, each twice as long as the one before: it would go through hundreds of
+ * requests that came together, 64 KB of them, after the connection was ended at the ninth.
+ */
+function parseInSlices(socket: Socket): void {
+  const [parse, ...others] = socket.listeners("data") as ((bytes: Uint8Array) => void)[];
+  if (parse === undefined || others.length > 0) throw new Error("node:http must read by one listener");
+  // Deno hands bytes to the parser past all listeners; Node.js ends that when a listener is added.
+  (socket as { parser?: { unconsume?(): void } }).parser?.unconsume?.();
+  socket.off("data", parse);
+  socket.on("data", (bytes: Uint8Array) => {
+    for (let at = 0, length = SLICE; at < bytes.length && !socket.destroyed; at += length, length *= 2) {
+      parse.call(socket, bytes.subarray(at, at + length));
+    }
+  });
 }
 
 /** Whether a client has sent all of a request: it waits for the server, not the server for it. */

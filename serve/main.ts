@@ -10,6 +10,7 @@ import {
   command,
   downloadLine,
   frugalCommand,
+  groupOption,
   integer,
   interruption,
   location,
@@ -21,6 +22,7 @@ import {
   text,
   threads,
   UsageError,
+  weightsOption,
 } from "../cli/mod.ts";
 import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
@@ -48,6 +50,8 @@ const serve = command("serve", "Serves a model over HTTP.")
     storagePlace,
   )
   .addOption(backendOption())
+  .addOption(weightsOption())
+  .addOption(groupOption())
   .option("--threads <n>", 'of WASM; "auto": one per core', threads, 1)
   .option("--batch <n>", "answers decoded together", integer(1), 64)
   .option("--connections <n>", "kept at the same time; fewer where the host has no room", integer(1), 1024)
@@ -95,6 +99,8 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     const begun = Promise.withResolvers<void>();
     const loading = TransNormerLLM.load(checkpoint, {
       backend,
+      weights: options.weights,
+      group: options.group,
       signal: stop,
       onDownload: downloadLine(),
       redirects: options.redirect,

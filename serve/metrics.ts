@@ -32,9 +32,10 @@ abstract class Metric {
 export class Counter extends Metric {
   readonly #values = new Map<string, number>();
 
-  /** A counter at zero. */
-  constructor(name: string, help: string) {
+  /** A counter at zero. @param series labels of what is there before anything is counted */
+  constructor(name: string, help: string, series: readonly Labels[] = []) {
     super(name, help, "counter");
+    for (const labels of series) this.add(0, labels);
   }
 
   /** Counts. */
@@ -67,31 +68,42 @@ export class Gauge extends Metric {
 /** Counts of values up to each of several bounds. */
 export class Histogram extends Metric {
   readonly #bounds: readonly number[];
-  readonly #counts: number[];
-  #sum = 0;
-  #count = 0;
+  readonly #series = new Map<string, { labels: Labels; counts: number[]; sum: number; count: number }>();
 
-  /** @param bounds upper ends of the buckets, increasing */
-  constructor(name: string, help: string, bounds: readonly number[]) {
+  /** @param bounds upper ends of the buckets, increasing @param series labels of what is there before the first value */
+  constructor(name: string, help: string, bounds: readonly number[], series: readonly Labels[] = [{}]) {
     super(name, help, "histogram");
     this.#bounds = bounds;
-    this.#counts = bounds.map(() => 0);
+    for (const labels of series) this.#seriesOf(labels);
   }
 
   /** Counts a value. */
-  observe(value: number): void {
-    this.#sum += value;
-    this.#count++;
-    this.#bounds.forEach((bound, i) => this.#counts[i] += Number(value <= bound));
+  observe(value: number, labels: Labels = {}): void {
+    const series = this.#seriesOf(labels);
+    series.sum += value;
+    series.count++;
+    this.#bounds.forEach((bound, i) => series.counts[i] += Number(value <= bound));
+  }
+
+  #seriesOf(labels: Labels) {
+    const key = show(labels);
+    let series = this.#series.get(key);
+    if (series === undefined) {
+      series = { labels, counts: this.#bounds.map(() => 0), sum: 0, count: 0 };
+      this.#series.set(key, series);
+    }
+    return series;
   }
 
   protected override *samples(): Iterable<string> {
-    for (const [i, bound] of this.#bounds.entries()) {
-      yield `${this.name}_bucket{le="${bound}"} ${this.#counts[i]}`;
+    for (const [key, { labels, counts, sum, count }] of this.#series) {
+      for (const [i, bound] of this.#bounds.entries()) {
+        yield `${this.name}_bucket${show({ ...labels, le: bound })} ${counts[i]}`;
+      }
+      yield `${this.name}_bucket${show({ ...labels, le: "+Inf" })} ${count}`;
+      yield `${this.name}_sum${key} ${sum}`;
+      yield `${this.name}_count${key} ${count}`;
     }
-    yield `${this.name}_bucket{le="+Inf"} ${this.#count}`;
-    yield `${this.name}_sum ${this.#sum}`;
-    yield `${this.name}_count ${this.#count}`;
   }
 }
 
@@ -104,16 +116,39 @@ function show(labels: Labels): string {
 
 const SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
+/**
+ * Lengths of context by which times and costs are told apart, with their largest numbers of tokens: what a token costs must
+ * not depend on them.
+ */
+const CONTEXTS = { "1K": 2 ** 10, "8K": 2 ** 13, "64K": 2 ** 16, "512K": 2 ** 19, more: Infinity };
+
+/** Labels of a sequence that holds so many tokens, those of earlier turns too. */
+export function contextOf(tokens: number): { context: string } {
+  return { context: Object.entries(CONTEXTS).find(([, most]) => tokens <= most)![0] };
+}
+
+const BY_CONTEXT = Object.keys(CONTEXTS).map((context) => ({ context }));
+
+/** Whether tokens of prompts are read or tokens of answers are written. */
+type Work = "read" | "write";
+
 /** What a server counts. */
 export class Metrics {
   readonly requests: Counter = new Counter("levin_requests_total", "Responses by route and status.");
   readonly promptTokens: Counter = new Counter(
     "levin_prompt_tokens_total",
-    "Tokens of prompts that were read.",
+    "Tokens of prompts that were read, by the length of context after them.",
+    BY_CONTEXT,
   );
   readonly completionTokens: Counter = new Counter(
     "levin_completion_tokens_total",
-    "Tokens that were generated.",
+    "Tokens that were generated, by the length of context before them.",
+    BY_CONTEXT,
+  );
+  readonly #computing: Counter = new Counter(
+    "levin_compute_seconds_total",
+    "Seconds of computing: of reading prompts, and of steps that write, shared by the answers in them.",
+    BY_CONTEXT.flatMap((labels) => [{ work: "read", ...labels }, { work: "write", ...labels }]),
   );
   readonly prefixHits: Counter = new Counter(
     "levin_prefix_hits_total",
@@ -142,15 +177,43 @@ export class Metrics {
   );
   readonly firstToken: Histogram = new Histogram(
     "levin_time_to_first_token_seconds",
-    "From the arrival of a request to the first token of each answer.",
+    "From the arrival of a request to the first token of each answer, by the length of context before it.",
     SECONDS,
+    BY_CONTEXT,
   );
   readonly perToken: Histogram = new Histogram(
     "levin_time_per_token_seconds",
-    "Between two tokens of an answer.",
+    "Between two tokens of an answer, by the length of context before the second.",
     SECONDS,
+    BY_CONTEXT,
   );
   readonly #gauges: Gauge[] = [];
+  /** When the device had done all that was measured so far, on the clock of `performance.now()`. */
+  #free = 0;
+
+  /**
+   * Counts the seconds that the device computes for sequences, shared equally. Devices compute in order: what was enqueued
+   * before another's end begins with that.
+   *
+   * @param start when it was enqueued, on the clock of `performance.now()`
+   * @param end settles when it is done, or has failed: then it is not counted
+   * @param contexts how many tokens each of the sequences holds
+   */
+  async compute(
+    work: Work,
+    start: number,
+    end: Promise<unknown>,
+    contexts: readonly number[],
+  ): Promise<void> {
+    try {
+      await end;
+    } catch {
+      return; // whoever reads the result tells it
+    }
+    const now = performance.now(), share = (now - Math.max(start, this.#free)) / 1000 / contexts.length;
+    this.#free = now;
+    for (const tokens of contexts) this.#computing.add(share, { work, ...contextOf(tokens) });
+  }
 
   /** Adds a number that is read when the metrics are. */
   gauge(name: string, help: string, read: () => number): void {
@@ -161,7 +224,7 @@ export class Metrics {
   render(): string {
     const { requests, promptTokens, completionTokens, prefixHits, prefixTokens } = this;
     return [
-      ...[requests, promptTokens, completionTokens, prefixHits, prefixTokens],
+      ...[requests, promptTokens, completionTokens, this.#computing, prefixHits, prefixTokens],
       ...[this.sessionWrites, this.quarantined, this.evicted],
       ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,

@@ -7,12 +7,17 @@ import { ApiError, invalid } from "./errors.ts";
 
 const MINUTE = 60_000;
 
-/** What owners may use per minute: a full minute's worth to begin with, and as much as time brings from then on. */
+/**
+ * What owners may use per minute: a full minute's worth to begin with, and as much as time brings from then on.
+ *
+ * Counted in units × milliseconds, over whole milliseconds: integers, exact for limits up to 10^11. Fractions of a unit
+ * would be rounded, and a client that waited the time it was told would find a hair too little.
+ */
 export class Allowance {
   readonly #perMinute: number;
   readonly #what: string;
   readonly #now: () => number;
-  /** What each owner has left, and when that was counted. */
+  /** What each owner has left, and the millisecond at which that was counted. */
   readonly #left = new Map<string, { amount: number; at: number }>();
 
   /** @param perMinute what an owner may use; `Infinity`: there is no limit @param what in messages, such as `"tokens"` */
@@ -23,7 +28,7 @@ export class Allowance {
   }
 
   /**
-   * Uses some of it.
+   * Uses some of it, an integer.
    *
    * @throws {ApiError} 429 that says after how many seconds there is enough; 400 when there never will be
    */
@@ -36,32 +41,28 @@ export class Allowance {
         "rate_limit_too_small",
       );
     }
-    const left = this.#count(owner);
-    if (left.amount < amount) {
-      const seconds = (amount - left.amount) / this.#perMinute * MINUTE / 1000;
+    const left = this.#count(owner), missing = amount * MINUTE - left.amount;
+    if (missing > 0) {
       throw new ApiError(429, `The key has used its ${this.#perMinute} ${this.#what} per minute`, {
         code: "rate_limit_exceeded",
-        retryAfter: Math.max(1, Math.ceil(seconds)),
+        retryAfter: Math.ceil(missing / (this.#perMinute * 1000)),
       });
     }
-    left.amount -= amount;
+    left.amount -= amount * MINUTE;
   }
 
   /** Gives back what was not used after all. */
   giveBack(owner: string, amount: number): void {
     if (this.#perMinute === Infinity) return;
     const left = this.#count(owner);
-    left.amount = Math.min(this.#perMinute, left.amount + amount);
+    left.amount = Math.min(this.#perMinute * MINUTE, left.amount + amount * MINUTE);
   }
 
   #count(owner: string): { amount: number; at: number } {
-    const now = this.#now();
-    const before = this.#left.get(owner) ?? { amount: this.#perMinute, at: now };
-    const amount = Math.min(
-      this.#perMinute,
-      before.amount + (now - before.at) / MINUTE * this.#perMinute,
-    );
-    const left = { amount, at: now };
+    const at = Math.floor(this.#now());
+    const before = this.#left.get(owner) ?? { amount: this.#perMinute * MINUTE, at };
+    const amount = Math.min(this.#perMinute * MINUTE, before.amount + (at - before.at) * this.#perMinute);
+    const left = { amount, at };
     this.#left.set(owner, left);
     return left;
   }

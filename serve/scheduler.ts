@@ -9,7 +9,7 @@ import { ApiError, report } from "./errors.ts";
 import { FairQueue } from "./fairQueue.ts";
 import { letTurn } from "./gate.ts";
 import { type Limits, shareOf } from "./limits.ts";
-import type { Metrics } from "./metrics.ts";
+import { contextOf, type Metrics } from "./metrics.ts";
 import { Prefixes } from "./prefixes.ts";
 
 /** An answer that is being written. */
@@ -65,6 +65,8 @@ interface Seat {
   readonly slot: number;
   /** Read in the next step. */
   token: number;
+  /** Tokens that were read before. */
+  position: number;
 }
 
 /** Shares a model among jobs. */
@@ -313,10 +315,15 @@ export class Scheduler {
     if (piece.length === 0) return undefined;
     const { onPrompt, prompt, branches } = task.job;
     const isLast = task.read + piece.length === prompt.length;
+    const start = performance.now(), { position } = task.session!;
     using logits = task.session!.prefill(piece, { logits: onPrompt === undefined ? "last" : "all" });
-    this.#metrics.promptTokens.add(piece.length);
+    const context = position + piece.length;
+    this.#metrics.promptTokens.add(piece.length, contextOf(context));
+    // Asked for after every piece, and waited for only where it is needed: so it is known how long the device computes.
+    const reading = logits.data();
+    this.#metrics.compute("read", start, reading, [context]);
     if (onPrompt === undefined && (!isLast || branches.length === 0)) return undefined;
-    const data = await logits.data();
+    const data = await reading;
     if (onPrompt !== undefined) await inSlices(data, this.#model.config.vocabSize, onPrompt, task.read);
     return data.subarray(data.length - this.#model.config.vocabSize);
   }
@@ -330,7 +337,8 @@ export class Scheduler {
         continue;
       }
       this.#batch ??= this.#model.batch(this.#limits.batch);
-      this.#seats.push({ task, branch, slot: this.#batch.join(task.session!), token });
+      const { position } = task.session!;
+      this.#seats.push({ task, branch, slot: this.#batch.join(task.session!), token, position });
     }
     if (task.open === 0) this.#finish(task);
     else this.#forget(task, undefined); // the state is in the batch now
@@ -345,9 +353,12 @@ export class Scheduler {
     const batch = this.#batch;
     if (seats.length === 0 || batch === undefined) return;
     let data: Float32Array;
+    const start = performance.now();
     try {
       using logits = batch.step(seats.map(({ slot }) => slot), seats.map(({ token }) => token));
-      data = await logits.data();
+      const reading = logits.data();
+      this.#metrics.compute("write", start, reading, seats.map(({ position }) => position + 1));
+      data = await reading;
     } catch (error) {
       for (const { task } of this.#seats) this.#end(task, error); // the states of the blocked ones are gone too
       this.#seats = [];
@@ -363,6 +374,7 @@ export class Scheduler {
         const next = task.ended ? undefined : branch.next(data.subarray(i * vocabSize, (i + 1) * vocabSize));
         if (next !== undefined) {
           seat.token = next;
+          seat.position++;
           this.#seats.push(seat);
           continue;
         }

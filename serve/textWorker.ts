@@ -4,7 +4,7 @@
  * @module
  */
 import { parentPort, workerData } from "node:worker_threads";
-import { Tokenizer } from "../model/mod.ts";
+import { Tokenizer } from "../model/tokenizer.ts";
 import { type TextTask, workOn } from "./textWork.ts";
 
 let tokenizer: Tokenizer;

@@ -5,10 +5,12 @@
  *
  * @module
  */
+import { fileURLToPath } from "node:url";
+import { cli, command, UsageError } from "../cli/mod.ts";
 import type { Lag } from "./attacked.ts";
 import { ATTACKS, type Target } from "./attackers.ts";
 import { fuzzBodies, fuzzFiles, fuzzHttp, fuzzStores } from "./fuzz.ts";
-import { listening } from "./listening.ts";
+import { type Listening, listening } from "./listening.ts";
 import { events } from "./serve_setup.ts";
 
 /** Seconds of an attack, and of each kind of random input. */
@@ -21,45 +23,66 @@ const HONEST = "honest-key", HOSTILE = "hostile-key";
 
 const ASKED = { prompt: "The state of the Union", max_tokens: 24, temperature: 0, stream: true };
 
-const folder = await Deno.makeTempDir();
-const model = new URL("../models/sotu", import.meta.url).pathname;
-const main = new URL("./attacked.ts", import.meta.url).pathname;
-const run = [
-  `"$0" run -A --no-check "${main}" --model "${model}" --storage "${folder}" --port 0`,
-  "--backend wasm",
-].join(" ");
-const server = new Deno.Command("sh", {
-  args: ["-c", `ulimit -n ${DESCRIPTORS}; exec ${run}`, Deno.execPath()],
-  env: { LEVIN_API_KEYS: `${HONEST},${HOSTILE}`, NO_COLOR: "1" },
-  stdin: "piped",
-  stdout: "piped",
-  stderr: "piped",
-}).spawn();
-const input = server.stdin.getWriter();
-const output = listening(server);
-let isAlive = true;
-server.status.then(() => isAlive = false);
+/** A server in a process of its own, and what is known of it. */
+class Server {
+  readonly process: Deno.ChildProcess;
+  readonly output: Listening;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+  /** Counts the questions to {@linkcode lag}. */
+  #asked = 0;
+  isAlive = true;
 
-/** MiB of resident memory. */
-function memory(): number {
-  try {
-    return Number(/VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${server.pid}/status`))?.[1]) / 1024;
-  } catch {
-    return NaN;
+  /** @param folder for its sessions */
+  constructor(folder: string) {
+    const model = fileURLToPath(new URL("../models/sotu", import.meta.url));
+    const main = fileURLToPath(new URL("./attacked.ts", import.meta.url));
+    const run = [
+      `"$0" run -A --no-check "${main}" --model "${model}" --storage "${folder}" --port 0`,
+      "--backend wasm",
+    ].join(" ");
+    this.process = new Deno.Command("sh", {
+      args: ["-c", `ulimit -n ${DESCRIPTORS}; exec ${run}`, Deno.execPath()],
+      env: { LEVIN_API_KEYS: `${HONEST},${HOSTILE}`, NO_COLOR: "1" },
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#input = this.process.stdin.getWriter();
+    this.output = listening(this.process);
+    this.process.status.then(() => this.isAlive = false);
   }
-}
 
-/** Counts the questions to {@linkcode lag}. */
-let asked = 0;
+  /** MiB of resident memory. */
+  memory(): number {
+    try {
+      const status = Deno.readTextFileSync(`/proc/${this.process.pid}/status`);
+      return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
+    } catch {
+      return NaN;
+    }
+  }
 
-/** What the server says of its event loop since it was last asked. */
-async function lag(): Promise<Lag> {
-  const line = `lag ${asked} `;
-  await input.write(new TextEncoder().encode(`${asked++}\n`));
-  const found = () => output.log().split("\n").find((one) => one.startsWith(line) && one.endsWith("}"));
-  await output.line(line);
-  while (found() === undefined) await new Promise((resolve) => setTimeout(resolve, 10));
-  return JSON.parse(found()!.slice(line.length));
+  /** What the server says of its event loop since it was last asked. */
+  async lag(): Promise<Lag> {
+    if (!this.isAlive) return { held: NaN, turn: NaN, model: NaN };
+    const line = `lag ${this.#asked} `;
+    await this.#input.write(new TextEncoder().encode(`${this.#asked++}\n`));
+    const found = () =>
+      this.output.log().split("\n").find((one) => one.startsWith(line) && one.endsWith("}"));
+    await this.output.line(line);
+    while (found() === undefined) await new Promise((resolve) => setTimeout(resolve, 10));
+    return JSON.parse(found()!.slice(line.length));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.process.kill("SIGKILL");
+    } catch {
+      // it has ended by itself
+    }
+    await this.process.status;
+    await this.output.done;
+  }
 }
 
 /** As clients do, the `openai` package among them: what was refused for now is tried again, twice. */
@@ -162,21 +185,24 @@ interface Row {
   readonly ok: boolean;
 }
 
-const rows: Row[] = [];
+/** The row of what has no server of its own to measure. */
+const bare = (attack: string, ok: boolean): Row => ({
+  ...{ attack, health: "", held: "", turn: "", memory: "", honest: "", retries: "" },
+  ...{ alive: ok ? "yes" : "NO", ok },
+});
 
 /** Measures while something is done. */
 async function beside(
   attack: string,
-  url: string,
-  expected: string,
-  start: number,
+  server: Server,
+  { url, expected, start }: { url: string; expected: string; start: number },
   work: () => Promise<void>,
-) {
+): Promise<Row> {
   const over = new AbortController();
   retries = 0;
-  await lag();
+  await server.lag();
   let peak = 0;
-  const watching = setInterval(() => peak = Math.max(peak, memory()), 50);
+  const watching = setInterval(() => peak = Math.max(peak, server.memory()), 50);
   const probing = probe(url, over.signal), asking = honest(url, expected, over.signal);
   let failure: unknown;
   try {
@@ -187,110 +213,91 @@ async function beside(
   over.abort();
   const { longest, failed } = await probing, { served, lost } = await asking;
   clearInterval(watching);
-  const over512 = peak - start;
-  const { held, turn, model } = isAlive ? await lag() : { held: NaN, turn: NaN, model: NaN };
-  rows.push({
+  const memory = peak - start;
+  const { held, turn, model } = await server.lag();
+  const row = {
     attack,
     health: `${longest.toFixed(0)} ms${failed > 0 ? `, ${failed} failed` : ""}`,
     held: `${held.toFixed(0)} ms`,
     turn: `${turn.toFixed(0)} ms, ${model.toFixed(0)} ms`,
-    memory: `${over512.toFixed(0)} MiB`,
-    alive: isAlive ? "yes" : "NO",
+    memory: `${memory.toFixed(0)} MiB`,
+    alive: server.isAlive ? "yes" : "NO",
     honest: `${served} served, ${lost.length} lost`,
     retries: String(retries),
-    ok: isAlive && failed === 0 && longest <= HEALTH && held <= HELD && over512 <= MEMORY && served > 0 &&
-      lost.length === 0 &&
-      failure === undefined,
-  });
-  console.log(Object.values(rows.at(-1)!).join(" | "));
+    ok: server.isAlive && failed === 0 && longest <= HEALTH && held <= HELD && memory <= MEMORY &&
+      served > 0 && lost.length === 0 && failure === undefined,
+  };
+  console.log(Object.values(row).join(" | "));
   for (const reason of new Set(lost)) console.error(`  lost: ${reason}`);
   if (failure !== undefined) console.error(failure);
+  return row;
 }
 
-try {
-  const url = await output.url;
-  await output.line("parameters");
-  const expected = await stream(url);
-  for (let i = 0; i < 10; i++) await stream(url);
-  const start = memory();
-  const target: Target = { url, key: HOSTILE };
-  const only = Deno.args;
-  for (const name of Object.keys(ATTACKS)) {
-    if (only.length > 0 && !only.some((word) => name.includes(word))) continue;
-    const worker = new Worker(new URL("./attackers.ts", import.meta.url), { type: "module" });
-    await beside(name, url, expected, start, async () => {
-      await new Promise((resolve) => {
-        worker.onmessage = resolve;
-        worker.postMessage({ name, target, seconds: SECONDS });
-      });
-    });
-    worker.terminate();
+/** An attack of `attackers.ts`, in a worker. */
+async function attacked(name: string, target: Target): Promise<void> {
+  const worker = new Worker(new URL("./attackers.ts", import.meta.url), { type: "module" });
+  await new Promise((resolve) => {
+    worker.onmessage = resolve;
+    worker.postMessage({ name, target, seconds: SECONDS });
+  });
+  worker.terminate();
+}
+
+/** Prints what became of the attacks. */
+function print(rows: readonly Row[]): void {
+  const titles = [
+    ...["attack", "longest /health", "held by the server", "longest turn, model's part"],
+    ...["memory over the start", "alive", "an honest client", "tried again", ""],
+  ];
+  const cells = rows.map(({ ok, ...row }) => [...Object.values(row), ok ? "ok" : "FAILED"]);
+  const widths = titles.map((title, i) => Math.max(title.length, ...cells.map((row) => row[i].length)));
+  const show = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i])).join(" | ")} |`;
+  const line = `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|`;
+  console.log([show(titles), line, ...cells.map(show)].join("\n"));
+}
+
+const RANDOM = "random";
+
+/** @param only words of which the names of attacks hold one; none: all attacks */
+async function attack(only: readonly string[]): Promise<void> {
+  const wanted = (name: string) => only.length === 0 || only.some((word) => name.includes(word));
+  for (const word of only) {
+    if (word === RANDOM || Object.keys(ATTACKS).some((name) => name.includes(word))) continue;
+    throw new UsageError(`no attack is named '${word}', but ${Object.keys(ATTACKS).join("; ")}; ${RANDOM}`);
   }
-  if (only.length === 0 || only.includes("random")) {
-    await beside("random HTTP", url, expected, start, () => fuzzHttp(url, FUZZ_SECONDS));
-    // These have handlers of their own, in this process.
-    for (
-      const [name, fuzz] of Object.entries({ JSON: fuzzBodies, stores: fuzzStores, "model files": fuzzFiles })
-    ) {
-      try {
-        await fuzz(FUZZ_SECONDS);
-        rows.push({
-          attack: `random ${name}`,
-          health: "",
-          held: "",
-          turn: "",
-          memory: "",
-          alive: "yes",
-          honest: "",
-          retries: "",
-          ok: true,
-        });
-      } catch (error) {
-        console.error(error);
-        rows.push({
-          attack: `random ${name}`,
-          health: "",
-          held: "",
-          turn: "",
-          memory: "",
-          alive: "no",
-          honest: "",
-          retries: "",
-          ok: false,
-        });
+  const folder = await Deno.makeTempDir(), rows: Row[] = [];
+  try {
+    await using server = new Server(folder);
+    const url = await server.output.url;
+    await server.output.line("parameters");
+    const expected = await stream(url);
+    for (let i = 0; i < 10; i++) await stream(url);
+    const known = { url, expected, start: server.memory() };
+    for (const name of Object.keys(ATTACKS).filter(wanted)) {
+      rows.push(await beside(name, server, known, () => attacked(name, { url, key: HOSTILE })));
+    }
+    if (wanted(RANDOM)) {
+      rows.push(await beside("random HTTP", server, known, () => fuzzHttp(url, FUZZ_SECONDS)));
+      // These have handlers of their own, in this process.
+      const others = { JSON: fuzzBodies, stores: fuzzStores, "model files": fuzzFiles };
+      for (const [name, fuzz] of Object.entries(others)) {
+        const failure = await fuzz(FUZZ_SECONDS).then(() => undefined, (error) => error);
+        if (failure !== undefined) console.error(failure);
+        rows.push(bare(`random ${name}`, failure === undefined));
       }
     }
+    print(rows);
+    const log = server.output.log().split("\n").slice(2).filter((line) => !line.startsWith("lag "))
+      .join("\n").trim();
+    if (log !== "") console.log(`The server's log:\n${log.slice(0, 4000)}`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
-} finally {
-  try {
-    server.kill("SIGKILL");
-  } catch {
-    // it has ended by itself
-  }
-  await server.status;
-  await output.done;
-  await Deno.remove(folder, { recursive: true });
+  if (rows.some(({ ok }) => !ok)) throw new Error("Cannot call the server safe: a goal was missed");
 }
 
-const titles = [
-  "attack",
-  "longest /health",
-  "held by the server",
-  "longest turn, model's part",
-  "memory over the start",
-  "alive",
-  "an honest client",
-  "tried again",
-  "",
-];
-const cells = rows.map(({ ok, ...row }) => [...Object.values(row), ok ? "ok" : "FAILED"]);
-const widths = titles.map((title, i) => Math.max(title.length, ...cells.map((row) => row[i].length)));
-const show = (row: readonly string[]) => `| ${row.map((cell, i) => cell.padEnd(widths[i])).join(" | ")} |`;
-console.log(
-  [show(titles), `|${widths.map((width) => "-".repeat(width + 2)).join("|")}|`, ...cells.map(show)].join(
-    "\n",
-  ),
+await cli(
+  command("attack", "Attacks on the server on loopback, with honest clients beside them; prints a table.")
+    .argument("[words...]", "words of attacks; default: all of them")
+    .action(attack),
 );
-const log = output.log().split("\n").slice(2).filter((line) => !line.startsWith("lag ")).join("\n").trim();
-if (log !== "") console.log(`The server's log:\n${log.slice(0, 4000)}`);
-if (rows.some(({ ok }) => !ok)) Deno.exit(1);

@@ -1,8 +1,11 @@
 import assert from "node:assert/strict";
+import { elementCount } from "../core/shape.ts";
 import type { Backend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import { lossAndGradients, lossOf, type PassOptions, type Segment } from "../train/backward.ts";
+import { configByName } from "../train/configs.ts";
+import { stepMemory } from "../train/memory.ts";
 import { Parameters } from "../train/optimizer.ts";
 import { assertClose, assertSameBits, eachBackend, randomArray, relativeError, seeded } from "./harness.ts";
 
@@ -90,6 +93,43 @@ function otherModel(backend: Backend): Parameters {
     value: randomArray(shape, ++seed).map((x) => name.endsWith("norm.weight") ? 1 + x / 4 : x / 2),
   }));
 }
+
+eachBackend("a step holds what it is told to hold, and little of it with recompute", async (backend) => {
+  const told: number[] = [];
+  for (const [layers, vocab] of [[6, 259], [2, 259], [2, 3000]] as const) {
+    for (const recompute of [false, true]) {
+      const config = parseConfig({
+        ...configByName("tiny"),
+        vocab_size: vocab,
+        decoder_layers: layers,
+        linear_use_lrpe_list: Array.from({ length: layers }, (_, l) => l === 0 ? 1 : 0),
+      });
+      using parameters = new Parameters(backend, config, (_, shape) => ({
+        value: new Float32Array(elementCount(shape)).fill(0.01),
+      }));
+      const batch = 2, seqLen = 64;
+      const segment = shifted(new Uint32Array(batch * seqLen), batch);
+      const { operations } = backend.machine, original = { ...operations };
+      let most = 0;
+      const watched = Object.entries(original).map(([name, run]) => [name, (call: never) => {
+        most = Math.max(most, backend.bytesInUse);
+        (run as (call: never) => void)(call);
+      }]);
+      try {
+        Object.assign(operations, Object.fromEntries(watched));
+        await run(backend, parameters, segment, { recompute });
+      } finally {
+        Object.assign(operations, original);
+      }
+      const memory = stepMemory(config, parameters.count, { batch, seqLen }, recompute);
+      const all = memory.parameters + memory.activations, what = `${layers} layers, ${vocab}, ${recompute}`;
+      assert(most <= all + 2 ** 15, `${what}: ${most} bytes of ${all}`); // totals, and tables of decay
+      assert(most >= memory.parameters + 0.97 * memory.activations, `${what}: ${most} bytes of ${all}`);
+      told.push(memory.activations);
+    }
+  }
+  assert(told[1] < told[0] / 2, `six layers take ${told[1]} bytes instead of ${told[0]}`);
+});
 
 eachBackend(
   "LayerNorm, biases and tied embeddings: against finite differences",

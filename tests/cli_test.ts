@@ -6,14 +6,13 @@ import { textFiles } from "./serve_setup.ts";
 
 const ROOT = fileURLToPath(new URL("../", import.meta.url));
 
-/** All commands with options: the tasks whose scripts call `cli()`, with what Deno is started with. */
+/** The scripts of all tasks that run one: what Deno is started with, the script last. */
 const COMMANDS: Readonly<Record<string, readonly string[]>> = Object.fromEntries(
   Object.entries<{ command: string }>(JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`)).tasks)
     .flatMap(([name, { command }]) => {
       // What the shell puts there is the cache of models from the hub; these tests have none.
       const words = command.replace(/"\$\(.*?\)"/, "no-cache").split(" "), script = words.at(-1)!;
-      const isScript = words[0] === "deno" && words[1] === "run" && /^[\w/]+\.ts$/.test(script);
-      if (!isScript || !/\bcli\(/.test(Deno.readTextFileSync(ROOT + script))) return [];
+      if (words[0] !== "deno" || words[1] !== "run" || words.includes("&&")) return [];
       const flags = words.slice(1, -1).map((word) => word.replace(/^--lock=/, `--lock=${ROOT}`));
       return [[name, [...flags, "--no-check", ROOT + script]]];
     }),
@@ -84,15 +83,21 @@ async function withModel(body: (folder: string) => Promise<void>): Promise<void>
   });
 }
 
+const ON_SOTU = ["--data", "sotu", "--model"] as const;
+
 const QUICK = ["--backend", "wasm", "--temperature", "0", "--max-tokens", "8"];
 
 Deno.test("every command says on stdout what it takes, without colours", async () => {
   const names = Object.keys(COMMANDS);
-  for (const name of ["generate", "score", "serve", "train", "convert", "demo"]) {
+  for (
+    const name of ["generate", "score", "serve", "train", "convert", "demo", "build", "package", "attack"]
+  ) {
     assert(names.includes(name));
   }
   for (const name of names) {
-    assert.doesNotMatch(await Deno.readTextFile(COMMANDS[name].at(-1)!), /\bparseArgs\b/);
+    const source = await Deno.readTextFile(COMMANDS[name].at(-1)!);
+    assert.match(source, /\bawait cli\(/, name);
+    assert.doesNotMatch(source, /\bparseArgs\b|\bDeno\.args(?!\.filter)/, name);
     const { code, out, err } = await run(name, ["--help"], {
       env: { FORCE_COLOR: "1" },
     });
@@ -137,7 +142,15 @@ Deno.test("what is wrong on the command line is told before anything is loaded, 
     ["convert", /one of bf16, f16, int8, int4/, "nowhere", "--out", "out", "--weights", "int3"],
     ["convert", /missing required argument/, "--out", "out"],
     ["convert", /'--out <folder>' not specified/, "nowhere"],
-    ["export", /missing required argument 'folder'/, "nowhere"],
+    ["evaluate", /'--data <path>' not specified/, "--model", "nowhere"],
+    ["evaluate", /a number of tokens, such as 500, 8K or 1M/, ...ON_SOTU, "nowhere", "--lengths", "1K,8G"],
+    ["evaluate", /a percentage of at least 0%/, ...ON_SOTU, "nowhere", "--max-loss", "-1%"],
+    ["evaluate", /a percentage of at least 0%/, ...ON_SOTU, "nowhere", "--max-slowdown", "0.1"],
+    ["evaluate", /need a --baseline/, ...ON_SOTU, "nowhere", "--max-loss", "1%"],
+    [
+      ...["evaluate", /needs at least one of --repeats/, ...ON_SOTU, "nowhere", "--baseline", "x"] as const,
+      ...["--repeats", "0", "--max-slowdown", "1%"],
+    ],
     ["curve", /must be <name>=<folder>, not 'a'/, "out.svg", "a"],
     ["bench:train-baseline", /one of /, "--data", "sotu", "--out", "none", "--mixer", "none"],
   ];
@@ -155,7 +168,8 @@ Deno.test("what is missing is told in a line, with status 1", async () => {
       ["generate", /must have config\.json.*\/nowhere/, "--backend", "wasm", "--model", "nowhere", "x"],
       ["score", /No such file.*none\.txt/, "--model", "nowhere", "--file", "none.txt"],
       ["convert", /must have config\.json.*\/nowhere/, "nowhere", "--out", "out"],
-      ["export", /must hold model\.safetensors/, "nowhere", "out"],
+      ["evaluate", /data must exist/, "--model", "nowhere", "--data", "none.txt"],
+      ["evaluate", /must have config\.json.*\/nowhere/, ...ON_SOTU, "nowhere", "--backend", "wasm"],
       ["curve", /no such file.*nowhere/, "out.svg", "a=nowhere"],
       ["train", /data must exist/, "--backend", "wasm", "--data", "nowhere", "--out", "out"],
     ];
@@ -303,9 +317,107 @@ Deno.test("train --permissions prints a command that is enough to train, and may
   }
 });
 
+Deno.test("evaluate ends with 1 exactly where a model is worse than it may be, and says in what", async () => {
+  await withModel(async (cwd) => {
+    await Deno.writeTextFile(`${cwd}/text.txt`, "The state of the Union is strong. ".repeat(20));
+    const evaluate = (...args: string[]) =>
+      run("evaluate", ["--data", "text.txt", "--backend", "wasm", "--threads", "1", ...args], { cwd });
+    const kept = await evaluate(
+      ...["--model", "model", "--lengths", "64,256", "--repeats", "2", "--json", "kept.json"],
+    );
+    assert.equal(kept.code, 0, kept.err);
+    assert.match(kept.out, /^model, f32: text\.txt, 680 bytes; wasm, /);
+    assert.match(kept.out, /^\| +256 \|/m);
+    const report = JSON.parse(await Deno.readTextFile(`${cwd}/kept.json`));
+    assert.deepEqual(report.lengths.map(({ length }: { length: number }) => length), [64, 256]);
+    assert(!JSON.stringify(report).includes(cwd), "a report names no path of this machine");
+
+    // The model itself as its baseline, in turns; then what was kept of it, at the lengths that were kept.
+    const same = await evaluate(
+      ...["--model", "model", "--baseline", "model", "--lengths", "64", "--repeats", "0"],
+    );
+    assert.equal(same.code, 0, same.err);
+    assert.match(same.out, /^model, f32, compared with model, f32: /);
+    assert.match(same.out, /\+0\.00 %/);
+    const again = await evaluate("--model", "model", "--baseline", "kept.json", "--repeats", "0");
+    assert.equal(again.code, 0, again.err);
+    assert.match(again.out, /^\| +64 \|.*\n\| +256 \|/m);
+
+    // A baseline that is better, and one that is faster than any machine.
+    const better = structuredClone(report), faster = structuredClone(report);
+    better.lengths[1].bitsPerByte *= 0.95;
+    for (const field of ["median", "least", "most"]) faster.lengths[0].read[field] *= 1e9;
+    await Deno.writeTextFile(`${cwd}/better.json`, JSON.stringify(better));
+    await Deno.writeTextFile(`${cwd}/faster.json`, JSON.stringify(faster));
+    const worse = await evaluate(
+      ...["--model", "model", "--baseline", "better.json", "--repeats", "0", "--json", "worse.json"],
+    );
+    assert.equal(worse.code, 1);
+    assert.equal(
+      worse.err,
+      "error: a regression: at 256 bits per byte change by +5.26 %, +1.00 % is allowed\n",
+    );
+    assert.match(worse.out, /\+5\.26 %/);
+    assert.equal(JSON.parse(await Deno.readTextFile(`${cwd}/worse.json`)).regressions.length, 1);
+    const allowed = ["--model", "model", "--baseline", "better.json", "--repeats", "0", "--max-loss", "6%"];
+    assert.equal((await evaluate(...allowed)).code, 0);
+    const slower = await evaluate("--model", "model", "--baseline", "faster.json", "--repeats", "1");
+    assert.equal(slower.code, 1);
+    assert.match(slower.err, /at 64 the speed of reading changes by −100\.0 %, −10\.0 % is allowed/);
+
+    // What cannot be compared is told.
+    faster.backend.cores = 4096;
+    await Deno.writeTextFile(`${cwd}/elsewhere.json`, JSON.stringify(faster));
+    const elsewhere = ["--model", "model", "--baseline", "elsewhere.json", "--repeats", "1"];
+    const untimed = await evaluate(...elsewhere);
+    assert.equal(untimed.code, 0, untimed.err);
+    assert.match(untimed.out, /of another device, and not compared/);
+    const around = { cwd };
+    const all = ["--data", "text.txt", "--backend", "wasm", ...elsewhere];
+    await assertTold(1, /of the same device to limit a slowdown.*4096 cores/, "evaluate", [
+      ...all,
+      "--max-slowdown",
+      "5%",
+    ], around);
+    await assertTold(1, /lengths must be at most 6\d\d/, "evaluate", [...all, "--lengths", "1K"], around);
+    await assertTold(1, /lengths must be among those of the baseline, 64,256/, "evaluate", [
+      ...all,
+      "--lengths",
+      "65",
+    ], around);
+    await assertTold(1, /must be the text of the baseline/, "evaluate", [...all, "--bytes", "600"], around);
+  });
+});
+
+Deno.test("Ctrl-C ends an evaluation without a word, and status 130", async () => {
+  await withModel(async (cwd) => {
+    await Deno.writeTextFile(`${cwd}/text.txt`, "The state of the Union is strong. ".repeat(20));
+    await using host = silentHost();
+    const args = ["--data", "text.txt", "--model", "model", "--backend", "wasm", "--json", "none.json"];
+    const process = spawn("evaluate", [...args, "--baseline", host.url], { cwd });
+    await host.asked(process); // the model is loaded, and the baseline is awaited
+    process.kill("SIGINT");
+    const { code, stdout, stderr } = await process.output();
+    assert.deepEqual([code, stdout.length, stderr.length], [130, 0, 0], new TextDecoder().decode(stderr));
+    await assert.rejects(Deno.stat(`${cwd}/none.json`), Deno.errors.NotFound);
+  });
+});
+
 Deno.test("commands that users start ask for no more than kinds of permissions", () => {
-  for (const name of ["train", "export", "curve", "convert", "generate", "score", "serve", "demo"]) {
+  for (const name of ["train", "curve", "convert", "evaluate", "generate", "score", "serve", "demo"]) {
     const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
     assert.doesNotMatch(tasks[name].command, / -A | --allow-(all|run|ffi|sys)\b/, name);
+  }
+});
+
+Deno.test("tasks take what the lock says and nothing else", () => {
+  const { tasks } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+  for (const [name, { command }] of Object.entries<{ command: string }>(tasks)) {
+    if (name === "lock") continue; // which writes it
+    for (const part of command.replace(/"\$\(.*?\)"/, "").split("&&").map((part) => part.trim())) {
+      if (/^deno (run|test|bench|check) /.test(part)) {
+        assert.match(part, / --lock=deno\.(run\.|demo\.)?lock --frozen\b/, `${name}: ${part}`);
+      }
+    }
   }
 });

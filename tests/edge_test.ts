@@ -1,4 +1,5 @@
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { Levin } from "../examples/cloudflare/main.ts";
 import { objectStore, SessionObject } from "../serve/mod.ts";
 import { bucket, fileOf, isolate } from "./edge_function.ts";
@@ -99,6 +100,22 @@ Deno.test("the edge function is short", async () => {
   const lines =
     (await Deno.readTextFile(new URL("../examples/edge/main.ts", import.meta.url))).split("\n").length;
   assert(lines <= 60, `${lines} lines`);
+});
+
+Deno.test("bundles of the edge function and of the Worker hold one kind of kernels, however they are bundled", async () => {
+  for (const [name, platform] of [["edge", "deno"], ["edge", "browser"], ["cloudflare", "browser"]]) {
+    const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["bundle", "--quiet", "--platform", platform], // into one file: what is imported later is in it
+        ...["--config", fileURLToPath(new URL("../deno.json", import.meta.url))],
+        fileURLToPath(new URL(`../examples/${name}/main.ts`, import.meta.url)),
+      ],
+    }).output();
+    assert(success, new TextDecoder().decode(stderr));
+    const bundle = new TextDecoder().decode(stdout);
+    assert(bundle.includes("createHandler") && bundle.includes("TransNormerLLM"), name);
+    assert.deepEqual([/@compute/.test(bundle), /0061736d/.test(bundle)], [false, true], name);
+  }
 });
 
 /** Durable Objects as the host has them: each does one thing after another. */

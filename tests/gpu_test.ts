@@ -25,9 +25,9 @@ import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
-import { type Device, type Store, storeOf } from "../gpu/device.ts";
+import { Device, type Store, storeOf } from "../gpu/device.ts";
 import { gradients as training } from "../gpu/gradients.ts";
-import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { checkBackward } from "./attention.ts";
@@ -324,6 +324,95 @@ gpuTest("disposed tensors give their memory back immediately", async (backend) =
     `${backend.bytesReserved} bytes are still allocated`,
   );
   assert.equal(backend.bytesInUse, x.size * 4);
+});
+
+gpuTest("memory that comes again is kept, and goes when it comes no more", async (backend, device) => {
+  const size = 2 ** 27, kept = 2 * size + backend.bytesReserved;
+  const cycle = () => Array.from({ length: 5 }, () => backend.empty([size / 4])).forEach((x) => x.dispose());
+  cycle();
+  assert(backend.bytesReserved <= kept, `${backend.bytesReserved} bytes are kept after the first time`);
+  cycle();
+  const reserved = backend.bytesReserved;
+  assert(reserved >= 5 * size, `${reserved} bytes are kept after the second time`);
+  let created = 0;
+  const { createBuffer } = GPUDevice.prototype;
+  GPUDevice.prototype.createBuffer = function (descriptor) {
+    created++;
+    return createBuffer.call(this, descriptor);
+  };
+  try {
+    for (let i = 0; i < 200; i++) {
+      cycle();
+      if (i % 10 === 0) device.flush();
+    }
+  } finally {
+    GPUDevice.prototype.createBuffer = createBuffer;
+  }
+  assert.equal(created, 0);
+  assert.equal(backend.bytesReserved, reserved);
+  for (let i = 0; i < 130; i++) device.flush();
+  using zero = backend.zeros([1]);
+  await zero.data();
+  assert(backend.bytesReserved <= kept + 2 ** 12, `${backend.bytesReserved} bytes are kept for ever`);
+});
+
+gpuTest("the same work again makes no bind group", (backend) => {
+  using x = backend.zeros([6]), y = backend.zeros([6]);
+  const work = () => {
+    const kept = [multiply(x, y), multiply(y, y), multiply(x, x)];
+    kept.push(multiply(kept[2], kept[0]));
+    for (const i of [1, 3, 0, 2]) kept[i].dispose(); // another order than that of their making
+  };
+  work();
+  let made = 0;
+  const { createBindGroup } = GPUDevice.prototype;
+  GPUDevice.prototype.createBindGroup = function (descriptor) {
+    made++;
+    return createBindGroup.call(this, descriptor);
+  };
+  try {
+    for (let i = 0; i < 5; i++) work();
+  } finally {
+    GPUDevice.prototype.createBindGroup = createBindGroup;
+  }
+  assert.equal(made, 0);
+  return Promise.resolve();
+});
+
+gpuTest("much recorded work begins before anything is read", (backend) => {
+  using small = backend.zeros([4]), large = backend.zeros([2 ** 22]);
+  let submits = 0;
+  const { submit } = GPUQueue.prototype;
+  GPUQueue.prototype.submit = function (commands) {
+    submits++;
+    return submit.call(this, commands);
+  };
+  try {
+    for (let i = 0; i < 1000; i++) multiply(small, small).dispose();
+    assert.equal(submits, 0);
+    for (let i = 0; i < 64; i++) multiply(large, large).dispose();
+    assert.equal(submits, 1);
+  } finally {
+    GPUQueue.prototype.submit = submit;
+  }
+  return Promise.resolve();
+});
+
+gpuTest("a profile has every dispatch, in its order", async (backend, device) => {
+  using x = backend.tensor(full(3), [5]);
+  let y: Tensor;
+  const timed = await device.profile(() => {
+    y = multiply(x, x);
+    device.flush();
+    y.dispose();
+    y = norm(x);
+  });
+  assert.deepEqual(timed.map(({ values }) => values), [{ count: 5 }, { rows: 1, width: 5, eps: 1e-6 }]);
+  assert.deepEqual(timed.map(({ bytes }) => bytes), [3 * 5 * 4, 2 * 5 * 4]);
+  for (const { milliseconds } of timed) assert(milliseconds >= 0, `${milliseconds} ms`);
+  const [one] = await y!.data();
+  y!.dispose();
+  assert(Math.abs(one - 1) < 1e-6);
 });
 
 gpuTest("many forward calls do not grow memory", async (backend) => {
@@ -682,6 +771,23 @@ gpuTest("gradients", checkGradients);
 for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536, workgroups: 3 }]) {
   gpuTest(`gradients split where a binding holds ${limits.windowBytes} bytes`, checkGradients, { limits });
 }
+
+gpuTest("gradients where a workgroup has 16 KiB, WebGPU's least", async () => {
+  const adapter = (await navigator.gpu.requestAdapter())!;
+  const replaced = <T extends object>(target: T, name: string, value: unknown): T =>
+    new Proxy(target, {
+      get(target, key) {
+        const found = key === name ? value : Reflect.get(target, key, target);
+        return typeof found === "function" ? found.bind(target) : found;
+      },
+    });
+  const limits = replaced(adapter.limits, "maxComputeWorkgroupStorageSize", 16384);
+  const device = await Device.request(replaced(adapter, "limits", limits));
+  assert.equal(device.adapterLimits.maxComputeWorkgroupStorageSize, 16384);
+  using backend = new Backend(new WebgpuMachine(device, "asked for by the test", training));
+  await checkGradients(backend);
+  await checkAttentionGradients(backend);
+});
 
 /** Gradients of attention with shared heads and states, over several segments, in both layouts and packed. */
 async function checkAttentionGradients(backend: Backend): Promise<void> {

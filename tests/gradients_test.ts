@@ -201,7 +201,7 @@ eachBackend("normBackward: SRMSNorm and LayerNorm, with and without gate and res
 
 eachBackend("splitHeadsBackward: every activation, over its whole range", async (backend) => {
   for (const activation of ACTIVATIONS) {
-    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5]]) {
+    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5], [2, 300, 3, 5]]) {
       using scope = new Scope();
       const hidden = heads * headDim;
       const x = randomArray([batch, seqLen, 4 * hidden], 7).map((value, i) =>
@@ -366,6 +366,21 @@ eachBackend("sum, sumSquares: accurate over many elements, added to what is ther
     sumSquares(tx, squares);
     assertClose(await total.data(), [x.reduce((s, v) => s + v, 0.5)], 1e-6, `sum of ${size}`);
     assertClose(await squares.data(), [x.reduce((s, v) => s + v * v, 0.25)], 1e-6, `squares of ${size}`);
+  }
+});
+
+eachBackend("sumRows: few rows of many columns, as of a large weight's gradient", async (backend) => {
+  const width = 2 ** 16 + 3;
+  for (const rows of [1, 2, 3, 4, 5, 11]) {
+    using scope = new Scope();
+    const [x, tx] = upload(scope, backend, [rows, width], rows);
+    const [before, total] = upload(scope, backend, [width], 20);
+    backend.machine.operations.sumRows({ x: tx, rows, width, total });
+    const expected = Float64Array.from(before, (value, i) => {
+      for (let row = 0; row < rows; row++) value += x[row * width + i];
+      return value;
+    });
+    assertClose(await total.data(), expected, LIMIT, `${rows} rows`);
   }
 });
 

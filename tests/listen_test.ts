@@ -1,5 +1,7 @@
 /** Connections: floods, slow clients, and a host without descriptors. */
 import assert from "node:assert/strict";
+import { Server } from "node:http";
+import { fileURLToPath } from "node:url";
 import { listen, type Listener, type ListenOptions } from "../serve/listen.ts";
 import { until } from "./serve_setup.ts";
 
@@ -68,6 +70,33 @@ Deno.test("a connection serves one request after another, also where a body was 
   assert.equal(listener.connections(), 1);
   await writer.close();
   await reader.cancel();
+});
+
+Deno.test("of requests that come together a few are taken; the others are not even parsed", async () => {
+  const { emit } = Server.prototype;
+  let parsed = 0, taken = 0;
+  Server.prototype.emit = function (this: Server, ...args: unknown[]) {
+    if (args[0] === "request") parsed++;
+    return Reflect.apply(emit, this, args);
+  };
+  try {
+    const gate = Promise.withResolvers<void>();
+    await using listener = await listening(async () => {
+      taken++;
+      await gate.promise;
+      return new Response("ok");
+    });
+    const greedy = await connection(listener);
+    const sent = new TextEncoder().encode("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(10_000));
+    void greedy.write(sent).catch(() => {}); // it is cut off
+    await until(() => parsed > 8 && listener.connections() === 0);
+    assert.deepEqual([taken, parsed < 100], [8, true], `${taken} taken, ${parsed} parsed`);
+    gate.resolve();
+    greedy.close();
+    assert.equal(await ask(listener), "ok");
+  } finally {
+    Server.prototype.emit = emit;
+  }
 });
 
 Deno.test("when all clients wait for answers, others are refused with 503, and served when one has its answer", async () => {
@@ -151,7 +180,7 @@ async function limited(descriptors: number, program: string): Promise<string> {
         JSON.stringify(import.meta.resolve("../serve/listen.ts"))
       };\n${program}`,
     );
-    const config = new URL("../deno.json", import.meta.url).pathname;
+    const config = fileURLToPath(new URL("../deno.json", import.meta.url));
     const run = `"$0" run -A --no-check --no-lock --config "${config}" "${folder}/main.ts"`;
     const { stdout, stderr } = await new Deno.Command("sh", {
       args: ["-c", `ulimit -n ${descriptors}; exec ${run}`, Deno.execPath()],

@@ -136,7 +136,7 @@ eachBackend(
 
 eachBackend("splitHeads: every activation, over its whole range", async (backend) => {
   for (const activation of ACTIVATIONS) {
-    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5]]) {
+    for (const [batch, seqLen, heads, headDim] of [[1, 3, 2, 8], [2, 2, 3, 5], [2, 300, 3, 5]]) {
       using scope = new Scope();
       const hidden = heads * headDim;
       // From deep in the tails to the smallest values, where elu and gelu lose digits if done carelessly.

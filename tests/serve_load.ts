@@ -154,7 +154,8 @@ async function batching(count: number, turns: number): Promise<Row[]> {
     const clients = new Clients(url, asked, expected);
     const now = async () => {
       const text = await (await fetch(`${url}/metrics`)).text();
-      const tokens = Number(/^levin_completion_tokens_total (\d+)$/m.exec(text)![1]);
+      const counts = Array.from(text.matchAll(/^levin_completion_tokens_total\{.*\} (\d+)$/gm));
+      const tokens = counts.reduce((sum, [, count]) => sum + Number(count), 0);
       const [cpu, own] = [await cpuSeconds(pid), await cpuSeconds(Deno.pid)];
       return [tokens, performance.now() / 1000, cpu, own, await machineSeconds() - cpu - own];
     };

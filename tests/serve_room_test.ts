@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { createStorage } from "unstorage";
 import { Census } from "../serve/census.ts";
 import { checkLimits } from "../serve/limits.ts";
-import { assertError, serve, type Server } from "./serve_setup.ts";
+import { assertError, clock, serve, type Server } from "./serve_setup.ts";
 
 const COMPLETIONS = "/v1/completions";
 const as = (key: string) => ({ authorization: `Bearer ${key}` });
@@ -98,4 +98,92 @@ Deno.test("a census never holds more than it may, but for what is busy", () => {
       assert(idle.length === 0 || census.size <= 5 && census.bytes <= 100);
     }
   }));
+});
+
+Deno.test("to delete, evict or forget one session, nobody lists the store", async () => {
+  using time = clock();
+  const storage = createStorage(), { getKeys } = storage;
+  let listed = 0;
+  storage.getKeys = (...args) => {
+    listed++;
+    return getKeys(...args);
+  };
+  await using server = await serve({ storage, limits: { sessions: 20, sessionSeconds: 60 } });
+  await turn(server, "first");
+  const before = listed; // what a server does at its start
+  for (let i = 0; i < 30; i++) await turn(server, `${i}`); // ten are evicted
+  const gone = await server.handler(new Request("http://localhost/v1/sessions/29", { method: "DELETE" }));
+  assert(gone.ok && !await exists(server, "29"));
+  time.forward(61);
+  assert(!await exists(server, "28"));
+  await turn(server, "28");
+  assert.equal(listed, before);
+  await server.handler.sweep();
+  assert(listed > before);
+});
+
+/** A body that comes when a test says so. */
+function slowBody() {
+  let controller!: ReadableStreamDefaultController<Uint8Array>;
+  const stream = new ReadableStream<Uint8Array>({ start: (it) => void (controller = it) });
+  return {
+    stream,
+    push: (text: string) => controller.enqueue(new TextEncoder().encode(text)),
+    end: () => controller.close(),
+  };
+}
+
+Deno.test("the bodies of all requests have so much room, of which a key has its share", async () => {
+  const limits = { bodyBytes: 10_000, bodiesBytes: 16_000, keyShare: 75 };
+  await using server = await serve({ apiKeys: ["greedy", "other"], limits });
+  const send = (key: string) => {
+    const body = slowBody();
+    const response = server.handler(
+      new Request(`http://localhost${COMPLETIONS}`, { method: "POST", headers: as(key), body: body.stream }),
+    );
+    return { ...body, response };
+  };
+  const text = `{"prompt":"a","max_tokens":1}`;
+  /** Sends most of a body; it is read when another request, sent after it, has its answer. */
+  const begin = async (key: string, bytes: number) => {
+    const request = send(key);
+    request.push(text.slice(0, -1) + " ".repeat(bytes - text.length));
+    await turn(server, "between", "other");
+    return request;
+  };
+  const end = async (request: ReturnType<typeof send>) => {
+    request.push("}");
+    request.end();
+    const response = await request.response;
+    assert.equal(response.status, 200, await response.text());
+  };
+  const first = await begin("greedy", 9000);
+  const second = send("greedy");
+  second.push(" ".repeat(4000)); // 13,000 of 12,000
+  const refused = await second.response;
+  assert.equal(refused.headers.get("retry-after"), "1");
+  await assertError(refused, 429, "too_many_bodies");
+  const other = await begin("other", 6000);
+  const third = send("greedy");
+  third.push(" ".repeat(2000)); // 11,000 of 12,000, and 17,000 of 16,000
+  await assertError(await third.response, 429, "too_many_bodies");
+  for (const request of [first, other]) await end(request);
+  // All room is there again, also what the refused had taken.
+  for (const key of ["greedy", "other"]) await end(await begin(key, 9900));
+  // A client that goes gives it back, and a body that is too large takes none.
+  const gone = await begin("greedy", 9000);
+  gone.end();
+  await assertError(await gone.response, 400, "invalid_json");
+  const large = send("greedy");
+  large.push(" ".repeat(10_001));
+  await assertError(await large.response, 413, "body_too_large");
+  await end(await begin("greedy", 9900));
+});
+
+Deno.test("a body that does not come in time is not waited for", async () => {
+  await using server = await serve({ limits: { bodySeconds: 1 } });
+  const body = slowBody();
+  body.push('{"prompt":"');
+  const request = new Request(`http://localhost${COMPLETIONS}`, { method: "POST", body: body.stream });
+  await assertError(await server.handler(request), 408, "body_timeout");
 });

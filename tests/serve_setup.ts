@@ -78,7 +78,7 @@ export interface Server extends AsyncDisposable {
   /** Sends a request that must succeed, and reads the answer. */
   // deno-lint-ignore no-explicit-any -- the answers' shapes are what is tested
   ask(path: string, body?: unknown, headers?: Record<string, string>): Promise<any>;
-  /** A number from `/metrics`. */
+  /** A number from `/metrics`: the sum over all labels, or the sample of those that `name` ends with. */
   metric(name: string): Promise<number>;
 }
 
@@ -117,7 +117,8 @@ export async function serve(
     },
     async metric(name) {
       const text = await (await send("/metrics")).text();
-      return Number(new RegExp(`^${name} (.*)$`, "m").exec(text)?.[1]);
+      const samples = text.matchAll(new RegExp(`^${RegExp.escape(name)}(?:\\{.*\\})? (.*)$`, "gm"));
+      return Array.from(samples, ([, value]) => Number(value)).reduce((sum, value) => sum + value);
     },
     async [Symbol.asyncDispose]() {
       await handler.close();

@@ -8,6 +8,7 @@ import { TransNormerLLM } from "../model/mod.ts";
 import { Checksum } from "../model/checksum.ts";
 import { createHandler } from "../serve/mod.ts";
 import { checkLimits } from "../serve/limits.ts";
+import { Metrics } from "../serve/metrics.ts";
 import { Sessions } from "../serve/sessions.ts";
 import { byteLevelJson, textFile } from "./reference_model.ts";
 import {
@@ -1294,6 +1295,50 @@ Deno.test("metrics count what happened", async () => {
   assert.equal(await server.metric("levin_batch_size_count"), 4);
   assert.equal(await server.metric("levin_batch_size_sum"), 8);
   assert(await server.metric("levin_state_bytes") > 0);
+});
+
+Deno.test("seconds of computing are counted once, whatever is enqueued together, and not of what fails", async () => {
+  const metrics = new Metrics(), start = performance.now();
+  const ends = [1, 2, 3].map(() => Promise.withResolvers<void>());
+  const counted = ends.map(({ promise }, i) =>
+    metrics.compute("write", start, promise, Array(i + 1).fill(5))
+  );
+  for (const [i, end] of ends.entries()) {
+    await setImmediate();
+    if (i === 1) end.reject(new Error("lost"));
+    else end.resolve();
+    await counted[i];
+  }
+  const elapsed = (performance.now() - start) / 1000;
+  const seconds = Number(/write",context="1K"\} (.*)$/m.exec(metrics.render())![1]);
+  assert(seconds > 0 && seconds <= elapsed + 1e-9, `${seconds} of ${elapsed} seconds`);
+});
+
+Deno.test("metrics tell contexts apart by what a sequence holds, with its earlier turns", async () => {
+  await using server = await serve();
+  const named = (name: string) => async (context: string) =>
+    await server.metric(`levin_${name}{context="${context}"}`);
+  const [read, written] = [named("prompt_tokens_total"), named("completion_tokens_total")];
+  const first = named("time_to_first_token_seconds_count"), next = named("time_per_token_seconds_count");
+  const computed = (work: string, context: string) =>
+    server.metric(`levin_compute_seconds_total{work="${work}",context="${context}"}`);
+  const all = async (context: string) => [
+    ...await Promise.all([read, written, first, next].map((count) => count(context))),
+    ...(await Promise.all(["read", "write"].map((work) => computed(work, context)))).map((s) => s > 0),
+  ];
+  for (const context of ["1K", "8K", "64K", "512K", "more"]) {
+    assert.deepEqual(await all(context), [0, 0, 0, 0, false, false], "known before the first request");
+  }
+  // 1,022 tokens and the third that is written make 1,025: the fourth is written in another context.
+  const request = { prompt: "x".repeat(1022), max_tokens: 4, temperature: 0, session: "long" };
+  await server.ask(COMPLETIONS, request);
+  assert.deepEqual(await all("1K"), [1022, 3, 1, 2, true, true]);
+  assert.deepEqual(await all("8K"), [0, 1, 0, 1, false, true]);
+  // The next turn begins where the first ended: its few tokens stand in a long context.
+  await server.ask(COMPLETIONS, { ...request, prompt: "y", max_tokens: 1 });
+  assert.deepEqual(await all("8K"), [2, 2, 1, 1, true, true]);
+  assert.deepEqual(await all("1K"), [1022, 3, 1, 2, true, true]);
+  assert.deepEqual(await all("64K"), [0, 0, 0, 0, false, false]);
 });
 
 Deno.test("a wrong method gets 405 and the right ones, on every route", async () => {

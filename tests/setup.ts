@@ -1,8 +1,8 @@
 /**
- * What the tests need of the machine: a WebGPU adapter, a browser, a proxy and two databases, and for `deno task test:runtimes` Firefox and a
- * GPU for Node.js. Both tasks run this first, the latter with the argument `runtimes`. On Debian and
- * Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With `CI=true` skipping
- * anything is a failure.
+ * What the tests need of the machine: a WebGPU adapter, a browser, nginx, Prometheus, Redis and PostgreSQL, and for
+ * `deno task test:runtimes` Firefox and a GPU for Node.js. Both tasks run this first, the latter with the argument
+ * `runtimes`. On Debian and Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With
+ * `CI=true` skipping anything is a failure.
  *
  * @module
  */
@@ -61,6 +61,13 @@ export function findPostgres(): string | undefined {
   ].find((folder) => exists(`${folder}/initdb`) && exists(`${folder}/postgres`));
 }
 
+/** The paths of Prometheus and its promtool on this machine. */
+export function findPrometheus(): { prometheus: string; promtool: string } | undefined {
+  return ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"]
+    .map((folder) => ({ prometheus: `${folder}/prometheus`, promtool: `${folder}/promtool` }))
+    .find(({ prometheus, promtool }) => exists(prometheus) && exists(promtool));
+}
+
 /**
  * Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. On Linux
  * it must be Vulkan's: OpenGL, which browsers bring, stores no halves.
@@ -111,6 +118,13 @@ const TEST_REQUIREMENTS = [
     present: () => findPostgres() !== undefined,
     package: "postgresql",
     elsewhere: "PostgreSQL's initdb and postgres",
+  },
+  {
+    what: "Prometheus",
+    without: "metrics, rules and the dashboard are not tried in it",
+    present: () => findPrometheus() !== undefined,
+    package: "prometheus",
+    elsewhere: "Prometheus with promtool",
   },
 ];
 

@@ -46,7 +46,9 @@ function* sourcesIn(folder: string, extensions: readonly string[] = [".ts"]): Ge
   }
 }
 
-const roomOf = (path: string) => path.includes("/") ? path.slice(0, path.indexOf("/")) : "";
+/** The room of a file; `build.ts` is a command and not of the library. */
+const roomOf = (path: string) =>
+  path.includes("/") ? path.slice(0, path.indexOf("/")) : path === "build.ts" ? "build" : "";
 
 /** Whether a file is AssemblyScript, whose imports have no extensions. */
 const isAssembly = (path: string) =>
@@ -203,6 +205,15 @@ Deno.test("a program for one backend loads nothing of the other", () => {
   }
 });
 
+Deno.test("a model and a server load the kernels of no backend but the one that they are given", () => {
+  const { exports } = JSON.parse(Deno.readTextFileSync(new URL("deno.json", ROOT)));
+  const kernels = (path: string) => /^(gpu|wasm)\//.test(path) || path === "serve/page/assets.ts";
+  for (const name of ["./tnl/bare", "./serve/bare"]) {
+    assert.deepEqual([...reached(exports[name].slice(2))].filter(kernels), [], `what ${name} reaches`);
+  }
+  for (const name of ["./tnl", "./serve"]) assert([...reached(exports[name].slice(2))].some(kernels), name);
+});
+
 Deno.test("the first run fetches what the library uses, and nothing that only development needs", () => {
   // What a room outside development imports of packages; their subpaths belong to them.
   const used = new Set(
@@ -222,8 +233,7 @@ Deno.test("the first run fetches what the library uses, and nothing that only de
 
 Deno.test("the library loads a backend when it is wanted, not before", () => {
   const early = [...reached("mod.ts", { atStart: true })].filter((path) => /^(gpu|wasm)\//.test(path));
-  // `wasmKernels` is public and synchronous; bundlers drop its text where nobody calls it.
-  assert.deepEqual(early, ["wasm/module.ts", "wasm/kernels.ts"], "what mod.ts loads at its start");
+  assert.deepEqual(early, [], "what mod.ts loads at its start");
 });
 
 /**

@@ -10,7 +10,7 @@ import { byteTokenizer, configByName, initialWeights, SPECIAL_TOKENS } from "../
 import { Corpus, readDocuments } from "../train/data.ts";
 import { StatusLine } from "../cli/mod.ts";
 import { renderCurve } from "../train/curve.ts";
-import { exportModel } from "../train/export.ts";
+import { convertModel } from "../train/convert.ts";
 import { learningRateAt, Parameters } from "../train/optimizer.ts";
 import { duration, Progress } from "../train/progress.ts";
 import { evaluate, type StepReport, train, type TrainingOptions } from "../train/train.ts";
@@ -210,21 +210,24 @@ eachBackend(
   },
 );
 
-Deno.test("export: a model of halves, near the one that was trained", async () => {
+Deno.test("converted, a checkpoint is a model of halves, near the one that was trained", async () => {
   using backend = await createBackend({ prefer: "wasm" });
   await using workshop = new Workshop();
   const { checkpoint } = await train(workshop.options(backend, "out", { steps: 4 }));
   const target = `${workshop.path}/model`;
-  await exportModel(checkpoint, target);
-  assert.deepEqual((await readdir(target)).sort(), ["config.json", "model.safetensors", "tokenizer.json"]);
+  await convertModel(checkpoint, target, { weights: "f16" });
+  assert.deepEqual((await readdir(target)).sort(), [
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+  ]);
   const size = async (folder: string) => (await Deno.stat(`${folder}/model.safetensors`)).size;
   assert(await size(target) < 0.6 * await size(checkpoint));
   using whole = await TransNormerLLM.load(checkpoint, { backend });
   using halved = await TransNormerLLM.load(target, { backend });
   using expected = whole.forward([[256, 65, 108, 108]]), actual = halved.forward([[256, 65, 108, 108]]);
   assertClose(await actual.data(), await expected.data(), 2e-3);
-  await assert.rejects(exportModel(checkpoint, target), /the folder to export to must not exist/);
-  await assert.rejects(exportModel(workshop.data, `${target}2`), /the checkpoint to export must hold/);
 });
 
 async function loadedParameters(backend: Backend, path: string): Promise<Parameters> {
@@ -512,7 +515,7 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
   const checkout = `${shop.path}/a b%20c`;
   await Deno.mkdir(checkout);
   const root = fileURLToPath(new URL("..", import.meta.url));
-  const isNeeded = (name: string) => !/^(\..*|assembly|bench|docs|node_modules|out|serve|tests)$/.test(name);
+  const isNeeded = (name: string) => !/^(\..*|assembly|docs|node_modules|out|serve|tests)$/.test(name);
   for await (const { name } of Deno.readDir(root)) {
     if (!isNeeded(name)) continue;
     await copyTree(`${root}/${name}`, `${checkout}/${name}`);
@@ -525,16 +528,26 @@ Deno.test("commands take paths with spaces and percent signs, and file: URLs, wh
   await runScript(script("train/main.ts"), [...places, ...sizes]);
   const [step] = (await readdir(out)).filter((name) => name.startsWith("step-"));
   const model = `${shop.path}/the model`;
-  await runScript(script("train/export.ts"), [url(`${out}/${step}`), url(model)]);
+  await runScript(script("train/convert.ts"), [
+    url(`${out}/${step}`),
+    "--out",
+    url(model),
+    "--weights",
+    "f16",
+  ]);
   await runScript(script("train/convert.ts"), [
     url(model),
     "--out",
     url(`${model}-int8`),
     "--weights",
     "int8",
-    "--evaluate",
-    url(`${shop.data}/a.txt`),
   ]);
+  const plot = `${shop.path}/a plot.svg`;
+  await runScript(script("bench/evaluate.ts"), [
+    ...["--model", url(`${model}-int8`), "--baseline", url(model), "--max-loss", "5%"],
+    ...["--data", url(`${shop.data}/a.txt`), "--lengths", "64", "--repeats", "0", "--svg", url(plot)],
+  ]);
+  assert.match(await Deno.readTextFile(plot), /^<svg/);
   assert((await readdir(`${model}-int8`)).includes("tokenizer.json"));
   const options = ["--max-tokens", "3", "--temperature", "0", "--backend", "wasm"];
   for (const place of [model, url(model), `${model}-int8`]) {

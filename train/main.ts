@@ -106,7 +106,7 @@ export async function runTraining(
       backend,
       mixer,
       signal,
-      onStart: ({ recipe, step, parameters, trainTokens, heldOutTokens }) => {
+      onStart: ({ recipe, step, parameters, trainTokens, heldOutTokens, memory }) => {
         progress = new Progress(recipe.steps);
         progress.note(
           `${recipe.config}: ${
@@ -114,6 +114,10 @@ export async function runTraining(
           } M parameters; ${trainTokens} tokens to learn from, ` +
             `${heldOutTokens} held out; ${backend.name}, ${backend.info.device}` +
             (step > 0 ? `; resumed after step ${step}` : ""),
+        );
+        progress.note(
+          `a step holds ${mib(memory.parameters)} MiB of parameters, gradients and moments, and up to ` +
+            `${mib(memory.activations)} MiB of activations`,
         );
         first = { step, time: performance.now() };
       },
@@ -133,6 +137,8 @@ export async function runTraining(
     progress?.end();
   }
 }
+
+const mib = (bytes: number) => Math.ceil(bytes / 2 ** 20);
 
 if (import.meta.main) {
   await cli(

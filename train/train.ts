@@ -11,6 +11,7 @@ import { lightningMixer, lossAndGradients, type Mixer, type Segment } from "./ba
 import { checkpointPath, saveCheckpoint, type TrainingState } from "./checkpoint.ts";
 import { countLabels, evaluate, type EvaluationReport } from "./evaluate.ts";
 import { openLog } from "./log.ts";
+import { type StepMemory, stepMemory } from "./memory.ts";
 import { learningRateAt, Parameters } from "./optimizer.ts";
 import { PendingSteps, type StepReport } from "./pending.ts";
 import { checkCount, type Recipe } from "./recipe.ts";
@@ -18,7 +19,7 @@ import { type StartingPoint, startingPoint } from "./start.ts";
 import { CarriedStates } from "./states.ts";
 
 export { evaluate };
-export type { EvaluationReport, StepReport };
+export type { EvaluationReport, StepMemory, StepReport };
 
 /** Options of {@linkcode train}. Omitted parts of the recipe come from the checkpoint, or the defaults. */
 export interface TrainingOptions extends Partial<Recipe> {
@@ -66,6 +67,8 @@ export interface StartReport {
   readonly trainTokens: number;
   /** Tokens to test with. */
   readonly heldOutTokens: number;
+  /** What a step holds. */
+  readonly memory: StepMemory;
 }
 
 /** How a run ended. */
@@ -160,11 +163,12 @@ class Run implements Disposable {
 
   /** Says what the run begins with. */
   announce(): void {
-    const { recipe, corpus } = this.#start;
+    const { recipe, corpus } = this.#start, { config, count } = this.#parameters;
     this.#options.onStart?.({
       recipe,
       step: this.step,
-      parameters: this.#parameters.count,
+      parameters: count,
+      memory: stepMemory(config, count, recipe, this.#options.recompute ?? false),
       trainTokens: corpus.train.length,
       heldOutTokens: corpus.heldOut.length,
     });

@@ -23,6 +23,8 @@ export interface KernelCalls {
     logits: number; vocab: number; label: number; scale: number; loss: number; dLogits: number
   };
   /** See `assembly/embedding.ts`. */
+  copyBfloat16Row: { source: number; target: number; width: number; scale: number };
+  /** See `assembly/embedding.ts`. */
   copyRow: { source: number; target: number; width: number; scale: number };
   /** See `assembly/embedding.ts`. */
   addRow: { source: number; target: number; width: number; scale: number };
@@ -55,7 +57,7 @@ export interface KernelCalls {
   /** See `assembly/linear.ts`. */
   linear: {
     x: number; weight: number; bias: number; residual: number; output: number; rows: number; inDim: number;
-    outDim: number
+    outDim: number; weightBytes: number
   };
   /** See `assembly/linear.ts`. */
   linearInput: {
@@ -135,6 +137,7 @@ export const IN_ORDER: { readonly [K in Kernel]: (take: Take, c: KernelCalls[K],
     c.rest2, c.correction, c.eps, c.maxNorm
   ),
   crossEntropy: (take, c) => take(c.logits, c.vocab, c.label, c.scale, c.loss, c.dLogits),
+  copyBfloat16Row: (take, c) => take(c.source, c.target, c.width, c.scale),
   copyRow: (take, c) => take(c.source, c.target, c.width, c.scale),
   addRow: (take, c) => take(c.source, c.target, c.width, c.scale),
   lightningScratch: (take, c) => take(c.headDim, c.valueDim),
@@ -154,7 +157,7 @@ export const IN_ORDER: { readonly [K in Kernel]: (take: Take, c: KernelCalls[K],
   matmulScratch: (take, c) => take(c.rows, c.inner, c.columns),
   linearScratch: (take, c) => take(c.rows, c.inDim, c.outDim),
   linear: (take, c, scratch) => take(
-    c.x, c.weight, c.bias, c.residual, c.output, c.rows, c.inDim, c.outDim, scratch
+    c.x, c.weight, c.bias, c.residual, c.output, c.rows, c.inDim, c.outDim, c.weightBytes, scratch
   ),
   linearInput: (take, c, scratch) => take(
     c.dy, c.weight, c.residual, c.dx, c.rows, c.outDim, c.inDim, scratch

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { elementBytes, type FloatType } from "../core/dtype.ts";
 import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
 import type { Quantization } from "../core/quantize.ts";
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
@@ -14,6 +15,7 @@ import { BLOCK_OUT_DIM, blockBytes } from "./quantized.ts";
 export function linear(crew: Crew, call: LinearCall): void {
   const { x, weight, bias, residual, rows, inDim, outDim, output } = call;
   if (weight.quantization !== undefined) return linearQuantized(crew, call, weight.quantization);
+  const weightBytes = elementBytes(weight.dtype as FloatType);
   const scratch = crew.scratch(crew.call("linearScratch", { rows, inDim, outDim }));
   // Each thread takes some rows; of one row, some outputs.
   const rowRanges = rows <= FEW_ROWS ? ranges(rows, crew.threads, TILE_ROWS) : manyRows(crew, rows);
@@ -28,6 +30,7 @@ export function linear(crew: Crew, call: LinearCall): void {
       rows: row.count,
       inDim,
       outDim: out.count,
+      weightBytes,
     }))
   );
   crew.run("linear", calls, { work: rows * weight.size, scratch });

@@ -4,7 +4,8 @@
  * @module
  */
 import { checkThreads } from "../core/check.ts";
-import type { FloatType } from "../core/dtype.ts";
+import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
+import { elementBytes, type FloatType } from "../core/dtype.ts";
 import { BackendError, typeError } from "../core/errors.ts";
 import type { BackendInfo, Machine, Operations } from "../core/machine.ts";
 import type { QuantizedWeight } from "../core/quantize.ts";
@@ -102,7 +103,7 @@ async function instantiate(
 export class WasmMachine implements Machine {
   readonly name = "wasm";
   readonly info: BackendInfo;
-  readonly dtypes: readonly FloatType[] = ["f32"];
+  readonly dtypes: readonly FloatType[] = ["f32", "bf16"];
   readonly operations: Operations;
   readonly #crew: Crew;
 
@@ -121,8 +122,8 @@ export class WasmMachine implements Machine {
     return this.#crew.disposed ? 0 : this.#crew.memory.memory.buffer.byteLength;
   }
 
-  allocate(shape: readonly number[]): number {
-    return this.#crew.memory.allocate(4 * elementCount(shape));
+  allocate(shape: readonly number[], dtype: FloatType): number {
+    return this.#crew.memory.allocate(elementBytes(dtype) * elementCount(shape));
   }
 
   allocateQuantized(weight: QuantizedWeight): number {
@@ -136,7 +137,8 @@ export class WasmMachine implements Machine {
   }
 
   write(tensor: Tensor, data: Float32Array | Uint16Array, start: number): void {
-    this.#elements(tensor).set(data, start);
+    const elements = this.#elements(tensor), bits = elements instanceof Uint16Array;
+    elements.set(bits && data instanceof Float32Array ? toBfloat16s(data) : data, start);
   }
 
   clear(tensor: Tensor): void {
@@ -145,7 +147,10 @@ export class WasmMachine implements Machine {
 
   // deno-lint-ignore require-await -- errors arrive as rejections, as on every machine
   async read(tensor: Tensor): Promise<Float32Array> {
-    if (tensor.quantization === undefined) return this.#elements(tensor).slice();
+    if (tensor.quantization === undefined) {
+      const elements = this.#elements(tensor);
+      return elements instanceof Uint16Array ? fromBfloat16s(elements) : elements.slice();
+    }
     const data = new Float32Array(tensor.size), rows = Array(tensor.shape[0]).keys();
     unpackRows(this.#crew.memory, tensor, tensor.quantization, rows, 1, data);
     return data;
@@ -155,7 +160,11 @@ export class WasmMachine implements Machine {
     this.#crew.dispose();
   }
 
-  #elements(tensor: Tensor): Float32Array {
-    return this.#crew.memory.floats(at(tensor), tensor.size);
+  /** The elements of a plain tensor: numbers, or the bits of bf16. */
+  #elements(tensor: Tensor): Float32Array | Uint16Array {
+    const { memory } = this.#crew;
+    return tensor.dtype === "bf16"
+      ? memory.words(at(tensor), tensor.size)
+      : memory.floats(at(tensor), tensor.size);
   }
 }

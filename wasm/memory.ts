@@ -83,6 +83,11 @@ export class LinearMemory {
     return new Float32Array(this.memory.buffer, offset, length);
   }
 
+  /** A view of `length` words of 16 bits at an offset. Never keep it either. */
+  words(offset: number, length: number): Uint16Array {
+    return new Uint16Array(this.memory.buffer, offset, length);
+  }
+
   /** A view of `length` bytes at an offset. Never keep it either. */
   bytes(offset: number, length: number): Uint8Array {
     return new Uint8Array(this.memory.buffer, offset, length);

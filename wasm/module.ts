@@ -19,11 +19,11 @@ function decode(text: string): Uint8Array<ArrayBuffer> {
  *
  * @example
  * ```ts
- * import { createBackend, wasmKernels } from "@levin/attention";
+ * import { createBackend, wasmKernels } from "@levin/attention/wasm";
  * import assert from "node:assert/strict";
  *
  * const module = new WebAssembly.Module(wasmKernels("baseline"));
- * using backend = await createBackend({ prefer: "wasm", module });
+ * using backend = await createBackend({ module });
  * assert.equal(backend.info.device, "baseline SIMD");
  * ```
  *

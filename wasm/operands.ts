@@ -3,11 +3,14 @@
  *
  * @module
  */
+import { elementBytes, type FloatType } from "../core/dtype.ts";
 import type { Tensor } from "../core/tensor.ts";
 
-/** Where an element of a tensor lies in linear memory; 0 for no tensor. */
+/** Where an element of a plain tensor lies, or where any tensor begins; 0 for no tensor. */
 export function at(tensor: Tensor | undefined, element = 0): number {
-  return tensor === undefined ? 0 : tensor.storage as number + 4 * element;
+  return tensor === undefined
+    ? 0
+    : tensor.storage as number + element * elementBytes(tensor.dtype as FloatType);
 }
 
 /** The next multiple. */

@@ -25,8 +25,9 @@ export function operations(crew: Crew): Operations {
     width: number,
     output: Tensor,
   ): void {
+    const kernel = source.dtype === "bf16" ? "copyBfloat16Row" : "copyRow";
     indices.forEach((row, i) => {
-      crew.call("copyRow", { source: at(source, row * width), target: at(output, i * width), width, scale });
+      crew.call(kernel, { source: at(source, row * width), target: at(output, i * width), width, scale });
     });
   }
 

@@ -35,6 +35,34 @@ export function loadLanes(source: usize, count: i32): v128 {
   return a;
 }
 
+/** Elements 0 to 3 of eight bfloat16 as f32: a bfloat16 is the upper half of an f32. */
+// @ts-ignore: decorator
+@inline
+export function widenLow(a: v128): v128 {
+  return v128.shuffle<i16>(i16x8.splat(0), a, 0, 8, 1, 9, 2, 10, 3, 11);
+}
+
+/** Elements 4 to 7 of eight bfloat16 as f32. */
+// @ts-ignore: decorator
+@inline
+export function widenHigh(a: v128): v128 {
+  return v128.shuffle<i16>(i16x8.splat(0), a, 4, 12, 5, 13, 6, 14, 7, 15);
+}
+
+/** Four elements as f32. T is how they are stored: f32, or u16 for bfloat16. */
+// @ts-ignore: decorator
+@inline
+export function loadFour<T>(source: usize): v128 {
+  return sizeof<T>() == 2 ? i32x4.shl(v128.load16x4_u(source), 16) : v128.load(source);
+}
+
+/** One element as f32. T as for `loadFour`. */
+// @ts-ignore: decorator
+@inline
+export function loadOne<T>(source: usize): f32 {
+  return sizeof<T>() == 2 ? reinterpret<f32>(<u32> load<u16>(source) << 16) : load<f32>(source);
+}
+
 /** Stores lanes 0 .. count−1. */
 // @ts-ignore: decorator
 @inline

@@ -1,6 +1,6 @@
 // The register tile: the one inner loop under attention and linear. Every matrix product is C = β C + Aᵀ B.
 import { TILE_COLUMNS } from "../../core/sizes";
-import { loadLanes, madd, storeLanes } from "./simd";
+import { loadFour, loadLanes, loadOne, madd, storeLanes } from "./simd";
 
 /** Bytes of one row of a B panel. */
 // @ts-ignore: decorator
@@ -125,9 +125,10 @@ function changeRow(c: usize, c0: v128, c1: v128, kept: v128, changed: v128): voi
 
 /**
  * Transposes rows into k-major order: target[k][r] = source[r][k] · scale · (factors ? factors[r] : 1) for r < rows,
- * k < columns, and zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes.
+ * k < columns, and zero for rows ≤ r < paddedRows (a multiple of 4). Strides in bytes. T is how the source is stored: f32,
+ * or u16 for bfloat16.
  */
-export function packTransposed(
+export function packTransposed<T>(
   source: usize,
   sourceStride: usize,
   rows: i32,
@@ -148,8 +149,8 @@ export function packTransposed(
     let k = 0;
     if (left >= 4) {
       for (; k + 4 <= columns; k += 4) {
-        const at = <usize> k << 2;
-        const x0 = v128.load(s0 + at), x1 = v128.load(s1 + at), x2 = v128.load(s2 + at), x3 = v128.load(s3 + at);
+        const at = <usize> k * sizeof<T>();
+        const x0 = loadFour<T>(s0 + at), x1 = loadFour<T>(s1 + at), x2 = loadFour<T>(s2 + at), x3 = loadFour<T>(s3 + at);
         const lo01 = v128.shuffle<f32>(x0, x1, 0, 4, 1, 5), hi01 = v128.shuffle<f32>(x0, x1, 2, 6, 3, 7);
         const lo23 = v128.shuffle<f32>(x2, x3, 0, 4, 1, 5), hi23 = v128.shuffle<f32>(x2, x3, 2, 6, 3, 7);
         v128.store(to, f32x4.mul(factor, v128.shuffle<f32>(lo01, lo23, 0, 1, 4, 5)));
@@ -161,20 +162,20 @@ export function packTransposed(
     }
     // At the edges column by column: lanes beyond the rows are zero.
     for (; k < columns; k++) {
-      const at = <usize> k << 2;
+      const at = <usize> k * sizeof<T>();
       let x = f32x4.splat(0);
-      if (left > 0) x = v128.load32_zero(s0 + at);
-      if (left > 1) x = v128.load32_lane(s1 + at, x, 1);
-      if (left > 2) x = v128.load32_lane(s2 + at, x, 2);
-      if (left > 3) x = v128.load32_lane(s3 + at, x, 3);
+      if (left > 0) x = f32x4.replace_lane(x, 0, loadOne<T>(s0 + at));
+      if (left > 1) x = f32x4.replace_lane(x, 1, loadOne<T>(s1 + at));
+      if (left > 2) x = f32x4.replace_lane(x, 2, loadOne<T>(s2 + at));
+      if (left > 3) x = f32x4.replace_lane(x, 3, loadOne<T>(s3 + at));
       v128.store(to, f32x4.mul(factor, x));
       to += targetStride;
     }
   }
 }
 
-/** Transposes rows, times `scale`, into panels of 8 rows: [rows/8][columns][8]. */
-export function packTransposedPanels(
+/** Transposes rows, times `scale`, into panels of 8 rows: [rows/8][columns][8]. T as for `packTransposed`. */
+export function packTransposedPanels<T>(
   source: usize,
   sourceStride: usize,
   rows: i32,
@@ -183,7 +184,7 @@ export function packTransposedPanels(
   scale: f32,
 ): void {
   for (let r = 0; r < rows; r += TILE_COLUMNS) {
-    packTransposed(source + <usize> r * sourceStride, sourceStride, min(TILE_COLUMNS, rows - r), columns,
+    packTransposed<T>(source + <usize> r * sourceStride, sourceStride, min(TILE_COLUMNS, rows - r), columns,
       target + <usize> (r * columns) * 4, PANEL_ROW, TILE_COLUMNS, 0, scale);
   }
 }

@@ -6,6 +6,7 @@
 import type { Backend, Tensor } from "../../mod.ts";
 import { TransNormerLLM } from "../../model/mod.ts";
 import { parseConfig } from "../../model/config.ts";
+import { fromBfloat16s, toBfloat16s } from "../../core/bfloat16.ts";
 import { dequantize, quantize } from "../../core/quantize.ts";
 import { elementCount } from "../../core/shape.ts";
 import { mapWeights } from "../../model/weights.ts";
@@ -38,16 +39,16 @@ export const FIVE_MILLION: ConfigJson = {
 /** Tokens whose logits are held to the float64 reference: prefill of all but the last, and a step. */
 const CHECKED = 4;
 /** Through all layers: f32; rows of x in 16 bits with weights of 8; rows in 8 bits with weights of 4. */
-const LIMITS = { 32: 2e-5, 8: 2e-3, 4: 0.1 };
+const LIMITS = { f32: 2e-5, bf16: 2e-5, int8: 2e-3, int4: 0.1 };
 
 /**
- * A model with random weights, its matrices of `bits` bits in groups of `group`. Its answers were held to the float64
+ * A model with random weights, its matrices stored as `dtype`, integers in groups of `group`. Its answers were held to the float64
  * reference on the same weights.
  */
 export async function randomModel(
   backend: Backend,
   json: ConfigJson,
-  bits: 32 | 8 | 4 = 32,
+  dtype: "f32" | "bf16" | "int8" | "int4" = "f32",
   group: 32 | 64 = 64,
 ): Promise<TransNormerLLM> {
   const config = parseConfig({ ...json, model_type: "transnormer" });
@@ -58,11 +59,17 @@ export async function randomModel(
     const data = new Float32Array(elementCount(shape));
     const magnitude = 1.7 / Math.sqrt(shape[shape.length - 1]);
     for (let i = 0; i < data.length; i++) data[i] = magnitude * (2 * random() - 1);
-    const integers = bits !== 32 && shape.length === 2 ? quantize(data, shape, { bits, group }) : undefined;
-    tensors.set(name, { shape: [...shape], data: integers === undefined ? data : dequantize(integers) });
-    const tensor = integers === undefined
-      ? backend.tensor(data, shape.length === 3 ? [shape[0], shape[2]] : shape)
-      : backend.quantized(integers);
+    const stored = shape.length === 2 ? dtype : "f32";
+    let tensor: Tensor;
+    if (stored === "int8" || stored === "int4") {
+      const integers = quantize(data, shape, { bits: stored === "int8" ? 8 : 4, group });
+      tensors.set(name, { shape: [...shape], data: dequantize(integers) });
+      tensor = backend.quantized(integers);
+    } else {
+      const rounded = stored === "bf16" ? fromBfloat16s(toBfloat16s(data)) : data;
+      tensors.set(name, { shape: [...shape], data: rounded });
+      tensor = backend.tensor(rounded, shape.length === 3 ? [shape[0], shape[2]] : shape, { dtype: stored });
+    }
     parameters.push(tensor);
     return tensor;
   });
@@ -71,7 +78,7 @@ export async function randomModel(
     weights,
     parameters,
     tokenizer: undefined,
-    fingerprint: `random weights of ${bits} bits, ${JSON.stringify(json)}`,
+    fingerprint: `random weights in ${dtype}, ${JSON.stringify(json)}`,
   });
   const ids = Array.from({ length: CHECKED }, () => Math.floor(config.vocabSize * random()));
   const expected = referenceLogits(json, tensors, [ids]).subarray((CHECKED - 2) * config.vocabSize);
@@ -80,11 +87,11 @@ export async function randomModel(
   assertClose(
     await prompt.data(),
     expected.subarray(0, config.vocabSize),
-    LIMITS[bits],
+    LIMITS[dtype],
     "logits of a prefill",
   );
   using next = session.step(ids[CHECKED - 1]);
-  assertClose(await next.data(), expected.subarray(config.vocabSize), LIMITS[bits], "logits of a step");
+  assertClose(await next.data(), expected.subarray(config.vocabSize), LIMITS[dtype], "logits of a step");
   return model;
 }
 

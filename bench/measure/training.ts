@@ -3,12 +3,14 @@
  *
  * @module
  */
-import type { Backend } from "../../mod.ts";
+import { elementCount } from "../../core/shape.ts";
+import type { Backend, Tensor } from "../../mod.ts";
 import { parseConfig } from "../../model/config.ts";
 import { randomNumbers } from "../../model/sampling.ts";
-import { lightningMixer, lossAndGradients, type Mixer } from "../../train/backward.ts";
-import { initialWeights } from "../../train/configs.ts";
+import { lossAndGradients, type PassOptions } from "../../train/backward.ts";
+import { type StepMemory, stepMemory } from "../../train/memory.ts";
 import { Parameters } from "../../train/optimizer.ts";
+import { repeat } from "../baselines/mod.ts";
 import { median, seconds } from "./timing.ts";
 
 /** Speed at one length. */
@@ -17,6 +19,73 @@ export interface Speed {
   readonly length: number;
   /** Median over the repeats. */
   readonly tokensPerSecond: number;
+}
+
+/** A model with random weights, and steps that train it. */
+export class TrainingSteps implements Disposable {
+  /** Tokens of a step. */
+  readonly tokens: number;
+  readonly #backend: Backend;
+  readonly #parameters: Parameters;
+  readonly #pass: PassOptions;
+  readonly #ids: Uint32Array;
+  readonly #labels: Int32Array;
+  #count = 0;
+
+  /** @param tokens of a step, a multiple of every length */
+  constructor(backend: Backend, config: Record<string, unknown>, tokens: number, pass: PassOptions = {}) {
+    const network = parseConfig(config), random = randomNumbers(1);
+    this.tokens = tokens;
+    this.#backend = backend;
+    this.#pass = pass;
+    // Noise again and again: normal numbers for each of 385 M parameters would take half a minute.
+    const noise = Float32Array.from({ length: 2 ** 20 - 3 }, () => 0.07 * (random() - 0.5));
+    this.#parameters = new Parameters(backend, network, (name, shape) => {
+      const value = new Float32Array(elementCount(shape));
+      return { value: name.endsWith("norm.weight") ? value.fill(1) : repeat(noise, value) };
+    });
+    this.#ids = Uint32Array.from({ length: tokens }, () => Math.floor(network.vocabSize * random()));
+    this.#labels = Int32Array.from(this.#ids, (_, i) => this.#ids[(i + 1) % tokens]);
+  }
+
+  /** Number of parameters. */
+  get parameters(): number {
+    return this.#parameters.count;
+  }
+
+  /** What a step of sequences of `seqLen` tokens holds, by Lightning Attention. */
+  memory(seqLen: number): StepMemory {
+    const { config, count } = this.#parameters;
+    return stepMemory(config, count, { batch: this.tokens / seqLen, seqLen }, this.#pass.recompute ?? false);
+  }
+
+  /** Enqueues a step of sequences of `seqLen` tokens; the squares of its gradients are known near its end. */
+  enqueue(seqLen: number): Tensor {
+    using gradients = this.#parameters.gradients();
+    using total = this.#backend.zeros([1]);
+    const batch = this.tokens / seqLen, ids = this.#ids, labels = this.#labels;
+    const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
+    const scale = 1 / this.tokens;
+    const states = lossAndGradients(this.#parameters, gradients.tree, segment, scale, total, this.#pass);
+    for (const state of states) state.dispose();
+    const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
+    return this.#parameters.step(gradients, { ...options, count: ++this.#count }, () => false);
+  }
+
+  /** A step, until all of it is done but AdamW's last writes, which the next step waits for. */
+  async take(seqLen: number): Promise<void> {
+    using squares = this.enqueue(seqLen);
+    await squares.data();
+  }
+
+  /** Steps for this long: GPUs raise their clock under load. */
+  async warmUp(seqLen: number, milliseconds = 2000): Promise<void> {
+    for (const end = performance.now() + milliseconds; performance.now() < end;) await this.take(seqLen);
+  }
+
+  [Symbol.dispose](): void {
+    this.#parameters[Symbol.dispose]();
+  }
 }
 
 /**
@@ -28,36 +97,18 @@ export interface Speed {
 export async function trainingSpeed(
   backend: Backend,
   config: Record<string, unknown>,
-  { tokens, lengths, repeats, mixer = lightningMixer }: {
+  { tokens, lengths, repeats, ...pass }: {
     tokens: number;
     lengths: readonly number[];
     repeats: number;
-    mixer?: Mixer;
-  },
+  } & PassOptions,
 ): Promise<Speed[]> {
-  const network = parseConfig(config);
-  using parameters = new Parameters(backend, network, initialWeights(network, 1));
-  const random = randomNumbers(1);
-  const ids = Uint32Array.from({ length: tokens }, () => Math.floor(256 * random()));
-  const labels = Int32Array.from(ids, (_, i) => ids[(i + 1) % tokens]);
-  let count = 0;
-  const step = async (seqLen: number) => {
-    using gradients = parameters.gradients();
-    using total = backend.zeros([1]);
-    const batch = tokens / seqLen;
-    const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
-    const states = lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, { mixer });
-    for (const state of states) state.dispose();
-    const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
-    using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
-    await squares.data(); // all of the step but AdamW's last writes, which the next step waits for
-  };
+  using steps = new TrainingSteps(backend, config, tokens, pass);
   const times = new Map(lengths.map((length) => [length, [] as number[]]));
-  // GPUs raise their clock under load.
-  for (const end = performance.now() + 2000; performance.now() < end;) await step(lengths[0]);
+  await steps.warmUp(lengths[0]);
   for (let i = 0; i <= repeats; i++) {
     for (const [length, found] of times) {
-      const time = await seconds(() => step(length));
+      const time = await seconds(() => steps.take(length));
       if (i > 0) found.push(time);
     }
   }

@@ -122,16 +122,20 @@ export const GOALS: readonly Goal[] = [
       return await share(async () => decodeCase(model), repeats);
     },
   },
-  ...([[8, 3, 1.5], [4, 4.5, 2]] as const).map(([bits, goal, alarm]): Goal => ({
-    what: `decode of one token, the same model: int${bits} weights in groups of 64 over f32`,
+  ...([["bf16", 1.7, 1.2], ["int8", 3, 1.5], ["int4", 4.5, 2]] as const).map((
+    [dtype, goal, alarm],
+  ): Goal => ({
+    what: `decode of one token, the same model: ${dtype} weights${
+      dtype === "bf16" ? "" : " in groups of 64"
+    } over f32`,
     unit: "×",
     goal,
     alarm,
     async measure(repeats) {
       using backend = await createBackend({ prefer: "wasm" });
-      using quantised = await randomModel(backend, HUNDRED_MILLION, bits);
+      using smaller = await randomModel(backend, HUNDRED_MILLION, dtype);
       using whole = await randomModel(backend, HUNDRED_MILLION);
-      return await times(decodeCase(quantised), decodeCase(whole), repeats);
+      return await times(decodeCase(smaller), decodeCase(whole), repeats);
     },
   })),
   {

@@ -12,6 +12,8 @@ export interface PlotPoint {
   /** Where on the x axis, which is logarithmic. */
   readonly length: number;
   readonly y: number;
+  /** Least and most of what `y` is the middle of. */
+  readonly range?: readonly [number, number];
 }
 
 /** One chart. */
@@ -25,6 +27,8 @@ export interface Panel {
   readonly xTitle?: string;
   /** Ticks of a logarithmic y axis, by their number; default: the axis is linear and begins at 0. */
   readonly steps?: (power: number) => number;
+  /** Whether a linear y axis begins at 0; default: it does. */
+  readonly isFromZero?: boolean;
   /** Vega expression of a tick's label. */
   readonly labels: string;
 }
@@ -80,15 +84,27 @@ function around(values: number[], step: (power: number) => number): number[] {
   return ticks;
 }
 
-function chart({ title, values, methods, colors, xTitle = "tokens (log scale)", steps, labels }: Panel) {
+function chart(panel: Panel) {
+  const { title, values, methods, colors, xTitle = "tokens (log scale)", steps, isFromZero = true, labels } =
+    panel;
   const lengths = [...new Set(values.map(({ length }) => length))];
   const ticks = steps && around(values.map(({ y }) => y), steps);
   return {
     title,
     width: 380,
     height: 300,
-    data: { values: [...values] },
-    mark: { type: "line" as const, point: { size: 45, filled: true }, strokeWidth: 2.5 },
+    data: {
+      values: values.map(({ range, ...point }) => ({ ...point, least: range?.[0], most: range?.[1] })),
+    },
+    layer: [
+      { mark: { type: "line" as const, point: { size: 45, filled: true }, strokeWidth: 2.5 } },
+      ...values.some(({ range }) => range !== undefined)
+        ? [{
+          mark: { type: "rule" as const, strokeWidth: 1 },
+          encoding: { y: { field: "least" }, y2: { field: "most" } },
+        }]
+        : [],
+    ],
     encoding: {
       x: {
         field: "length",
@@ -105,7 +121,7 @@ function chart({ title, values, methods, colors, xTitle = "tokens (log scale)", 
         field: "y",
         type: "quantitative" as const,
         scale: ticks === undefined
-          ? { zero: true, nice: true }
+          ? { zero: isFromZero, nice: true }
           : { type: "log" as const, nice: false, domain: [ticks[0], ticks[ticks.length - 1]] },
         axis: { title: null, labelExpr: labels, ...ticks && { values: ticks } },
       },

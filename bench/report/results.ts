@@ -108,6 +108,35 @@ export interface TrainingReport extends Pick<Report, "device" | "date" | "commit
   readonly speeds: readonly SpeedPoint[];
 }
 
+/** A model of a published size on one device, as `bench/published.ts --keep` keeps it. */
+export interface PublishedRow
+  extends Pick<Report, "backend" | "device" | "machine" | "date" | "commit" | "versions"> {
+  /** Of WASM; 1 on WebGPU. */
+  readonly threads: number;
+  /** Its name in `bench/measure/checkpoints.ts`. */
+  readonly model: string;
+  /** How its matrices were stored. */
+  readonly weights: string;
+  /** Seconds to load. */
+  readonly load: number;
+  /** Bytes of tensors in the file, at most on the host besides what the backend holds, of the weights, held at most. */
+  readonly bytes: {
+    readonly file: number;
+    readonly host: number;
+    readonly weights: number;
+    readonly held: number;
+  };
+  /** Tokens of the prompt. */
+  readonly prompt: number;
+  /** Tokens per second of reading it. */
+  readonly prefill: number;
+  /** Milliseconds to the first token after a short prompt, and of each that follows: the median. */
+  readonly firstToken: number;
+  readonly decode: number;
+  /** RMS-relative error of the logits, compared with float64, where they were compared. */
+  readonly error?: number;
+}
+
 /** The machine that measures. */
 export function machine(): Report["machine"] {
   return {

@@ -9,6 +9,9 @@ import { rangeError, typeError } from "../errors.ts";
 import { joinTo, lastDimension } from "../shape.ts";
 import { checkTensor, type Tensor } from "../tensor.ts";
 
+/** What SRMSNorm adds to the mean square, unless told otherwise. */
+export const SRMS_EPS = 1e-6;
+
 /** Options of {@linkcode norm}. */
 export interface NormOptions {
   /** LayerNorm's weight, `[width]`. Default: the norm is SRMSNorm and has no parameters. */
@@ -127,7 +130,7 @@ function checkNorm(
   const { weight, gate } = options;
   const width = options.width ?? lastDimension(operation, "x", x.shape);
   const shape = joinTo(operation, x.shape, width);
-  const eps = options.eps ?? (weight === undefined ? 1e-6 : 1e-5);
+  const eps = options.eps ?? (weight === undefined ? SRMS_EPS : 1e-5);
   checkFinite(operation, "eps", eps);
   if (eps < 0) rangeError(operation, "eps must be >= 0", eps);
   if (weight !== undefined) checkOperand(operation, "weight", weight, dtypes, x.backend, [width], "[width]");

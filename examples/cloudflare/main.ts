@@ -17,8 +17,8 @@ import {
   type ObjectNamespace,
   objectStore,
   SessionObject,
-} from "@levin/attention/serve";
-import { TransNormerLLM } from "@levin/attention/tnl";
+} from "@levin/attention/serve/bare";
+import { TransNormerLLM } from "@levin/attention/tnl/bare";
 import { createBackend } from "@levin/attention/wasm";
 
 /** What `wrangler.jsonc` binds. */

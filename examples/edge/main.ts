@@ -11,8 +11,8 @@
  * @module
  */
 import { createBackend } from "@levin/attention/wasm";
-import { createHandler } from "@levin/attention/serve";
-import { TransNormerLLM } from "@levin/attention/tnl";
+import { createHandler } from "@levin/attention/serve/bare";
+import { TransNormerLLM } from "@levin/attention/tnl/bare";
 
 /** A setting of the host; none if it is not set. */
 function setting(name: string): string | undefined {
@@ -27,7 +27,6 @@ const backend = await createBackend();
 
 const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
-  checkpoint: location,
   storage: "openKv" in Deno ? "kv:" : undefined,
   apiKeys,
   // What one isolate with little memory and one core can carry. Without workers, texts are tokenized in between.

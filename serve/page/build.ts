@@ -1,66 +1,78 @@
 /**
- * Bundles the page and the library for it into `assets.ts`, so that a server needs no file system to serve them:
- * `deno run -A serve/page/build.ts`; with `--check` it compares instead of writing.
+ * Bundles the page and the library for it into `assets.ts`, so that a server needs no file system to serve them.
+ *
+ *     deno task page [--check]
  *
  * @module
  */
+import { cli, command } from "../../cli/mod.ts";
+
 const here = (name: string) => new URL(name, import.meta.url);
 const OUTPUT = here("assets.ts");
 
-const folder = await Deno.makeTempDir();
-try {
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      ...["bundle", "--quiet", "--minify", "--platform", "browser", "--code-splitting", "--outdir", folder],
-      here("page.ts").href,
-    ],
-    cwd: here("../.."),
-    stderr: "piped",
-  }).output();
-  if (!success) throw new Error(new TextDecoder().decode(stderr));
+await cli(
+  command("page", "Bundles the library into the page of the server, serve/page/assets.ts.")
+    .option("--check", "compare with the file that is there instead of writing", false)
+    .action(build),
+);
 
-  const assets: Record<string, { type: string; body: string }> = {
-    "index.html": { type: "text/html", body: await Deno.readTextFile(here("index.html")) },
-    "style.css": { type: "text/css", body: await Deno.readTextFile(here("style.css")) },
-  };
-  const HASHED = /([\w.]+)-[A-Z0-9]{8}\.js/g;
-  // The bundler's hashes depend on where the checkout lies: a hash of the contents replaces them, and where several
-  // scripts differ in nothing else, a number.
-  const withoutHash = (text: string) => text.replaceAll(HASHED, "$1-.js");
-  const scripts: { name: string; body: string; plain: string }[] = [];
-  for (const { name } of Deno.readDirSync(folder)) {
-    const body = await Deno.readTextFile(`${folder}/${name}`);
-    scripts.push({ name, body, plain: `${withoutHash(name)}\0${withoutHash(body)}` });
-  }
-  scripts.sort((a, b) => a.plain < b.plain ? -1 : 1);
-  const contents = new TextEncoder().encode(scripts.map(({ plain }) => plain).join("\0"));
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", contents));
-  const hash = digest.toHex().slice(0, 8).toUpperCase();
-  const renamed = new Map<string, string>();
-  for (const { name } of scripts) {
-    const stem = withoutHash(name),
-      others = [...renamed.keys()].filter((other) => withoutHash(other) === stem);
-    renamed.set(name, stem.replace(/-\.js$/, `${others.length || ""}-${hash}.js`));
-  }
-  for (const { name, body } of scripts) {
-    assets[renamed.get(name)!] = {
-      type: "text/javascript",
-      body: body.replaceAll(HASHED, (name) => renamed.get(name) ?? name),
+async function build({ check }: { check: boolean }): Promise<void> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["bundle", "--quiet", "--minify", "--platform", "browser", "--code-splitting", "--outdir", folder],
+        here("page.ts").href,
+      ],
+      cwd: here("../.."),
+      stderr: "piped",
+    }).output();
+    if (!success) throw new Error(new TextDecoder().decode(stderr));
+
+    const assets: Record<string, { type: string; body: string }> = {
+      "index.html": { type: "text/html", body: await Deno.readTextFile(here("index.html")) },
+      "style.css": { type: "text/css", body: await Deno.readTextFile(here("style.css")) },
     };
+    const HASHED = /(?<![\w.])([\w.]+)-[A-Z0-9]{8}\.js/g; // kernels are one long word
+    // The bundler's hashes depend on where the checkout lies: a hash of the contents replaces them, and where several
+    // scripts differ in nothing else, a number.
+    const withoutHash = (text: string) => text.replaceAll(HASHED, "$1-.js");
+    const scripts: { name: string; body: string; plain: string }[] = [];
+    for (const { name } of Deno.readDirSync(folder)) {
+      const body = await Deno.readTextFile(`${folder}/${name}`);
+      scripts.push({ name, body, plain: `${withoutHash(name)}\0${withoutHash(body)}` });
+    }
+    scripts.sort((a, b) => a.plain < b.plain ? -1 : 1);
+    const contents = new TextEncoder().encode(scripts.map(({ plain }) => plain).join("\0"));
+    const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", contents));
+    const hash = digest.toHex().slice(0, 8).toUpperCase();
+    const renamed = new Map<string, string>();
+    for (const { name } of scripts) {
+      const stem = withoutHash(name),
+        others = [...renamed.keys()].filter((other) => withoutHash(other) === stem);
+      renamed.set(name, stem.replace(/-\.js$/, `${others.length || ""}-${hash}.js`));
+    }
+    for (const { name, body } of scripts) {
+      assets[renamed.get(name)!] = {
+        type: "text/javascript",
+        body: body.replaceAll(HASHED, (name) => renamed.get(name) ?? name),
+      };
+    }
+    const text =
+      "// Generated by serve/page/build.ts: do not edit.\n// deno-fmt-ignore-file\n// deno-lint-ignore-file\n\n" +
+      "/** The files of the page by name. */\n" +
+      `export const ASSETS: Readonly<Record<string, { readonly type: string; readonly body: string }>> = ${
+        JSON.stringify(assets, null, 1)
+      };\n`;
+    if (!check) {
+      await Deno.writeTextFile(OUTPUT, text);
+      for (const [name, { body }] of Object.entries(assets)) console.log(`${name}: ${body.length} bytes`);
+    } else if (await Deno.readTextFile(OUTPUT) !== text) {
+      throw new Error(
+        "Cannot accept serve/page/assets.ts: it does not match its sources. Run deno task page",
+      );
+    }
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
-  const text =
-    "// Generated by serve/page/build.ts: do not edit.\n// deno-fmt-ignore-file\n// deno-lint-ignore-file\n\n" +
-    "/** The files of the page by name. */\n" +
-    `export const ASSETS: Readonly<Record<string, { readonly type: string; readonly body: string }>> = ${
-      JSON.stringify(assets, null, 1)
-    };\n`;
-  if (!Deno.args.includes("--check")) {
-    await Deno.writeTextFile(OUTPUT, text);
-    for (const [name, { body }] of Object.entries(assets)) console.log(`${name}: ${body.length} bytes`);
-  } else if (await Deno.readTextFile(OUTPUT) !== text) {
-    console.error("serve/page/assets.ts does not match its sources: run deno task page");
-    Deno.exit(1);
-  }
-} finally {
-  await Deno.remove(folder, { recursive: true });
 }

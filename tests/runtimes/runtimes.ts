@@ -6,6 +6,7 @@
  * @module
  */
 import assert from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
 import { textFiles } from "../serve_setup.ts";
@@ -21,10 +22,12 @@ const WGSL = "@compute", WASM = "0061736d";
 
 const tarball = await install();
 
-/** The newest Node.js that npm has, beside the machine's own. */
-const NEWEST_NODE = installed(
-  `node-linux-${Deno.build.arch === "x86_64" ? "x64" : "arm64"}/bin/node`,
-);
+/** A Node.js of npm's: of a major version, or the newest. */
+const nodeOf = (major?: number) => {
+  const machine = `linux-${Deno.build.arch === "x86_64" ? "x64" : "arm64"}`;
+  return installed(`node-${major === undefined ? "" : `${major}-`}${machine}/bin/node`);
+};
+const NEWEST_NODE = nodeOf();
 
 /** Rows of the table of support, in its order. */
 const rows = new Map<string, readonly string[]>();
@@ -111,9 +114,12 @@ Deno.test("publint, attw and TypeScript find nothing", async (t) => {
 });
 
 Deno.test("Node.js: attention, gradients, a model, the server, threads", async () => {
-  const old = await run("node", ["--version"]);
-  assert.notEqual(await run(NEWEST_NODE, ["--version"]), old);
-  for (const node of ["node", NEWEST_NODE]) await host(node);
+  const nodes = ["node", nodeOf(22), nodeOf(24), NEWEST_NODE], versions = new Set<string>();
+  for (const node of nodes) {
+    versions.add((await run(node, ["--version"])).split(".")[0]);
+    await host(node);
+  }
+  assert(versions.has("v22") && versions.has("v24") && versions.size >= 3, `${[...versions]}`);
   rows.set("Node.js 20.16 and later", [
     "yes",
     "yes",
@@ -121,6 +127,13 @@ Deno.test("Node.js: attention, gradients, a model, the server, threads", async (
     "yes",
     "npm `webgpu`",
   ]);
+});
+
+Deno.test("Node.js: the sources themselves, whose types it strips", async () => {
+  const mod = fileURLToPath(new URL("mod.ts", ROOT));
+  for (const node of [nodeOf(22), nodeOf(24), NEWEST_NODE]) {
+    assert.equal((await run(node, ["programs/sources.mjs", mod])).trim(), "ok");
+  }
 });
 
 Deno.test({
@@ -166,7 +179,7 @@ Deno.test("Deno: the same, and attention without any permission", async () => {
 /** Bundles a Worker with the package as it is installed. */
 async function bundleWorker(entry: string, outdir: string): Promise<void> {
   await build({
-    entryPoints: [new URL(entry, ROOT).pathname],
+    entryPoints: [fileURLToPath(new URL(entry, ROOT))],
     nodePaths: [installed("")],
     outdir,
     bundle: true,
@@ -184,7 +197,9 @@ async function bundleWorker(entry: string, outdir: string): Promise<void> {
 Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
   const out = `${FOLDER}/worker`;
   await bundleWorker("examples/cloudflare/main.ts", out);
-  const { size } = gzipped(await Deno.readTextFile(`${out}/main.js`));
+  const { size, wgsl } = gzipped(await Deno.readTextFile(`${out}/main.js`));
+  assert(!wgsl, "a Worker has no use for shaders");
+  console.log(`Worker, KB with gzip: ${size / 1000}`);
   assert(
     size < 1_000_000,
     `${size} bytes of a worker: the limit of Cloudflare's free plan is 3 MB`,
@@ -315,6 +330,44 @@ async function bundled(line: string): Promise<string> {
   return outputFiles[0].text;
 }
 
+/** A program of one line, bundled with code splitting: the texts that load at its start, and those that may follow. */
+async function split(line: string): Promise<{ start: string[]; later: string[] }> {
+  const { outputFiles, metafile: { outputs } } = await build({
+    stdin: { contents: line, resolveDir: FOLDER },
+    absWorkingDir: FOLDER,
+    outdir: "out",
+    bundle: true,
+    minify: true,
+    format: "esm",
+    splitting: true,
+    metafile: true,
+    write: false,
+    logLevel: "warning",
+  });
+  const start = new Set(["out/stdin.js"]);
+  for (const name of start) {
+    for (const { path, kind } of outputs[name].imports) if (kind === "import-statement") start.add(path);
+  }
+  const parts = Map.groupBy(outputFiles, ({ path }) => start.has(path.slice(FOLDER.length + 1)));
+  const texts = (isStart: boolean) => (parts.get(isStart) ?? []).map(({ text }) => text);
+  return { start: texts(true), later: texts(false) };
+}
+
+Deno.test("a page on either backend starts with the kernels of none", async () => {
+  for (
+    const line of [
+      'export * from "@levin/attention";',
+      'export { createBackend, lightningAttention } from "@levin/attention";',
+      'export { TransNormerLLM } from "@levin/attention/tnl";',
+    ]
+  ) {
+    const { start, later } = await split(line);
+    assert(start.every((text) => !text.includes(WGSL) && !text.includes(WASM)), line);
+    assert(later.some((text) => text.includes(WGSL)) && later.some((text) => text.includes(WASM)), line);
+    assert(!later.some((text) => text.includes(WGSL) && text.includes(WASM)), line);
+  }
+});
+
 Deno.test("a bundle for one backend holds nothing of the other, and only what it calls", async () => {
   const attention = "export { createBackend, lightningAttention, lightningAttentionStep } from";
   const wasm = gzipped(await bundled(`${attention} "@levin/attention/wasm";`));
@@ -328,9 +381,19 @@ Deno.test("a bundle for one backend holds nothing of the other, and only what it
   assert.deepEqual([webgpu.wgsl, webgpu.wasm], [true, false]);
   // Names that only shaders of gradients have.
   assert.doesNotMatch(text, /\b(dWeight|dOutput|dTheta)\b/);
+  // A model on one of them.
+  const model = 'export { TransNormerLLM } from "@levin/attention/tnl/bare";';
+  const models = await Promise.all(
+    ["wasm", "webgpu"].map((backend) =>
+      bundled(`${model} export { createBackend } from "@levin/attention/${backend}";`)
+    ),
+  );
+  assert.deepEqual(models.map(gzipped).map(({ wgsl, wasm }) => [wgsl, wasm]), [[false, true], [true, false]]);
   console.log("\n| bundle | KB, gzip |\n|---|--:|");
   const whole = gzipped(await bundled(`${attention} "@levin/attention";`));
-  for (const [name, { size }] of Object.entries({ wasm, webgpu, whole })) {
+  const [wasmModel, webgpuModel] = models.map(gzipped);
+  const sizes = { wasm, webgpu, whole, "wasm, model": wasmModel, "webgpu, model": webgpuModel };
+  for (const [name, { size }] of Object.entries(sizes)) {
     console.log(`| ${name} | ${(size / 1000).toFixed(1)} |`);
   }
 });

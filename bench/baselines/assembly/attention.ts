@@ -74,7 +74,7 @@ export function leftProduct(
 
   for (let i0 = 0; i0 < length; i0 += QUERIES) {
     const queries = min(QUERIES, length - i0);
-    packTransposedPanels(q + <usize> i0 * keyRow, keyRow, queries, headDim, queryP, scale);
+    packTransposedPanels<f32>(q + <usize> i0 * keyRow, keyRow, queries, headDim, queryP, scale);
     memory.fill(output, 0, <usize> e8 * SCORE_ROW);
     for (let j0 = 0; j0 < i0 + queries; j0 += KEYS) {
       const keys = min(KEYS, length - j0), ahead = i0 - j0;
@@ -127,7 +127,7 @@ export function softmaxAttention(
 
   for (let i0 = 0; i0 < length; i0 += QUERIES) {
     const queries = min(QUERIES, length - i0);
-    packTransposedPanels(q + <usize> i0 * keyRow, keyRow, queries, headDim, queryP, scale * LOG2_E);
+    packTransposedPanels<f32>(q + <usize> i0 * keyRow, keyRow, queries, headDim, queryP, scale * LOG2_E);
     memory.fill(output, 0, <usize> e8 * SCORE_ROW);
     fill(maximum, QUERIES, -1e30); // finite, so that the difference of two of them is no NaN
     fill(sum, QUERIES, 0);
@@ -278,7 +278,7 @@ function packKeys(
   value: usize,
 ): void {
   const keyRow = <usize> headDim << 2, valueRow = <usize> valueDim << 2;
-  packTransposed(k + <usize> start * keyRow, keyRow, keys, headDim, keyT, KEY_ROW, KEYS, 0, 1);
+  packTransposed<f32>(k + <usize> start * keyRow, keyRow, keys, headDim, keyT, KEY_ROW, KEYS, 0, 1);
   packPanels(v + <usize> start * valueRow, valueRow, keys, valueDim, value, KEYS, 1);
 }
 

@@ -1,6 +1,6 @@
 // A Worker of several servers that share sessions: what a request asks for in "x-server" is the name of one. `/conforms`
 // tries the store itself.
-import { objectStore } from "@levin/attention/serve";
+import { objectStore } from "@levin/attention/serve/bare";
 import { conforms } from "../../store_conformance.ts";
 import { Levin, SessionObject } from "../../../examples/cloudflare/main.ts";
 

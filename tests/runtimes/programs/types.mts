@@ -6,7 +6,9 @@ import { loadKernels } from "@levin/attention/kernels";
 import relaxed from "@levin/attention/kernels/relaxed.wasm";
 import { linear } from "@levin/attention/ops";
 import { createHandler } from "@levin/attention/serve";
+import { createHandler as createBareHandler } from "@levin/attention/serve/bare";
 import { TransNormerLLM } from "@levin/attention/tnl";
+import { TransNormerLLM as BareModel } from "@levin/attention/tnl/bare";
 import { createBackend as createWasmBackend } from "@levin/attention/wasm";
 import { createBackend as createWebgpuBackend } from "@levin/attention/webgpu";
 
@@ -26,4 +28,9 @@ const dx = linearBackward(y, y, y, { dWeight: y });
 const wrong: number = dx;
 const model: TransNormerLLM = await TransNormerLLM.load("model", { backend });
 export const fetch: (request: Request) => Promise<Response> = createHandler({ model }).fetch;
+// A model of either entry is a model for both handlers; the bare one is given its backend.
+const bare: BareModel = await BareModel.load("model", { backend });
+export const handlers = [createHandler({ model: bare }), createBareHandler({ model })];
+// @ts-expect-error the backend is missing
+await BareModel.load("model");
 export { wrong };

@@ -1,0 +1,92 @@
+/**
+ * The operations of {@linkcode Fused}, for one token per sequence: what a model's decoding calls where its machine has
+ * them. The model's own checks stand before them.
+ *
+ * @module
+ */
+import { result, results } from "../check.ts";
+import type { Activation, Fused } from "../machine.ts";
+import type { Backend, Tensor } from "../tensor.ts";
+import { SRMS_EPS } from "./norm.ts";
+
+/** A linear layer's parameters. */
+interface Layer {
+  readonly weight: Tensor;
+  readonly bias: Tensor | undefined;
+}
+
+const fusedOf = ({ machine }: Backend): Fused => machine.fused!;
+
+/**
+ * `y = x weightᵀ / sqrt(mean(normed²) + eps) + bias + residual`, f32: a linear layer of SRMSNorm's result.
+ *
+ * @param x `[..., in]`
+ * @param layer weight `[out, in]` and bias `[out]`
+ * @param options `normed`, shaped like x: whose mean square divides, default x; `residual`, shaped like the result; `gate`:
+ * another layer, whose result this one's is multiplied by, without a residual
+ * @returns `[..., out]`
+ */
+export function normLinear(
+  x: Tensor,
+  { weight, bias }: Layer,
+  { normed = x, residual, gate }: { normed?: Tensor; residual?: Tensor; gate?: Layer } = {},
+): Tensor {
+  const { backend } = x, [outDim, inDim] = weight.shape;
+  return result(backend, [...x.shape.slice(0, -1), outDim], "f32", (output) =>
+    fusedOf(backend).normLinear({
+      x,
+      weight,
+      bias,
+      normed,
+      gate,
+      residual,
+      eps: SRMS_EPS,
+      rows: x.size / inDim,
+      inDim,
+      outDim,
+      output,
+    }));
+}
+
+/**
+ * From a joint projection to what attention gives for one token, the states changed in place.
+ *
+ * @param x `[batch, 1, 4 · hidden]`: query, key, value and gate
+ * @param state `[batch or rows, heads, headDim or twice that with LRPE, headDim]`
+ * @returns `attended` and `gated`, that times the gate, `[batch, 1, hidden]`
+ */
+export function mixerStep(
+  x: Tensor,
+  state: Tensor,
+  options: {
+    heads: number;
+    activation: Activation;
+    slopes: readonly number[];
+    theta: Tensor | undefined;
+    positions: readonly number[];
+    rows: readonly number[] | undefined;
+  },
+): Record<"attended" | "gated", Tensor> {
+  const { backend, shape: [batch, , joint] } = x;
+  const { heads, activation, slopes, theta, positions, rows } = options;
+  const hidden = joint / 4, shape = [batch, 1, hidden];
+  return results(
+    backend,
+    { attended: shape, gated: shape },
+    {},
+    ({ attended, gated }) =>
+      fusedOf(backend).mixerStep({
+        x,
+        batch,
+        heads,
+        headDim: hidden / heads,
+        activation,
+        slopes,
+        lrpe: theta && { theta, positions },
+        state,
+        stateRows: rows,
+        attended,
+        gated,
+      }),
+  );
+}

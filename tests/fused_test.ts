@@ -1,0 +1,264 @@
+/**
+ * What decoding calls on WebGPU: fused operations, and what a token costs in dispatches and objects.
+ */
+import assert from "node:assert/strict";
+import { Backend, type Tensor } from "../mod.ts";
+import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
+import { mixerStep, normLinear } from "../core/ops/fused.ts";
+import { gatherRows } from "../core/ops.ts";
+import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import { parseConfig } from "../model/config.ts";
+import { TransNormerLLM } from "../model/mod.ts";
+import { mapWeights } from "../model/weights.ts";
+import {
+  assertClose,
+  assertSameBits,
+  poison,
+  randomArray,
+  Scope,
+  upload,
+  WITHOUT_WEBGPU,
+} from "./harness.ts";
+import * as reference from "./reference.ts";
+import { type ConfigJson, randomTensors, referenceLogits, SMALL } from "./reference_model.ts";
+
+const LIMIT = 2e-6;
+const EPS = 1e-6;
+
+function gpuTest(
+  name: string,
+  body: (backend: Backend) => Promise<void>,
+  requirements?: WebgpuRequirements,
+): void {
+  Deno.test({
+    name: `WebGPU: ${name}`,
+    ignore: WITHOUT_WEBGPU,
+    fn: async () => {
+      using backend = new Backend(await createMachine({}, "asked for by the test", requirements));
+      await body(backend);
+      assert.equal(backend.bytesInUse, 0, "the test or the operation left tensors undisposed");
+    },
+  });
+}
+
+/** `x weightᵀ / sqrt(mean(normed²) + eps) + bias`, in float64. */
+function referenceNormLinear(
+  x: Float32Array,
+  normed: Float32Array,
+  weight: Float32Array,
+  bias: Float32Array | undefined,
+  [rows, inDim, outDim]: readonly [number, number, number],
+): Float64Array {
+  const product = reference.linear(x, weight, [rows, inDim, outDim]);
+  for (let row = 0; row < rows; row++) {
+    let square = 0;
+    for (let i = 0; i < inDim; i++) square += normed[row * inDim + i] ** 2 / inDim;
+    for (let o = 0; o < outDim; o++) {
+      product[row * outDim + o] = product[row * outDim + o] / Math.sqrt(square + EPS) + (bias?.[o] ?? 0);
+    }
+  }
+  return product;
+}
+
+async function checkNormLinear(
+  backend: Backend,
+  [rows, inDim, outDim]: readonly [number, number, number],
+  extra: "gate" | "residual",
+): Promise<void> {
+  using scope = new Scope();
+  const what = `normLinear ${rows} × ${inDim} → ${outDim} with ${extra}`;
+  const [x, tx] = upload(scope, backend, [rows, inDim], 1);
+  const [other, tOther] = upload(scope, backend, [rows, inDim], 2, 3);
+  const isOther = extra === "residual", normed = isOther ? other : x;
+  const [bias, tBias] = upload(scope, backend, [outDim], 3);
+  const [gateBias, tGateBias] = upload(scope, backend, [outDim], 4);
+  const [residual, tResidual] = upload(scope, backend, [rows, outDim], 5);
+  const bits = [6, 7].map((seed) => toBfloat16s(randomArray([outDim, inDim], seed)));
+  const [weight, gate] = bits.map((bits) => fromBfloat16s(bits));
+  const sizes = [rows, inDim, outDim] as const;
+
+  const left = referenceNormLinear(x, normed, weight, bias, sizes);
+  const right = referenceNormLinear(x, normed, gate, gateBias, sizes);
+  const expected = left.map((value, i) => isOther ? value + residual[i] : value * right[i]);
+  const results: Float32Array[] = [];
+  for (const dtype of ["f32", "bf16"] as const) {
+    const [tWeight, tGate] = bits.map((bits) =>
+      scope.keep(backend.tensor(dtype === "f32" ? fromBfloat16s(bits) : bits, [outDim, inDim], { dtype }))
+    );
+    const options = isOther
+      ? { normed: tOther, residual: tResidual }
+      : { gate: { weight: tGate, bias: tGateBias } };
+    poison(backend, [rows, outDim]);
+    const y = scope.keep(normLinear(tx, { weight: tWeight, bias: tBias }, options));
+    results.push(await y.data());
+    assertClose(results.at(-1)!, expected, LIMIT, what);
+
+    // A row alone gives the bits that it gives in company.
+    const row = rows - 1, one = (tensor: Tensor) => scope.keep(gatherRows(tensor, [row]));
+    const alone = scope.keep(normLinear(one(tx), { weight: tWeight, bias: tBias }, {
+      ...options,
+      ...isOther ? { normed: one(tOther), residual: one(tResidual) } : {},
+    }));
+    assertSameBits(await alone.data(), results.at(-1)!.slice(row * outDim), `${what}, alone`);
+  }
+  assertSameBits(results[1], results[0], `${what}, bf16 and f32`);
+}
+
+async function checkNormLinears(backend: Backend): Promise<void> {
+  for (const rows of [1, 2, 5, 17, 64]) {
+    for (const [inDim, outDim] of [[8, 3], [64, 70], [136, 9]]) {
+      for (const extra of ["gate", "residual"] as const) {
+        await checkNormLinear(backend, [rows, inDim, outDim], extra);
+      }
+    }
+  }
+}
+
+gpuTest("a norm as a factor of the product that reads it", async (backend) => {
+  await checkNormLinears(backend);
+  for (const inDim of [1024, 1032, 2056]) { // 64 and 128 threads share a column
+    for (const rows of [1, 3]) await checkNormLinear(backend, [rows, inDim, 9], "gate");
+  }
+});
+
+async function checkMixerStep(
+  backend: Backend,
+  [batch, heads, headDim]: readonly [number, number, number],
+  { lrpe, rows, activation }: { lrpe: boolean; rows?: number[]; activation: "silu" | "1+elu" },
+): Promise<void> {
+  using scope = new Scope();
+  const what = `mixerStep ${batch}, ${heads}, ${headDim}, ${JSON.stringify({ lrpe, rows, activation })}`;
+  const hidden = heads * headDim, keys = lrpe ? 2 * headDim : headDim, all = rows === undefined ? batch : 9;
+  const [x, tx] = upload(scope, backend, [batch, 1, 4 * hidden], 1);
+  const [theta, tTheta] = upload(scope, backend, [heads, headDim], 2);
+  const [before, tState] = upload(scope, backend, [all, heads, keys, headDim], 3);
+  const slopes = Array.from({ length: heads }, (_, h) => [0, 1e-7, 0.3, 2][h % 4]);
+  const positions = Array.from({ length: batch }, (_, b) => 1000 * b + 7);
+  const split = reference.splitHeads(x, hidden, heads, activation);
+  const encoded = (part: Float64Array) =>
+    lrpe ? reference.lrpe(part, theta, [batch, 1, heads, headDim], positions) : part;
+  const expected = Float32Array.from(before), size = heads * keys * headDim;
+  const place = (b: number) => rows?.[b] ?? b;
+  const attended = new Float64Array(batch * hidden);
+  for (let b = 0; b < batch; b++) {
+    const { output, state } = reference.lightningAttention(
+      encoded(split.q).subarray(b * heads * keys, (b + 1) * heads * keys),
+      encoded(split.k).subarray(b * heads * keys, (b + 1) * heads * keys),
+      split.v.subarray(b * hidden, (b + 1) * hidden),
+      { batch: 1, heads, seqLen: 1, headDim: keys, valueDim: headDim },
+      { slopes, initialState: before.subarray(place(b) * size, (place(b) + 1) * size) },
+    );
+    attended.set(output, b * hidden);
+    expected.set(state, place(b) * size);
+  }
+  poison(backend, [batch, 1, hidden], [batch, 1, hidden]);
+  const options = { heads, activation, slopes, theta: lrpe ? tTheta : undefined, positions, rows };
+  const results = scope.keep(mixerStep(tx, tState, options));
+  assertClose(await results.attended.data(), attended, LIMIT, what);
+  assertClose(await results.gated.data(), attended.map((o, i) => o * split.u[i]), LIMIT, `${what}, gated`);
+  assertClose(await tState.data(), expected, LIMIT, `${what}, state`);
+}
+
+async function checkMixerSteps(backend: Backend): Promise<void> {
+  for (const lrpe of [false, true]) {
+    await checkMixerStep(backend, [1, 2, 8], { lrpe, activation: "silu" });
+    await checkMixerStep(backend, [3, 5, 68], { lrpe, activation: "1+elu" });
+    await checkMixerStep(backend, [2, 4, 16], { lrpe, rows: [8, 3], activation: "silu" });
+  }
+}
+
+gpuTest("a token between the projections of a mixer", checkMixerSteps);
+for (const limits of [{ windowBytes: 24576, workgroups: 3 }, { windowBytes: 65536, workgroups: 7 }]) {
+  gpuTest(`fused operations where a binding holds ${limits.windowBytes} bytes`, async (backend) => {
+    await checkNormLinears(backend);
+    await checkMixerStep(backend, [3, 5, 24], { lrpe: true, activation: "1+elu" });
+    await checkMixerStep(backend, [9, 1, 24], { lrpe: false, activation: "silu" });
+  }, { limits });
+}
+
+/** Sizes that are multiples of 8, as those of published models are. */
+const EVEN: ConfigJson = {
+  ...SMALL,
+  decoder_embed_dim: 48,
+  hidden_dim: 64,
+  glu_dim: 72,
+  decoder_attention_heads: 4,
+};
+
+/** A small model of these sizes in f32. */
+function model(backend: Backend, json: ConfigJson): TransNormerLLM {
+  const tensors = randomTensors(json, 5), parameters: Tensor[] = [];
+  const weights = mapWeights(parseConfig({ ...json, model_type: "transnormer" }), false, (name, shape) => {
+    const flat = shape.length === 3 ? [shape[0], shape[2]] : shape;
+    parameters.push(backend.tensor(Float32Array.from(tensors.get(name)!.data), flat));
+    return parameters.at(-1)!;
+  });
+  const config = parseConfig({ ...json, model_type: "transnormer" });
+  return new TransNormerLLM(backend, {
+    config,
+    weights,
+    parameters,
+    tokenizer: undefined,
+    fingerprint: "random",
+  });
+}
+
+/** Calls of methods of WebGPU during `run`, by name. */
+async function counted(run: () => Promise<void>): Promise<Record<string, number>> {
+  const counts: Record<string, number> = {}, restore: (() => void)[] = [];
+  const watched: [object, string][] = [
+    [GPUComputePassEncoder.prototype, "dispatchWorkgroups"],
+    [GPUCommandEncoder.prototype, "beginComputePass"],
+    [GPUQueue.prototype, "submit"],
+    [GPUBuffer.prototype, "mapAsync"],
+    [GPUDevice.prototype, "createBindGroup"],
+    [GPUDevice.prototype, "createBuffer"],
+    [GPUDevice.prototype, "createComputePipeline"],
+  ];
+  for (const [prototype, name] of watched) {
+    const methods = prototype as Record<string, (...all: unknown[]) => unknown>, method = methods[name];
+    counts[name] = 0;
+    methods[name] = function (...all) {
+      counts[name]++;
+      return method.apply(this, all);
+    };
+    restore.push(() => methods[name] = method);
+  }
+  try {
+    await run();
+  } finally {
+    for (const undo of restore) undo();
+  }
+  return counts;
+}
+
+gpuTest(
+  "a token takes five dispatches per layer, one submit, one read, and makes no object",
+  async (backend) => {
+    using network = model(backend, EVEN);
+    using session = network.session();
+    const ids = [3, 1, 4, 1, 5, 9, 2, 6], { vocab_size, decoder_layers } = EVEN;
+    const exact = referenceLogits(EVEN, randomTensors(EVEN, 5), [ids]);
+    for (const [i, id] of ids.entries()) {
+      const counts = await counted(async () => {
+        using logits = session.step(id);
+        assertClose(
+          await logits.data(),
+          exact.subarray(i * vocab_size, (i + 1) * vocab_size),
+          1e-4,
+          `token ${i}`,
+        );
+      });
+      if (i < 4) continue; // buffers, bind groups and pipelines are made for the first ones
+      assert.deepEqual(counts, {
+        dispatchWorkgroups: 5 * decoder_layers + 3,
+        beginComputePass: 1,
+        submit: 1,
+        mapAsync: 1,
+        createBindGroup: 0,
+        createBuffer: 0,
+        createComputePipeline: 0,
+      });
+    }
+  },
+);
