@@ -69,6 +69,8 @@ class Walk {
   length: i32; headDim: i32; valueDim: i32;
   decay: usize;
   scale: f32;
+  /** The states before the blocks, as `lightningCarry` leaves them; 0: the state goes from block to block in the scratch. */
+  states: usize;
   /** `[headDim, valueDim]`, rows `stateStride` bytes apart; 0 for none. */
   initialState: usize; finalState: usize; stateStride: usize;
   /** Adds to output. */
@@ -88,14 +90,11 @@ export function lightningScratch(headDim: i32, valueDim: i32): i32 {
   return <i32> WALK + 4 * (WIDTH * (2 * headDim + BLOCK) + 2 * BLOCK * e8 + d5 * e8) + 64;
 }
 
-/**
- * Forward over one sequence and head; the arguments are those of a Walk. The columns of v, output and the state are
- * independent, so a call may take a part of them.
- */
+/** Forward over one sequence and head, or over blocks of it whose states are known; the arguments are those of a Walk. */
 export function lightning(
   q: usize, qStride: usize, k: usize, kStride: usize, v: usize, vStride: usize, output: usize, outputStride: usize,
   length: i32, headDim: i32, valueDim: i32, decay: usize, scale: f32,
-  initialState: usize, finalState: usize, stateStride: usize, scratch: usize,
+  states: usize, initialState: usize, finalState: usize, stateStride: usize, scratch: usize,
 ): void {
   const call = changetype<Walk>(scratch);
   call.q = q, call.qStride = qStride;
@@ -104,6 +103,7 @@ export function lightning(
   call.output = output, call.outputStride = outputStride;
   call.length = length, call.headDim = headDim, call.valueDim = valueDim;
   call.decay = decay, call.scale = scale;
+  call.states = states;
   call.initialState = initialState, call.finalState = finalState, call.stateStride = stateStride;
   call.accumulate = false, call.intra = true;
   walk(call);
@@ -114,7 +114,7 @@ function walk(call: Walk): void {
   let q = call.q, k = call.k, v = call.v, output = call.output;
   const qStride = call.qStride, kStride = call.kStride, vStride = call.vStride, outputStride = call.outputStride;
   const length = call.length, headDim = call.headDim, valueDim = call.valueDim;
-  const decay = call.decay, scale = call.scale, finalState = call.finalState;
+  const decay = call.decay, scale = call.scale, states = call.states, finalState = call.finalState;
   const accumulate = call.accumulate, intra = call.intra;
 
   const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
@@ -123,10 +123,12 @@ function walk(call: Walk): void {
   const valueD = keyT + <usize> headDim * BLOCK_ROW;
   const scores = valueD + <usize> (e8 * BLOCK) * 4;
   const panels = scores + BLOCK * BLOCK_ROW;
-  const state = panels + <usize> (e8 * BLOCK) * 4;
+  let state = states != 0 ? states : panels + <usize> (e8 * BLOCK) * 4;
 
-  if (call.initialState != 0) packPanels(call.initialState, call.stateStride, headDim, valueDim, state, d5, 1);
-  else memory.fill(state, 0, <usize> (d5 * e8) << 2);
+  if (states == 0) {
+    if (call.initialState != 0) packPanels(call.initialState, call.stateStride, headDim, valueDim, state, d5, 1);
+    else memory.fill(state, 0, <usize> (d5 * e8) << 2);
+  }
 
   for (let start = 0; start < length; start += BLOCK) {
     const m = min(BLOCK, length - start), packed = min(PACKED, length - start);
@@ -147,9 +149,11 @@ function walk(call: Walk): void {
       packTransposed<f32>(k, kStride, packed, headDim, keyT, BLOCK_ROW, PACKED, 0, 1);
       intraBlock(queryT, keyT, v, vStride, scores, out, outRow, outPanel, decay, m, headDim, e8);
     }
-    if (finalState != 0 || start + BLOCK < length) {
-      packScaledPanels(v, vStride, m, valueDim, valueD, BLOCK, decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
-      updateState(k, kStride, valueD, state, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
+    if (states != 0) state += <usize> (d5 * e8) << 2;
+    else if (finalState != 0 || start + BLOCK < length) {
+      const change = changeOver(decay, m);
+      packDecayed(v, vStride, m, valueDim, valueD, decay);
+      updateState(k, kStride, valueD, state, keepOf(change), change, m, d5, e8);
     }
 
     if (!direct) unpackPanels(panels, BLOCK, m, valueDim, output, outputStride, accumulate);
@@ -224,17 +228,78 @@ function maskScores(corner: usize, powers: usize): void {
   }
 }
 
-/** `S ← λ^m S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, the values in panels, times their decay. */
+/** Values of a block in panels, row j times λ^(m−1−j). */
+function packDecayed(v: usize, vStride: usize, m: i32, valueDim: i32, valueD: usize, decay: usize): void {
+  packScaledPanels(v, vStride, m, valueDim, valueD, BLOCK, decay + FALLING + (<usize> (BLOCK - m + 1) << 2), 1);
+}
+
+/** The change of a state over m tokens: see `keepOf`. */
+// @ts-ignore: decorator
+@inline
+function changeOver(decay: usize, m: i32): f32 {
+  return load<f32>(decay + CHANGE + (<usize> m << 2));
+}
+
+/**
+ * `S ← keep·S + change·S + Σ_j k_j (λ^(m−1−j) v_j)ᵀ`, the values in panels, times their decay: λ^m S with `changeOver`.
+ */
 function updateState(
-  k: usize, kStride: usize, valueD: usize, state: usize, change: f32, m: i32, d5: i32, e8: i32,
+  k: usize, kStride: usize, valueD: usize, state: usize, keep: f32, change: f32, m: i32, d5: i32, e8: i32,
 ): void {
-  const keep = keepOf(change);
   for (let c = 0; c < e8; c += TILE_COLUMNS) {
     const panel = valueD + <usize> (c * BLOCK) * 4, into = state + <usize> (c * d5) * 4;
     for (let i = 0; i < d5; i += TILE_ROWS) {
       tile(k + (<usize> i << 2), kStride, panel, PANEL_ROW, m, into + <usize> i * PANEL_ROW, PANEL_ROW, keep, change, 0);
     }
   }
+}
+
+/**
+ * First stage of a long sequence in parts: what each block adds to the state, its product with `updateState`, in panels,
+ * one block after another.
+ */
+export function lightningProducts(
+  k: usize, kStride: usize, v: usize, vStride: usize, length: i32, headDim: i32, valueDim: i32, decay: usize,
+  products: usize, scratch: usize,
+): void {
+  const d5 = roundUp(headDim, TILE_ROWS), e8 = roundUp(valueDim, TILE_COLUMNS);
+  for (let start = 0; start < length; start += BLOCK) {
+    const m = min(BLOCK, length - start);
+    if (start % FETCHED == 0) {
+      const count = min(FETCHED, length - start);
+      prefetch(k, kStride, count, headDim);
+      prefetch(v, vStride, count, valueDim);
+    }
+    packDecayed(v, vStride, m, valueDim, scratch, decay);
+    updateState(k, kStride, scratch, products, 0, 0, m, d5, e8);
+    k += BLOCK * kStride;
+    v += BLOCK * vStride;
+    products += <usize> (d5 * e8) << 2;
+  }
+}
+
+/**
+ * Second stage: `states`, the state before the first block and then the product of each, becomes the state before each
+ * block and the one after the last, by the arithmetic of `updateState`. Columns are independent, so a call may take a part
+ * of them: whole panels, of states that are `stateBytes` apart. `lightning` with `states` is the third stage.
+ */
+export function lightningCarry(
+  states: usize, stateBytes: usize, length: i32, headDim: i32, valueDim: i32, decay: usize,
+  initialState: usize, finalState: usize, stateStride: usize,
+): void {
+  const d5 = roundUp(headDim, TILE_ROWS), bytes = <usize> (d5 * roundUp(valueDim, TILE_COLUMNS)) << 2;
+  if (initialState != 0) packPanels(initialState, stateStride, headDim, valueDim, states, d5, 1);
+  else memory.fill(states, 0, bytes);
+  for (let start = 0; start < length; start += BLOCK) {
+    const change = changeOver(decay, min(BLOCK, length - start)), next = states + stateBytes;
+    const keep = f32x4.splat(keepOf(change)), changed = f32x4.splat(change);
+    for (let at: usize = 0; at < bytes; at += 16) {
+      const s = v128.load(states + at), product = v128.load(next + at);
+      v128.store(next + at, change == 0 ? f32x4.add(s, product) : madd(s, keep, madd(s, changed, product)));
+    }
+    states = next;
+  }
+  unpackPanels(states, d5, headDim, valueDim, finalState, stateStride, false);
 }
 
 /** `λ S + k vᵀ` on four elements. */
@@ -400,7 +465,8 @@ export function lightningBackward(
     applyScores(scoresT, kBlock, kStride, out, outRow, outPanel, direct && addToQ, m, d8);
     if (!direct) unpackPanels(panels, BLOCK, m, headDim, dqBlock, dqStride, addToQ);
     // dS ← λ^m dS + Σ_i q_i (λ^(i+1) dO_i)ᵀ
-    updateState(qBlock, qStride, outputD, dStateP, load<f32>(decay + CHANGE + (<usize> m << 2)), m, d5, e8);
+    const change = changeOver(decay, m);
+    updateState(qBlock, qStride, outputD, dStateP, keepOf(change), change, m, d5, e8);
   }
   unpackPanels(dStateP, d5, headDim, valueDim, dInitialState, stateRow, false);
 
@@ -412,7 +478,7 @@ export function lightningBackward(
   call.output = dq, call.outputStride = dqStride;
   call.length = length, call.headDim = valueDim, call.valueDim = headDim;
   call.decay = decay, call.scale = scale;
-  call.initialState = 0, call.finalState = 0, call.stateStride = <usize> headDim << 2;
+  call.states = 0, call.initialState = 0, call.finalState = 0, call.stateStride = <usize> headDim << 2;
   call.accumulate = true, call.intra = false;
   if (initialState != 0) {
     transpose(initialState, initialStateT, headDim, valueDim);

@@ -41,20 +41,21 @@ export function linearScratch(rows: i32, inDim: i32, outDim: i32): i32 {
 }
 
 /**
- * `output = x Wᵀ + bias + residual`; bias and residual are 0 for none. W has `weightBytes` per element: 4 for f32, 2 for
+ * `output = x Wᵀ + bias + residual`, rows of output and residual `stride` bytes apart; bias and residual are 0 for none. A
+ * part of a call is computed as all of it would be: `few` says whether that has few rows. W has `weightBytes` per element: 4 for f32, 2 for
  * bfloat16.
  */
 export function linear(
   x: usize, weight: usize, bias: usize, residual: usize, output: usize,
-  rows: i32, inDim: i32, outDim: i32, weightBytes: i32, scratch: usize,
+  rows: i32, inDim: i32, outDim: i32, stride: usize, few: bool, weightBytes: i32, scratch: usize,
 ): void {
-  if (rows <= FEW_ROWS) {
-    if (weightBytes == 2) fewRows<u16>(x, weight, bias, residual, output, rows, inDim, outDim);
-    else fewRows<f32>(x, weight, bias, residual, output, rows, inDim, outDim);
+  if (few) {
+    if (weightBytes == 2) fewRows<u16>(x, weight, bias, residual, output, rows, inDim, outDim, stride);
+    else fewRows<f32>(x, weight, bias, residual, output, rows, inDim, outDim, stride);
   } else {
     const weightRow = <usize> (inDim * weightBytes);
-    addends(bias, residual, output, rows, outDim);
-    matmul(x, <usize> inDim << 2, true, weight, weightRow, true, weightBytes, output, rows, inDim, outDim, scratch);
+    addends(bias, residual, output, rows, outDim, stride);
+    matmul(x, <usize> inDim << 2, true, weight, weightRow, true, weightBytes, output, stride, rows, inDim, outDim, scratch);
   }
 }
 
@@ -62,27 +63,26 @@ export function linear(
 export function linearInput(
   dy: usize, weight: usize, residual: usize, dx: usize, rows: i32, outDim: i32, inDim: i32, scratch: usize,
 ): void {
-  addends(0, residual, dx, rows, inDim);
-  matmul(dy, <usize> outDim << 2, true, weight, <usize> inDim << 2, false, 4, dx, rows, outDim, inDim, scratch);
+  addends(0, residual, dx, rows, inDim, <usize> inDim << 2);
+  matmul(dy, <usize> outDim << 2, true, weight, <usize> inDim << 2, false, 4, dx, <usize> inDim << 2, rows, outDim, inDim, scratch);
 }
 
 /** `dW += dyᵀ x` for `outDim` rows of W; rows of dy are `stride` bytes apart. */
 export function linearWeight(
   dy: usize, x: usize, dWeight: usize, rows: i32, outDim: i32, inDim: i32, stride: usize, scratch: usize,
 ): void {
-  matmul(dy, stride, false, x, <usize> inDim << 2, false, 4, dWeight, outDim, rows, inDim, scratch);
+  matmul(dy, stride, false, x, <usize> inDim << 2, false, 4, dWeight, <usize> inDim << 2, outDim, rows, inDim, scratch);
 }
 
 /**
- * `C += A B`, C `[rows, columns]` dense. A comes as `[rows, inner]` (`aByRow`) or as its transpose, B as its transpose
+ * `C += A B`, C `[rows, columns]`. A comes as `[rows, inner]` (`aByRow`) or as its transpose, B as its transpose
  * `[columns, inner]` (`bByColumn`) or as `[inner, columns]`. Strides are bytes between the rows as they lie in memory. A B
  * that comes by column may be of bfloat16: its elements have `bBytes`, 4 or 2.
  */
 function matmul(
   a: usize, aStride: usize, aByRow: bool, b: usize, bStride: usize, bByColumn: bool, bBytes: i32, c: usize,
-  rows: i32, inner: i32, columns: i32, scratch: usize,
+  cStride: usize, rows: i32, inner: i32, columns: i32, scratch: usize,
 ): void {
-  const cStride = <usize> columns << 2;
   const blockInner = min(inner, INNER);
   const aT = scratch; // [terms of block][ROWS]
   const edge = aT + <usize> (blockInner * ROWS) * 4; // a tile that is larger than what is left of C
@@ -136,8 +136,7 @@ function packRows(source: usize, stride: usize, inner: i32, rows: i32, target: u
 }
 
 /** `output = bias + residual`, to which the products are added. */
-function addends(bias: usize, residual: usize, output: usize, rows: i32, outDim: i32): void {
-  const outRow = <usize> outDim << 2;
+function addends(bias: usize, residual: usize, output: usize, rows: i32, outDim: i32, stride: usize): void {
   for (let r = 0; r < rows; r++) {
     for (let o = 0; o < outDim; o += 4) {
       const at = <usize> o << 2, count = outDim - o;
@@ -145,8 +144,8 @@ function addends(bias: usize, residual: usize, output: usize, rows: i32, outDim:
       if (residual != 0) sum = f32x4.add(sum, loadLanes(residual + at, count));
       storeLanes(output + at, sum, count);
     }
-    output += outRow;
-    if (residual != 0) residual += outRow;
+    output += stride;
+    if (residual != 0) residual += stride;
   }
 }
 
@@ -169,6 +168,7 @@ function addEdge(edge: usize, output: usize, outRow: usize, rows: i32, columns: 
  */
 function fewRows<T>(
   x: usize, weight: usize, bias: usize, residual: usize, output: usize, rows: i32, inDim: i32, outDim: i32,
+  stride: usize,
 ): void {
   const inRow = <usize> inDim << 2, weightRow = <usize> inDim * sizeof<T>();
   const step = rows == 1 ? outDim : FEW_ROWS_OUT_DIM;
@@ -176,31 +176,29 @@ function fewRows<T>(
     const end = min(outDim, start + step);
     let r = 0;
     for (; r + 6 <= rows; r += 6) {
+      const xr = x + <usize> r * inRow, to = output + <usize> r * stride;
       let o = start;
       for (; o + 2 <= end; o += 2) {
-        dots6<T>(x + <usize> r * inRow, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, outDim);
+        dots6<T>(xr, weight + <usize> o * weightRow, to + (<usize> o << 2), inDim, stride);
       }
-      for (let left = r; o < end && left < r + 6; left++) {
-        dot<T>(x + <usize> left * inRow, weight + <usize> o * weightRow, bias, residual, output, inDim, left, o, outDim);
+      for (let i: usize = 0; o < end && i < 6; i++) {
+        dot<T>(xr + i * inRow, weight + <usize> o * weightRow, to + i * stride + (<usize> o << 2), inDim);
       }
     }
     for (; r < rows; r++) {
-      const xr = x + <usize> r * inRow, apart = (end - start) >> 3;
+      const xr = x + <usize> r * inRow, to = output + <usize> r * stride, apart = (end - start) >> 3;
       let o = start;
       for (; o < start + apart; o++) {
-        dots8<T>(xr, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, apart, outDim);
+        dots8<T>(xr, weight + <usize> o * weightRow, to + (<usize> o << 2), inDim, apart);
       }
-      for (o += 7 * apart; o < end; o++) {
-        dot<T>(xr, weight + <usize> o * weightRow, bias, residual, output, inDim, r, o, outDim);
-      }
+      for (o += 7 * apart; o < end; o++) dot<T>(xr, weight + <usize> o * weightRow, to + (<usize> o << 2), inDim);
     }
+    addRest<T>(x, weight, bias, residual, output, rows, inDim, start, end, stride);
   }
 }
 
-/** Rows r to r + 5 of x with rows o and o + 1 of W. */
-function dots6<T>(
-  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
-): void {
+/** Six rows of x with two rows of W, as far as vectors of inDim go. */
+function dots6<T>(x: usize, w: usize, output: usize, inDim: i32, stride: usize): void {
   const row = <usize> inDim << 2;
   const x1 = x + row, x2 = x1 + row, x3 = x2 + row, x4 = x3 + row, x5 = x4 + row;
   const w1 = w + <usize> inDim * sizeof<T>();
@@ -228,28 +226,28 @@ function dots6<T>(
     s50 = madd(a, b0, s50);
     s51 = madd(a, b1, s51);
   }
-  finish<T>(s00, x, w, inDim, bias, residual, output, r, o, outDim);
-  finish<T>(s01, x, w1, inDim, bias, residual, output, r, o + 1, outDim);
-  finish<T>(s10, x1, w, inDim, bias, residual, output, r + 1, o, outDim);
-  finish<T>(s11, x1, w1, inDim, bias, residual, output, r + 1, o + 1, outDim);
-  finish<T>(s20, x2, w, inDim, bias, residual, output, r + 2, o, outDim);
-  finish<T>(s21, x2, w1, inDim, bias, residual, output, r + 2, o + 1, outDim);
-  finish<T>(s30, x3, w, inDim, bias, residual, output, r + 3, o, outDim);
-  finish<T>(s31, x3, w1, inDim, bias, residual, output, r + 3, o + 1, outDim);
-  finish<T>(s40, x4, w, inDim, bias, residual, output, r + 4, o, outDim);
-  finish<T>(s41, x4, w1, inDim, bias, residual, output, r + 4, o + 1, outDim);
-  finish<T>(s50, x5, w, inDim, bias, residual, output, r + 5, o, outDim);
-  finish<T>(s51, x5, w1, inDim, bias, residual, output, r + 5, o + 1, outDim);
+  storePair(output, s00, s01);
+  storePair(output + stride, s10, s11);
+  storePair(output + 2 * stride, s20, s21);
+  storePair(output + 3 * stride, s30, s31);
+  storePair(output + 4 * stride, s40, s41);
+  storePair(output + 5 * stride, s50, s51);
+}
+
+/** The sums of two accumulators, one after the other. */
+// @ts-ignore: decorator
+@inline
+function storePair(output: usize, a: v128, b: v128): void {
+  store<f32>(output, horizontalSum(a));
+  store<f32>(output, horizontalSum(b), 4);
 }
 
 /**
- * One row of x with eight rows of W, `apart` from one another, from row o. Eight accumulators hide the latency of the
- * multiply-add, and eight long streams are what the prefetcher serves best.
+ * One row of x with eight rows of W, `apart` from one another. Eight accumulators hide the latency of the multiply-add,
+ * and eight long streams are what the prefetcher serves best.
  */
-function dots8<T>(
-  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, apart: i32, outDim: i32,
-): void {
-  const gap = <usize> apart * (<usize> inDim * sizeof<T>());
+function dots8<T>(x: usize, w: usize, output: usize, inDim: i32, apart: i32): void {
+  const step = <usize> apart << 2, gap = <usize> (apart * inDim) * sizeof<T>();
   const w1 = w + gap, w2 = w1 + gap, w3 = w2 + gap, w4 = w3 + gap, w5 = w4 + gap, w6 = w5 + gap, w7 = w6 + gap;
   let s0 = f32x4.splat(0), s1 = s0, s2 = s0, s3 = s0, s4 = s0, s5 = s0, s6 = s0, s7 = s0;
   let i = 0;
@@ -276,14 +274,14 @@ function dots8<T>(
     s6 = madd(a, loadFour<T>(w6 + at), s6);
     s7 = madd(a, loadFour<T>(w7 + at), s7);
   }
-  finish<T>(s0, x, w, inDim, bias, residual, output, r, o, outDim);
-  finish<T>(s1, x, w1, inDim, bias, residual, output, r, o + apart, outDim);
-  finish<T>(s2, x, w2, inDim, bias, residual, output, r, o + 2 * apart, outDim);
-  finish<T>(s3, x, w3, inDim, bias, residual, output, r, o + 3 * apart, outDim);
-  finish<T>(s4, x, w4, inDim, bias, residual, output, r, o + 4 * apart, outDim);
-  finish<T>(s5, x, w5, inDim, bias, residual, output, r, o + 5 * apart, outDim);
-  finish<T>(s6, x, w6, inDim, bias, residual, output, r, o + 6 * apart, outDim);
-  finish<T>(s7, x, w7, inDim, bias, residual, output, r, o + 7 * apart, outDim);
+  store<f32>(output, horizontalSum(s0));
+  store<f32>(output + step, horizontalSum(s1));
+  store<f32>(output + 2 * step, horizontalSum(s2));
+  store<f32>(output + 3 * step, horizontalSum(s3));
+  store<f32>(output + 4 * step, horizontalSum(s4));
+  store<f32>(output + 5 * step, horizontalSum(s5));
+  store<f32>(output + 6 * step, horizontalSum(s6));
+  store<f32>(output + 7 * step, horizontalSum(s7));
 }
 
 /** s plus a times four elements of W, then b times the next four. */
@@ -297,28 +295,32 @@ function madd8<T>(a: v128, b: v128, w: usize, s: v128): v128 {
   return madd(b, v128.load(w, 16), madd(a, v128.load(w), s));
 }
 
-/** One row of x with row o of W. */
-function dot<T>(
-  x: usize, w: usize, bias: usize, residual: usize, output: usize, inDim: i32, r: i32, o: i32, outDim: i32,
-): void {
+/** One row of x with one row of W. */
+function dot<T>(x: usize, w: usize, output: usize, inDim: i32): void {
   let accumulator = f32x4.splat(0);
   for (let i = 0, end = inDim & ~3; i < end; i += 4) {
     accumulator = madd(v128.load(x + (<usize> i << 2)), loadFour<T>(w + <usize> i * sizeof<T>()), accumulator);
   }
-  finish<T>(accumulator, x, w, inDim, bias, residual, output, r, o, outDim);
+  store<f32>(output, horizontalSum(accumulator));
 }
 
-// @ts-ignore: decorator
-@inline
-function finish<T>(
-  accumulator: v128, x: usize, w: usize, inDim: i32, bias: usize, residual: usize, output: usize, r: i32, o: i32, outDim: i32,
+/** Adds to outputs start to end of all rows what no vector of inDim holds, then bias and residual. */
+function addRest<T>(
+  x: usize, weight: usize, bias: usize, residual: usize, output: usize,
+  rows: i32, inDim: i32, start: i32, end: i32, stride: usize,
 ): void {
-  const at = <usize> (r * outDim + o) << 2;
-  let sum = horizontalSum(accumulator);
-  for (let i = inDim & ~3; i < inDim; i++) {
-    sum += load<f32>(x + (<usize> i << 2)) * loadOne<T>(w + <usize> i * sizeof<T>());
+  if ((<usize> (inDim & 3) | bias | residual) == 0) return;
+  for (let r = 0; r < rows; r++) {
+    for (let o = start; o < end; o++) {
+      const at = <usize> r * stride + (<usize> o << 2);
+      const xr = x + (<usize> (r * inDim) << 2), w = weight + <usize> (o * inDim) * sizeof<T>();
+      let sum = load<f32>(output + at);
+      for (let i = inDim & ~3; i < inDim; i++) {
+        sum += load<f32>(xr + (<usize> i << 2)) * loadOne<T>(w + <usize> i * sizeof<T>());
+      }
+      if (bias != 0) sum += load<f32>(bias + (<usize> o << 2));
+      if (residual != 0) sum += load<f32>(residual + at);
+      store<f32>(output + at, sum);
+    }
   }
-  if (bias != 0) sum += load<f32>(bias + (<usize> o << 2));
-  if (residual != 0) sum += load<f32>(residual + at);
-  store<f32>(output + at, sum);
 }

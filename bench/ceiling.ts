@@ -42,6 +42,8 @@ async function measure({ baseline, repeats }: { baseline: boolean; repeats: numb
     () => recurrenceCase(backend, SHORT),
     () => linearCase(backend, 512, 512, 512),
     () => linearCase(backend, 1024, 1024, 1024),
+    () => linearCase(backend, 64, 1024, 4096),
+    () => linearCase(backend, 16, 1024, 4096),
     () => linearCase(backend, 1, 4096, 4096),
     () => normCase(backend, 16384, 1024),
     () => stepCase(backend, 64, 16, 128),

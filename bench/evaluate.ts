@@ -7,8 +7,8 @@
  *
  * @module
  */
-import { writeFile } from "node:fs/promises";
-import { basename } from "node:path";
+import { mkdir, writeFile } from "node:fs/promises";
+import { basename, dirname } from "node:path";
 import {
   backendOption,
   cli,
@@ -102,6 +102,9 @@ await cli(
       const stop = interruption(), status = new StatusLine();
       // All that a person can get wrong is read before the models.
       const kept = other !== undefined && await isReport(other) ? await readReport(other) : undefined;
+      for (const file of [options.json, options.svg]) {
+        if (file !== undefined) await mkdir(dirname(file), { recursive: true });
+      }
       const text = await readEvaluationText(data, { heldOut: options.heldOut, bytes: options.bytes });
       let report: Report;
       try {

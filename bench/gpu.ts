@@ -77,12 +77,12 @@ async function time(run: (index: number) => void, calls = 1): Promise<number> {
 }
 
 /** Tensors of one shape with different elements: views of one array of noise, at different offsets. */
-function tensors(count: number, shape: readonly number[]): Tensor[] {
+function tensors(count: number, shape: readonly number[], dtype: "f32" | "bf16" = "f32"): Tensor[] {
   const size = elementCount(shape);
   const noise = randomArray([Math.min(size, 2 ** 22) + 4096], size % 1000);
   return Array.from({ length: count }, (_, index) => {
     const elements = noise.subarray(index * 128, index * 128 + noise.length - 4096);
-    return backend.tensor(repeat(elements, new Float32Array(size)), shape);
+    return backend.tensor(repeat(elements, new Float32Array(size)), shape, { dtype });
   });
 }
 
@@ -180,8 +180,13 @@ async function attentionBackward(batch: number, heads: number, seqLen: number, d
   for (const tensor of pool) tensor.dispose();
 }
 
-async function linear(rows: number, inDim: number, outDim: number): Promise<void> {
-  const [x, weight] = [tensors(SETS, [rows, inDim]), tensors(SETS, [outDim, inDim])];
+async function linear(
+  rows: number,
+  inDim: number,
+  outDim: number,
+  dtype: "f32" | "bf16" = "f32",
+): Promise<void> {
+  const [x, weight] = [tensors(SETS, [rows, inDim]), tensors(SETS, [outDim, inDim], dtype)];
   const output = Array.from({ length: SETS }, () => backend.empty([rows, outDim]));
   const run = (index: number) => {
     const set = index % SETS;
@@ -208,9 +213,9 @@ async function linear(rows: number, inDim: number, outDim: number): Promise<void
     found.push(y[row * outDim + column]);
   }
   const ms = await time(run, rows < 256 ? 16 : 2);
-  const bytes = 4 * (rows * inDim + outDim * inDim + rows * outDim);
+  const bytes = 4 * (rows * inDim + rows * outDim) + (dtype === "f32" ? 4 : 2) * outDim * inDim;
   report(
-    `linear ${rows} × ${inDim} → ${outDim}`,
+    `linear ${rows} × ${inDim} → ${outDim} ${dtype}`,
     ms,
     2 * rows * inDim * outDim,
     bytes,
@@ -241,9 +246,12 @@ if (software) {
     await linear(4096, 4096, 4096);
     await linear(2048, 1024, 4096);
     await linear(512, 1024, 1024);
-    for (const rows of [1, 4, 16, 32, 64]) await linear(rows, 4096, 4096);
-    await linear(1, 4096, 16384);
-    await linear(1, 1024, 50272);
+    for (const dtype of ["f32", "bf16"] as const) {
+      await linear(2048, 4096, 4096, dtype);
+      for (const rows of [1, 4, 16, 32, 64]) await linear(rows, 4096, 4096, dtype);
+      await linear(1, 4096, 16384, dtype);
+      await linear(1, 1024, 50272, dtype);
+    }
   }
 }
 backend.dispose();

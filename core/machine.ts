@@ -142,6 +142,8 @@ export interface Fused {
   normLinear(call: NormLinearCall): void;
   /** From a joint projection through activations, LRPE and one step of attention to `attended` and `u ⊙ attended`. */
   mixerStep(call: MixerStepCall): void;
+  /** The largest of a row of logits in descending order, of equal ones the first. */
+  topLogits(call: TopLogitsCall): void;
 }
 
 // ------------------------------------------------------------------------------------------------- attention
@@ -362,6 +364,19 @@ export interface MixerStepCall {
   readonly attended: Tensor;
   /** Written: that times the gate, shaped like it. */
   readonly gated: Tensor;
+}
+
+/** A call of `topLogits`. */
+export interface TopLogitsCall {
+  /** `[vocab]`, fewer than 2^24, f32. */
+  readonly logits: Tensor;
+  /** How many, from 1 to 64. */
+  readonly count: number;
+  /**
+   * Written: `[4 + 2 · count]`: the largest logit, `Σ exp(logit − largest)`, above 0 if a logit is NaN or +∞, one unused; then
+   * each logit with its id. Where there are fewer, the rest are −3.4e38.
+   */
+  readonly output: Tensor;
 }
 
 /** A call of `linearBackward`. */

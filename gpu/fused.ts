@@ -11,9 +11,13 @@ import { FEW_ROWS } from "../core/sizes.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { normLinear } from "./linear.ts";
 import * as shaders from "./shaders.ts";
+import { topLogits } from "./topLogits.ts";
 
 /** Elements of a query that workgroup memory holds, with a key and sums: 12 KiB of the 16 that every device has. */
 const MOST_KEYS = 1024;
+
+/** Keys of the decays of a layer's slopes, which do not change: writing the numbers takes longer than a dispatch. */
+const decayKeys = new WeakMap<readonly number[], string>();
 
 /** The fused operations of a device. */
 export function fused(device: Device): Fused {
@@ -21,6 +25,7 @@ export function fused(device: Device): Fused {
     fits,
     normLinear: (call) => normLinear(device, call),
     mixerStep: (call) => mixerStep(device, call),
+    topLogits: (call) => topLogits(device, call),
   };
 }
 
@@ -40,10 +45,9 @@ function mixerStep(
     access: { states: "update", attended: "write", gated: "write" },
     constants: { HEAD: headDim, KEYS: keys, ACTIVATION: ACTIVATION_NUMBERS[activation] },
   });
-  const decays = device.constant(
-    `lightning step ${slopes.join()}`,
-    () => Float32Array.from(slopes, (slope) => decayChange(slope, 1)),
-  );
+  let key = decayKeys.get(slopes);
+  if (key === undefined) decayKeys.set(slopes, key = `lightning step ${slopes.join()}`);
+  const decays = device.constant(key, () => Float32Array.from(slopes, (slope) => decayChange(slope, 1)));
   using scope = device.scope();
   const tokens = lrpe === undefined && stateRows === undefined ? undefined : scope.upload(
     Uint32Array.from(

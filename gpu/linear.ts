@@ -5,9 +5,7 @@
  */
 import type { LinearBackwardCall, LinearCall, NormLinearCall } from "../core/machine.ts";
 import { FEW_ROWS } from "../core/sizes.ts";
-import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
-import { multiplyStores } from "./multiply.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
 import { dequantized, multiplyQuantized } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
@@ -71,33 +69,26 @@ export function normLinear(device: Device, call: NormLinearCall): void {
   if (call.output.size === 0) return;
   using scope = device.scope();
   const norm = { normed: storeOf(normed), eps, factors: device.nothing };
-  const product = (weight: Tensor, bias: Tensor | undefined, output: Store): Product => ({
+  const product = {
     x: storeOf(call.x),
-    weight: storeOf(weight),
-    bias: bias && storeOf(bias),
+    weight: storeOf(call.weight),
+    bias: call.bias && storeOf(call.bias),
     residual: call.residual && storeOf(call.residual),
-    output,
+    output: storeOf(call.output),
     rows,
     inDim,
     outDim,
     stride: outDim,
     norm,
-  });
-  const output = storeOf(call.output), result = product(call.weight, call.bias, output);
-  if (rows === 1) {
-    multiplyVectors(device, {
-      ...result,
-      gate: gate && { weight: storeOf(gate.weight), bias: gate.bias && storeOf(gate.bias) },
-    });
-    return;
-  }
+  };
+  const other = gate && { weight: storeOf(gate.weight), bias: gate.bias && storeOf(gate.bias) };
+  if (rows === 1) return multiplyVectors(device, { ...product, gate: other });
   norm.factors = scope.allocate([rows]);
-  findFactors(device, result, norm);
-  if (gate === undefined) return multiplyVectors(device, result);
-  const left = scope.allocate([rows, outDim]), right = scope.allocate([rows, outDim]);
-  multiplyVectors(device, { ...result, output: left });
-  multiplyVectors(device, product(gate.weight, gate.bias, right));
-  multiplyStores(device, left, right, output);
+  findFactors(device, product, norm);
+  if (other === undefined) return multiplyVectors(device, product);
+  const left = scope.allocate([rows, outDim]);
+  multiplyVectors(device, { ...product, output: left });
+  multiplyVectors(device, { ...product, ...other, residual: left, times: true });
 }
 
 /** What each row's product is multiplied by. */
@@ -129,6 +120,8 @@ interface Product {
   readonly stride: number;
   /** For few rows. */
   readonly norm?: Norm;
+  /** For few rows, but not for one: the residual is a factor. */
+  readonly times?: boolean;
   /** For one row: what the result is multiplied by, the same with another weight of the same type, and another bias. */
   readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
 }
@@ -139,7 +132,7 @@ const teamOf = (inDim: number): number => inDim >= 2048 ? 128 : inDim >= 1024 ? 
 /** Types and constants of a product's kernels. */
 function kernelOptions(
   device: Device,
-  { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate }: Product,
+  { x, weight, bias, residual, output, rows, inDim, outDim, norm, times = false, gate }: Product,
 ) {
   const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
   return {
@@ -159,6 +152,7 @@ function kernelOptions(
       ROWS: Math.min(roundUp(rows, 4), ROWS_OF_PASS),
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
+      TIMES: times,
       NORMED: norm !== undefined,
       GATED: gate !== undefined,
     },

@@ -23,6 +23,7 @@ override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to
 override ROWS: u32;    // of fewRows, at most: 4, 8, 12 or 16
 override BIAS: bool;
 override RESIDUAL: bool;
+override TIMES: bool;  // of fewRows: the result is multiplied by the residual, not added to it
 override NORMED: bool;
 override GATED: bool;
 
@@ -242,7 +243,10 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   var y = sum;
   if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  if (RESIDUAL) {
+    let other = f32(scalarResidual[at]);
+    y = select(y + other, y * other, TIMES);
+  }
   scalarOutput[at] = Output(y);
 }
 
@@ -277,37 +281,23 @@ fn fewRows(
   let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
   let row = id / blocks * ROWS;
   let column = firstColumn(id % blocks, thread);
-  let pairs = parameters.inVectors / 2u;
+  let inVectors = parameters.inVectors;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let at0 = min(column, last) * inVectors;
+  let at1 = min(column + 1u, last) * inVectors;
+  let at2 = min(column + 2u, last) * inVectors;
+  let at3 = min(column + 3u, last) * inVectors;
   var s0 = mat4x4<f32>();
   var s1 = mat4x4<f32>();
   var s2 = mat4x4<f32>();
   var s3 = mat4x4<f32>();
-  for (var i = thread % TEAM; i < pairs; i += TEAM) {
-    let w0 = weightPair(at0 + i);
-    let w1 = weightPair(at1 + i);
-    let w2 = weightPair(at2 + i);
-    let w3 = weightPair(at3 + i);
-    let left = mat4x4<f32>(w0[0], w1[0], w2[0], w3[0]);
-    let right = mat4x4<f32>(w0[1], w1[1], w2[1], w3[1]);
-    s0 += products(left, row, 2u * i);
-    s0 += products(right, row, 2u * i + 1u);
-    if (ROWS > 4u) {
-      s1 += products(left, row + 4u, 2u * i);
-      s1 += products(right, row + 4u, 2u * i + 1u);
-    }
-    if (ROWS > 8u) {
-      s2 += products(left, row + 8u, 2u * i);
-      s2 += products(right, row + 8u, 2u * i + 1u);
-    }
-    if (ROWS > 12u) {
-      s3 += products(left, row + 12u, 2u * i);
-      s3 += products(right, row + 12u, 2u * i + 1u);
-    }
+  // The pairs of oneRow, vector by vector: with whole pairs in registers there would be too few for the accumulators.
+  for (var i = thread % TEAM * 2u; i < inVectors; i += select(1u, 2u * TEAM - 1u, i % 2u == 1u)) {
+    let w = mat4x4<f32>(weights(at0 + i), weights(at1 + i), weights(at2 + i), weights(at3 + i));
+    s0 += products(w, row, i);
+    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
+    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
+    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
   }
   finish(s0, row, column, thread);
   if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }

@@ -980,6 +980,7 @@ override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
+override TIMES: bool;
 override NORMED: bool;
 override GATED: bool;
 struct Parameters {
@@ -1164,7 +1165,10 @@ fn writeScalar(row: u32, column: u32, sum: f32) {
   var y = sum;
   if (NORMED) { y *= rowFactors[row]; }
   if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) { y += f32(scalarResidual[at]); }
+  if (RESIDUAL) {
+    let other = f32(scalarResidual[at]);
+    y = select(y + other, y * other, TIMES);
+  }
   scalarOutput[at] = Output(y);
 }
 fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
@@ -1193,37 +1197,22 @@ fn fewRows(
   let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
   let row = id / blocks * ROWS;
   let column = firstColumn(id % blocks, thread);
-  let pairs = parameters.inVectors / 2u;
+  let inVectors = parameters.inVectors;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let at0 = min(column, last) * inVectors;
+  let at1 = min(column + 1u, last) * inVectors;
+  let at2 = min(column + 2u, last) * inVectors;
+  let at3 = min(column + 3u, last) * inVectors;
   var s0 = mat4x4<f32>();
   var s1 = mat4x4<f32>();
   var s2 = mat4x4<f32>();
   var s3 = mat4x4<f32>();
-  for (var i = thread % TEAM; i < pairs; i += TEAM) {
-    let w0 = weightPair(at0 + i);
-    let w1 = weightPair(at1 + i);
-    let w2 = weightPair(at2 + i);
-    let w3 = weightPair(at3 + i);
-    let left = mat4x4<f32>(w0[0], w1[0], w2[0], w3[0]);
-    let right = mat4x4<f32>(w0[1], w1[1], w2[1], w3[1]);
-    s0 += products(left, row, 2u * i);
-    s0 += products(right, row, 2u * i + 1u);
-    if (ROWS > 4u) {
-      s1 += products(left, row + 4u, 2u * i);
-      s1 += products(right, row + 4u, 2u * i + 1u);
-    }
-    if (ROWS > 8u) {
-      s2 += products(left, row + 8u, 2u * i);
-      s2 += products(right, row + 8u, 2u * i + 1u);
-    }
-    if (ROWS > 12u) {
-      s3 += products(left, row + 12u, 2u * i);
-      s3 += products(right, row + 12u, 2u * i + 1u);
-    }
+  for (var i = thread % TEAM * 2u; i < inVectors; i += select(1u, 2u * TEAM - 1u, i % 2u == 1u)) {
+    let w = mat4x4<f32>(weights(at0 + i), weights(at1 + i), weights(at2 + i), weights(at3 + i));
+    s0 += products(w, row, i);
+    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
+    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
+    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
   }
   finish(s0, row, column, thread);
   if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
@@ -2313,6 +2302,142 @@ fn main(
 }
 `;
 
+// gpu/topLogits.wgsl
+const topLogitsSource = `const CHUNK = 1024u;
+const THREADS = 256u;
+const LOWEST = -3.4028234663852886e38;
+struct Parameters {
+  size: u32,
+  count: u32,
+  workgroups: u32,
+  parts: u32,
+}
+@group(0) @binding(0) var<storage, read> logits: array<Logit>;
+@group(0) @binding(1) var<storage, read_write> largest: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>;
+@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(0) var<storage, read> candidates: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read> allSums: array<vec4<f32>>;
+var<workgroup> values: array<f32, CHUNK>;
+var<workgroup> ids: array<f32, CHUNK>;
+var<workgroup> slots: array<u32, THREADS>;
+var<workgroup> partial: array<f32, THREADS>;
+var<workgroup> faulty: atomic<u32>;
+fn ownLargest(thread: u32) -> u32 {
+  var slot = thread;
+  for (var i = thread + THREADS; i < CHUNK; i += THREADS) {
+    if (values[i] > values[slot]) { slot = i; }
+  }
+  return slot;
+}
+fn pick(thread: u32, to: u32) {
+  workgroupBarrier();
+  var slot = ownLargest(thread);
+  for (var i = 0u; i < parameters.count; i++) {
+    workgroupBarrier();
+    slots[thread] = slot;
+    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+      workgroupBarrier();
+      if (thread < half) {
+        let a = slots[thread];
+        let b = slots[thread + half];
+        if (values[b] > values[a] || (values[b] == values[a] && b < a)) { slots[thread] = b; }
+      }
+    }
+    workgroupBarrier();
+    let winner = slots[0];
+    if (winner % THREADS == thread) {
+      largest[to + i] = vec2<f32>(values[winner], ids[winner]);
+      values[winner] = LOWEST;
+      slot = ownLargest(thread);
+    }
+  }
+}
+fn maximumOf(value: f32, thread: u32) -> f32 {
+  workgroupBarrier();
+  partial[thread] = value;
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partial[thread] = max(partial[thread], partial[thread + half]); }
+  }
+  return workgroupUniformLoad(&partial[0]);
+}
+fn sumOf(value: f32, thread: u32) -> f32 {
+  workgroupBarrier();
+  partial[thread] = value;
+  for (var half = THREADS / 2u; half > 0u; half /= 2u) {
+    workgroupBarrier();
+    if (thread < half) { partial[thread] += partial[thread + half]; }
+  }
+  return workgroupUniformLoad(&partial[0]);
+}
+@compute @workgroup_size(THREADS)
+fn first(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  var maximum = LOWEST;
+  for (var i = thread; i < CHUNK; i += THREADS) {
+    let at = id * CHUNK + i;
+    values[i] = LOWEST;
+    if (at < parameters.size) {
+      let value = f32(logits[at]);
+      let bits = bitcast<u32>(value);
+      if ((bits & 0x7f800000u) == 0x7f800000u && bits != 0xff800000u) { atomicOr(&faulty, 1u); }
+      values[i] = value;
+      ids[i] = f32(at);
+      maximum = max(maximum, value);
+    }
+  }
+  maximum = maximumOf(maximum, thread);
+  var sum = 0.0;
+  for (var i = thread; i < CHUNK; i += THREADS) {
+    if (id * CHUNK + i < parameters.size) { sum += exp(values[i] - maximum); }
+  }
+  sum = sumOf(sum, thread);
+  if (thread == 0u) { sums[id] = vec4<f32>(maximum, sum, f32(atomicLoad(&faulty)), 0); }
+  pick(thread, id * parameters.count);
+}
+@compute @workgroup_size(THREADS)
+fn merge(
+  @builtin(workgroup_id) workgroup: vec3u,
+  @builtin(num_workgroups) workgroups: vec3u,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  for (var i = thread; i < CHUNK; i += THREADS) {
+    let at = id * CHUNK + i;
+    values[i] = LOWEST;
+    if (at < parameters.size) {
+      values[i] = candidates[at].x;
+      ids[i] = candidates[at].y;
+    }
+  }
+  if (parameters.parts > 0u) {
+    var maximum = LOWEST;
+    var fault = 0.0;
+    for (var i = thread; i < parameters.parts; i += THREADS) {
+      maximum = max(maximum, allSums[i].x);
+      fault += allSums[i].z;
+    }
+    maximum = maximumOf(maximum, thread);
+    fault = sumOf(fault, thread);
+    var sum = 0.0;
+    for (var i = thread; i < parameters.parts; i += THREADS) { sum += allSums[i].y * exp(allSums[i].x - maximum); }
+    sum = sumOf(sum, thread);
+    if (thread == 0u) {
+      largest[0] = vec2<f32>(maximum, sum);
+      largest[1] = vec2<f32>(fault, 0);
+    }
+  }
+  pick(thread, id * parameters.count + select(0u, 2u, parameters.parts > 0u));
+}
+`;
+
 const activateModule = /* @__PURE__ */ (() => ({
   code: foldedSource + activationsSource + cosSinSource + activationSource + activateSource,
   overrides: ["ACTIVATION"],
@@ -2640,7 +2765,7 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 
 const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","NORMED","GATED","THREADS","TEAM"],
+  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","THREADS","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -3192,6 +3317,49 @@ export const sums = /* @__PURE__ */ (() => ({
       width: [1, "u32"],
       step: [2, "u32"],
       workgroups: [3, "u32"],
+    },
+  },
+} as const))();
+
+const topLogitsModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + topLogitsSource,
+  overrides: [],
+  aliases: ["Logit"],
+} as const))();
+
+/** gpu/topLogits.wgsl */
+export const topLogits = /* @__PURE__ */ (() => ({
+  constants: { CHUNK: 1024, THREADS: 256 },
+  first: {
+    ...topLogitsModule,
+    entryPoint: "first",
+    threads: 256,
+    bindings: {
+      logits: [0, "read"],
+      largest: [1, "read_write"],
+      sums: [2, "read_write"],
+    },
+    parameters: {
+      size: [0, "u32"],
+      count: [1, "u32"],
+      workgroups: [2, "u32"],
+      parts: [3, "u32"],
+    },
+  },
+  merge: {
+    ...topLogitsModule,
+    entryPoint: "merge",
+    threads: 256,
+    bindings: {
+      candidates: [0, "read"],
+      largest: [1, "read_write"],
+      allSums: [2, "read"],
+    },
+    parameters: {
+      size: [0, "u32"],
+      count: [1, "u32"],
+      workgroups: [2, "u32"],
+      parts: [3, "u32"],
     },
   },
 } as const))();

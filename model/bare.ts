@@ -22,7 +22,7 @@ export { Decoding } from "./decoding.ts";
 export type { DecodingModel, DecodingOptions, GeneratedToken, GenerateOptions } from "./decoding.ts";
 export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
 export { type ChatOptions, TransNormerLLM } from "./model.ts";
-export { type Choice, Sampler, type SamplingOptions } from "./sampling.ts";
+export { type Choice, type Likeliest, Sampler, type SamplingOptions } from "./sampling.ts";
 export type { Likelihood } from "./score.ts";
 export type { DownloadProgress, HubOptions } from "./source.ts";
 export { Session, type SessionModel } from "./session.ts";

@@ -8,9 +8,10 @@
  */
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { pauses } from "../core/eventLoop.ts";
+import { topLogits } from "../core/ops/fused.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
-import { Sampler, type SamplingOptions } from "./sampling.ts";
+import { type Likeliest, Sampler, type SamplingOptions } from "./sampling.ts";
 import type { Session } from "./session.ts";
 import type { Tokenizer, TokenStream } from "./tokenizer.ts";
 
@@ -30,8 +31,8 @@ export interface GenerateOptions extends DecodingOptions {
   /** Ends generation at the next token: its reason is thrown. */
   signal?: AbortSignal;
   /**
-   * Tokens of the prompt that are read between two turns of the event loop; an integer ≥ 1, default 800. Fewer keep a
-   * page on a slow device alive.
+   * Tokens of the prompt that are read between two turns of the event loop; an integer ≥ 1, default 800, on WebGPU 2,048. Fewer
+   * keep a page on a slow device alive.
    */
   prefillTokens?: number;
 }
@@ -147,15 +148,22 @@ export class Decoding {
     return this.#length;
   }
 
+  /** How many of the likeliest tokens the next one depends on; undefined: on all. */
+  get candidates(): number | undefined {
+    return this.#sampler.candidates;
+  }
+
   /**
    * The next token.
    *
-   * @param logits one value per token of the vocabulary; not changed
+   * @param logits one value per token of the vocabulary, not changed; or as many of the likeliest as `candidates` says
    * @param isLast ends the answer with this token: `finish` is then `"stop"`, or `"eos"`
    * @throws {RangeError} when a logit is NaN or +∞, or none is above −∞
    */
-  next(logits: Float32Array, isLast = false): GeneratedToken {
-    const { token, logprob } = this.#sampler.choose(logits);
+  next(logits: Float32Array | Likeliest, isLast = false): GeneratedToken {
+    const { token, logprob } = logits instanceof Float32Array
+      ? this.#sampler.choose(logits)
+      : this.#sampler.chooseAmong(logits);
     this.#tokens++;
     const isEos = this.#eosTokenIds.includes(token);
     const isStop = this.#stopIds.includes(token);
@@ -218,7 +226,7 @@ export async function* decode(
     }
     position = session.position;
     while (logits !== undefined && decoding.tokens < decoding.maxTokens) {
-      const data: Float32Array = await logits.data();
+      const data: Float32Array | Likeliest = await readLogits(logits, decoding.candidates);
       logits.dispose();
       await pause();
       signal?.throwIfAborted();
@@ -239,6 +247,31 @@ export async function* decode(
     const isLeft = readsAll && !session.disposed && session.position === position;
     if (isLeft && unread !== undefined) session.readLast(unread);
   }
+}
+
+/** What {@linkcode topLogits} gives where there are no more logits: the lowest number of f32. */
+const NO_LOGIT = -3.4028234663852886e38;
+
+/** Of a row of logits what a choice among `candidates` depends on, or all of it. */
+async function readLogits(
+  logits: Tensor,
+  candidates: number | undefined,
+): Promise<Float32Array | Likeliest> {
+  using top = candidates === undefined ? undefined : topLogits(logits, candidates);
+  if (top === undefined) return logits.data();
+  const [max, sum, faults, , ...pairs] = await top.data();
+  if (faults > 0 || max <= NO_LOGIT) return logits.data(); // choosing says which logit is wrong
+  const likeliest = Array.from(
+    { length: pairs.length / 2 },
+    (_, i) => [pairs[2 * i + 1], pairs[2 * i]] as const,
+  )
+    .filter(([, logit]) => logit > NO_LOGIT)
+    .sort(([a], [b]) => a - b);
+  return {
+    ids: likeliest.map(([id]) => id),
+    logits: Float32Array.from(likeliest, ([, logit]) => logit),
+    normalizer: max + Math.log(sum),
+  };
 }
 
 /** Text, held back while it may be the beginning of a stop string. */

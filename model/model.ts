@@ -224,7 +224,7 @@ export class TransNormerLLM implements Disposable {
     ids: Uint32Array,
     options: GenerateOptions,
   ): AsyncGenerator<GeneratedToken, void, void> {
-    const prefillTokens = checkPrefillTokens(operation, options);
+    const prefillTokens = checkPrefillTokens(operation, this.backend, options);
     const decoding = new Decoding(this, ids, options, operation);
     options.signal?.throwIfAborted();
     if (decoding.maxTokens === 0) return;

@@ -33,6 +33,16 @@ export interface Choice {
   readonly logprob: number;
 }
 
+/** The likeliest tokens of a row of logits. */
+export interface Likeliest {
+  /** Token ids, ascending. */
+  readonly ids: readonly number[];
+  /** Their logits. */
+  readonly logits: Float32Array;
+  /** log Σ exp of all logits. */
+  readonly normalizer: number;
+}
+
 /**
  * Chooses tokens one after another.
  *
@@ -102,6 +112,21 @@ export class Sampler {
     const token = temperature === 0 ? argmax(scores) : this.#draw(scores);
     this.#seen.add(token);
     return { token, logprob: logits[token] - normalizer };
+  }
+
+  /** How many of the likeliest tokens a choice depends on; undefined: on all tokens. */
+  get candidates(): number | undefined {
+    const { temperature, topK, repetitionPenalty } = this.#options;
+    if (repetitionPenalty !== 1) return undefined;
+    if (temperature === 0) return 1;
+    return topK < Infinity ? topK : undefined;
+  }
+
+  /** The next token, from at least as many of the likeliest as {@linkcode Sampler.candidates} says: the same choice. */
+  chooseAmong({ ids, logits, normalizer }: Likeliest): Choice {
+    const index = this.#options.temperature === 0 ? argmax(logits) : this.#draw(logits);
+    this.#seen.add(ids[index]);
+    return { token: ids[index], logprob: logits[index] - normalizer };
   }
 
   #draw(scores: ArrayLike<number>): number {

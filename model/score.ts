@@ -74,7 +74,7 @@ export async function* scores(
   from: number,
 ): AsyncGenerator<Scores, void, void> {
   const { vocabSize } = model.config;
-  const piece = Math.max(1, Math.min(PREFILL_TOKENS, Math.floor(2 ** 22 / vocabSize)));
+  const piece = Math.max(1, Math.min(PREFILL_TOKENS[model.backend.name], Math.floor(2 ** 22 / vocabSize)));
   using session = model.session();
   if (from > 1) session.prefill(ids.subarray(0, from - 1)).dispose();
   for (let start = from - 1; start < ids.length - 1; start += piece) {

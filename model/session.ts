@@ -7,7 +7,8 @@ import { BackendError, rangeError } from "../core/errors.ts";
 import { gatherRows } from "../core/ops.ts";
 import { BLOCK } from "../core/sizes.ts";
 import { elementCount } from "../core/shape.ts";
-import type { Tensor } from "../core/tensor.ts";
+import type { BackendName } from "../core/machine.ts";
+import type { Backend, Tensor } from "../core/tensor.ts";
 import {
   decode,
   Decoding,
@@ -21,10 +22,10 @@ import { RECENT_TOKENS, type Tokenizer } from "./tokenizer.ts";
 import { allLogits, forward, lastLogits, type Network } from "./transnormer.ts";
 
 /**
- * Tokens of one pass of a prefill: memory stays the same however long the prompt. Whole blocks of the WASM kernels, so
- * that they fall as in a single pass.
+ * Tokens of one pass of a prefill: memory stays the same however long the prompt. On WASM whole blocks of the kernels, so
+ * that they fall as in a single pass; on WebGPU enough rows for the products of small models to fill a GPU.
  */
-export const PREFILL_TOKENS: number = 32 * BLOCK;
+export const PREFILL_TOKENS: Readonly<Record<BackendName, number>> = { wasm: 32 * BLOCK, webgpu: 2048 };
 
 /** A model as a session sees it. */
 export interface SessionModel extends Network, DecodingModel {
@@ -162,7 +163,9 @@ export class Session implements Disposable {
     // The states before the first pass live until the last one is done.
     let states = before;
     try {
-      const piece = logits === "all" ? checked.length : PREFILL_TOKENS;
+      const piece = logits === "all"
+        ? checked.length
+        : PREFILL_TOKENS[this.#model.weights.embedTokens.backend.name];
       for (let start = 0;; start += piece) {
         const part = checked.subarray(start, start + piece);
         const output = forward(this.#model, {
@@ -260,7 +263,7 @@ export class Session implements Disposable {
       mayBeEmpty: this.#next !== undefined,
     });
     const decoding = new Decoding(this.#model, ids, { ...options, before: this.#recent }, operation);
-    const prefillTokens = checkPrefillTokens(operation, options);
+    const prefillTokens = checkPrefillTokens(operation, this.#model.weights.embedTokens.backend, options);
     const logits = this.#next;
     this.#next = undefined;
     yield* decode(this, ids, decoding, { signal: options.signal, prefillTokens, readsAll: true }, logits);
@@ -359,7 +362,8 @@ export function recentTokens(
 /** Tokens of a prompt between two turns of the event loop. */
 export function checkPrefillTokens(
   operation: string,
-  { prefillTokens = PREFILL_TOKENS }: GenerateOptions,
+  { name }: Backend,
+  { prefillTokens = PREFILL_TOKENS[name] }: GenerateOptions,
 ): number {
   if (!Number.isInteger(prefillTokens) || prefillTokens < 1) {
     rangeError(operation, "prefillTokens must be an integer >= 1", prefillTokens);

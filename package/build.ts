@@ -148,7 +148,7 @@ export async function writePackage(): Promise<void> {
   const entries = Object.values(exports as Record<string, string>).map((path) => path.slice(2));
   const metafile = await bundle(entries, true);
   await bundle([WORKER], false); // served as one file: see `workerUrl`
-  await bundle([TEXT_WORKER], false); // the server starts it from the folder of its own file
+  await bundle([TEXT_WORKER], false); // the server starts it from the folder that its own file lies in
   await declarations(ROOT, [...entries, WORKER], `${OUT}/types`);
   await writeKernels();
   for (const file of ["README.md", "LICENSE", "CHANGELOG.md"]) await cp(`${ROOT}${file}`, `${OUT}/${file}`);

@@ -11,8 +11,10 @@ import type { Limits } from "./limits.ts";
 import { checkBody } from "./schema.ts";
 import type { Env } from "./service.ts";
 
-/** Bytes of bodies that take no time. */
+/** The length of bodies that take no time. */
 const SMALL = 2 ** 15;
+
+const notJson = () => invalid(null, "The body must be JSON in UTF-8", "invalid_json");
 
 /** Memory for the bodies of all requests that have not begun yet. */
 export class BodyRoom {
@@ -70,31 +72,30 @@ export async function readJson<T>(
   }
   const room = bodies.open(c.get("owner"));
   c.set("body", room);
-  const bytes = await readBody(c.req.raw, limits, room);
+  const text = await readBody(c.req.raw, limits, room);
   // Each of the steps takes some milliseconds for the largest bodies.
-  const step = bytes.length > SMALL ? inTurn : <R>(work: () => R) => work();
+  const step = text.length > SMALL ? inTurn : <R>(work: () => R) => work();
   let body: unknown;
   try {
-    const text = await step(() => new TextDecoder("utf-8", { fatal: true }).decode(bytes));
     body = await step(() => JSON.parse(text));
   } catch {
-    throw invalid(null, "The body must be JSON in UTF-8", "invalid_json");
+    throw notJson();
   }
   return await step(() => checkBody(schema, body));
 }
 
-/** Memory follows the bytes that came, never a length that was announced. */
+/** The text of a body. Memory follows what came, never a length that was announced. */
 async function readBody(
   { body, headers }: Request,
   limits: Limits,
   room: { add(bytes: number): void },
-): Promise<Uint8Array<ArrayBuffer>> {
+): Promise<string> {
   const { bodyBytes } = limits;
   const tooLarge = () =>
     new ApiError(413, `The body must be at most ${bodyBytes} bytes`, { code: "body_too_large" });
   if (Number(headers.get("content-length") ?? 0) > bodyBytes) throw tooLarge();
   const reader = body?.getReader();
-  const pieces: Uint8Array[] = [];
+  const text = new BodyText();
   const count = new JsonCount(limits);
   let length = 0;
   let tooLate!: (reason: unknown) => void; // Node 20 has no Promise.withResolvers
@@ -112,21 +113,49 @@ async function readBody(
       if (length > bodyBytes) throw tooLarge();
       room.add(next.value.length);
       count.push(next.value);
-      pieces.push(next.value);
+      text.push(next.value);
     }
+    return text.end();
   } catch (error) {
     reader?.cancel().catch(() => {}); // of a client that is gone
     throw error instanceof ApiError ? error : invalid(null, "The body could not be read", "invalid_body");
   } finally {
     clearTimeout(timer);
   }
-  const bytes = new Uint8Array(length);
-  let filled = 0;
-  for (const piece of pieces) {
-    bytes.set(piece, filled);
-    filled += piece.length;
+}
+
+/** Makes a text of bytes as they come, so that none are kept, however small the pieces: some bytes each are gathered. */
+class BodyText {
+  readonly #decoder = new TextDecoder("utf-8", { fatal: true });
+  readonly #gathered = new Uint8Array(2 ** 12);
+  #filled = 0;
+  #text = "";
+
+  push(bytes: Uint8Array): void {
+    if (this.#filled + bytes.length > this.#gathered.length) this.#flush();
+    if (bytes.length > this.#gathered.length) return this.#decode(bytes, true);
+    this.#gathered.set(bytes, this.#filled);
+    this.#filled += bytes.length;
   }
-  return bytes;
+
+  end(): string {
+    this.#flush();
+    this.#decode(undefined, false);
+    return this.#text;
+  }
+
+  #flush(): void {
+    this.#decode(this.#gathered.subarray(0, this.#filled), true);
+    this.#filled = 0;
+  }
+
+  #decode(bytes: Uint8Array | undefined, stream: boolean): void {
+    try {
+      this.#text += this.#decoder.decode(bytes, { stream });
+    } catch {
+      throw notJson();
+    }
+  }
 }
 
 const QUOTE = 0x22, BACKSLASH = 0x5c, COMMA = 0x2c, BRACKET = 0x5b, BRACE = 0x7b;

@@ -9,6 +9,25 @@ import type { IncomingMessage, ServerResponse } from "node:http";
 /** Milliseconds that a client gets to send the rest of a body that nobody wants, and to read why. */
 const REST = 1000;
 
+/** Pieces of a body that may be of any size, and how many bytes the others must have, in the mean. */
+const FREE_PIECES = 1024, PIECE = 32;
+
+/**
+ * Ends the connection of a client whose body comes in crumbs: each costs as much as a piece of 64 KB, and only chunks that
+ * were made so on purpose are as small.
+ */
+function refuseCrumbs(incoming: IncomingMessage): void {
+  let pieces = 0, bytes = 0;
+  const { push } = incoming;
+  // Where the parser leaves them, long before anybody reads them.
+  incoming.push = (piece: Uint8Array | null, ...rest) => {
+    pieces++;
+    bytes += piece?.length ?? 0;
+    if (pieces > FREE_PIECES && bytes < PIECE * pieces) incoming.socket.destroy();
+    return push.call(incoming, piece, ...rest);
+  };
+}
+
 /** Answers a request. Errors are the client's or a bug: the handler answers its own. */
 export async function exchange(
   fetch: (request: Request) => Promise<Response>,
@@ -20,6 +39,7 @@ export async function exchange(
     if (!outgoing.writableFinished) gone.abort();
   });
   outgoing.once("finish", () => giveUpRest(incoming));
+  refuseCrumbs(incoming);
   let request: Request;
   try {
     request = toRequest(incoming, gone.signal);
@@ -52,28 +72,62 @@ function toRequest(incoming: IncomingMessage, signal: AbortSignal): Request {
   });
 }
 
+/** Bytes of a body that wait for the handler before the client is not read further. */
+const AHEAD = 2 ** 16;
+
+/** A body as a stream. What comes while nobody reads waits, and is read together. */
 function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
-  let isOpen = true;
+  let waiting: Uint8Array[] = [], bytes = 0;
+  let isOpen = true, isWanted = false;
   const settle = (end: () => void) => {
     if (isOpen) end();
     isOpen = false;
+  };
+  const give = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    if (waiting.length === 0) return;
+    controller.enqueue(waiting.length === 1 ? waiting[0] : joined(waiting, bytes));
+    waiting = [];
+    bytes = 0;
+    isWanted = false;
   };
   return new ReadableStream({
     start(controller) {
       incoming.on("data", (piece: Uint8Array) => {
         if (!isOpen) return;
-        incoming.pause();
-        controller.enqueue(piece);
+        waiting.push(piece);
+        bytes += piece.length;
+        if (isWanted) give(controller);
+        else if (bytes >= AHEAD) incoming.pause();
       });
-      incoming.once("end", () => settle(() => controller.close()));
+      incoming.once("end", () =>
+        settle(() => {
+          give(controller);
+          controller.close();
+        }));
       const broken = () => settle(() => controller.error(new TypeError("The connection is gone")));
       incoming.once("error", broken);
       incoming.once("close", broken);
-      incoming.pause();
     },
-    pull: () => void incoming.resume(),
-    cancel: () => settle(() => incoming.resume()),
+    pull(controller) {
+      isWanted = true;
+      give(controller);
+      incoming.resume();
+    },
+    cancel() {
+      settle(() => incoming.resume());
+      waiting = [];
+    },
   }, { highWaterMark: 0 });
+}
+
+function joined(pieces: readonly Uint8Array[], length: number): Uint8Array {
+  const whole = new Uint8Array(length);
+  let filled = 0;
+  for (const piece of pieces) {
+    whole.set(piece, filled);
+    filled += piece.length;
+  }
+  return whole;
 }
 
 async function send(response: Response, outgoing: ServerResponse, gone: AbortSignal): Promise<void> {

@@ -23,7 +23,7 @@ const HONEST = "honest-key", HOSTILE = "hostile-key";
 
 const ASKED = { prompt: "The state of the Union", max_tokens: 24, temperature: 0, stream: true };
 
-/** A server in a process of its own, and what is known of it. */
+/** A server in another process, and what is known of it. */
 class Server {
   readonly process: Deno.ChildProcess;
   readonly output: Listening;
@@ -185,7 +185,7 @@ interface Row {
   readonly ok: boolean;
 }
 
-/** The row of what has no server of its own to measure. */
+/** The row of what has no server to measure. */
 const bare = (attack: string, ok: boolean): Row => ({
   ...{ attack, health: "", held: "", turn: "", memory: "", honest: "", retries: "" },
   ...{ alive: ok ? "yes" : "NO", ok },
@@ -233,6 +233,11 @@ async function beside(
   return row;
 }
 
+/** What `/health` takes at most in two seconds in which nobody asks for anything else. */
+async function longestHealth(url: string): Promise<number> {
+  return (await probe(url, AbortSignal.timeout(2000))).longest;
+}
+
 /** An attack of `attackers.ts`, in a worker. */
 async function attacked(name: string, target: Target): Promise<void> {
   const worker = new Worker(new URL("./attackers.ts", import.meta.url), { type: "module" });
@@ -266,6 +271,7 @@ async function attack(only: readonly string[]): Promise<void> {
     throw new UsageError(`no attack is named '${word}', but ${Object.keys(ATTACKS).join("; ")}; ${RANDOM}`);
   }
   const folder = await Deno.makeTempDir(), rows: Row[] = [];
+  let machine = NaN;
   try {
     await using server = new Server(folder);
     const url = await server.output.url;
@@ -273,6 +279,7 @@ async function attack(only: readonly string[]): Promise<void> {
     const expected = await stream(url);
     for (let i = 0; i < 10; i++) await stream(url);
     const known = { url, expected, start: server.memory() };
+    machine = await longestHealth(url);
     for (const name of Object.keys(ATTACKS).filter(wanted)) {
       rows.push(await beside(name, server, known, () => attacked(name, { url, key: HOSTILE })));
     }
@@ -292,6 +299,9 @@ async function attack(only: readonly string[]): Promise<void> {
     if (log !== "") console.log(`The server's log:\n${log.slice(0, 4000)}`);
   } finally {
     await Deno.remove(folder, { recursive: true });
+  }
+  if (machine > HEALTH) {
+    console.error(`This machine is busy: /health takes ${machine.toFixed(0)} ms without any attack`);
   }
   if (rows.some(({ ok }) => !ok)) throw new Error("Cannot call the server safe: a goal was missed");
 }

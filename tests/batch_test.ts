@@ -18,7 +18,7 @@ async function row(tensor: Tensor): Promise<Float32Array> {
 }
 
 eachBackend(
-  "a step on chosen rows of the states changes these as a step of its own, and no other",
+  "a step on chosen rows of the states changes these as a separate step, and no other",
   async (backend) => {
     for (const [headDim, valueDim] of [[8, 16], [6, 5]]) {
       using scope = new Scope();

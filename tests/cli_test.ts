@@ -323,12 +323,12 @@ Deno.test("evaluate ends with 1 exactly where a model is worse than it may be, a
     const evaluate = (...args: string[]) =>
       run("evaluate", ["--data", "text.txt", "--backend", "wasm", "--threads", "1", ...args], { cwd });
     const kept = await evaluate(
-      ...["--model", "model", "--lengths", "64,256", "--repeats", "2", "--json", "kept.json"],
+      ...["--model", "model", "--lengths", "64,256", "--repeats", "2", "--json", "new/kept.json"],
     );
     assert.equal(kept.code, 0, kept.err);
     assert.match(kept.out, /^model, f32: text\.txt, 680 bytes; wasm, /);
     assert.match(kept.out, /^\| +256 \|/m);
-    const report = JSON.parse(await Deno.readTextFile(`${cwd}/kept.json`));
+    const report = JSON.parse(await Deno.readTextFile(`${cwd}/new/kept.json`));
     assert.deepEqual(report.lengths.map(({ length }: { length: number }) => length), [64, 256]);
     assert(!JSON.stringify(report).includes(cwd), "a report names no path of this machine");
 
@@ -339,7 +339,7 @@ Deno.test("evaluate ends with 1 exactly where a model is worse than it may be, a
     assert.equal(same.code, 0, same.err);
     assert.match(same.out, /^model, f32, compared with model, f32: /);
     assert.match(same.out, /\+0\.00 %/);
-    const again = await evaluate("--model", "model", "--baseline", "kept.json", "--repeats", "0");
+    const again = await evaluate("--model", "model", "--baseline", "new/kept.json", "--repeats", "0");
     assert.equal(again.code, 0, again.err);
     assert.match(again.out, /^\| +64 \|.*\n\| +256 \|/m);
 

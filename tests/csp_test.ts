@@ -16,12 +16,26 @@ async function bundle(path: string): Promise<string> {
 }
 
 Deno.test({
-  name: "a page that forbids blob workers computes on one thread, or on several with workerUrl",
+  name:
+    "a page that forbids blob workers computes on one thread, or on several with workerUrl; a worker may own them",
   ignore: MAY_LEAVE_OUT && findBrowser() === undefined,
   fn: async () => {
     const scripts: Record<string, string> = {
       "/levin.js": await bundle("wasm/mod.ts"),
       "/worker.js": await bundle("wasm/worker.ts"),
+      "/owner.js": `import { createBackend, lightningAttention } from "/levin.js";
+        onmessage = async ({ data: { data, stop } }) => {
+          using backend = await createBackend({ threads: 2, workerUrl: "/worker.js" });
+          const x = backend.tensor(data, [1, 4, 500, 32]);
+          postMessage("computing");
+          let result = lightningAttention(x, x, x);
+          while (Atomics.load(stop, 0) === 0) {
+            result.output.dispose();
+            result.state.dispose();
+            result = lightningAttention(x, x, x);
+          }
+          postMessage([...await result.output.data()]);
+        };`,
       "/page.js": 'import * as levin from "/levin.js"; globalThis.levin = levin;',
     };
     const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
@@ -78,6 +92,22 @@ Deno.test({
       const absent = await run({ threads: "auto", workerUrl: "/absent.js" });
       assert.equal(absent.threads, 1);
       assert.match(absent.reason, /its workers do not start from \/absent.js/);
+
+      // The owner computes without a pause until the page tells it to stop: a page that waits for it could not.
+      const owned = await tab.evaluate(() =>
+        new Promise<number[]>((resolve, reject) => {
+          const owner = new Worker("/owner.js", { type: "module" });
+          const data = Float32Array.from({ length: 4 * 500 * 32 }, (_, i) => Math.sin(i));
+          const stop = new Int32Array(new SharedArrayBuffer(4));
+          owner.onerror = (event) => reject(new Error(event.message));
+          owner.onmessage = ({ data }) => {
+            if (data === "computing") setTimeout(() => Atomics.store(stop, 0, 1));
+            else resolve(data);
+          };
+          owner.postMessage({ data, stop });
+        })
+      );
+      assert.deepEqual(owned, one.output);
     } finally {
       await browser.close();
       await server.shutdown();

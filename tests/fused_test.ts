@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { Backend, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
-import { mixerStep, normLinear } from "../core/ops/fused.ts";
+import { mixerStep, normLinear, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
 import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
-import { TransNormerLLM } from "../model/mod.ts";
+import { Decoding, TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
 import {
   assertClose,
@@ -175,6 +175,81 @@ for (const limits of [{ windowBytes: 24576, workgroups: 3 }, { windowBytes: 6553
     await checkMixerStep(backend, [9, 1, 24], { lrpe: false, activation: "silu" });
   }, { limits });
 }
+
+/** Holds the largest logits to a sort, and the sum to float64. */
+async function checkTopLogits(backend: Backend, logits: Float32Array, count: number): Promise<void> {
+  using scope = new Scope();
+  const row = scope.keep(backend.tensor(logits, [logits.length]));
+  poison(backend, [4 + 2 * count]);
+  const top = scope.keep(topLogits(row, count)!);
+  const [max, sum, faults, , ...pairs] = await top.data();
+  const ids = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b).slice(0, count);
+  const what = `${count} of ${logits.length}`;
+  assert.equal(faults, 0, what);
+  assert.deepEqual(pairs.slice(0, 2 * ids.length), ids.flatMap((id) => [logits[id], id]), what);
+  for (let i = 2 * ids.length; i < pairs.length; i += 2) {
+    assert.equal(pairs[i], Math.fround(-3.4028234663852886e38));
+  }
+  const total = logits.reduce((sum, logit) => sum + Math.exp(logit - max), 0);
+  assertClose([max + Math.log(sum)], [max + Math.log(total)], 1e-6, what);
+}
+
+gpuTest("the largest logits, ties in the order of ids", async (backend) => {
+  for (const size of [1, 2, 23, 1023, 1024, 1025, 5000, 64000]) {
+    for (const count of [1, 2, 7, 64]) {
+      await checkTopLogits(backend, randomArray([size], size).map((x) => 12 * x), count);
+    }
+    // Many ties, and logits that rule tokens out.
+    await checkTopLogits(backend, randomArray([size], 3).map((x) => Math.round(2 * x)), 64);
+    if (size > 2) {
+      using scope = new Scope();
+      const some = randomArray([size], 4);
+      for (const [at, value] of [[size - 1, NaN], [0, Infinity]]) {
+        const faulty = Float32Array.from(some);
+        faulty[at] = value;
+        const top = scope.keep(topLogits(scope.keep(backend.tensor(faulty, [size])), 5)!);
+        assert((await top.data())[2] > 0, `${value} at ${at}`);
+      }
+    }
+  }
+});
+
+gpuTest("a choice among the likeliest is the choice among all", async (backend) => {
+  using network = model(backend, EVEN);
+  const vocab = EVEN.vocab_size, prompt = [3, 1, 4];
+  for (
+    const options of [
+      { temperature: 0 },
+      { topK: 1 },
+      { topK: 5, seed: 3 },
+      { topK: 64, topP: 0.8, minP: 0.05, temperature: 0.7, seed: 9 },
+    ]
+  ) {
+    // Reading back: 4 numbers and 2 for each candidate, not the logits.
+    const reads: number[] = [], read = backend.machine.read;
+    backend.machine.read = (tensor) => {
+      reads.push(tensor.size);
+      return read.call(backend.machine, tensor);
+    };
+    const items = await Array.fromAsync(network.generate(prompt, { ...options, maxTokens: 12 }));
+    backend.machine.read = read;
+    assert.deepEqual(reads, items.map(() => 4 + 2 * (options.topK ?? 1)));
+
+    const decoding = new Decoding(network, prompt, { ...options, maxTokens: 12 });
+    using session = network.session();
+    let logits = session.prefill(prompt);
+    for (const { token, logprob } of items) {
+      const data = await logits.data();
+      logits.dispose();
+      const expected = decoding.next(data);
+      assert.equal(token, expected.token);
+      assertClose([logprob], [expected.logprob], 1e-5);
+      logits = session.step(token);
+    }
+    logits.dispose();
+    assert(items.every(({ token }) => token < vocab));
+  }
+});
 
 /** Sizes that are multiples of 8, as those of published models are. */
 const EVEN: ConfigJson = {

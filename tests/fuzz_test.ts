@@ -10,7 +10,7 @@ Deno.test("random JSON at the handler", () => fuzzBodies(SECONDS));
 Deno.test("random damage in the store of sessions", () => fuzzStores(SECONDS));
 Deno.test("random damage in the files of a model", () => fuzzFiles(SECONDS));
 
-// In a process of its own: Deno's node:http rejects a promise that nobody can reach when a request is cut off, which the
+// In another process: Deno's node:http rejects a promise that nobody can reach when a request is cut off, which the
 // port tolerates and `deno test` does not.
 Deno.test("random HTTP at the port of a server", async () => {
   const main = fileURLToPath(new URL("../serve/main.ts", import.meta.url));

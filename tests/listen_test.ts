@@ -131,6 +131,38 @@ Deno.test("headers and bodies that do not come are not waited for", async () => 
   await until(() => listener.connections() === 0);
 });
 
+Deno.test("a body in crumbs ends its connection, one in small pieces is read", async () => {
+  let read = 0;
+  const ends: boolean[] = [];
+  await using listener = await listening(async (request) => {
+    try {
+      for await (const piece of request.body!) read += piece.length;
+      ends.push(true);
+    } catch {
+      ends.push(false);
+    }
+    return new Response("ok");
+  });
+  const head = "POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+  const send = async (piece: string, count: number) => {
+    read = 0;
+    const client = await connection(listener, head);
+    const chunk = `${piece.length.toString(16)}\r\n${piece}\r\n`;
+    const sent = new TextEncoder().encode(`${chunk.repeat(count)}0\r\n\r\n`);
+    const writing = client.write(sent).catch(() => {}); // it may be cut off
+    const answer = await rest(client);
+    await writing;
+    return answer;
+  };
+  assert.match(await send("x".repeat(40), 5000), /^HTTP\/1\.1 200/);
+  assert.deepEqual([read, ends], [200_000, [true]]);
+  assert.match(await send("x", 1000), /^HTTP\/1\.1 200/);
+  assert.equal(read, 1000);
+  assert.match(await send("x", 9000), /^$|^Connection/);
+  await until(() => ends.length === 3);
+  assert(!ends[2] && read < 3000, `${read}`);
+});
+
 Deno.test("a client that reads nothing of its answer is given up, and the answer ends", async () => {
   const cancelled = Promise.withResolvers<void>();
   let made = 0;

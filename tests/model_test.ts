@@ -212,7 +212,7 @@ eachBackend("random configurations against the float64 model", async (backend) =
 eachBackend("a long prompt in bounded passes is the prompt in one pass", async (backend) => {
   const config = { ...SMALL, linear_use_lrpe_list: [0, 1] };
   using model = await load(backend, checkpoint(config, randomTensors(config, 2)));
-  const ids = Array.from({ length: 2 * PREFILL_TOKENS + 1 }, (_, t) => (t * t + 3 * t) % 23);
+  const ids = Array.from({ length: 2 * PREFILL_TOKENS[backend.name] + 1 }, (_, t) => (t * t + 3 * t) % 23);
   using whole = model.forward([ids]);
   using session = model.session();
   using last = session.prefill(ids.slice(0, -1));

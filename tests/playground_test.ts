@@ -210,6 +210,7 @@ pageTest("reloading and changing sides keep text and settings", {
   const side = page.getByRole("switch", { name: "Run in this browser" });
   await side.check();
   assert.deepEqual(await turn(/^Stopped at 30 tokens, in this browser, on (WASM|WebGPU)\.$/), []);
+  assert.equal(page.workers().length, 1, "the model runs in a worker");
   assert.deepEqual(await turn(/^Stopped at 30 tokens, in this browser/), []);
   await side.uncheck();
   const unread = whole.slice(before.length);

@@ -20,7 +20,7 @@ function freePort(): number {
   return (listener.addr as Deno.NetAddr).port;
 }
 
-/** The proxy, with a certificate of its own and places that the test may use, before a server. */
+/** The proxy, with its own certificate and places that the test may use, before a server. */
 async function proxy(upstream: string): Promise<AsyncDisposable & { url: string; client: Deno.HttpClient }> {
   const folder = await Deno.makeTempDir();
   await run(

@@ -105,12 +105,12 @@ Deno.test("stop strings end an answer and are not part of it", async () => {
   const { text } = await generated(server.model, "hello", { maxTokens: 12 });
   const stop = [...text][4];
   const before = text.slice(0, text.indexOf(stop));
-  for (const value of [stop, [stop], ["never", stop, ""], ["", stop, "x".repeat(1000)]]) {
+  for (const value of [stop, [stop], ["never", stop, ""], ["", stop, "x".repeat(256)]]) {
     const { choices: [choice] } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop: value });
     assert.equal(choice.text, before);
     assert.equal(choice.finish_reason, "stop");
   }
-  for (const none of [null, [], "", Array.from({ length: 100 }, (_, i) => `never ${i}`)]) {
+  for (const none of [null, [], "", Array.from({ length: 64 }, (_, i) => `never ${i}`)]) {
     const { choices: [choice] } = await server.ask(COMPLETIONS, { prompt: "hello", ...GREEDY, stop: none });
     assert.equal(choice.text, text);
   }

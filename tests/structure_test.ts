@@ -26,8 +26,11 @@ const ALLOWED: Record<string, readonly string[]> = {
   examples: ["", "cli", "model", "serve", "wasm", "npm"],
 };
 
-/** What `bench` may import of `tests`: the oracle, measures of errors, stores, and how to wait for a server. */
-const SHARED_BY_TESTS = /^tests\/(numbers|reference\w*|listening|edge_function|store_servers)\.ts$/;
+/**
+ * What `bench` may import of `tests`: the oracle, measures of errors, stores, how to wait for a server and to find a
+ * browser.
+ */
+const SHARED_BY_TESTS = /^tests\/(numbers|reference\w*|listening|edge_function|setup|store_servers)\.ts$/;
 
 /** One import, of a file by its path or of a package by its specifier. */
 interface Import {

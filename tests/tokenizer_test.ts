@@ -107,7 +107,7 @@ Deno.test("byte fallback: spaces and split characters, as the whole text has the
   }
 });
 
-Deno.test("what a tokenizer adds to prompts can be left out", async () => {
+Deno.test("what a tokenizer adds to prompts can be omitted", async () => {
   const json = byteLevelJson();
   json.post_processor = {
     type: "TemplateProcessing",
@@ -305,7 +305,7 @@ Deno.test("only special added tokens are literal", async () => {
   assert.equal(pieces.decode([7, 15, 7, 12]), "sx s");
 });
 
-Deno.test("byte fallback: each byte that is no UTF-8 is a mark of its own", async () => {
+Deno.test("byte fallback: each byte that is no UTF-8 is a separate mark", async () => {
   const tokenizer = await Tokenizer.create(byteFallbackJson());
   const bytes = (...values: number[]) => tokenizer.decode(values.map((byte) => byte + 1));
   assert.equal(bytes(0xe2, 0x82), "\ufffd\ufffd");

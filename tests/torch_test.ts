@@ -13,7 +13,7 @@ async function readTorch(file: Uint8Array): Promise<Map<string, Uint8Array>> {
     size: file.length,
     read: () => Promise.reject(new Error("a file that can be read anywhere is not read in order")),
     readAt(position: number, target: Uint8Array) {
-      assert(target.length <= file.length, `${target.length} bytes are asked for at once`);
+      assert(target.length <= file.length, `${target.length} bytes are asked for together`);
       const part = file.subarray(position, position + target.length);
       target.set(part);
       return Promise.resolve(part.length);

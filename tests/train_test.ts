@@ -37,7 +37,7 @@ class Workshop implements AsyncDisposable {
     Deno.writeTextFileSync(this.config, JSON.stringify(whole));
   }
 
-  /** Options of a short run into a folder of its own. */
+  /** Options of a short run into its own folder. */
   options(backend: Backend, out: string, more: Partial<TrainingOptions> = {}): TrainingOptions {
     return {
       ...{ backend, data: [this.data], out: `${this.path}/${out}`, config: this.config },
@@ -256,7 +256,7 @@ eachBackend("packed: states carry over steps, documents stay apart", async (back
   using parameters = new Parameters(backend, config, initialWeights(config, 7));
   for (const batch of [1, 2]) {
     const stripe = Math.floor(corpus.train.length / batch), segments = Math.floor((stripe - 1) / 24);
-    // A learning rate of 0: the losses of one epoch are those of its documents, each read at once.
+    // A learning rate of 0: the losses of one epoch are those of its documents, each read in one piece.
     const steps = await losses(
       workshop.options(backend, `packed${batch}`, { packed: true, batch, steps: segments, learningRate: 0 }),
     );

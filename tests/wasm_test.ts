@@ -20,6 +20,7 @@ import {
 } from "../core/gradients.ts";
 import { embedding, linear, lrpe, multiply, norm, scatterRows, splitHeads } from "../core/ops.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
+import { Crew, type Kernels, ranges } from "../wasm/crew.ts";
 import { LinearMemory } from "../wasm/memory.ts";
 import { wasmKernels } from "../wasm/module.ts";
 import { assertClose, assertSameBits, randomArray, Scope, seeded } from "./harness.ts";
@@ -259,6 +260,86 @@ Deno.test("bf16 takes half the memory, and is written as numbers or as bits, als
     }
     assertSameBits(await tensor.data(), expected, "written in parts");
     assert.throws(() => backend.empty([2, 2], "f16"), /dtype must be "f32" or "bf16" on this wasm backend/);
+  }
+});
+
+Deno.test("the same bits when long sequences are cut, whatever their number and lengths", async () => {
+  const headDim = 120, valueDim = 130; // whose states make spans of a few thousand tokens
+  const cases: { heads: number; slopes: number[]; cuSeqlens: number[] }[] = [
+    { heads: 1, slopes: [0.01], cuSeqlens: [0, 7011] },
+    { heads: 1, slopes: [0], cuSeqlens: [0, 3000, 3000, 3001, 6002] },
+    { heads: 3, slopes: [4e-8, 3, 0.1], cuSeqlens: [0, 2500] },
+  ];
+  const backends = await Promise.all([1, 2, 3].map((threads) => createBackend({ prefer: "wasm", threads })));
+  try {
+    for (const { heads, slopes, cuSeqlens } of cases) {
+      const seqLen = cuSeqlens.at(-1)!, sequences = cuSeqlens.length - 1;
+      const [q, k, v, state] = [
+        [1, heads, seqLen, headDim],
+        [1, heads, seqLen, headDim],
+        [1, heads, seqLen, valueDim],
+        [sequences, heads, headDim, valueDim],
+      ].map((shape, seed) => ({ shape, data: randomArray(shape, seed) }));
+      for (const first of [undefined, state]) {
+        const results = await Promise.all(backends.map(async (backend) => {
+          using scope = new Scope();
+          const tensor = ({ data, shape }: typeof q) => scope.keep(backend.tensor(data, shape));
+          const initialState = first && tensor(first);
+          const { output, state } = scope.keep(
+            lightningAttention(tensor(q), tensor(k), tensor(v), { slopes, cuSeqlens, initialState }),
+          );
+          return await Promise.all([output.data(), state.data()]);
+        }));
+        for (const [index, [output, state]] of results.entries()) {
+          const what = `${heads} heads, ${sequences} sequences on ${index + 1} threads`;
+          assertSameBits(output, results[0][0], `output of ${what}`);
+          assertSameBits(state, results[0][1], `state of ${what}`);
+        }
+      }
+    }
+  } finally {
+    for (const backend of backends) backend.dispose();
+  }
+});
+
+/** A crew of `threads` threads over a memory for itself. */
+async function crewOf(threads: number): Promise<Crew> {
+  const module = new WebAssembly.Module(wasmKernels("relaxed", true)), memory = new LinearMemory(true);
+  const { exports } = new WebAssembly.Instance(module, { env: { memory: memory.memory } });
+  return await Crew.start(exports as unknown as Kernels, memory, module, threads);
+}
+
+Deno.test("threads: workers sleep while there is nothing to do, and wake for the next call", async () => {
+  const crew = await crewOf(5);
+  try {
+    const x = crew.memory.allocate(4 * 4000), output = crew.memory.allocate(4 * 4000);
+    crew.memory.floats(x, 4000).fill(3);
+    for (let round = 1; round <= 3; round++) {
+      // They look for work a moment before they sleep. Whoever does not would hold this test for ever.
+      while (crew.sleeping < 4) await new Promise((resolve) => setTimeout(resolve, 1));
+      crew.memory.floats(output, 4000).fill(0);
+      const calls = ranges(4000, 40, 4).map(({ start, count }) => (
+        { x: x + 4 * start, y: x + 4 * start, output: output + 4 * start, count }
+      ));
+      crew.run("multiply", calls, { work: 1e9 });
+      assert(crew.memory.floats(output, 4000).every((value) => value === 9));
+    }
+  } finally {
+    crew.dispose();
+  }
+});
+
+Deno.test("threads: how a call is cut follows from its work, not from their number", async () => {
+  const [one, two, five] = await Promise.all([1, 2, 5].map(crewOf));
+  try {
+    for (const work of [0, 1e5, 1e6, 1e7, 1e9]) {
+      assert.equal(one.parts(work), 1);
+      assert.equal(two.parts(work), five.parts(work));
+    }
+    assert.equal(two.parts(1e5), 1);
+    assert(two.parts(1e9) >= 4 * 16);
+  } finally {
+    for (const crew of [one, two, five]) crew.dispose();
   }
 });
 

@@ -1,5 +1,5 @@
 /**
- * What every thread of a crew does. Workers get both functions: as text, or from `worker.ts`, which imports them. As text
+ * What every thread of a crew does. Workers get all functions: as text, or from `worker.ts`, which imports them. As text
  * they must not refer to anything outside themselves, so the words of the control block are numbers here; `crew.ts` names
  * them.
  *
@@ -8,6 +8,12 @@
 
 /** A kernel, with its arguments in order. */
 export type KernelFunction = (...args: number[]) => number | void;
+
+/** Makes calls of a job, until none is left. */
+export type MakeCalls = typeof makeCalls;
+
+/** Waits until a word changes. */
+export type AwaitChange = typeof awaitChange;
 
 /**
  * Makes calls of the published job until none is left.
@@ -27,7 +33,7 @@ export function makeCalls(
   const [kernel, calls, width, chain, table, scratch, scratchBytes] = words.subarray(8, 15);
   const args = new Float64Array(memory.buffer, table >>> 0, calls * width);
   for (;;) {
-    const first = Atomics.add(words, 2, 1) * chain;
+    const first = Atomics.add(words, 3, 1) * chain;
     if (first >= calls) return;
     for (let call = first; call < first + chain && call < calls; call++) {
       const own = args.subarray(call * width, (call + 1) * width);
@@ -37,8 +43,26 @@ export function makeCalls(
   }
 }
 
-/** Makes this scope a worker: it waits for a job, makes calls, and says that it is done. */
-export function serve(makeCalls_: typeof makeCalls): void {
+/**
+ * Waits until a word is not what was seen there: it looks for 50 microseconds, as what is awaited often follows
+ * immediately, and then sleeps until it is notified. A thread that must not sleep goes on looking.
+ */
+export function awaitChange(words: Int32Array, index: number, seen: number, maySleep: boolean): void {
+  const { pause = () => {} } = Atomics as { pause?: () => void };
+  const until = performance.now() + 0.05;
+  do {
+    for (let i = 0; i < 50; i++) {
+      if (Atomics.load(words, index) !== seen) return;
+      pause();
+    }
+  } while (!maySleep || performance.now() < until);
+  Atomics.add(words, 6, 1);
+  Atomics.wait(words, index, seen);
+  Atomics.sub(words, 6, 1);
+}
+
+/** Makes this scope a worker: it waits for a job, joins those who make its calls, and waits for the next. */
+export function serve(makeCalls_: MakeCalls, awaitChange_: AwaitChange): void {
   // Node's workers have a port in place of the scope's own messages. The same code runs as text: no import here.
   const { process, postMessage } = globalThis as unknown as {
     process?: { getBuiltinModule(name: string): { parentPort: Port } };
@@ -59,17 +83,19 @@ export function serve(makeCalls_: typeof makeCalls): void {
     let seen = 0;
     scope.postMessage("ready");
     for (;;) {
-      // The next job often follows immediately: look for it a while before going to sleep.
-      for (let i = 0; i < 2000 && Atomics.load(words, 0) === seen; i++);
-      while (Atomics.load(words, 0) === seen) Atomics.wait(words, 0, seen);
+      while (Atomics.load(words, 0) === seen) awaitChange_(words, 0, seen, true);
       seen = Atomics.load(words, 0);
-      if (Atomics.load(words, 4) === 1) return scope.close();
-      try {
-        makeCalls_(kernels, memory, control, thread);
-      } catch {
-        Atomics.store(words, 3, 1);
+      if (Atomics.load(words, 5) === 1) return scope.close();
+      // Who is counted before the job closes is waited for. Who comes later finds it closed, and touches nothing.
+      Atomics.add(words, 2, 1);
+      if (Atomics.load(words, 1) === 1) {
+        try {
+          makeCalls_(kernels, memory, control, thread);
+        } catch {
+          Atomics.store(words, 4, 1);
+        }
       }
-      Atomics.sub(words, 1, 1);
+      if (Atomics.sub(words, 2, 1) === 1 && Atomics.load(words, 1) === 0) Atomics.notify(words, 2);
     }
   };
 }

@@ -5,10 +5,15 @@
  * thread makes which call: the bits are the same for any number of threads. The calling thread publishes the list in
  * linear memory, makes calls itself, and returns when all are made. Only the start is asynchronous.
  *
+ * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
+ * fewer. Nobody waits for a thread that has not begun: a job is closed when its last call is taken, and then only those
+ * who are still at one are waited for. On a busy machine even they may not run: who had to wait longer for them than it
+ * computed makes the next jobs alone, the more of them the more often that happens.
+ *
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import { type KernelFunction, makeCalls } from "./calls.ts";
+import { awaitChange, type KernelFunction, makeCalls } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import { type LinearMemory, ReusedBlock } from "./memory.ts";
 import { roundUp } from "./operands.ts";
@@ -27,7 +32,7 @@ export interface Scratch {
 
 /** How a list of calls is run. */
 export interface Run {
-  /** Multiply-adds or elements of all calls together: little work is not worth waking a worker. */
+  /** Multiply-adds of all calls together, or what takes as long: little work is not worth waking a worker. */
   readonly work: number;
   /** Calls that belong together and run in order on one thread; default 1. */
   readonly chain?: number;
@@ -59,13 +64,29 @@ export class ThreadsError extends BackendError {
   }
 }
 
-/** Below this much work one thread is faster: waking another takes some ten microseconds. */
-const SMALL_WORK = 200_000;
+/** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
+const PART_WORK = 250_000;
+
+/** Milliseconds beyond its own work that a thread waits for others before that counts as a delay. */
+const DELAY = 0.2;
+
+/** Jobs that are made alone, at most, before workers are tried again. */
+const MOST_ALONE = 255;
+
+/** Parts of large work: so many that few are left when the first thread finds none. */
+const MOST_PARTS = 64;
 
 const KERNEL_NAMES = Object.keys(IN_ORDER) as Kernel[];
 
 // Words of the control block, in Int32.
-const GENERATION = 0, BUSY = 1, NEXT = 2, FAILED = 3, STOP = 4;
+//   GENERATION  of the job, which counts up: workers wait for it to change
+//   OPEN        1 while calls of the job may be taken
+//   ACTIVE      workers that may be taking calls
+//   NEXT        the first chain that nobody has taken
+//   FAILED      1 when a kernel threw on a worker
+//   STOP        1 when workers are to end
+//   SLEEPING    threads that sleep
+const GENERATION = 0, OPEN = 1, ACTIVE = 2, NEXT = 3, FAILED = 4, STOP = 5, SLEEPING = 6;
 // Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes.
 const JOB = 8, JOB_WORDS = 8;
 const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
@@ -73,6 +94,8 @@ const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
 /** What a crew works on, until it is disposed. */
 interface Workplace {
   readonly kernels: Kernels;
+  /** The same in the order of their numbers. */
+  readonly numbered: readonly KernelFunction[];
   readonly memory: LinearMemory;
   /** Work space of the operation that runs. */
   readonly scratch: ReusedBlock;
@@ -87,12 +110,25 @@ export class Crew {
   readonly #workers: readonly Thread[];
   /** Offset of the control block; 0 without workers. */
   readonly #control: number;
+  /** Whether the calling thread may sleep: a page's own may not. */
+  readonly #maySleep: boolean;
+  /** Jobs that are still to be made alone. */
+  #alone = 0;
+  /** Jobs to make alone after the last one that workers delayed. */
+  #aloneAfterDelay = 0;
 
   /** A crew of the calling thread and of workers that are ready. */
   constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
-    this.#workplace = { kernels, memory, scratch: new ReusedBlock(memory), table: new ReusedBlock(memory) };
+    this.#workplace = {
+      kernels,
+      numbered: KERNEL_NAMES.map((name) => kernels[name]),
+      memory,
+      scratch: new ReusedBlock(memory),
+      table: new ReusedBlock(memory),
+    };
     this.#workers = workers;
     this.#control = control;
+    this.#maySleep = workers.length > 0 && maySleep(this.#words());
   }
 
   /**
@@ -129,6 +165,16 @@ export class Crew {
   /** Number of threads, the calling one among them. */
   get threads(): number {
     return this.#workers.length + 1;
+  }
+
+  /** Number of workers that sleep. */
+  get sleeping(): number {
+    return this.#workers.length === 0 ? 0 : Atomics.load(this.#words(), SLEEPING);
+  }
+
+  /** Into how many parts to cut so many multiply-adds, or what takes as long; 1 without workers. */
+  parts(work: number): number {
+    return this.#workers.length === 0 ? 1 : Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
   }
 
   /**
@@ -177,8 +223,10 @@ export class Crew {
     calls: readonly KernelCalls[K][],
     { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
-    const { kernels, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
-    if (this.#workers.length === 0 || calls.length <= chain || work < SMALL_WORK) {
+    const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
+    const helpers = Math.min(this.#workers.length, Math.ceil(calls.length / chain) - 1, this.parts(work) - 1);
+    if (helpers < 1 || this.#alone > 0) {
+      if (helpers >= 1) this.#alone--;
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
       return;
@@ -195,18 +243,27 @@ export class Crew {
       inOrder(order, call, 0);
       args.set(ordered, index * width);
     });
-    const words = new Int32Array(memory.buffer, this.#control, JOB + JOB_WORDS);
+    const words = this.#words();
     const { offset = 0, bytes = 0 } = scratch ?? {};
     words.set([KERNEL_NAMES.indexOf(kernel), calls.length, width, chain, table, offset, bytes], JOB);
     Atomics.store(words, NEXT, 0);
-    Atomics.store(words, BUSY, this.#workers.length);
+    Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
-    Atomics.notify(words, GENERATION);
+    if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, GENERATION, helpers);
+    const began = performance.now();
+    let finished = began;
     try {
-      makeCalls(KERNEL_NAMES.map((name) => kernels[name]), memory, this.#control, 0);
+      makeCalls(numbered, memory, this.#control, 0);
+      finished = performance.now();
     } finally {
-      while (Atomics.load(words, BUSY) > 0);
+      Atomics.store(words, OPEN, 0);
+      for (let active; (active = Atomics.load(words, ACTIVE)) > 0;) {
+        awaitChange(words, ACTIVE, active, this.#maySleep);
+      }
     }
+    if (performance.now() - finished > finished - began + DELAY) {
+      this.#alone = this.#aloneAfterDelay = Math.min(MOST_ALONE, 2 * this.#aloneAfterDelay + 1);
+    } else this.#aloneAfterDelay >>= 1;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
@@ -218,14 +275,18 @@ export class Crew {
   /** Ends the workers, and lets go of the memory. Twice does nothing. */
   dispose(): void {
     if (this.#workplace === undefined) return;
-    const { memory: { memory } } = this.#workplace;
+    const words = this.#words();
     this.#workplace = undefined;
     if (this.#workers.length === 0) return;
-    const words = new Int32Array(memory.buffer, this.#control, JOB);
     Atomics.store(words, STOP, 1);
     Atomics.add(words, GENERATION, 1);
     Atomics.notify(words, GENERATION);
     for (const worker of this.#workers) worker.terminate();
+  }
+
+  /** The control block. */
+  #words(): Int32Array {
+    return new Int32Array(this.memory.memory.buffer, this.#control, JOB + JOB_WORDS);
   }
 
   #live(): Workplace {
@@ -236,11 +297,29 @@ export class Crew {
   }
 }
 
+/** Whether this thread may sleep. */
+function maySleep(words: Int32Array): boolean {
+  try {
+    Atomics.wait(words, GENERATION, Atomics.load(words, GENERATION) - 1); // nothing to wait for
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A part of rows, columns or elements. */
+export interface Range {
+  /** The first. */
+  readonly start: number;
+  /** How many. */
+  readonly count: number;
+}
+
 /** Cuts `count` into at most `parts` ranges, as even as bounds that are multiples of `multiple` allow. */
-export function ranges(count: number, parts: number, multiple: number): { start: number; count: number }[] {
+export function ranges(count: number, parts: number, multiple: number): Range[] {
   const units = Math.ceil(count / multiple);
   const used = Math.max(1, Math.min(parts, units));
-  const cut: { start: number; count: number }[] = [];
+  const cut: Range[] = [];
   for (let part = 0, start = 0; part < used; part++) {
     const end = Math.min(count, Math.floor(units * (part + 1) / used) * multiple);
     cut.push({ start, count: end - start });

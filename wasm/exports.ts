@@ -34,6 +34,16 @@ export interface KernelCalls {
   lightning: {
     q: number; qStride: number; k: number; kStride: number; v: number; vStride: number; output: number;
     outputStride: number; length: number; headDim: number; valueDim: number; decay: number; scale: number;
+    states: number; initialState: number; finalState: number; stateStride: number
+  };
+  /** See `assembly/lightning.ts`. */
+  lightningProducts: {
+    k: number; kStride: number; v: number; vStride: number; length: number; headDim: number; valueDim: number;
+    decay: number; products: number
+  };
+  /** See `assembly/lightning.ts`. */
+  lightningCarry: {
+    states: number; stateBytes: number; length: number; headDim: number; valueDim: number; decay: number;
     initialState: number; finalState: number; stateStride: number
   };
   /** See `assembly/lightning.ts`. */
@@ -57,7 +67,7 @@ export interface KernelCalls {
   /** See `assembly/linear.ts`. */
   linear: {
     x: number; weight: number; bias: number; residual: number; output: number; rows: number; inDim: number;
-    outDim: number; weightBytes: number
+    outDim: number; stride: number; few: number; weightBytes: number
   };
   /** See `assembly/linear.ts`. */
   linearInput: {
@@ -123,7 +133,7 @@ export type Sizing =
 
 /** Kernels that take work space. */
 export type WithScratch =
-  | "lightning" | "lightningBackward" | "linear" | "linearInput" | "linearWeight";
+  | "lightning" | "lightningProducts" | "lightningBackward" | "linear" | "linearInput" | "linearWeight";
 
 /** Takes the arguments of a kernel in order: the kernel itself, or what passes them on. */
 export type Take = (...args: number[]) => number | void;
@@ -143,7 +153,14 @@ export const IN_ORDER: { readonly [K in Kernel]: (take: Take, c: KernelCalls[K],
   lightningScratch: (take, c) => take(c.headDim, c.valueDim),
   lightning: (take, c, scratch) => take(
     c.q, c.qStride, c.k, c.kStride, c.v, c.vStride, c.output, c.outputStride, c.length, c.headDim, c.valueDim,
-    c.decay, c.scale, c.initialState, c.finalState, c.stateStride, scratch
+    c.decay, c.scale, c.states, c.initialState, c.finalState, c.stateStride, scratch
+  ),
+  lightningProducts: (take, c, scratch) => take(
+    c.k, c.kStride, c.v, c.vStride, c.length, c.headDim, c.valueDim, c.decay, c.products, scratch
+  ),
+  lightningCarry: (take, c) => take(
+    c.states, c.stateBytes, c.length, c.headDim, c.valueDim, c.decay, c.initialState, c.finalState,
+    c.stateStride
   ),
   lightningStep: (take, c) => take(
     c.q, c.k, c.v, c.output, c.state, c.headDim, c.valueDim, c.change, c.scale
@@ -157,7 +174,8 @@ export const IN_ORDER: { readonly [K in Kernel]: (take: Take, c: KernelCalls[K],
   matmulScratch: (take, c) => take(c.rows, c.inner, c.columns),
   linearScratch: (take, c) => take(c.rows, c.inDim, c.outDim),
   linear: (take, c, scratch) => take(
-    c.x, c.weight, c.bias, c.residual, c.output, c.rows, c.inDim, c.outDim, c.weightBytes, scratch
+    c.x, c.weight, c.bias, c.residual, c.output, c.rows, c.inDim, c.outDim, c.stride, c.few, c.weightBytes,
+    scratch
   ),
   linearInput: (take, c, scratch) => take(
     c.dy, c.weight, c.residual, c.dx, c.rows, c.outDim, c.inDim, scratch

@@ -1,5 +1,5 @@
 /**
- * Attention: one kernel call per sequence and head.
+ * Attention: one kernel call per sequence and head, or several stages where these are too few for the threads.
  *
  * @module
  */
@@ -11,7 +11,7 @@ import type {
   LightningStepCall,
   Sequence,
 } from "../core/machine.ts";
-import { BLOCK, TILE_COLUMNS } from "../core/sizes.ts";
+import { BLOCK, TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { type Crew, ranges, type Scratch } from "./crew.ts";
 import type { KernelCalls } from "./exports.ts";
@@ -20,13 +20,14 @@ import { at, roundUp } from "./operands.ts";
 /** Elements of a decay table. */
 const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 
+/** Work space for the states of long sequences in parts: it should stay in the caches of a few cores. */
+const STATES_BYTES = 8 * 2 ** 20;
+
 /** See `Operations.lightning`. */
 export function lightning(crew: Crew, call: LightningCall): void {
   const { shape, slopes, scale, sequences, initialState, output, state } = call;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
-  const [decay, scratch] = decayTables(crew, slopes, crew.call("lightningScratch", { headDim, valueDim }));
-  // Heads that do not divide by the threads are cut into columns of the value, which do not depend on one another.
-  const parts = (sequences.length * heads) % crew.threads === 0 ? 1 : crew.threads;
+  const work = output.size * 2 * headDim;
   const calls: KernelCalls["lightning"][] = [];
   for (const [index, sequence] of sequences.entries()) {
     for (let head = 0; head < heads; head++) {
@@ -34,31 +35,141 @@ export function lightning(crew: Crew, call: LightningCall): void {
       const [k, kStride] = headRows(call.k, shape, sequence, head, keyHeads, headDim);
       const [v, vStride] = headRows(call.v, shape, sequence, head, heads, valueDim);
       const [o, outputStride] = headRows(output, shape, sequence, head, heads, valueDim);
-      for (const { start, count } of ranges(valueDim, parts, TILE_COLUMNS)) {
-        const stateElement = (index * heads + head) * headDim * valueDim + start;
-        calls.push({
-          q,
-          qStride,
-          k,
+      const stateElement = (index * heads + head) * headDim * valueDim;
+      calls.push({
+        q,
+        qStride,
+        k,
+        kStride,
+        v,
+        vStride,
+        output: o,
+        outputStride,
+        length: sequence.length,
+        headDim,
+        valueDim,
+        decay: head * TABLE_BYTES,
+        scale,
+        states: 0,
+        initialState: at(initialState, stateElement),
+        finalState: at(state, stateElement),
+        stateStride: 4 * valueDim,
+      });
+    }
+  }
+  const bytes = crew.call("lightningScratch", { headDim, valueDim });
+  // Few sequences and heads would leave threads idle: then the sequences are cut as well.
+  const parts = crew.parts(work), isCut = parts > calls.length && calls.length < 2 * crew.threads;
+  const stateBytes = 4 * roundUp(headDim, TILE_ROWS) * roundUp(valueDim, TILE_COLUMNS);
+  const blocks = Math.max(1, Math.floor(STATES_BYTES / (calls.length * stateBytes)) - 1);
+  const [decay, scratch, states] = decayTables(
+    crew,
+    slopes,
+    bytes,
+    isCut ? calls.length * (blocks + 1) * stateBytes : 0,
+  );
+  for (const one of calls) one.decay += decay;
+  if (isCut) inSpans(crew, calls, { work, parts, scratch, states, stateBytes, blocks });
+  else crew.run("lightning", calls, { work, scratch });
+}
+
+/** How sequences are cut, and where their states lie. */
+interface Cut {
+  /** Multiply-adds of all calls. */
+  readonly work: number;
+  /** Parts of a stage. */
+  readonly parts: number;
+  readonly scratch: Scratch;
+  /** Offset of `blocks + 1` states per call. */
+  readonly states: number;
+  /** Bytes of a state in panels. */
+  readonly stateBytes: number;
+  /** Blocks of a span. */
+  readonly blocks: number;
+}
+
+/**
+ * Sequences span by span, each in three stages whose calls are independent: products of all blocks, the states before
+ * them, their outputs. It is the arithmetic of the loop that carries the state, in the same order, so the bits are the
+ * same however it is cut. The states between are written to memory, which costs less than idle threads.
+ */
+function inSpans(
+  crew: Crew,
+  calls: readonly KernelCalls["lightning"][],
+  { work, parts, scratch, states, stateBytes, blocks }: Cut,
+): void {
+  const longest = Math.max(...calls.map(({ length }) => length)), tokens = blocks * BLOCK;
+  for (let first = 0; first === 0 || first < longest; first += tokens) {
+    const products: KernelCalls["lightningProducts"][] = [], carries: KernelCalls["lightningCarry"][] = [];
+    const outputs: KernelCalls["lightning"][] = [];
+    for (const [index, call] of calls.entries()) {
+      if (first > 0 && first >= call.length) continue;
+      const {
+        q,
+        qStride,
+        k,
+        kStride,
+        v,
+        vStride,
+        output,
+        outputStride,
+        headDim,
+        valueDim,
+        decay,
+        stateStride,
+      } = call;
+      const own = states + index * (blocks + 1) * stateBytes, length = Math.min(tokens, call.length - first);
+      for (const { start, count } of ranges(length, Math.ceil(parts / calls.length), BLOCK)) {
+        const token = first + start, before = own + start / BLOCK * stateBytes;
+        const part = {
+          k: k + token * kStride,
           kStride,
-          v: v + 4 * start,
+          v: v + token * vStride,
           vStride,
-          output: o + 4 * start,
+          length: count,
+          headDim,
+          valueDim,
+          decay,
+        };
+        products.push({ ...part, products: before + stateBytes });
+        outputs.push({
+          ...part,
+          q: q + token * qStride,
+          qStride,
+          output: output + token * outputStride,
           outputStride,
-          length: sequence.length,
+          scale: call.scale,
+          states: before,
+          initialState: 0,
+          finalState: 0,
+          stateStride,
+        });
+      }
+      for (const { start, count } of ranges(valueDim, valueDim, TILE_COLUMNS)) {
+        carries.push({
+          states: own + 4 * start * roundUp(headDim, TILE_ROWS),
+          stateBytes,
+          length,
           headDim,
           valueDim: count,
-          decay: decay + head * TABLE_BYTES,
-          scale,
-          initialState: at(initialState, stateElement),
-          finalState: at(state, stateElement),
-          stateStride: 4 * valueDim,
+          decay,
+          initialState: first > 0
+            ? call.finalState + 4 * start
+            : call.initialState && call.initialState + 4 * start,
+          finalState: call.finalState + 4 * start,
+          stateStride,
         });
       }
     }
+    const share = work * Math.min(1, tokens / longest);
+    crew.run("lightningProducts", products, { work: share / 2, scratch });
+    crew.run("lightningCarry", carries, { work: share / BLOCK });
+    crew.run("lightning", outputs, { work: share / 2, scratch });
   }
-  crew.run("lightning", calls, { work: output.size * headDim, scratch });
 }
+
+/** Multiply-adds that take as long as an element of a state on its way from memory and back. */
+const STEP_WORK = 4;
 
 /** See `Operations.lightningStep`. */
 export function lightningStep(
@@ -81,7 +192,7 @@ export function lightningStep(
       scale,
     });
   }
-  crew.run("lightningStep", calls, { work: batch * heads * headDim * valueDim });
+  crew.run("lightningStep", calls, { work: STEP_WORK * batch * heads * headDim * valueDim });
 }
 
 /** See `Operations.lightningBackward`. */
@@ -134,7 +245,7 @@ export function lightningBackward(crew: Crew, call: LightningBackwardCall): void
       });
     }
   }
-  crew.run("lightningBackward", calls, { work: call.v.size * headDim, chain, scratch });
+  crew.run("lightningBackward", calls, { work: 5 * call.v.size * headDim, chain, scratch });
 }
 
 /** Where one head's rows of a sequence begin, and bytes between them. Its tensor has `count` heads of `dim` elements. */
@@ -152,14 +263,19 @@ function headRows(
     : [at(tensor, dim * ((batch * seqLen + start) * count + own)), 4 * dim * count];
 }
 
-/** Writes the decay tables of all heads, followed by `bytes` of work space per thread. */
-function decayTables(crew: Crew, slopes: Float64Array, bytes: number): [decay: number, Scratch] {
-  const own = roundUp(bytes, 64), tables = slopes.length * TABLE_BYTES;
-  const decay = crew.reserve(tables + crew.threads * own);
+/** Writes the decay tables of all heads, followed by `bytes` of work space per thread, and by `shared` bytes for all. */
+function decayTables(
+  crew: Crew,
+  slopes: Float64Array,
+  bytes: number,
+  shared = 0,
+): [decay: number, Scratch, shared: number] {
+  const own = roundUp(bytes, 64), tables = roundUp(slopes.length * TABLE_BYTES, 64);
+  const decay = crew.reserve(tables + crew.threads * own + shared), offset = decay + tables;
   slopes.forEach((slope, head) => {
     crew.memory.floats(decay + head * TABLE_BYTES, TABLE).set(decayTable(slope));
   });
-  return [decay, { offset: decay + tables, bytes: own }];
+  return [decay, { offset, bytes: own }, offset + crew.threads * own];
 }
 
 /** The decay table of one head, as `assembly/lightning.ts` reads it. */

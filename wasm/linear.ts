@@ -7,7 +7,7 @@ import { elementBytes, type FloatType } from "../core/dtype.ts";
 import type { LinearBackwardCall, LinearCall } from "../core/machine.ts";
 import type { Quantization } from "../core/quantize.ts";
 import { FEW_ROWS, TILE_COLUMNS, TILE_ROWS } from "../core/sizes.ts";
-import { type Crew, ranges } from "./crew.ts";
+import { type Crew, type Range, ranges } from "./crew.ts";
 import { at } from "./operands.ts";
 import { BLOCK_OUT_DIM, blockBytes } from "./quantized.ts";
 
@@ -15,11 +15,12 @@ import { BLOCK_OUT_DIM, blockBytes } from "./quantized.ts";
 export function linear(crew: Crew, call: LinearCall): void {
   const { x, weight, bias, residual, rows, inDim, outDim, output } = call;
   if (weight.quantization !== undefined) return linearQuantized(crew, call, weight.quantization);
+  const few = rows <= FEW_ROWS, work = rows * weight.size;
+  // A few rows are cut into outputs, so that each part reads its own rows of the weight.
+  const [rowRanges, outRanges] = few
+    ? [[{ start: 0, count: rows }], ranges(outDim, crew.parts(work), TILE_COLUMNS)]
+    : tiled(crew, rows, outDim, work);
   const weightBytes = elementBytes(weight.dtype as FloatType);
-  const scratch = crew.scratch(crew.call("linearScratch", { rows, inDim, outDim }));
-  // Each thread takes some rows; of one row, some outputs.
-  const rowRanges = rows <= FEW_ROWS ? ranges(rows, crew.threads, TILE_ROWS) : manyRows(crew, rows);
-  const outRanges = ranges(outDim, rows === 1 ? crew.threads : 1, TILE_COLUMNS);
   const calls = rowRanges.flatMap((row) =>
     outRanges.map((out) => ({
       x: at(x, row.start * inDim),
@@ -30,26 +31,53 @@ export function linear(crew: Crew, call: LinearCall): void {
       rows: row.count,
       inDim,
       outDim: out.count,
+      stride: 4 * outDim,
+      few: few ? 1 : 0,
       weightBytes,
     }))
   );
-  crew.run("linear", calls, { work: rows * weight.size, scratch });
+  const scratch = crew.scratch(crew.call("linearScratch", { rows, inDim, outDim }));
+  crew.run("linear", calls, { work, scratch });
 }
 
-/** How a blocked product is cut: not at all unless each part has many rows, as each thread packs the other operand. */
-function manyRows({ threads }: Crew, rows: number): { start: number; count: number }[] {
-  return ranges(rows, rows >= (FEW_ROWS + 2 * TILE_ROWS) * threads ? threads : 1, TILE_ROWS);
+/** Rows or columns of a part of a blocked product, at least: each part packs its own operands. */
+const LEAST_SIDE = 128;
+
+/** How a blocked product is cut: about square, as that leaves the least to pack. */
+function tiled(crew: Crew, rows: number, columns: number, work: number): [rows: Range[], columns: Range[]] {
+  const parts = crew.parts(work);
+  const side = parts === 1 ? Infinity : Math.max(LEAST_SIDE, Math.sqrt(2 * rows * columns / parts));
+  return [
+    ranges(rows, Math.round(rows / side), 4 * TILE_ROWS),
+    ranges(columns, Math.round(columns / side), TILE_COLUMNS),
+  ];
 }
 
-/** Rows of x become integers, on one thread, as that is little work; then each thread takes some of the outputs. */
+/** How a product is cut of which each part needs all columns. */
+function byRows(crew: Crew, rows: number, work: number): Range[] {
+  return ranges(rows, Math.min(crew.parts(work), Math.floor(rows / LEAST_SIDE)), 4 * TILE_ROWS);
+}
+/** Multiply-adds that take as long as quantising an element. */
+const QUANTIZE_WORK = 8;
+
+/** Rows of x become integers; then each part takes some of the outputs. */
 function linearQuantized(
   crew: Crew,
   { x, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
   { bits, group }: Quantization,
 ): void {
-  const integers = crew.reserve(crew.call("quantizedScratch", { rows, inDim, bits, group }));
-  crew.call("quantizeRows", { x: at(x), rows, inDim, bits, group, target: integers });
-  const calls = ranges(outDim, crew.threads, BLOCK_OUT_DIM).map(({ start, count }) => ({
+  const bytes = (rows: number) => crew.call("quantizedScratch", { rows, inDim, bits, group });
+  const integers = crew.reserve(bytes(rows)), work = QUANTIZE_WORK * x.size;
+  const quantized = ranges(rows, crew.parts(work), 1).map(({ start, count }) => ({
+    x: at(x, start * inDim),
+    rows: count,
+    inDim,
+    bits,
+    group,
+    target: integers + bytes(start),
+  }));
+  crew.run("quantizeRows", quantized, { work });
+  const calls = ranges(outDim, crew.parts(rows * weight.size), BLOCK_OUT_DIM).map(({ start, count }) => ({
     x: integers,
     weight: at(weight) + start / BLOCK_OUT_DIM * blockBytes(inDim, { bits, group }),
     bias: at(bias, start),
@@ -72,7 +100,7 @@ export function linearBackward(
 ): void {
   const work = rows * weight.size;
   if (dWeight !== undefined) {
-    const calls = manyRows(crew, outDim).map(({ start, count }) => ({
+    const calls = byRows(crew, outDim, work).map(({ start, count }) => ({
       dy: at(dy, start),
       x: at(x),
       dWeight: at(dWeight, start * inDim),
@@ -84,7 +112,7 @@ export function linearBackward(
     const bytes = crew.call("matmulScratch", { rows: outDim, inner: rows, columns: inDim });
     crew.run("linearWeight", calls, { work, scratch: crew.scratch(bytes) });
   }
-  const calls = manyRows(crew, rows).map(({ start, count }) => ({
+  const calls = byRows(crew, rows, work).map(({ start, count }) => ({
     dy: at(dy, start * outDim),
     weight: at(weight),
     residual: at(residual, start * inDim),

@@ -13,9 +13,14 @@ import { linear, linearBackward } from "./linear.ts";
 import { at } from "./operands.ts";
 import { unpackRows } from "./quantized.ts";
 
+/** Multiply-adds that take as long as an element on its way from memory and back. */
+const ELEMENT_WORK = 8;
+
 /** The operations, as a crew computes them. */
 export function operations(crew: Crew): Operations {
-  const { threads } = crew;
+  /** Cuts what an operation reads and writes, `size` elements, into ranges of `count` rows, columns or elements. */
+  const cut = (count: number, size: number, multiple = 1) =>
+    ranges(count, crew.parts(ELEMENT_WORK * size), multiple);
 
   /** Copies rows. On one thread: it moves bytes, which the others would only wait for too. */
   function copyRows(
@@ -63,7 +68,7 @@ export function operations(crew: Crew): Operations {
     },
 
     norm({ x, affine, eps, gate, rows, width, output }) {
-      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+      const calls = cut(rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         weight: at(affine?.weight),
         bias: at(affine?.bias),
@@ -73,12 +78,14 @@ export function operations(crew: Crew): Operations {
         width,
         eps,
       }));
-      crew.run("norm", calls, { work: x.size });
+      crew.run("norm", calls, { work: ELEMENT_WORK * x.size });
     },
 
     // LayerNorm's on one thread, as all rows add to dWeight and dBias.
     normBackward({ x, affine, eps, gate, rows, width, dy, residual, dx }) {
-      const calls = ranges(rows, affine === undefined ? threads : 1, 1).map(({ start, count }) => ({
+      const calls = (affine === undefined ? cut(rows, x.size) : [{ start: 0, count: rows }]).map((
+        { start, count },
+      ) => ({
         x: at(x, start * width),
         weight: at(affine?.weight),
         bias: at(affine?.bias),
@@ -93,11 +100,11 @@ export function operations(crew: Crew): Operations {
         width,
         eps,
       }));
-      crew.run("normBackward", calls, { work: x.size });
+      crew.run("normBackward", calls, { work: ELEMENT_WORK * x.size });
     },
 
     splitHeads({ x, rows, hidden, headDim, activation, q, k, v, u }) {
-      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+      const calls = cut(rows, x.size).map(({ start, count }) => ({
         x: at(x, start * 4 * hidden),
         q: at(q, start * hidden),
         k: at(k, start * hidden),
@@ -108,11 +115,11 @@ export function operations(crew: Crew): Operations {
         headDim,
         activation: ACTIVATION_NUMBERS[activation],
       }));
-      crew.run("splitHeads", calls, { work: x.size });
+      crew.run("splitHeads", calls, { work: ELEMENT_WORK * x.size });
     },
 
     splitHeadsBackward({ x, rows, hidden, headDim, activation, dq, dk, dv, du, dx }) {
-      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+      const calls = cut(rows, x.size).map(({ start, count }) => ({
         x: at(x, start * 4 * hidden),
         dq: at(dq, start * hidden),
         dk: at(dk, start * hidden),
@@ -124,22 +131,22 @@ export function operations(crew: Crew): Operations {
         headDim,
         activation: ACTIVATION_NUMBERS[activation],
       }));
-      crew.run("splitHeadsBackward", calls, { work: x.size });
+      crew.run("splitHeadsBackward", calls, { work: ELEMENT_WORK * x.size });
     },
 
     activate({ x, activation, rows, width, output }) {
-      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+      const calls = cut(rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         output: at(output, start * width),
         rows: count,
         width,
         activation: ACTIVATION_NUMBERS[activation],
       }));
-      crew.run("activate", calls, { work: x.size });
+      crew.run("activate", calls, { work: ELEMENT_WORK * x.size });
     },
 
     activateBackward({ x, activation, rows, width, dy, dx }) {
-      const calls = ranges(rows, threads, 1).map(({ start, count }) => ({
+      const calls = cut(rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         dy: at(dy, start * width),
         dx: at(dx, start * width),
@@ -147,13 +154,13 @@ export function operations(crew: Crew): Operations {
         width,
         activation: ACTIVATION_NUMBERS[activation],
       }));
-      crew.run("activateBackward", calls, { work: x.size });
+      crew.run("activateBackward", calls, { work: ELEMENT_WORK * x.size });
     },
 
     // Threads take heads: over the tokens of one the angle advances step by step.
     lrpe({ x, theta, positions, output }) {
       const [batch, seqLen, heads, headDim] = x.shape;
-      const calls = ranges(heads, threads, 1).flatMap(({ start, count }) =>
+      const calls = cut(heads, x.size).flatMap(({ start, count }) =>
         Array.from({ length: batch }, (_, b) => ({
           x: at(x, (b * seqLen * heads + start) * headDim),
           theta: at(theta, start * headDim),
@@ -165,13 +172,13 @@ export function operations(crew: Crew): Operations {
           position: positions[b],
         }))
       );
-      crew.run("lrpe", calls, { work: x.size });
+      crew.run("lrpe", calls, { work: ELEMENT_WORK * x.size });
     },
 
     // The same; all batch elements of a head add to its dTheta, in order.
     lrpeBackward({ x, theta, positions, dy, dx, dTheta }) {
       const [batch, seqLen, heads, headDim] = x.shape;
-      const calls = ranges(heads, threads, 1).flatMap(({ start, count }) =>
+      const calls = cut(heads, x.size).flatMap(({ start, count }) =>
         Array.from({ length: batch }, (_, b) => ({
           x: at(x, (b * seqLen * heads + start) * headDim),
           theta: at(theta, start * headDim),
@@ -185,17 +192,17 @@ export function operations(crew: Crew): Operations {
           position: positions[b],
         }))
       );
-      crew.run("lrpeBackward", calls, { work: x.size, chain: Math.max(1, batch) });
+      crew.run("lrpeBackward", calls, { work: ELEMENT_WORK * x.size, chain: Math.max(1, batch) });
     },
 
     multiply({ x, y, output }) {
-      const calls = ranges(output.size, threads, 4).map(({ start, count }) => ({
+      const calls = cut(output.size, output.size, 4).map(({ start, count }) => ({
         x: at(x, start),
         y: at(y, start),
         output: at(output, start),
         count,
       }));
-      crew.run("multiply", calls, { work: output.size });
+      crew.run("multiply", calls, { work: ELEMENT_WORK * output.size });
     },
 
     crossEntropy({ logits, labels, scale, vocab, loss, dLogits }) {
@@ -207,19 +214,19 @@ export function operations(crew: Crew): Operations {
         loss: at(loss, row),
         dLogits: at(dLogits, row * vocab),
       }));
-      crew.run("crossEntropy", calls, { work: logits.size });
+      crew.run("crossEntropy", calls, { work: ELEMENT_WORK * logits.size });
     },
 
     // Threads take columns: a column's sum runs over the rows in order.
     sumRows({ x, rows, width, total }) {
-      const calls = ranges(width, threads, 16).map(({ start, count }) => ({
+      const calls = cut(width, x.size, 16).map(({ start, count }) => ({
         x: at(x, start),
         total: at(total, start),
         rows,
         width: count,
         stride: 4 * width,
       }));
-      crew.run("sumRows", calls, { work: x.size });
+      crew.run("sumRows", calls, { work: ELEMENT_WORK * x.size });
     },
 
     // On one thread, as one sum runs over all elements in order.
@@ -230,7 +237,7 @@ export function operations(crew: Crew): Operations {
     adamw(call) {
       const { parameter, gradient, first, second, squares } = call;
       const { count: t, learningRate, beta1, beta2, eps, weightDecay, maxNorm } = call;
-      const calls = ranges(parameter.size, threads, 4).map(({ start, count }) => ({
+      const calls = cut(parameter.size, parameter.size, 4).map(({ start, count }) => ({
         parameter: at(parameter, start),
         gradient: at(gradient, start),
         first: at(first, start),
@@ -247,7 +254,7 @@ export function operations(crew: Crew): Operations {
         eps,
         maxNorm,
       }));
-      crew.run("adamw", calls, { work: parameter.size });
+      crew.run("adamw", calls, { work: ELEMENT_WORK * parameter.size });
     },
   };
 }

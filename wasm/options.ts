@@ -15,8 +15,9 @@ export interface WasmOptions {
   /**
    * Threads that compute, the calling one among them; default 1. `"auto"` starts one per core, or one thread alone where
    * the host has no workers or no shared memory, or does not let them start; `info.reason` then says why. A number is
-   * what you get, or an error. Results have the same bits for any number. Workers live until the backend is disposed,
-   * and keep the process alive until then.
+   * what you get, or an error. Results have the same bits for any number. Workers sleep while there is nothing to do; they
+   * live until the backend is disposed, and keep the process alive until then. In a page, create the backend in a worker:
+   * the calling thread computes too, and a page that computes draws nothing meanwhile.
    */
   threads?: number | "auto";
   /**

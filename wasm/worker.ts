@@ -4,6 +4,6 @@
  *
  * @module
  */
-import { makeCalls, serve } from "./calls.ts";
+import { awaitChange, makeCalls, serve } from "./calls.ts";
 
-serve(makeCalls);
+serve(makeCalls, awaitChange);

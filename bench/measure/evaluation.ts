@@ -191,7 +191,8 @@ export async function speedsAt(
   const found = models.map(() => ({ read: [] as number[], write: [] as number[] }));
   for (const { model, tokens } of models) {
     // Kernels are compiled, and memory is taken.
-    await warmUp(() => speedOnce(model, tokens, Math.min(length, 4 * PREFILL_TOKENS), signal));
+    const least = Math.min(length, 4 * PREFILL_TOKENS[model.backend.name]);
+    await warmUp(() => speedOnce(model, tokens, least, signal));
   }
   for (let turn = 0; turn < repeats; turn++) {
     const order = [...models.keys()];
@@ -214,9 +215,10 @@ async function speedOnce(
 ): Promise<{ read: number; write: number }> {
   using session = model.session();
   const begin = performance.now();
-  for (let start = 0; start < length; start += PREFILL_TOKENS) {
-    using logits = session.prefill(ids.subarray(start, Math.min(length, start + PREFILL_TOKENS)));
-    if (start + PREFILL_TOKENS >= length) await logits.data();
+  const piece = PREFILL_TOKENS[model.backend.name];
+  for (let start = 0; start < length; start += piece) {
+    using logits = session.prefill(ids.subarray(start, Math.min(length, start + piece)));
+    if (start + piece >= length) await logits.data();
     await yieldToEventLoop();
     signal?.throwIfAborted();
   }

@@ -15,6 +15,7 @@ import {
   type PlotPoint,
   renderPanels,
 } from "./plot.ts";
+import { GENERATED, PREFILL } from "../measure/race.ts";
 import { median } from "../measure/timing.ts";
 import {
   type EdgeReport,
@@ -25,6 +26,8 @@ import {
   type KernelRow,
   type LengthPoint,
   type PublishedRow,
+  type RaceReport,
+  type RaceRow,
   type Report,
   type SpeedPoint,
   type TrainingReport,
@@ -44,6 +47,8 @@ export async function render(): Promise<void> {
   if (published !== undefined) sections.push(publishedSection(published));
   const training = await kept<TrainingReport>("training.json");
   if (training !== undefined) sections.push(await trainingSection(training));
+  const races = await kept<RaceReport[]>("race.json");
+  if (races !== undefined) sections.push(raceSection(races));
   const edge = await kept<EdgeReport>("edge.json");
   if (edge !== undefined) sections.push(edgeSection(edge));
   await Deno.writeTextFile(PAGE, `${INTRODUCTION}\n${sections.join("\n")}`);
@@ -132,6 +137,90 @@ function edgeSection({ machine, date, commit, versions, command, firstToken, res
       row("resident at most", resident, "MiB"),
     ]),
   ].join("\n\n") + "\n";
+}
+
+/** Goals of decoding compared with llama.cpp: int8 with Q8_0, int4 with Q4_K. */
+const RACE_GOALS = { prefill: undefined, decode64: 5, decode2000: 15 } as const;
+const RACE_TITLES = {
+  prefill: "prefill",
+  decode64: "decode after 64",
+  decode2000: "decode after 2,000",
+} as const;
+type RaceSpeed = keyof typeof RACE_TITLES;
+
+/** Weights that are compared, and whether the goals are of them. */
+const RACE_PAIRS = [
+  { ours: "int8", theirs: "Q8_0", isGoal: true },
+  { ours: "int4", theirs: "Q4_K", isGoal: true },
+  { ours: "int8", theirs: undefined, isGoal: false },
+  { ours: "int4", theirs: undefined, isGoal: false },
+] as const;
+
+function raceSection(reports: readonly RaceReport[]): string {
+  const parts = [
+    "## llama.cpp in WebAssembly",
+    "Levin and `@wllama/wllama`, llama.cpp for browsers, in one page of Chromium, each in its worker, on the CPU: models of " +
+    "141.2 M parameters with random weights. wllama runs a llama (embed 768, 12 layers, 12 heads, feed-forward 2304, " +
+    "vocab 32000), Levin a TransNormerLLM (the same with glu 2048). Q4_K keeps its head in Q6_K, as llama.cpp's own " +
+    "quantisation does; Levin's integers have a scale per 32 weights, as Q8_0.",
+    `Prefill is ${PREFILL} new tokens up to the first one of an answer; decoding is greedy, ${
+      GENERATED - 1
+    } tokens after ` +
+    "64 and after 2,000 tokens of context. wllama's speeds are those that llama.cpp measures in its worker, Levin's those " +
+    "of `session.generate` in its own. Two settings of wllama are tried: its defaults, a cache in F16 with flash attention, " +
+    "and a cache in F32 without. All contestants run in turns.",
+    "They are not the same model: softmax attention reads a cache that grows with the context, linear attention a state of " +
+    "fixed size. Random weights say nothing of quality.",
+  ];
+  const speeds = Object.keys(RACE_TITLES) as RaceSpeed[];
+  const titles = speeds.map((speed) => `:${RACE_TITLES[speed]}`);
+  const range = (values: readonly number[]) =>
+    `${significant(median(values))} (${significant(Math.min(...values))}–${
+      significant(Math.max(...values))
+    })`;
+  // The best of its options for each figure: nobody has to use the same for all.
+  const best = (found: readonly RaceRow[], speed: RaceSpeed) =>
+    Math.max(...found.map((row) => median(row.speeds[speed])));
+  for (const { threads, machine, date, commit, versions, command, rows } of reports) {
+    const wllama = rows.filter(({ engine }) => engine === "wllama");
+    parts.push(
+      threads === 1 ? "### One thread" : `### ${threads} threads`,
+      facts([
+        ["date", `${date}, commit ${commit}`],
+        ["machine", describe(machine)],
+        ["versions", describeVersions(versions)],
+        ["command", `\`${command}\``],
+        ["absolute figures", "of a shared machine: only ratios hold"],
+      ]),
+      `Tokens per second, medians of ${rows[0].speeds.prefill.length} prefills and ${
+        rows[0].speeds.decode64.length
+      } decodings in turns, with the least and the most:`,
+      table(
+        ["engine and weights", ...titles],
+        rows.map((row) => [
+          `${row.engine} ${row.weights}${row.engine === "wllama" ? `, cache ${row.cache}` : ""}`,
+          ...speeds.map((speed) => range(row.speeds[speed])),
+        ]),
+      ),
+      "Levin over wllama, with the better of wllama's two settings for each figure:",
+      table(
+        ["what", ...titles],
+        RACE_PAIRS.map(({ ours, theirs, isGoal }) => [
+          `${ours} over ${theirs ?? "wllama's fastest weights"}`,
+          ...speeds.map((speed) => {
+            const own = rows.filter(({ weights }) => weights === ours);
+            const others = wllama.filter(({ weights }) => theirs === undefined || weights === theirs);
+            const ratio = best(own, speed) / best(others, speed), goal = RACE_GOALS[speed];
+            const isKept = goal === undefined || !isGoal
+              ? ""
+              : ` (goal ≥ ${goal}: ${keeps(ratio, goal) ? "kept" : "not kept"})`;
+            return `${significant(ratio)} ×${isKept}`;
+          }),
+        ]),
+      ),
+    );
+  }
+  return parts.join("\n\n") + "\n";
 }
 
 function publishedSection(rows: readonly PublishedRow[]): string {

@@ -4,6 +4,7 @@
  * @module
  */
 import { cpus, totalmem } from "node:os";
+import type { Contestant } from "../measure/race.ts";
 
 /** A measurement that did not come about, and why. */
 export interface Absent {
@@ -96,6 +97,17 @@ export interface EdgeReport extends Pick<Report, "machine" | "date" | "commit" |
   readonly firstToken: readonly number[];
   /** MiB that the process held at most, of each start. */
   readonly resident: readonly number[];
+}
+
+/** A contestant of the race with llama.cpp, and its tokens per second in each round. */
+export type RaceRow = Contestant & {
+  readonly speeds: Readonly<Record<"prefill" | "decode64" | "decode2000", number[]>>;
+};
+
+/** The race with llama.cpp in WebAssembly with one number of threads: `bench/wllama.ts`, one after another. */
+export interface RaceReport extends Pick<Report, "machine" | "date" | "commit" | "versions" | "command"> {
+  readonly threads: number;
+  readonly rows: readonly RaceRow[];
 }
 
 /** Training speed against length on one device, as `bench/training.ts --keep` keeps it. */

@@ -90,3 +90,18 @@ export function mixerStep(
       }),
   );
 }
+
+/** Most logits that {@linkcode topLogits} finds. */
+const MOST_LOGITS = 64;
+
+/**
+ * The largest logits and what log Σ exp of all is made of, as {@linkcode TopLogitsCall} describes; undefined where the
+ * machine does not find so many, or does not find them faster than they are read.
+ *
+ * @param logits `[vocab]`
+ */
+export function topLogits(logits: Tensor, count: number): Tensor | undefined {
+  const { backend, size } = logits, { fused } = backend.machine;
+  if (fused === undefined || count > MOST_LOGITS || size >= 2 ** 24) return undefined;
+  return result(backend, [4 + 2 * count], "f32", (output) => fused.topLogits({ logits, count, output }));
+}

@@ -22,7 +22,7 @@ async function build({ check }: { check: boolean }): Promise<void> {
     const { success, stderr } = await new Deno.Command(Deno.execPath(), {
       args: [
         ...["bundle", "--quiet", "--minify", "--platform", "browser", "--code-splitting", "--outdir", folder],
-        here("page.ts").href,
+        ...["page.ts", "localWorker.ts"].map((entry) => here(entry).href),
       ],
       cwd: here("../.."),
       stderr: "piped",

@@ -1,5 +1,5 @@
 /**
- * The library in the page as a side: loads the server's model and runs it on WebGPU or WASM.
+ * The library as a side: loads the server's model and runs it on WebGPU or WASM. It runs in a worker.
  *
  * @module
  */
@@ -9,12 +9,12 @@ import { type Session, type Tokenizer, TransNormerLLM } from "../../model/mod.ts
 import { encode, renderChat } from "../prompts.ts";
 import type { Finish, Message, Piece, Place, Settings, Side } from "./side.ts";
 
-/** Tokens of a prompt that are read between two looks at the person's clicks. */
+/** Tokens of a prompt that are read between two looks at the page's messages. */
 const PIECE = 96;
 /** Milliseconds without such a look. */
 const FRAME = 16;
 
-/** A session in this page. */
+/** A session in this browser. */
 export class LocalPlace implements Place {
   /** The session. */
   session: Session;
@@ -33,7 +33,7 @@ export class LocalPlace implements Place {
   }
 }
 
-/** A model in the page. */
+/** A model in this browser. */
 export class Local implements Side<LocalPlace> {
   readonly name = "browser";
   readonly label: string;

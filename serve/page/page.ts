@@ -6,8 +6,8 @@
  */
 import { canContinue, continues, type Mode, newTurn, type Turn } from "./conversation.ts";
 import { copyText, element, field } from "./dom.ts";
-import type { Local, LocalPlace } from "./local.ts";
 import { bytes, showMemory } from "./memory.ts";
+import { Remote, type RemotePlace } from "./remote.ts";
 import { Run } from "./run.ts";
 import { type Card, Server, type ServerPlace } from "./server.ts";
 import { keepSettings, readSettings } from "./settings.ts";
@@ -33,7 +33,7 @@ const transcript = new Transcript(element("transcript"), element("empty"));
 
 const server = new Server(() => key.value);
 let card: Card | undefined;
-let here: Local | undefined;
+let here: Remote | undefined;
 let running: Run | undefined;
 /** A text and a chat: changing the mode drops neither. */
 const conversations: Record<Mode, Turn[]> = keptConversations();
@@ -149,9 +149,8 @@ async function chosenSide(signal: AbortSignal): Promise<Side> {
   if (!local.checked) return server;
   if (here !== undefined) return here;
   say("Loading the model …");
-  const { Local } = await import("./local.ts");
-  here = await Local.load(new URL("model/", document.baseURI), {
-    fetch: (input, init) => server.reach(input, init),
+  here = await Remote.load(new URL("model/", document.baseURI), {
+    key: key.value,
     signal,
     chatTemplate: card.chat_template,
     onProgress: (share) => say(`Loading the model: ${Math.round(100 * share)} %`),
@@ -250,7 +249,7 @@ function newMeter(): (tokens: number) => void {
 function forget(turns: readonly Turn[]): void {
   for (const { places } of turns) {
     if (places.server !== undefined) server.forget(places.server as ServerPlace);
-    if (places.browser !== undefined) here?.forget(places.browser as LocalPlace);
+    if (places.browser !== undefined) here?.forget(places.browser as RemotePlace);
     delete places.server;
     delete places.browser;
   }

@@ -1,5 +1,5 @@
 /**
- * Where the page's model runs: on the server, or in the page. Both are used in the same way.
+ * Where the page's model runs: on the server, or in this browser. Both are used in the same way.
  *
  * @module
  */

@@ -18,7 +18,7 @@ export interface Seen {
   readonly webgpu?: string;
 }
 
-/** What a page may do: scripts of its own origin, and WebAssembly. */
+/** What a page may do: scripts from its origin, and WebAssembly. */
 const STRICT = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; connect-src 'self'; img-src data:";
 
 /**

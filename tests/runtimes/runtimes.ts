@@ -9,6 +9,7 @@ import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
+import { checkResponsive, visitResponsive } from "../browser/responsive_server.ts";
 import { textFiles } from "../serve_setup.ts";
 import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
 import { type Seen, visit } from "./browsers.ts";
@@ -305,6 +306,23 @@ Deno.test({
     checkPages(seen, navigator.hardwareConcurrency);
     await Deno.remove(profile, { recursive: true }).catch(() => {});
     rows.set("Firefox", ["yes", "yes", "–", "isolated pages", "not tried"]);
+  },
+});
+
+Deno.test({
+  name: "Firefox: examples/page, two threads, and the page's own is free",
+  ignore: MAY_LEAVE_OUT && FIREFOX === undefined,
+  fn: async () => {
+    await checkResponsive(
+      await visitResponsive((profile, url) => [
+        FIREFOX!,
+        "--headless",
+        "--no-remote",
+        "--profile",
+        profile,
+        url,
+      ]),
+    );
   },
 });
 
