@@ -8,7 +8,10 @@ import { type Handler, type HandlerOptions, makeHandler } from "./handler.ts";
 
 export type { Handler, HandlerOptions } from "./handler.ts";
 export type { Limits } from "./limits.ts";
-export type { SessionStorage } from "./sessions.ts";
+export { openStore } from "./stores/mod.ts";
+export { type ObjectNamespace, type ObjectStorage, objectStore, SessionObject } from "./stores/objects.ts";
+export type { SessionStore, Versioned } from "./stores/store.ts";
+export type { SessionStorage } from "./stores/unstorage.ts";
 
 /**
  * A handler that answers from a model, in OpenAI's protocol: `createHandler()` of `@levin/attention/serve`, which lists its

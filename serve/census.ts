@@ -68,7 +68,9 @@ export class Census {
   }
 
   /** A session that has to go, if there is one: it has expired, or others need its room. */
-  surplus(isBusy: (key: string) => boolean): { key: string; isExpired: boolean } | undefined {
+  surplus(
+    isBusy: (key: string) => boolean,
+  ): { key: string; expires: number; isExpired: boolean } | undefined {
     if (!this.#isSorted) this.#sort();
     const isOver = exceeds(this.#all, this.#most);
     const greedy = new Set<string>();
@@ -78,7 +80,7 @@ export class Census {
       const isExpired = expires <= now;
       if (!isExpired && !isOver && greedy.size === 0) return undefined; // the next ones expire later
       if (isBusy(key) || !(isExpired || isOver || greedy.has(owner))) continue;
-      return { key, isExpired };
+      return { key, expires, isExpired };
     }
     return undefined;
   }

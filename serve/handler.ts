@@ -20,7 +20,9 @@ import { sessions } from "./routes/sessions.ts";
 import { health, metrics } from "./routes/status.ts";
 import { tokenizer } from "./routes/tokenizer.ts";
 import { type Env, Service } from "./service.ts";
-import type { SessionStorage } from "./sessions.ts";
+import { lazyStore } from "./stores/mod.ts";
+import type { SessionStore } from "./stores/store.ts";
+import type { SessionStorage } from "./stores/unstorage.ts";
 
 /** Options of `createHandler`. */
 export interface HandlerOptions {
@@ -28,8 +30,13 @@ export interface HandlerOptions {
   model: TransNormerLLM | Promise<TransNormerLLM>;
   /** What clients call it. Default `"levin"`. */
   name?: string;
-  /** Where sessions are kept: any store of unstorage. Default: memory, up to `limits.sessionsBytes`. */
-  storage?: SessionStorage;
+  /**
+   * Where sessions are kept. Handlers of several processes may share one store: a {@linkcode SessionStore}, or the URL of
+   * one, such as `"redis://localhost:6379"`, which is opened when it is needed and closed with the handler; see
+   * {@linkcode openStore}. A store of unstorage will do too, but if two processes continue one session within a round trip
+   * to it, one of the two turns may be lost. Default: memory, up to `limits.sessionsBytes`.
+   */
+  storage?: string | SessionStore | SessionStorage;
   /**
    * Seals stored sessions: only those that a server with this secret wrote are continued. For stores that others may
    * write to. Default: sessions are only checked for damage.
@@ -87,7 +94,8 @@ export interface Handler {
  * @param page what there is at `/`, if anything
  */
 export function makeHandler(options: HandlerOptions, page?: Hono): Handler {
-  const { name = "levin", model, checkpoint, chatTemplate, storage, sessionSecret, untrusted } = options;
+  const { name = "levin", model, checkpoint, chatTemplate, sessionSecret, untrusted } = options;
+  const storage = storageOf(options.storage);
   const limits = checkLimits(options.limits, options.apiKeys?.length, storage === undefined);
   if (typeof model !== "object" || model === null) {
     typeError("createHandler", "model must be a TransNormerLLM", model);
@@ -153,9 +161,22 @@ export function makeHandler(options: HandlerOptions, page?: Hono): Handler {
     fetch,
     answering: () => service.answering,
     drain: () => service.drain(),
-    close: () => service.close(),
+    async close() {
+      await service.close();
+      if (typeof options.storage === "string") await service.sessions.close();
+    },
     sweep: () => service.sessions.sweep(),
   });
+}
+
+function storageOf(storage: HandlerOptions["storage"]): SessionStore | SessionStorage | undefined {
+  if (typeof storage === "string") return lazyStore("createHandler", storage);
+  const isStore = typeof storage === "object" && storage !== null &&
+    ("read" in storage || "getItemRaw" in storage);
+  if (storage !== undefined && !isStore) {
+    typeError("createHandler", "storage must be a URL, a SessionStore or a Storage of unstorage", storage);
+  }
+  return storage;
 }
 
 /** There is such a path, but not for this method. */

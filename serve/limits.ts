@@ -46,8 +46,8 @@ export interface Limits {
   /** Maximum number of bytes of the bodies of all requests that have not begun; above it, 429. Default 2^25. */
   bodiesBytes: number;
   /**
-   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `sessions` and `sessionsBytes` one key may use, in
-   * percent. Default 75, and 100 with one key or none.
+   * What part of `batch`, `queue`, `totalTokens`, `bodiesBytes`, `prefixBytes`, `sessions` and `sessionsBytes` one key
+   * may use, in percent. Default 75, and 100 with one key or none.
    */
   keyShare: number;
   /** Maximum number of requests of a key in a minute; above it, 429. `Infinity`: no limit, the default. */
@@ -64,8 +64,18 @@ export interface Limits {
   sessions: number;
   /** Maximum number of bytes of the sessions that are stored. Default 2^27 in memory, 2^33 in a store that is given. */
   sessionsBytes: number;
-  /** Bytes of one value in the session store; bytes may grow by a third on their way there. Default 45000. */
+  /**
+   * Maximum number of bytes of one value in the session store; larger sessions come in several. `Infinity`: what the
+   * store takes, the default; 45000 in a store of unstorage.
+   */
   valueBytes: number;
+  /**
+   * Maximum number of bytes of states that are kept after the beginnings of prompts, for prompts that begin alike; 1: none.
+   * Default 2^25.
+   */
+  prefixBytes: number;
+  /** Seconds that the session store has for each thing that it is asked; then it counts as failed: 503. Default 10. */
+  storeSeconds: number;
 }
 
 const DEFAULTS: Limits = {
@@ -91,10 +101,12 @@ const DEFAULTS: Limits = {
   sessionSeconds: 86400,
   sessions: 2 ** 16,
   sessionsBytes: 2 ** 33,
-  valueBytes: 45000, // Deno KV takes 65536
+  valueBytes: Infinity,
+  prefixBytes: 2 ** 25,
+  storeSeconds: 10,
 };
 
-const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute"]);
+const UNLIMITED: ReadonlySet<string> = new Set(["keyRequestsPerMinute", "keyTokensPerMinute", "valueBytes"]);
 
 /** Of sessions that are kept in memory. */
 const MEMORY_BYTES = 2 ** 27;

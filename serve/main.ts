@@ -4,8 +4,6 @@
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { createStorage } from "unstorage";
-import folder from "unstorage/drivers/fs-lite";
 import {
   backendOption,
   cli,
@@ -30,7 +28,9 @@ import { createBackend } from "../backend.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { affordable, listen, type Listener } from "./listen.ts";
 import { tryTokenizer } from "./texts.ts";
-import { createHandler, type Handler, type SessionStorage } from "./mod.ts";
+import { createHandler, type Handler, openStore, type SessionStore } from "./mod.ts";
+import { folderStore } from "./stores/folder.ts";
+import { withoutPassword } from "./stores/mod.ts";
 
 /** Milliseconds that a client gets to take the last event of an answer that was cut off. */
 const LAST_EVENT = 1000;
@@ -44,7 +44,11 @@ const serve = command("serve", "Serves a model over HTTP.")
   .option("--name <name>", "what clients call it", text, "levin")
   .option("--hostname <name>", "where to listen; 0.0.0.0: everywhere", text, "127.0.0.1")
   .option("--port <n>", "0: any free port", integer(0, 65535), 8000)
-  .option("--sessions <folder>", "where sessions are kept; default: memory", path)
+  .option(
+    "--storage <folder or URL>",
+    "where sessions are kept: a folder, kv:<path>, redis://..., postgres://...; default: memory",
+    storagePlace,
+  )
   .addOption(backendOption())
   .addOption(weightsOption())
   .addOption(groupOption())
@@ -73,7 +77,7 @@ const serve = command("serve", "Serves a model over HTTP.")
     "after",
     `
 In the environment: LEVIN_API_KEYS, keys separated by commas, of which clients then need one; and
-LEVIN_SESSION_SECRET, which seals the sessions in their folder.
+LEVIN_SESSION_SECRET, which seals stored sessions.
 SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a second one stops it immediately.`,
   )
   .action(async (options) => {
@@ -84,7 +88,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     );
     if (apiKeys?.length === 0) throw new UsageError("LEVIN_API_KEYS must hold a key, or not be set");
     const chatTemplate = options.chatTemplate && await templateFile(options.chatTemplate);
-    const storage = options.sessions === undefined ? undefined : await sessionStorage(options.sessions);
+    const storage = options.storage === undefined ? undefined : await openStorage(options.storage);
 
     const stop = interruption("SIGTERM");
     using backend = await createBackend({
@@ -133,6 +137,7 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
     await aborted(stop);
     clearInterval(sweeping);
     await putDown(handler, listener, options.drain);
+    await storage?.close();
     stop.throwIfAborted();
   });
 
@@ -140,39 +145,66 @@ SIGTERM and Ctrl-C stop the server when the answers in flight have ended; a seco
 function needs(
   options: {
     model: string;
-    sessions?: string;
+    storage?: string;
     chatTemplate?: string;
     hostname: string;
     port: number;
     redirect?: string[];
   },
 ): Needs {
-  const { model, sessions, chatTemplate, hostname, port, redirect = [] } = options;
+  const { model, storage, chatTemplate, hostname, port, redirect = [] } = options;
   if (/^hf:/i.test(model)) {
     throw new UsageError("--permissions takes a folder or a URL: download the model first");
   }
   const url = URL.canParse(model) ? new URL(model) : undefined;
   const isRemote = url !== undefined && url.protocol !== "file:";
   const folder = isRemote ? undefined : url === undefined ? model : fileURLToPath(url);
+  const store = storage === undefined ? undefined : storeNeeds(storage);
   return {
     read: [folder, chatTemplate, "/dev/null"],
-    write: [sessions],
-    net: [`${hostname}:${port}`, ...isRemote ? [url.host, ...redirect] : []],
-    env: ["LEVIN_API_KEYS", "LEVIN_SESSION_SECRET"],
+    write: store?.write ?? [],
+    net: [`${hostname}:${port}`, ...isRemote ? [url.host, ...redirect] : [], ...store?.net ?? []],
+    env: ["LEVIN_API_KEYS", "LEVIN_SESSION_SECRET", ...store?.env ?? []],
   };
 }
 
-/** A folder of sessions; it is written to now, so that a server without it does not start. */
-async function sessionStorage(base: string): Promise<SessionStorage> {
-  const storage = createStorage({ driver: folder({ base }) });
-  const key = `started:${crypto.randomUUID()}`;
-  try {
-    await storage.setItemRaw(key, new Uint8Array(1), {});
-    await storage.removeItem(key);
-  } catch (cause) {
-    throw new Error(`Cannot keep sessions in ${base}: ${(cause as Error).message}`, { cause });
+/** A URL of a store, or a folder as any other path of the command line. */
+function storagePlace(value: string): string {
+  return isStoreUrl(value) ? value : path(value);
+}
+
+function isStoreUrl(place: string): boolean {
+  return /^[a-z]{2,}:/.test(place); // one letter is a drive
+}
+
+/** What a store needs. */
+function storeNeeds(place: string): Needs {
+  if (!isStoreUrl(place)) return { write: [place] };
+  if (/^kv:|^memory:/.test(place)) {
+    throw new UsageError("--permissions takes a folder, or the URL of a server, as --storage");
   }
-  return storage;
+  const url = new URL(place);
+  if (url.protocol === "file:") return { write: [fileURLToPath(url)] };
+  const isRedis = url.protocol.startsWith("redis");
+  return {
+    net: [`${url.hostname}:${url.port || (isRedis ? 6379 : 5432)}`],
+    env: isRedis ? [] : ["PG*"],
+  };
+}
+
+/** Opens the store now, and writes to it, so that a server without it does not start. */
+async function openStorage(place: string): Promise<SessionStore> {
+  try {
+    const store = isStoreUrl(place) ? await openStore(place) : await folderStore(place);
+    const key = `started:${crypto.randomUUID()}`;
+    await store.write(key, new Uint8Array(1), undefined, { ttl: 60 });
+    await store.remove(key);
+    return store;
+  } catch (cause) {
+    throw new Error(`Cannot keep sessions in ${withoutPassword(place)}: ${(cause as Error).message}`, {
+      cause,
+    });
+  }
 }
 
 async function templateFile(file: string): Promise<string> {

@@ -150,6 +150,14 @@ export class Metrics {
     "Seconds of computing: of reading prompts, and of steps that write, shared by the answers in them.",
     BY_CONTEXT.flatMap((labels) => [{ work: "read", ...labels }, { work: "write", ...labels }]),
   );
+  readonly prefixHits: Counter = new Counter(
+    "levin_prefix_hits_total",
+    "Prompts whose beginning was known from earlier ones.",
+  );
+  readonly prefixTokens: Counter = new Counter(
+    "levin_prefix_tokens_total",
+    "Tokens of prompts that were known and not read again.",
+  );
   readonly sessionWrites: Counter = new Counter(
     "levin_session_writes_total",
     "Sessions written to the store.",
@@ -214,9 +222,10 @@ export class Metrics {
 
   /** All of it as text. */
   render(): string {
-    const { requests, promptTokens, completionTokens, sessionWrites, quarantined, evicted } = this;
+    const { requests, promptTokens, completionTokens, prefixHits, prefixTokens } = this;
     return [
-      ...[requests, promptTokens, completionTokens, this.#computing, sessionWrites, quarantined, evicted],
+      ...[requests, promptTokens, completionTokens, this.#computing, prefixHits, prefixTokens],
+      ...[this.sessionWrites, this.quarantined, this.evicted],
       ...[this.batchSize, this.firstToken, this.perToken],
       ...this.#gauges,
     ].map((metric) => metric.render()).join("");

@@ -8,7 +8,10 @@ import { page } from "./page/mod.ts";
 
 export type { Handler, HandlerOptions } from "./handler.ts";
 export type { Limits } from "./limits.ts";
-export type { SessionStorage } from "./sessions.ts";
+export { openStore } from "./stores/mod.ts";
+export type { SessionStore, Versioned } from "./stores/store.ts";
+export { type ObjectNamespace, type ObjectStorage, objectStore, SessionObject } from "./stores/objects.ts";
+export type { SessionStorage } from "./stores/unstorage.ts";
 
 /**
  * A handler that answers from a model, in OpenAI's protocol.

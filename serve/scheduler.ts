@@ -5,11 +5,12 @@
  */
 import { pauses } from "../core/eventLoop.ts";
 import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
-import { ApiError } from "./errors.ts";
+import { ApiError, report } from "./errors.ts";
 import { FairQueue } from "./fairQueue.ts";
 import { letTurn } from "./gate.ts";
 import { type Limits, shareOf } from "./limits.ts";
 import { contextOf, type Metrics } from "./metrics.ts";
+import { Prefixes } from "./prefixes.ts";
 
 /** An answer that is being written. */
 export interface Branch {
@@ -48,6 +49,8 @@ interface Task {
   session?: Session;
   /** Number of tokens of the prompt that were read. */
   read: number;
+  /** The number of them after which the state is kept for prompts that begin alike; 0: it is not. */
+  keepAt: number;
   /** Number of answers that are not finished. */
   open: number;
   /** What `keep` asks for, once the answer is finished. */
@@ -73,6 +76,7 @@ export class Scheduler {
   readonly #metrics: Metrics;
   /** Made with the first answer, and again after a failure. */
   #batch: Batch | undefined;
+  readonly #prefixes: Prefixes;
   readonly #waiting = new FairQueue<Task>();
   /** Jobs whose prompts are being read: one piece for each owner after another, and so for the jobs of each. */
   readonly #reading = new FairQueue<Task>();
@@ -87,10 +91,16 @@ export class Scheduler {
   #duration = 1;
 
   /** The model stays the caller's; `dispose()` ends the work and frees the batch. */
-  constructor(model: TransNormerLLM, limits: Limits, metrics: Metrics) {
+  constructor(model: TransNormerLLM, limits: Limits, metrics: Metrics, stateBytes: number) {
     this.#model = model;
     this.#limits = limits;
     this.#metrics = metrics;
+    this.#prefixes = new Prefixes(limits, stateBytes);
+  }
+
+  /** Bytes of states that are kept for prompts that begin alike. */
+  get prefixBytes(): number {
+    return this.#prefixes.bytes;
   }
 
   /** Numbers of jobs that wait, of prompts that are being read, and of answers that are being written. */
@@ -125,7 +135,15 @@ export class Scheduler {
       this.#count(job, job.tokens);
       const start = performance.now();
       return new Promise<Session | undefined>((resolve, reject) => {
-        this.#waiting.push(owner, { job, resolve, reject, read: 0, open: job.branches.length, ended: false });
+        this.#waiting.push(owner, {
+          job,
+          resolve,
+          reject,
+          read: 0,
+          keepAt: 0,
+          open: job.branches.length,
+          ended: false,
+        });
       }).finally(() => {
         this.#count(job, -job.tokens);
         this.#duration += 0.1 * ((performance.now() - start) / 1000 - this.#duration);
@@ -143,6 +161,7 @@ export class Scheduler {
       this.#end(task, reason);
     }
     await this.#running;
+    this.#prefixes[Symbol.dispose]();
     this.#batch?.dispose();
   }
 
@@ -253,13 +272,14 @@ export class Scheduler {
       if (task.ended) continue;
       try {
         task.job.signal.throwIfAborted();
-        task.session ??= task.job.session ?? this.#model.session();
-        const { prompt } = task.job;
+        task.session ??= task.job.session ?? this.#begin(task);
+        const { prompt, owner } = task.job;
         const end = Math.min(task.read + this.#limits.prefill, prompt.length);
         budget -= end - task.read;
         const last = await this.#readPiece(task, prompt.subarray(task.read, end));
         if (task.ended) continue; // while the logits were on their way
         task.read = end;
+        if (end === task.keepAt) this.#keep(owner, prompt.subarray(0, end), task.session);
         if (task.read < prompt.length) this.#reading.push(task.job.owner, task);
         else if (last === undefined || task.job.branches.length === 0) this.#finish(task);
         else this.#seat(task, last);
@@ -267,6 +287,27 @@ export class Scheduler {
         this.#end(task, error);
       }
     }
+  }
+
+  #keep(owner: string, ids: Uint32Array, session: Session): void {
+    try {
+      this.#prefixes.keep(owner, ids, session);
+    } catch (error) {
+      report(error); // memory is short, say: the prompt is read all the same
+    }
+  }
+
+  /** The session of a task that has none: it has read what earlier prompts began with, too. */
+  #begin(task: Task): Session {
+    const { owner, prompt, onPrompt } = task.job;
+    if (onPrompt !== undefined) return this.#model.session(); // it wants the logits of every token
+    const { session, keepAt } = this.#prefixes.find(owner, prompt);
+    task.keepAt = keepAt;
+    if (session === undefined) return this.#model.session();
+    task.read = session.position;
+    this.#metrics.prefixHits.add();
+    this.#metrics.prefixTokens.add(session.position);
+    return session;
   }
 
   /** Reads a piece; returns the logits after it if it is the last one and an answer begins there. */

@@ -12,7 +12,9 @@ import type { Limits } from "./limits.ts";
 import { Metrics } from "./metrics.ts";
 import { Allowance } from "./rates.ts";
 import { Scheduler } from "./scheduler.ts";
-import { type SessionStorage, SessionStore } from "./sessions.ts";
+import { Sessions } from "./sessions.ts";
+import type { SessionStore } from "./stores/store.ts";
+import type { SessionStorage } from "./stores/unstorage.ts";
 import { Texts } from "./texts.ts";
 
 /** What middleware tells the routes about a request. */
@@ -60,7 +62,7 @@ export class Service {
   /** Room for bodies. */
   readonly bodies: BodyRoom;
   /** All sessions of all owners. */
-  readonly sessions: SessionStore;
+  readonly sessions: Sessions;
   /** Seconds from 1970 to the start of the service. */
   readonly created: number = Math.floor(Date.now() / 1000);
   readonly #engine: Promise<Engine>;
@@ -78,7 +80,7 @@ export class Service {
     checkpoint: string | URL | undefined;
     chatTemplate: string | undefined;
     limits: Limits;
-    storage: SessionStorage | undefined;
+    storage: SessionStore | SessionStorage | undefined;
     sessionSecret: string | undefined;
     untrusted: boolean | undefined;
   }) {
@@ -88,7 +90,7 @@ export class Service {
     this.limits = options.limits;
     this.requestRate = new Allowance(options.limits.keyRequestsPerMinute, "requests");
     this.bodies = new BodyRoom(options.limits);
-    this.sessions = new SessionStore(options.storage, {
+    this.sessions = new Sessions(options.storage, {
       ...options.limits,
       secret: options.sessionSecret,
       onQuarantine: () => this.metrics.quarantined.add(),
@@ -167,7 +169,7 @@ export class Service {
         .reduce((sum, shape) => sum + 4 * elementCount(shape), 0);
       return this.#ready = {
         model,
-        scheduler: new Scheduler(model, limits, metrics),
+        scheduler: new Scheduler(model, limits, metrics, stateBytes),
         tokenRate: new Allowance(limits.keyTokensPerMinute, "tokens"),
         texts: model.tokenizer && new Texts(model.tokenizer, { untrusted }),
         limits,
@@ -189,6 +191,11 @@ export class Service {
     gauge("levin_waiting", "Prompts that wait.", ({ scheduler }) => scheduler.load.waiting);
     gauge("levin_reading", "Prompts that are being read.", ({ scheduler }) => scheduler.load.reading);
     gauge("levin_writing", "Answers that are being written.", ({ scheduler }) => scheduler.load.writing);
+    gauge(
+      "levin_prefix_bytes",
+      "Bytes of states that are kept for prompts that begin alike.",
+      ({ scheduler }) => scheduler.prefixBytes,
+    );
     gauge("levin_state_bytes", "Bytes of the state of one session.", ({ stateBytes }) => stateBytes);
     gauge(
       "levin_backend_bytes",

@@ -37,7 +37,7 @@ class Server {
     const model = fileURLToPath(new URL("../models/sotu", import.meta.url));
     const main = fileURLToPath(new URL("./attacked.ts", import.meta.url));
     const run = [
-      `"$0" run -A --no-check "${main}" --model "${model}" --sessions "${folder}" --port 0`,
+      `"$0" run -A --no-check "${main}" --model "${model}" --storage "${folder}" --port 0`,
       "--backend wasm",
     ].join(" ");
     this.process = new Deno.Command("sh", {

@@ -71,7 +71,7 @@ Deno.test("what the Dockerfile builds and starts answers its own health check, u
     const [started, ...options] = words("ENTRYPOINT").map((word) => places[word] ?? word);
     assert.equal(started, "deno");
     const process = new Deno.Command(Deno.execPath(), {
-      args: [...options, "--port", "0", "--sessions", `${folder}/sessions`, "--threads", "2"],
+      args: [...options, "--port", "0", "--storage", `${folder}/sessions`, "--threads", "2"],
       cwd: folder,
       stdout: "piped",
       stderr: "piped",
@@ -139,7 +139,7 @@ Deno.test("manifest and Dockerfile fit together", () => {
   assert.equal(String(container.ports![0].containerPort), port);
   assert.equal(service.spec.ports[0].targetPort, container.ports![0].name);
   // The folder of sessions may be written to, and lies on the volume.
-  const args = container.args!, sessions = args[args.indexOf("--sessions") + 1];
+  const args = container.args!, sessions = args[args.indexOf("--storage") + 1];
   assert(entry.includes(`--allow-write=${sessions}`));
   assert(container.volumeMounts!.some(({ mountPath }) => mountPath === sessions));
   // Time enough to be taken out of the service, to end the answers, and to send last events.

@@ -1,8 +1,10 @@
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
 import { Levin } from "../examples/cloudflare/main.ts";
+import { objectStore, SessionObject } from "../serve/mod.ts";
 import { bucket, fileOf, isolate } from "./edge_function.ts";
 import { clock, textFiles } from "./serve_setup.ts";
+import { conforms } from "./store_conformance.ts";
 
 /** The shipped model, where a bucket on loopback has it. */
 const files = () => bucket((name) => fileOf(new URL("../models/sotu/", import.meta.url), name));
@@ -116,52 +118,83 @@ Deno.test("bundles of the edge function and of the Worker hold one kind of kerne
   }
 });
 
-/** A Durable Object's storage, as far as the Worker uses it, with its alarm. */
-function objectStorage() {
-  const values = new Map<string, unknown>();
-  let alarm: number | null = null;
+/** Durable Objects as the host has them: each does one thing after another. */
+function sessionObjects() {
+  const newObject = () => {
+    const values = new Map<string, unknown>();
+    const storage = {
+      get: (key: string) => Promise.resolve(values.get(key)),
+      put: (key: string, value: unknown) => Promise.resolve(void values.set(key, value)),
+      delete: (key: string) => Promise.resolve(values.delete(key)),
+      deleteAll: () => Promise.resolve(values.clear()),
+      setAlarm: (time: number) => Promise.resolve(void (kept.alarm = time)),
+    };
+    const object = new SessionObject({ storage });
+    let last: Promise<unknown> = Promise.resolve();
+    const kept = {
+      values,
+      alarm: 0,
+      object,
+      fetch(request: Request) {
+        const answer = last.then(() => object.fetch(request));
+        last = answer.catch(() => {});
+        return answer;
+      },
+    };
+    return kept;
+  };
+  const objects = new Map<string, ReturnType<typeof newObject>>();
   return {
-    values,
-    getAlarm: () => Promise.resolve(alarm),
-    setAlarm: (time: number | null) => Promise.resolve(void (alarm = time)),
-    get: (key: string) => Promise.resolve(values.get(key)),
-    put: (key: string, value: Uint8Array) => Promise.resolve(void values.set(key, value)),
-    delete: (key: string) => Promise.resolve(values.delete(key)),
-    list: ({ prefix, limit = Infinity }: { prefix: string; limit?: number }) =>
-      Promise.resolve(new Map([...values].filter(([key]) => key.startsWith(prefix)).slice(0, limit))),
+    objects,
+    getByName(name: string) {
+      if (!objects.has(name)) objects.set(name, newObject());
+      return objects.get(name)!;
+    },
   };
 }
 
-Deno.test("the Worker's alarm removes expired sessions, and is not set where there are none", async () => {
+Deno.test("Durable Objects: each session in its own, emptied when it has expired", async () => {
   using time = clock();
-  const storage = objectStorage(), files = textFiles();
-  const levin = new Levin({ storage }, {
-    LEVIN: { getByName: () => assert.fail() },
-    MODEL: {
-      fetch: (input) => {
-        const file = files[new URL(String(input)).pathname.slice(1)];
-        return Promise.resolve(new Response(file ?? null, { status: file === undefined ? 404 : 200 }));
+  const namespace = sessionObjects();
+  await conforms(objectStore(namespace), objectStore(namespace), { lists: false });
+  const store = objectStore(namespace);
+  const ends = () =>
+    [...namespace.objects.values()].filter(({ values }) => values.size > 0).map(({ alarm }) => alarm);
+  assert.deepEqual(ends(), []);
+  await store.write("sessions:x:a", new Uint8Array(3), undefined, { ttl: 60 });
+  await store.write("sessions:y:a", new Uint8Array(3), undefined, { ttl: 60 });
+  time.forward(30);
+  await store.write("sessions:y:b", new Uint8Array(3), undefined, { ttl: 60 });
+  assert.deepEqual(ends(), [Date.now() + 30_000, Date.now() + 60_000]);
+  await namespace.objects.get("sessions:x")!.object.alarm();
+  assert.equal(await store.read("sessions:x:a"), undefined);
+  assert.equal((await store.read("sessions:y:a"))!.value.length, 3);
+});
+
+Deno.test("the Worker keeps sessions in their objects, within the limits of one isolate", async () => {
+  const namespace = sessionObjects(), files = textFiles();
+  const newLevin = () =>
+    new Levin({}, {
+      LEVIN: { getByName: () => assert.fail() },
+      SESSIONS: namespace,
+      MODEL: {
+        fetch: (input) => {
+          const file = files[new URL(String(input)).pathname.slice(1)];
+          return Promise.resolve(new Response(file ?? null, { status: file === undefined ? 404 : 200 }));
+        },
       },
-    },
-  });
+    });
+  const levin = newLevin();
   const ask = (body: string) =>
     levin.fetch(new Request("https://levin/v1/completions", { method: "POST", body }));
-  /** As the host does: an alarm that goes off is set no more. */
-  const ring = async () => {
-    assert(await storage.getAlarm() !== null);
-    await storage.setAlarm(null);
-    await levin.alarm();
-  };
-  const asked = JSON.stringify({ prompt: "a", max_tokens: 1, session: "s" });
-  assert.equal((await ask(asked)).status, 200);
-  assert(await storage.getAlarm() === Date.now() + 6 * 3600_000 && storage.values.size > 0);
-  time.forward(6 * 3600);
-  await ring();
-  assert(await storage.getAlarm() === Date.now() + 6 * 3600_000 && storage.values.size > 0);
-  time.forward(24 * 3600);
-  await ring();
-  assert.deepEqual([...storage.values.keys()], []);
-  assert.equal(await storage.getAlarm(), null);
+  const asked = JSON.stringify({ prompt: [5], max_tokens: 1, session: "s" });
+  for (const [server, tokens] of [[levin, 2], [newLevin(), 4], [levin, 6]] as const) {
+    const response = await server.fetch(
+      new Request("https://levin/v1/completions", { method: "POST", body: asked }),
+    );
+    assert.equal((await response.json()).session.tokens, tokens);
+  }
+  assert.equal(namespace.objects.size, 1);
   // It has the limits of one isolate: those of the edge function, but for the sessions, which it stores.
   for (
     const [body, status] of [["x".repeat(2 ** 19 + 1), 413], [

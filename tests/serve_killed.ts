@@ -100,7 +100,7 @@ export async function start(
         "--unstable-no-legacy-abort",
         new URL("../serve/main.ts", import.meta.url).href,
       ],
-      ...["--model", model, "--sessions", folder, "--port", "0", "--backend", "wasm", ...options],
+      ...["--model", model, "--storage", folder, "--port", "0", "--backend", "wasm", ...options],
     ],
     env: { NO_COLOR: "1" },
     stdout: "piped",

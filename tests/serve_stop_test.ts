@@ -125,7 +125,7 @@ Deno.test("a server that cannot serve says why in a line, and never listens", as
     const fails: [RegExp, ...string[]][] = [
       [/must have config\.json/, "--model", "nowhere"],
       [/Cannot run TransNormerLLM\.load/, "--model", "broken"],
-      [/Cannot keep sessions in .*\/file/, "--sessions", "file"],
+      [/Cannot keep sessions in .*\/file/, "--storage", "file"],
       [/Cannot listen on 127\.0\.0\.1:\d+: /, "--port", String(taken.addr.port)],
     ];
     for (const [line, ...options] of fails) {
@@ -170,7 +170,7 @@ Deno.test("--permissions prints a command that is enough to serve, tokenize and 
       using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
       return (listener.addr as Deno.NetAddr).port;
     })();
-    const printing = start(folder, "--port", String(port), "--sessions", "sessions", "--permissions");
+    const printing = start(folder, "--port", String(port), "--storage", "sessions", "--permissions");
     const { code, stdout } = await printing.output();
     assert.equal(code, 0);
     const command = new TextDecoder().decode(stdout).trim();

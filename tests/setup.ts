@@ -1,5 +1,5 @@
 /**
- * What the tests need of the machine: a WebGPU adapter, a browser, nginx and Prometheus, and for
+ * What the tests need of the machine: a WebGPU adapter, a browser, nginx, Prometheus, Redis and PostgreSQL, and for
  * `deno task test:runtimes` Firefox and a GPU for Node.js. Both tasks run this first, the latter with the argument
  * `runtimes`. On Debian and Ubuntu it installs what is missing, where it may; elsewhere it says what is skipped. With
  * `CI=true` skipping anything is a failure.
@@ -42,6 +42,23 @@ export function findNginx(): string | undefined {
   return ["/usr/sbin/nginx", "/usr/bin/nginx", "/usr/local/bin/nginx", "/opt/homebrew/bin/nginx"].find(
     exists,
   );
+}
+
+/** The path of Redis on this machine. */
+export function findRedis(): string | undefined {
+  return ["/usr/bin/redis-server", "/usr/local/bin/redis-server", "/opt/homebrew/bin/redis-server"].find(
+    exists,
+  );
+}
+
+/** The folder of PostgreSQL's programs on this machine, the newest: Debian has them outside the path. */
+export function findPostgres(): string | undefined {
+  const debian = Array.from({ length: 30 }, (_, n) => `/usr/lib/postgresql/${39 - n}/bin`);
+  return [
+    ...debian,
+    "/usr/local/bin",
+    "/opt/homebrew/bin",
+  ].find((folder) => exists(`${folder}/initdb`) && exists(`${folder}/postgres`));
 }
 
 /** The paths of Prometheus and its promtool on this machine. */
@@ -87,6 +104,20 @@ const TEST_REQUIREMENTS = [
     present: () => findNginx() !== undefined,
     package: "nginx",
     elsewhere: "nginx, and openssl for its certificate",
+  },
+  {
+    what: "Redis",
+    without: "sessions in Redis are not tried",
+    present: () => findRedis() !== undefined,
+    package: "redis-server",
+    elsewhere: "redis-server",
+  },
+  {
+    what: "PostgreSQL",
+    without: "sessions in PostgreSQL are not tried",
+    present: () => findPostgres() !== undefined,
+    package: "postgresql",
+    elsewhere: "PostgreSQL's initdb and postgres",
   },
   {
     what: "Prometheus",

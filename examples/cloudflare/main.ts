@@ -5,75 +5,53 @@
  * Cloudflare allows neither work outside a request nor WebAssembly compiled from bytes, and it ends the timers and
  * promises of a request with that request. So the kernels are imported as files, and the model lives in a Durable Object,
  * whose requests share their work. The first one loads the model. A load that fails is forgotten, so that the next request
- * tries again. Sessions are in the object's storage: whatever it has answered, it has stored. An alarm removes those that
- * have expired.
+ * tries again. Each session is in a Durable Object of its own: whatever was answered is stored there, and several objects
+ * with a model, such as one for each continent, may continue the same sessions.
  *
  * @module
  */
 import { loadKernels } from "@levin/attention/kernels";
-import { createHandler, type Handler, type SessionStorage } from "@levin/attention/serve/bare";
+import {
+  createHandler,
+  type Handler,
+  type ObjectNamespace,
+  objectStore,
+  SessionObject,
+} from "@levin/attention/serve/bare";
 import { TransNormerLLM } from "@levin/attention/tnl/bare";
 import { createBackend } from "@levin/attention/wasm";
 
 /** What `wrangler.jsonc` binds. */
 interface Env {
   /** The Durable Object below. */
-  LEVIN: { getByName(name: string): { fetch(request: Request): Promise<Response> } };
+  LEVIN: ObjectNamespace;
+  /** One `SessionObject` for each session. */
+  SESSIONS: ObjectNamespace;
   /** The files of `model/`. */
   MODEL: { fetch: typeof fetch };
   /** Keys that clients must have one of, separated by commas; a secret. */
   API_KEYS?: string;
 }
 
-/** What is used of an object's storage. */
-interface Storage {
-  getAlarm(): Promise<number | null>;
-  setAlarm(time: number): Promise<void>;
-  get(key: string): Promise<unknown>;
-  put(key: string, value: Uint8Array): Promise<void>;
-  delete(key: string): Promise<boolean>;
-  list(options: { prefix: string; limit?: number }): Promise<Map<string, unknown>>;
-}
+export { SessionObject };
 
-/** Milliseconds between two looks for sessions that have expired. */
-const SWEEP = 6 * 3600_000;
-
-/** Holds the model and all sessions. */
+/** Holds the model. */
 export class Levin {
   readonly #env: Env;
-  readonly #object: Storage;
-  readonly #storage: SessionStorage;
   #handler: Promise<Handler> | undefined;
 
-  constructor({ storage }: { storage: Storage }, env: Env) {
+  constructor(_state: unknown, env: Env) {
     this.#env = env;
-    this.#object = storage;
-    this.#storage = {
-      getItemRaw: async (key) => await storage.get(key) ?? null,
-      setItemRaw: (key, value) => storage.put(key, value),
-      removeItem: async (key) => void await storage.delete(key),
-      getKeys: async (prefix) => [...(await storage.list({ prefix })).keys()],
-    };
   }
 
   async fetch(request: Request): Promise<Response> {
     try {
       const handler = await this.#ready();
-      if (await this.#object.getAlarm() === null) await this.#object.setAlarm(Date.now() + SWEEP);
       return await handler(request);
     } catch (error) {
       console.error(error);
       const body = { error: { message: "The model could not be loaded" } };
       return Response.json(body, { status: 503, headers: { "retry-after": "5" } });
-    }
-  }
-
-  /** The host calls it at the time that was set. It is set again while there are sessions; requests set it otherwise. */
-  async alarm(): Promise<void> {
-    const handler = await this.#ready();
-    await handler.sweep();
-    if ((await this.#object.list({ prefix: "", limit: 1 })).size > 0) {
-      await this.#object.setAlarm(Date.now() + SWEEP);
     }
   }
 
@@ -98,7 +76,7 @@ export class Levin {
       });
       return createHandler({
         model,
-        storage: this.#storage,
+        storage: objectStore(this.#env.SESSIONS),
         apiKeys: this.#env.API_KEYS?.split(","),
         // What one isolate of 128 MB and one thread can carry: texts are tokenized in between.
         limits: {

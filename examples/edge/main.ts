@@ -13,8 +13,6 @@
 import { createBackend } from "@levin/attention/wasm";
 import { createHandler } from "@levin/attention/serve/bare";
 import { TransNormerLLM } from "@levin/attention/tnl/bare";
-import { createStorage } from "unstorage";
-import kv from "unstorage/drivers/deno-kv";
 
 /** A setting of the host; none if it is not set. */
 function setting(name: string): string | undefined {
@@ -29,7 +27,7 @@ const backend = await createBackend();
 
 const handler = createHandler({
   model: TransNormerLLM.load(location, { backend }), // requests wait for it
-  storage: "openKv" in Deno ? createStorage({ driver: kv({}) }) : undefined,
+  storage: "openKv" in Deno ? "kv:" : undefined,
   apiKeys,
   // What one isolate with little memory and one core can carry. Without workers, texts are tokenized in between.
   limits: {

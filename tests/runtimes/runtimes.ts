@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build, stop } from "esbuild";
 import { checkResponsive, visitResponsive } from "../browser/responsive_server.ts";
+import { textFiles } from "../serve_setup.ts";
 import { findBrowser, findFirefox, MAY_LEAVE_OUT, SWIFTSHADER } from "../setup.ts";
 import { type Seen, visit } from "./browsers.ts";
 import { FOLDER, install, installed, MODEL, run } from "./setup.ts";
@@ -176,12 +177,12 @@ Deno.test("Deno: the same, and attention without any permission", async () => {
   rows.set("Deno 2", ["yes", "yes", "yes", "yes", "yes"]);
 });
 
-Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
-  const out = `${FOLDER}/worker`;
+/** Bundles a Worker with the package as it is installed. */
+async function bundleWorker(entry: string, outdir: string): Promise<void> {
   await build({
-    entryPoints: [fileURLToPath(new URL("examples/cloudflare/main.ts", ROOT))],
+    entryPoints: [fileURLToPath(new URL(entry, ROOT))],
     nodePaths: [installed("")],
-    outdir: out,
+    outdir,
     bundle: true,
     minify: true,
     format: "esm",
@@ -192,6 +193,11 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
     assetNames: "[name]",
     logLevel: "warning",
   });
+}
+
+Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
+  const out = `${FOLDER}/worker`;
+  await bundleWorker("examples/cloudflare/main.ts", out);
   const { size, wgsl } = gzipped(await Deno.readTextFile(`${out}/main.js`));
   assert(!wgsl, "a Worker has no use for shaders");
   console.log(`Worker, KB with gzip: ${size / 1000}`);
@@ -206,6 +212,17 @@ Deno.test("Cloudflare's workerd: examples/cloudflare", async () => {
   assert.equal(memory.length, 1, "one process of workerd");
   console.log(`workerd, MB: ${memory}`);
   rows.set("Cloudflare Workers", ["yes", "yes", "yes", "no", "no"]);
+});
+
+Deno.test("Durable Objects lose no acknowledged turn: four servers, and a runtime that is killed", async () => {
+  const out = `${FOLDER}/objects`;
+  await bundleWorker("tests/runtimes/programs/objects.mts", out);
+  const model = `${FOLDER}/small`;
+  await Deno.mkdir(model, { recursive: true });
+  for (const [name, bytes] of Object.entries(textFiles())) await Deno.writeFile(`${model}/${name}`, bytes);
+  const counts = JSON.parse(await run("node", ["programs/objects.mjs", out, model]));
+  assert(counts.turns >= 160 && counts.kills === 3, JSON.stringify(counts));
+  console.log(`Durable Objects: ${JSON.stringify(counts)}`);
 });
 
 const BUNDLERS = ["esbuild", "vite", "rollup", "webpack"];

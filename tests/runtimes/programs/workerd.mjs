@@ -19,7 +19,10 @@ async function worker(files) {
     modulesRoot: bundle,
     compatibilityDate: "2026-04-01",
     compatibilityFlags: ["enable_request_signal"],
-    durableObjects: { LEVIN: { className: "Levin", useSQLite: true } },
+    durableObjects: {
+      LEVIN: { className: "Levin", useSQLite: true },
+      SESSIONS: { className: "SessionObject", useSQLite: true },
+    },
     serviceBindings: { MODEL: files },
     host: "127.0.0.1",
     port: 0,
