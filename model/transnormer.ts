@@ -200,7 +200,7 @@ export function project(
  * @param attended `o = attend(q, k, v)`, taken over
  */
 export function finishLayer(
-  { config, weights }: Network,
+  { weights }: Network,
   l: number,
   x: Tensor,
   projected: Projected,

@@ -44,6 +44,13 @@ export function findNginx(): string | undefined {
   );
 }
 
+/** The path of MPICH's `mpiexec`. */
+export function findMpiexec(): string | undefined {
+  return ["/usr/bin/mpiexec.hydra", "/usr/local/bin/mpiexec.hydra", "/opt/homebrew/bin/mpiexec.hydra"].find(
+    exists,
+  );
+}
+
 /**
  * Whether Deno finds a WebGPU adapter, asked in a separate process: one that found no driver never looks again. On Linux
  * it must be Vulkan's: OpenGL, which browsers bring, stores no halves.
@@ -80,6 +87,13 @@ const TEST_REQUIREMENTS = [
     present: () => findNginx() !== undefined,
     package: "nginx",
     elsewhere: "nginx, and openssl for its certificate",
+  },
+  {
+    what: "MPI",
+    without: "no test runs over several processes",
+    present: () => findMpiexec() !== undefined,
+    package: "mpich",
+    elsewhere: "MPICH",
   },
 ];
 
