@@ -9,4 +9,5 @@
 export { RankError } from "./errors.ts";
 export { type Facts, inRanks, type Plain, Ranks } from "./ranks.ts";
 export { prefill, type PrefillOptions } from "./prefill.ts";
+export { trainingRanks } from "./training.ts";
 export { sharedAttention, sharedAttentionBackward, type SharedOptions } from "./sequence.ts";

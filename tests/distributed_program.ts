@@ -5,9 +5,15 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { type alibiSlopes, type Backend, createBackend } from "../mod.ts";
-import { inRanks, prefill, type RankError, type Ranks, sharedAttention } from "../distributed/mod.ts";
-import { sharedAttentionBackward } from "../distributed/mod.ts";
+import { type Backend, createBackend } from "../mod.ts";
+import {
+  inRanks,
+  prefill,
+  type RankError,
+  type Ranks,
+  sharedAttention,
+  sharedAttentionBackward,
+} from "../distributed/mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { assertClose, assertSameBits, randomArray, seeded } from "./numbers.ts";
 import * as reference from "./reference.ts";

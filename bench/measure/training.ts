@@ -46,7 +46,7 @@ export async function trainingSpeed(
     using total = backend.zeros([1]);
     const batch = tokens / seqLen;
     const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
-    const states = lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, { mixer });
+    const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, { mixer });
     for (const state of states) state.dispose();
     const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
     using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
