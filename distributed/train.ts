@@ -18,8 +18,8 @@ if (import.meta.main) {
       .option(
         "--split <what>",
         '"batch": each process has --batch sequences of its own; "sequence": a part of each of them',
-        oneOf(["batch", "sequence"]),
-        "batch" as const,
+        oneOf({ batch: "batch", sequence: "sequence" } as const),
+        "batch" as "batch" | "sequence",
       )
       .action(async ({ permissions: _, split, ...options }) => {
         const stop = interruption("SIGTERM");
