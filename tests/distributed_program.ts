@@ -13,9 +13,15 @@ import {
   type Ranks,
   sharedAttention,
   sharedAttentionBackward,
+  trainingRanks,
 } from "../distributed/mod.ts";
+import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
-import { assertClose, assertSameBits, randomArray, seeded } from "./numbers.ts";
+import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
+import { lossAndGradients, lossOf } from "../train/backward.ts";
+import { Parameters } from "../train/optimizer.ts";
+import { columnsOf, sumOverRanks } from "../train/ranks.ts";
+import { assertClose, assertSameBits, randomArray, relativeError, seeded } from "./numbers.ts";
 import * as reference from "./reference.ts";
 import {
   checkpoint,
@@ -248,6 +254,61 @@ async function prompts(ranks: Ranks, backend: Backend): Promise<void> {
   (await prefill(ranks, model.session(), [1, 2])).dispose(); // all can continue
 }
 
+/** Loss and gradients of sequences in parts, against the authors' code and one process. */
+async function gradients(ranks: Ranks, backend: Backend): Promise<void> {
+  const golden = async (name: string) => {
+    const file = new URL(`golden/tnl/${name}`, import.meta.url);
+    return decodeSafetensors(await Deno.readFile(file), name).tensors;
+  };
+  const config = parseConfig(
+    JSON.parse(await Deno.readTextFile(new URL("golden/tnl/config.json", import.meta.url))),
+  );
+  const weights = await golden("model.safetensors"), expected = await golden("expected.safetensors");
+  const floats = (tensors: typeof weights, name: string) => {
+    const { dtype, bytes } = tensors.get(name)!;
+    return toFloat32(dtype, bytes, name);
+  };
+  using parameters = new Parameters(backend, config, (name) => ({ value: floats(weights, name) }));
+  const ids = Uint32Array.from(new Int32Array(expected.get("input_ids")!.bytes.slice().buffer));
+  const seqLen = ids.length / 2;
+  const labels = Int32Array.from(ids, (_, i) => i % seqLen === seqLen - 1 ? -100 : ids[i + 1]);
+  const whole = { ids, labels, batch: 2, seqLen, positions: [0, 0] };
+  const count = labels.filter((label) => label >= 0).length;
+  const shared = await trainingRanks(ranks, backend, "sequence");
+  const run = async (shares: boolean, recompute = false) => {
+    using gradients = parameters.gradients();
+    using total = backend.zeros([1]);
+    const segment = shares ? columnsOf(whole, ranks.rank, ranks.size) : whole;
+    const options = { recompute, chain: shares ? shared.chain : undefined };
+    const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / count, total, options);
+    for (const state of states) state.dispose();
+    const tensors = [total, ...gradients.list];
+    if (shares) assert.equal(await sumOverRanks(shared, backend, tensors, 1), ranks.size);
+    return await Promise.all(tensors.map((tensor) => tensor.data()));
+  };
+  const found = await run(true), alone = await run(false);
+  const names = ["loss", ...parameters.list.map(({ name }) => name)];
+  for (const [i, name] of names.entries()) {
+    // Terms of θ's gradient cancel: on WebGPU one process is off as much.
+    const limit = backend.name === "wasm" ? LIMIT : 5e-6;
+    assertClose(found[i], alone[i], limit, `${name}, compared with one process`);
+    if (i === 0) assertClose([found[0][0] / count], floats(expected, "loss"), 1e-6, "loss");
+    else {
+      const error = relativeError(found[i], floats(expected, `grad.${name}`)); // as in backward_test.ts
+      assert(error <= 1e-5, `gradient of ${name} is off by ${error}`);
+    }
+  }
+  for (const again of [await run(true), await run(true, true)]) {
+    for (const [i, name] of names.entries()) assertSameBits(again[i], found[i], `${name}, once more`);
+  }
+  // The loss alone.
+  using total = backend.zeros([1]);
+  const segment = columnsOf(whole, ranks.rank, ranks.size);
+  for (const state of await lossOf(parameters, segment, total, { chain: shared.chain })) state.dispose();
+  await sumOverRanks(shared, backend, [total], 0);
+  assertSameBits(await total.data(), found[0], "the loss alone");
+}
+
 /** One rank fails where the others wait for it. */
 async function failure(ranks: Ranks): Promise<void> {
   if (ranks.rank === 1) throw new RangeError("Cannot run failure as rank 1 must fail: current value is 1");
@@ -263,6 +324,7 @@ const CASES: Record<string, (ranks: Ranks, backend: Backend) => Promise<void>> =
   messages,
   attention,
   prompts,
+  gradients,
   failure,
   disagreement,
 };
