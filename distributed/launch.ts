@@ -15,7 +15,7 @@ import { writeError } from "../cli/terminal.ts";
 const ONE_DEVICE = `
 count=$(ls -d $LEVIN_DEVICES | wc -l); i=0
 for device in $LEVIN_DEVICES; do
-  [ $i -eq $((MPI_LOCALRANKID % count)) ] || mount --bind /dev/null "$device" || exit 1
+  [ $i -eq $((${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}} % count)) ] || mount --bind /dev/null "$device" || exit 1
   i=$((i + 1))
 done
 exec "$@"`;

@@ -91,8 +91,8 @@ export class Mpi {
   constructor(library?: string) {
     const launcher = launchedBy();
     const names = library === undefined ? LIBRARIES.filter((one) => one.fits(launcher)) : [{ name: library }];
-    const path = names.map(({ name }) => name).find(opens);
-    if (path === undefined) {
+    const found = names.values().map(({ name }) => opened(name)).find((one) => one !== undefined);
+    if (found === undefined) {
       throw new RankError(
         "unavailable",
         `Cannot run ranks as MPI's library must be installed: none of ${
@@ -100,7 +100,8 @@ export class Mpi {
         } can be opened. On Debian and Ubuntu: apt-get install mpich. Elsewhere: MPICH; its path in LEVIN_MPI`,
       );
     }
-    this.#symbols = Deno.dlopen(path, SYMBOLS).symbols;
+    const { path } = found;
+    this.#symbols = found.library.symbols;
     this.version = this.#text((text, length) => this.#symbols.MPI_Get_library_version(text, length))
       .split("\n")[0].trim();
     this.#constants = MPICH;
@@ -218,6 +219,16 @@ export class Mpi {
   }
 }
 
+/** Keeps a library in memory to the end of the process: Deno closes its libraries first, and Open MPI ends after that. */
+function pin(path: string): void {
+  if (Deno.build.os !== "linux") return;
+  const { symbols } = Deno.dlopen("libc.so.6", {
+    dlopen: { parameters: ["buffer", "i32"], result: "pointer" },
+  });
+  const RTLD_NOW = 0x2, RTLD_NODELETE = 0x1000;
+  symbols.dlopen(new TextEncoder().encode(`${path}\0`), RTLD_NOW | RTLD_NODELETE);
+}
+
 /** What started this process, as far as its environment says. */
 function launchedBy(): { kind: "mpich" | "openmpi"; size: number } | undefined {
   const variables = [["mpich", "PMI_SIZE"], ["openmpi", "OMPI_COMM_WORLD_SIZE"]] as const;
@@ -241,12 +252,14 @@ const LIBRARIES: readonly { name: string; fits: (launcher: ReturnType<typeof lau
       { name: "libmpi.so.40", fits: of("openmpi") },
     ];
 
-function opens(path: string): boolean {
+/** A library, if it is there. */
+function opened(path: string) {
   try {
-    Deno.dlopen(path, {}).close();
-    return true;
+    const library = Deno.dlopen(path, SYMBOLS);
+    pin(path);
+    return { path, library };
   } catch (error) {
     if (error instanceof Deno.errors.NotCapable) throw error;
-    return false;
+    return undefined;
   }
 }

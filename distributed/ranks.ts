@@ -309,7 +309,7 @@ function pieces(data: Plain, limit: number = MESSAGE_BYTES): Bytes[] {
  * ranks: those that wait for this one would wait for ever. Its message goes to stderr first.
  *
  * @example One process alone is rank 0 of 1
- * ```ts
+ * ```ts ignore
  * import { inRanks } from "@levin/attention/distributed";
  * import assert from "node:assert/strict";
  *
