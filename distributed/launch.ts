@@ -14,8 +14,9 @@ import { writeError } from "../cli/terminal.ts";
 /** Hides from a rank all devices but one, by the number that `mpiexec` gives it on its host, then becomes the program. */
 const ONE_DEVICE = `
 count=$(ls -d $LEVIN_DEVICES | wc -l); i=0
+rank=$MPI_LOCALRANKID; [ -n "$rank" ] || rank=$OMPI_COMM_WORLD_LOCAL_RANK
 for device in $LEVIN_DEVICES; do
-  [ $i -eq $((${MPI_LOCALRANKID:-${OMPI_COMM_WORLD_LOCAL_RANK:-0}} % count)) ] || mount --bind /dev/null "$device" || exit 1
+  [ $i -eq $((rank % count)) ] || mount --bind /dev/null "$device" || exit 1
   i=$((i + 1))
 done
 exec "$@"`;
