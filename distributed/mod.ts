@@ -10,4 +10,6 @@ export { RankError } from "./errors.ts";
 export { type Facts, inRanks, type Plain, Ranks } from "./ranks.ts";
 export { prefill, type PrefillOptions } from "./prefill.ts";
 export { trainingRanks } from "./training.ts";
+export type { TrainingRanks } from "../train/train.ts";
+export type { Chain } from "../train/backward.ts";
 export { sharedAttention, sharedAttentionBackward, type SharedOptions } from "./sequence.ts";
