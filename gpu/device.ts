@@ -545,7 +545,7 @@ export class Device {
   }
 
   /** Milliseconds that the device takes for the work that `enqueue` enqueues, by its own clock. */
-  async time(enqueue: () => void): Promise<number> {
+  async time(enqueue: () => void | Promise<void>): Promise<number> {
     if (!this.#device.features.has("timestamp-query")) {
       throw new BackendError(
         "unavailable",
@@ -559,7 +559,7 @@ export class Device {
       this.#copyEncoder().beginComputePass({ timestampWrites }).end();
     };
     mark(0);
-    enqueue();
+    await enqueue();
     mark(1);
     clock.resolve(this.#copyEncoder(), 2);
     this.flush();
@@ -571,7 +571,7 @@ export class Device {
    * The dispatches that `enqueue` enqueues, in their order, each timed by the device's own clock. Each has a compute pass
    * to itself, so together they take somewhat longer than without.
    */
-  async profile(enqueue: () => void): Promise<TimedDispatch[]> {
+  async profile(enqueue: () => void | Promise<void>): Promise<TimedDispatch[]> {
     if (!this.#device.features.has("timestamp-query")) {
       throw new BackendError(
         "unavailable",
@@ -582,7 +582,7 @@ export class Device {
     const timed: TimedDispatch[] = [], clocks: PassClock[] = [];
     this.#profile = { timed, clocks };
     try {
-      enqueue();
+      await enqueue();
       this.flush();
       let index = 0;
       for (const clock of clocks) {

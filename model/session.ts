@@ -126,6 +126,11 @@ export class Session implements Disposable {
     return this.#position;
   }
 
+  /** The model that the session reads with. */
+  get model(): SessionModel {
+    return this.#model;
+  }
+
   /** State of each layer, `[1, heads, headDim, valueDim]`: to look at, not to change or dispose. */
   get states(): readonly Tensor[] {
     return this.#live("Session.states");
@@ -182,10 +187,7 @@ export class Session implements Disposable {
         const result = logits === "last"
           ? lastLogits(this.#model, hidden).reshape([this.#model.config.vocabSize])
           : allLogits(this.#model, hidden).reshape([checked.length, this.#model.config.vocabSize]);
-        dispose(before);
-        this.#states = states;
-        this.#advance(checked);
-        return this.#hand(result);
+        return this.advance(checked, states, result);
       }
     } catch (error) {
       if (states !== before) dispose(states);
@@ -267,6 +269,21 @@ export class Session implements Disposable {
     const logits = this.#next;
     this.#next = undefined;
     yield* decode(this, ids, decoding, { signal: options.signal, prefillTokens, readsAll: true }, logits);
+  }
+
+  /**
+   * Continues where a pass over `ids` has left the states: one of this session, or one that several processes share.
+   *
+   * @param ids what the pass has read
+   * @param states state of each layer after it, taken over
+   * @param logits of the next token, taken over
+   * @returns the logits, which end with the session at the latest
+   */
+  advance(ids: Uint32Array, states: readonly Tensor[], logits: Tensor): Tensor {
+    dispose(this.#live("Session.advance"));
+    this.#states = states;
+    this.#advance(ids);
+    return this.#hand(logits);
   }
 
   /** Reads the last token of an answer; a turn without a prompt continues from its logits. For {@linkcode decode}. */

@@ -91,7 +91,7 @@ export type Attend = (layer: number, q: Tensor, k: Tensor, v: Tensor) => Tensor;
 export interface Layer {
   /** The input, `[batch, seqLen, embed]`. */
   readonly x: Tensor;
-  /** Of {@linkcode tokenMixer}. */
+  /** Of {@linkcode project} and {@linkcode finishLayer}. */
   readonly tokenMixer: Record<
     "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u" | "o" | "gated",
     Tensor
@@ -199,32 +199,25 @@ export function layer(
   attend: Attend,
   held: Held,
 ): Layer {
-  // x += tokenMixer(x)
-  const mixer = tokenMixer(network, l, x, tokens, attend, held);
-  const middle = held.use(mixer.output);
-  held.done(x);
-  // x += channelMixer(x)
-  const channels = channelMixer(network.weights.layers[l], middle, held);
-  held.done(middle);
-  return {
-    x,
-    tokenMixer: mixer.activations,
-    middle,
-    channelMixer: channels.activations,
-    output: channels.output,
-  };
+  const projected = project(network, l, x, tokens, held);
+  return finishLayer(network, l, x, projected, attend(l, projected.q, projected.k, projected.v), held);
 }
 
-/** `x + out_proj(u ⊙ norm(attend(q, k, v)))`, q, k, v, u from norm(x). */
-function tokenMixer(
+/** What a layer computes before its tokens mix: q, k, v, u from norm(x). */
+export type Projected = Pick<
+  Layer["tokenMixer"],
+  "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u"
+>;
+
+/** The first half of a layer, in which no token sees another. */
+export function project(
   { config, weights }: Network,
   l: number,
   x: Tensor,
   { positions }: Tokens,
-  attend: Attend,
   held: Held,
-): { output: Tensor; activations: Layer["tokenMixer"] } {
-  const { tokenNorm, qkvuProj, theta, mixerNorm, outProj } = weights.layers[l];
+): Projected {
+  const { tokenNorm, qkvuProj, theta } = weights.layers[l];
   // h = norm(x)
   const h = held.use(norm(x, tokenNorm));
   // q, k, v, u = split4(qkvu_proj(h)); q, k = act(q), act(k)
@@ -239,16 +232,41 @@ function tokenMixer(
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const q = theta === undefined ? activeQ : held.use(lrpe(activeQ, theta, positions));
   const k = theta === undefined ? activeK : held.use(lrpe(activeK, theta, positions));
-  // o = attend(q, k, v)
-  const attended = held.use(attend(l, q, k, v));
+  return { h, qkvu, activeQ, activeK, q, k, v, u };
+}
+
+/**
+ * The second half: `x + out_proj(u ⊙ norm(o))`, then the channel mixer.
+ *
+ * @param attended `o = attend(q, k, v)`, taken over
+ */
+export function finishLayer(
+  { weights }: Network,
+  l: number,
+  x: Tensor,
+  projected: Projected,
+  attended: Tensor,
+  held: Held,
+): Layer {
+  const { mixerNorm, outProj } = weights.layers[l];
+  const { activeQ, activeK, q, k, v, u } = projected;
+  const o = held.use(held.use(attended).reshape(u.shape));
   held.done(activeQ, activeK, q, k, v);
-  // x + out_proj(u ⊙ norm(o)), the norm over all heads together
-  const o = held.use(attended.reshape(u.shape));
+  // x += out_proj(u ⊙ norm(o)), the norm over all heads together
   const gated = held.use(norm(o, { ...mixerNorm, gate: u }));
   held.done(o, u);
-  const output = linear(gated, outProj.weight, { bias: outProj.bias, residual: x });
-  held.done(gated);
-  return { output, activations: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } };
+  const middle = held.use(linear(gated, outProj.weight, { bias: outProj.bias, residual: x }));
+  held.done(gated, x);
+  // x += channelMixer(x)
+  const channels = channelMixer(weights.layers[l], middle, held);
+  held.done(middle);
+  return {
+    x,
+    tokenMixer: { ...projected, o, gated },
+    middle,
+    channelMixer: channels.activations,
+    output: channels.output,
+  };
 }
 
 /**

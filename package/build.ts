@@ -142,10 +142,12 @@ async function writeKernels(): Promise<void> {
 
 /** Writes the package. */
 export async function writePackage(): Promise<void> {
-  const { name, version, license, exports } = JSON.parse(await readFile(`${ROOT}deno.json`, "utf8"));
+  const { name, version, license, exports: all } = JSON.parse(await readFile(`${ROOT}deno.json`, "utf8"));
+  const exports: Record<string, string> = { ...all };
+  delete exports["./distributed"]; // through Deno's foreign function interface
   const { imports } = JSON.parse(await readFile(`${ROOT}imports.json`, "utf8"));
   await rm(OUT, { recursive: true, force: true });
-  const entries = Object.values(exports as Record<string, string>).map((path) => path.slice(2));
+  const entries = Object.values(exports).map((path) => path.slice(2));
   const metafile = await bundle(entries, true);
   await bundle([WORKER], false); // served as one file: see `workerUrl`
   await bundle([TEXT_WORKER], false); // the server starts it from the folder that its own file lies in
@@ -170,7 +172,7 @@ export async function writePackage(): Promise<void> {
     engines: { node: NODE },
     exports: {
       ...Object.fromEntries(
-        Object.entries(exports as Record<string, string>).map(([name, path]) => [name, entry(path.slice(2))]),
+        Object.entries(exports).map(([name, path]) => [name, entry(path.slice(2))]),
       ),
       "./worker": entry(WORKER),
       ...Object.fromEntries(["relaxed", "baseline"].map((variant) => [`./kernels/${variant}.wasm`, {

@@ -32,7 +32,7 @@ async function run(
   using gradients = parameters.gradients();
   using total = backend.zeros([1]);
   const count = segment.labels.filter((label) => label >= 0).length;
-  const states = lossAndGradients(parameters, gradients.tree, segment, 1 / count, total, options);
+  const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / count, total, options);
   const found = new Map<string, Float32Array>();
   for (const [i, { name }] of parameters.list.entries()) found.set(name, await gradients.list[i].data());
   const stateData: Float32Array[] = [];
@@ -68,7 +68,7 @@ eachBackend("the model's loss and gradients are those of the authors' code", asy
     assertSameBits(again.gradients.get(name)!, found.gradients.get(name)!, name);
   }
   using total = backend.zeros([1]);
-  for (const state of lossOf(parameters, segment, total, {})) state.dispose();
+  for (const state of await lossOf(parameters, segment, total, {})) state.dispose();
   assert.equal((await total.data())[0] / 190, found.loss);
 });
 
@@ -186,7 +186,7 @@ eachBackend(
     using gradients = parameters.gradients();
     using total = backend.zeros([1]);
     for (const segment of [part(0, 7), part(7, 20)]) {
-      for (const state of lossAndGradients(parameters, gradients.tree, segment, 1 / 20, total)) {
+      for (const state of await lossAndGradients(parameters, gradients.tree, segment, 1 / 20, total)) {
         state.dispose();
       }
     }

@@ -44,6 +44,13 @@ export function findNginx(): string | undefined {
   );
 }
 
+/** The path of MPICH's `mpiexec`. */
+export function findMpiexec(): string | undefined {
+  return ["/usr/bin/mpiexec.hydra", "/usr/local/bin/mpiexec.hydra", "/opt/homebrew/bin/mpiexec.hydra"].find(
+    exists,
+  );
+}
+
 /** The path of Redis on this machine. */
 export function findRedis(): string | undefined {
   return ["/usr/bin/redis-server", "/usr/local/bin/redis-server", "/opt/homebrew/bin/redis-server"].find(
@@ -104,6 +111,13 @@ const TEST_REQUIREMENTS = [
     present: () => findNginx() !== undefined,
     package: "nginx",
     elsewhere: "nginx, and openssl for its certificate",
+  },
+  {
+    what: "MPI",
+    without: "no test runs over several processes",
+    present: () => findMpiexec() !== undefined,
+    package: "mpich",
+    elsewhere: "MPICH",
   },
   {
     what: "Redis",

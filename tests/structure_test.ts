@@ -23,6 +23,7 @@ const ALLOWED: Record<string, readonly string[]> = {
   cli: ["core", "model", "npm"],
   train: ["", "cli", "core", "model", "npm"],
   serve: ["", "cli", "core", "model", "npm"],
+  distributed: ["", "cli", "core", "model", "train", "npm"],
   examples: ["", "cli", "model", "serve", "wasm", "npm"],
 };
 

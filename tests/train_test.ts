@@ -192,7 +192,12 @@ eachBackend(
     const ids = Uint32Array.from(window.subarray(0, 12)), labels = Int32Array.from(window.subarray(1));
     using total = backend.zeros([1]);
     for (
-      const state of lossOf(parameters, { ids, labels, batch: 1, seqLen: 12, positions: [0] }, total, {})
+      const state of await lossOf(
+        parameters,
+        { ids, labels, batch: 1, seqLen: 12, positions: [0] },
+        total,
+        {},
+      )
     ) {
       state.dispose();
     }
@@ -272,7 +277,7 @@ eachBackend("packed: states carry over steps, documents stay apart", async (back
         const next = Int32Array.from(tokens.subarray(start + 1, end + 1), (id) => id === 256 ? -1 : id);
         using total = backend.zeros([1]);
         const whole = { ids, labels: next, batch: 1, seqLen: ids.length, positions: [0] };
-        for (const state of lossOf(parameters, whole, total, {})) state.dispose();
+        for (const state of await lossOf(parameters, whole, total, {})) state.dispose();
         expected += (await total.data())[0];
         labels += next.filter((label) => label >= 0).length;
       }

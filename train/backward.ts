@@ -17,20 +17,22 @@ import {
 import {
   lightningAttention,
   lightningAttentionBackward,
+  type LightningBackwardOptions,
   type LightningOptions,
 } from "../core/ops/lightning.ts";
 import { linear, norm } from "../core/ops.ts";
 import type { Tensor } from "../core/tensor.ts";
 import {
   allLogits,
-  type Attend,
   embed,
+  finishLayer,
   type Held,
   type Layer,
   layer as layerForward,
   type Network,
-  residualStream,
+  project,
   type Tokens,
+  Transient,
 } from "../model/transnormer.ts";
 import type { NormWeights, Weights } from "../model/weights.ts";
 
@@ -46,7 +48,7 @@ export interface Mixer {
     k: Tensor,
     v: Tensor,
     dOutput: Tensor,
-    options: LightningOptions,
+    options: LightningBackwardOptions,
     forward: { output: Tensor; state: Tensor },
   ): { dq: Tensor; dk: Tensor; dv: Tensor; dInitialState: Tensor };
 }
@@ -68,12 +70,29 @@ export interface Segment extends Tokens {
   readonly states?: readonly Tensor[];
 }
 
+/**
+ * What lies before and after a part of a sequence whose other parts other processes hold: states come from the part
+ * before, and their gradients from the part after. Shapes are `[batch, heads, headDim, valueDim]`.
+ */
+export interface Chain {
+  /** The state before this part, for the caller to dispose; nothing where this part is the first. */
+  receiveState(shape: readonly number[]): Promise<Tensor | undefined>;
+  /** Hands over the state after this part. */
+  sendState(state: Tensor): Promise<void>;
+  /** The gradient of the state after this part, for the caller to dispose; nothing where this part is the last. */
+  receiveGradient(shape: readonly number[]): Promise<Tensor | undefined>;
+  /** Hands over the gradient of the state before this part. */
+  sendGradient(dState: Tensor): Promise<void>;
+}
+
 /** How to compute a loss. */
 export interface PassOptions {
   /** What mixes tokens. Default: {@linkcode lightningMixer}. */
   mixer?: Mixer;
   /** Keep only the input of each layer, and compute the rest of its activations again on the way back. Default false. */
   recompute?: boolean;
+  /** The segment is a part of sequences that other processes continue. Not with `cuSeqlens`. Default: it is all. */
+  chain?: Chain;
 }
 
 /**
@@ -81,18 +100,33 @@ export interface PassOptions {
  *
  * @returns the state of each layer after the last token of each sequence; the caller disposes them
  */
-export function lossOf(network: Network, segment: Segment, total: Tensor, options: PassOptions): Tensor[] {
-  using states = new DisposableStack();
-  const kept: Tensor[] = [];
-  const attend = attendAnd(network, segment, options.mixer, (state) => kept.push(states.use(state)));
-  using last = residualStream(network, segment, attend);
-  using logits = allLogits(network, last);
-  const entropy = crossEntropy(logits, segment.labels);
-  entropy.dLogits.dispose();
-  using loss = entropy.loss;
-  sum(loss, total);
-  states.move();
-  return kept;
+export async function lossOf(
+  network: Network,
+  segment: Segment,
+  total: Tensor,
+  { mixer = lightningMixer, chain }: PassOptions,
+): Promise<Tensor[]> {
+  using left = new DisposableStack();
+  const states: Tensor[] = [];
+  let x = embed(network, segment);
+  try {
+    for (let l = 0; l < network.config.layers; l++) {
+      using held = new Transient();
+      const { layer, state, received } = await forward({ network, segment, mixer, chain }, l, x, held);
+      x = layer.output;
+      states.push(left.use(state));
+      received?.dispose();
+    }
+    using logits = allLogits(network, x);
+    const entropy = crossEntropy(logits, segment.labels);
+    entropy.dLogits.dispose();
+    using loss = entropy.loss;
+    sum(loss, total);
+  } finally {
+    x.dispose();
+  }
+  left.move();
+  return states;
 }
 
 /**
@@ -101,43 +135,47 @@ export function lossOf(network: Network, segment: Segment, total: Tensor, option
  *
  * @returns the state of each layer after the last token of each sequence; the caller disposes them
  */
-export function lossAndGradients(
+export async function lossAndGradients(
   network: Network,
   gradients: Weights<Tensor>,
   segment: Segment,
   scale: number,
   total: Tensor,
   options: PassOptions = {},
-): Tensor[] {
+): Promise<Tensor[]> {
   const { config } = network;
-  const { mixer = lightningMixer, recompute = false } = options;
-  const pass: Pass = { network, gradients, segment, mixer };
-  using states = new DisposableStack();
+  const { mixer = lightningMixer, recompute = false, chain } = options;
+  const pass: Pass = { network, gradients, segment, mixer, chain };
+  using left = new DisposableStack();
   using held = new DisposableStack();
 
   // Forward: x[l] goes into layer l, the last one into the final norm.
   const x = [held.use(embed(network, segment))];
-  const layers: (Kept | undefined)[] = [];
-  const kept: Tensor[] = [];
-  const attend = attendAnd(network, segment, mixer, (state) => kept.push(states.use(state)));
+  const layers: Passed[] = [];
+  const states: Tensor[] = [];
   for (let l = 0; l < config.layers; l++) {
-    const layer = held.use(new Kept());
-    x.push(held.use(layer.run(pass, l, x[l], attend).output));
-    if (recompute) layer[Symbol.dispose]();
-    layers.push(recompute ? undefined : layer);
+    const kept = held.use(new Kept());
+    const { layer, state, received } = await forward(pass, l, x[l], kept);
+    states.push(left.use(state));
+    if (received !== undefined) held.use(received);
+    x.push(held.use(layer.output));
+    if (recompute) kept[Symbol.dispose]();
+    layers.push({ kept: recompute ? undefined : kept, layer, state, received });
   }
   let dx = headBackward(pass, x[config.layers], scale, total);
   for (let l = config.layers - 1; l >= 0; l--) {
     using dOutput = dx;
-    using layer = layers[l] ?? again(pass, l, x[l]);
-    dx = layerBackward(pass, l, layer.activations!, kept[l], dOutput);
+    const passed = layers[l];
+    using kept = passed.kept ?? new Kept();
+    const layer = passed.kept === undefined ? again(pass, l, x[l], passed, kept) : passed.layer;
+    dx = await layerBackward(pass, l, { ...passed, layer }, dOutput);
     x[l + 1].dispose();
   }
   // x = embed_tokens[ids] · scale
   using dEmbedded = dx;
   embeddingBackward(segment.ids, dEmbedded, gradients.embedTokens, { scale: config.embeddingScale });
-  states.move();
-  return kept;
+  left.move();
+  return states;
 }
 
 /** The loss of all labels, and the gradient of the residual stream after the last layer: logits last no longer. */
@@ -163,19 +201,33 @@ function lossBackward(h: Tensor, lmHead: Tensor, labels: Int32Array, scale: numb
   return dLogits;
 }
 
-/** What all layers of a pass share. */
-interface Pass {
+/** What all layers of a forward pass share. */
+interface ForwardPass {
   readonly network: Network;
-  readonly gradients: Weights<Tensor>;
   readonly segment: Segment;
   readonly mixer: Mixer;
+  readonly chain: Chain | undefined;
+}
+
+/** What all layers of both passes share. */
+interface Pass extends ForwardPass {
+  readonly gradients: Weights<Tensor>;
+}
+
+/** A layer that the forward pass has gone through. */
+interface Passed {
+  /** What holds its activations, unless they are to be computed again. */
+  readonly kept: Kept | undefined;
+  readonly layer: Layer;
+  /** The state after the last token. */
+  readonly state: Tensor;
+  /** The state before the first token, if it came from the part before. */
+  readonly received: Tensor | undefined;
 }
 
 /** Holds a layer's activations until its backward pass has read them; input and output are not among them. */
 class Kept implements Held, Disposable {
   readonly #stack = new DisposableStack();
-  /** Set by {@linkcode Kept.run}. */
-  activations: Layer | undefined;
 
   use(tensor: Tensor): Tensor {
     return this.#stack.use(tensor);
@@ -183,53 +235,63 @@ class Kept implements Held, Disposable {
 
   done(): void {}
 
-  /** The forward pass of the layer. */
-  run({ network, segment }: Pass, l: number, x: Tensor, attend: Attend): Layer {
-    return this.activations = layerForward(network, l, x, segment, attend, this);
-  }
-
   [Symbol.dispose](): void {
     this.#stack.dispose();
   }
 }
 
-/** The mixer as the forward pass calls it; `keep` gets the state of each layer. */
-function attendAnd(
-  network: Network,
-  segment: Segment,
-  mixer: Mixer = lightningMixer,
-  keep: (state: Tensor) => void,
-): Attend {
-  return (l, q, k, v) => {
-    const { output, state } = mixer.forward(q, k, v, attentionOptions(network, l, segment));
-    keep(state);
-    return output;
-  };
+/** The forward pass of a layer. Only attention waits for the part before: the projections are under way by then. */
+async function forward(
+  pass: ForwardPass,
+  l: number,
+  x: Tensor,
+  held: Held,
+): Promise<Pick<Passed, "layer" | "state" | "received">> {
+  const { network, segment, mixer, chain } = pass;
+  const projected = project(network, l, x, segment, held);
+  const { q, k, v } = projected;
+  using stack = new DisposableStack();
+  const received = await chain?.receiveState(stateShape(q, v));
+  if (received !== undefined) stack.use(received);
+  const { output, state } = mixer.forward(q, k, v, attentionOptions(network, l, segment, received));
+  held.use(output);
+  stack.use(state);
+  await chain?.sendState(state);
+  const layer = finishLayer(network, l, x, projected, output, held);
+  stack.move();
+  return { layer, state, received };
 }
 
-/** The layer's activations once more; its state is there still. */
-function again(pass: Pass, l: number, x: Tensor): Kept {
-  using held = new DisposableStack();
-  const layer = held.use(new Kept());
-  const attend = attendAnd(pass.network, pass.segment, pass.mixer, (state) => state.dispose());
-  layer.run(pass, l, x, attend).output.dispose();
-  held.move();
+/** The layer's activations once more; the states around it are there still. */
+function again(
+  { network, segment, mixer }: Pass,
+  l: number,
+  x: Tensor,
+  { received }: Passed,
+  held: Held,
+): Layer {
+  const layer = layerForward(network, l, x, segment, (l, q, k, v) => {
+    const { output, state } = mixer.forward(q, k, v, attentionOptions(network, l, segment, received));
+    state.dispose();
+    return output;
+  }, held);
+  layer.output.dispose();
   return layer;
 }
 
-function layerBackward(pass: Pass, l: number, layer: Layer, state: Tensor, dOutput: Tensor): Tensor {
-  using dMiddle = channelMixerBackward(pass, l, layer, dOutput);
-  return tokenMixerBackward(pass, l, layer, state, dMiddle);
+async function layerBackward(pass: Pass, l: number, passed: Passed, dOutput: Tensor): Promise<Tensor> {
+  using dMiddle = channelMixerBackward(pass, l, passed.layer, dOutput);
+  return await tokenMixerBackward(pass, l, passed, dMiddle);
 }
 
-function tokenMixerBackward(
-  { network, gradients, segment, mixer }: Pass,
+async function tokenMixerBackward(
+  { network, gradients, segment, mixer, chain }: Pass,
   l: number,
-  { x, tokenMixer: { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } }: Layer,
-  state: Tensor,
+  { layer: { x, tokenMixer }, state, received }: Passed,
   dOutput: Tensor,
-): Tensor {
+): Promise<Tensor> {
   const { config, weights } = network;
+  const { h, qkvu, activeQ, activeK, q, k, v, u, o, gated } = tokenMixer;
   const layer = weights.layers[l], d = gradients.layers[l];
   // x + out_proj(u ⊙ norm(o)), the norm over all heads together
   using dGated = linearBackward(gated, layer.outProj.weight, dOutput, into(d.outProj));
@@ -237,10 +299,17 @@ function tokenMixerBackward(
   using dO = normed.dx, du = normed.dGate!;
   // o = attend(q, k, v)
   using dAttended = dO.reshape(v.shape);
-  const forward = { output: o, state };
-  const attended = mixer.backward(q, k, v, dAttended, attentionOptions(network, l, segment), forward);
-  attended.dInitialState.dispose();
-  using dq = attended.dq, dk = attended.dk, dv = attended.dv;
+  using dState = await chain?.receiveGradient(stateShape(q, v));
+  const attended = mixer.backward(
+    q,
+    k,
+    v,
+    dAttended,
+    { ...attentionOptions(network, l, segment, received), dState },
+    { output: o, state },
+  );
+  using dq = attended.dq, dk = attended.dk, dv = attended.dv, dInitialState = attended.dInitialState;
+  await chain?.sendGradient(dInitialState);
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const encodeBackward = (active: Tensor, dEncoded: Tensor) =>
     layer.theta === undefined
@@ -253,6 +322,11 @@ function tokenMixerBackward(
   using dH = linearBackward(h, layer.qkvuProj.weight, dQkvu, into(d.qkvuProj));
   // h = norm(x); x itself flows past
   return normBackward(x, dH, { ...normGradients(layer.tokenNorm, d.tokenNorm), residual: dOutput }).dx;
+}
+
+/** Shape of the states of parts, layout `"bnhd"`. */
+function stateShape(q: Tensor, v: Tensor): readonly number[] {
+  return [q.shape[0], v.shape[2], q.shape[3], v.shape[3]];
 }
 
 function channelMixerBackward(
@@ -270,10 +344,15 @@ function channelMixerBackward(
   return normBackward(x, dH, { ...normGradients(layer.channelNorm, d.channelNorm), residual: dOutput }).dx;
 }
 
-function attentionOptions({ weights }: Network, l: number, segment: Segment): LightningOptions {
+function attentionOptions(
+  { weights }: Network,
+  l: number,
+  segment: Segment,
+  received: Tensor | undefined,
+): LightningOptions {
   return {
     slopes: weights.layers[l].slopes,
-    initialState: segment.states?.[l],
+    initialState: received ?? segment.states?.[l],
     cuSeqlens: segment.cuSeqlens,
     layout: "bnhd",
   };

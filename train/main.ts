@@ -19,11 +19,12 @@ import {
   write,
 } from "../cli/mod.ts";
 import { createBackend } from "../backend.ts";
+import type { Backend } from "../core/tensor.ts";
 import type { Mixer } from "./backward.ts";
 import { SOTU } from "./data.ts";
 import { Progress } from "./progress.ts";
 import { DEFAULT_RECIPE, type Recipe } from "./recipe.ts";
-import { train, type TrainingResult } from "./train.ts";
+import { train, type TrainingRanks, type TrainingResult } from "./train.ts";
 
 /**
  * A command with the trainer's options.
@@ -91,13 +92,17 @@ export type TrainingCommandOptions = ReturnType<ReturnType<typeof trainingComman
  * Trains as a command does: with progress on stderr, and where the checkpoint is on stdout.
  *
  * @param mixer takes the place of Lightning Attention, for baselines
+ * @param ranksOn the processes that train together, with this one's backend; the first of them reports
  */
 export async function runTraining(
   { backend: prefer, threads, ...options }: TrainingCommandOptions,
   signal: AbortSignal,
   mixer?: Mixer,
+  ranksOn?: (backend: Backend) => Promise<TrainingRanks>,
 ): Promise<TrainingResult> {
   using backend = await createBackend({ prefer, threads, signal });
+  const ranks = await ranksOn?.(backend);
+  const reports = ranks === undefined || ranks.rank === 0;
   let progress: Progress | undefined;
   let first: { step: number; time: number } | undefined;
   try {
@@ -106,13 +111,16 @@ export async function runTraining(
       backend,
       mixer,
       signal,
+      ranks,
       onStart: ({ recipe, step, parameters, trainTokens, heldOutTokens, memory }) => {
+        if (!reports) return;
         progress = new Progress(recipe.steps);
         progress.note(
           `${recipe.config}: ${
             (parameters / 1e6).toFixed(2)
           } M parameters; ${trainTokens} tokens to learn from, ` +
             `${heldOutTokens} held out; ${backend.name}, ${backend.info.device}` +
+            (ranks === undefined ? "" : `; ${ranks.size} processes`) +
             (step > 0 ? `; resumed after step ${step}` : ""),
         );
         progress.note(
@@ -122,16 +130,18 @@ export async function runTraining(
         first = { step, time: performance.now() };
       },
       onStep: (report) => {
-        const seconds = (performance.now() - first!.time) / 1000;
-        progress!.step(report, seconds / (report.step - first!.step));
+        if (first === undefined) return;
+        const seconds = (performance.now() - first.time) / 1000;
+        progress!.step(report, seconds / (report.step - first.step));
       },
-      onEvaluation: (evaluation) => progress!.evaluation(evaluation),
-      onSave: (path) => progress!.note(`saved ${path}`),
+      onEvaluation: (evaluation) => progress?.evaluation(evaluation),
+      onSave: (path) => progress?.note(`saved ${path}`),
     });
-    progress!.end();
-    write(
-      `${result.finished ? "finished" : "stopped"} after step ${result.step}: ${result.checkpoint}\n`,
-    );
+    progress?.end();
+    const end = `${
+      result.finished ? "finished" : "stopped"
+    } after step ${result.step}: ${result.checkpoint}\n`;
+    if (reports) write(end);
     return result;
   } finally {
     progress?.end();

@@ -30,8 +30,8 @@ export class PendingSteps implements Disposable {
   #clock = performance.now();
   #before = "";
 
-  constructor({ batch, seqLen, accumulate }: Recipe, out: string) {
-    this.#tokensPerStep = batch * seqLen * accumulate;
+  constructor({ batch, seqLen, accumulate, processes, split }: Recipe, out: string) {
+    this.#tokensPerStep = batch * seqLen * accumulate * (split === "batch" ? processes : 1);
     this.#out = out;
   }
 

@@ -37,6 +37,13 @@ export interface Recipe {
    * needs the positions of keys that were truncated away.
    */
   packed: boolean;
+  /** Processes that train together. Not an option: there are as many as were started. */
+  processes: number;
+  /**
+   * What several processes share: `"batch"`, each has `batch` sequences of its own, so that a batch holds `processes ·
+   * batch`; or `"sequence"`, each has a part of all `batch` sequences.
+   */
+  split: "batch" | "sequence";
 }
 
 /** The default recipe: 4096 tokens per step, for a CPU; a GPU wants a larger `batch`. */
@@ -54,6 +61,8 @@ export const DEFAULT_RECIPE: Readonly<Recipe> = {
   beta2: 0.95,
   seed: 1,
   packed: false,
+  processes: 1,
+  split: "batch",
 };
 
 /**

@@ -10,6 +10,7 @@ import { findCheckpoints, loadCheckpointState, type TrainingState } from "./chec
 import { initialWeights, readConfig, VOCAB_SIZE } from "./configs.ts";
 import { Corpus, readDocuments } from "./data.ts";
 import type { Parameters } from "./optimizer.ts";
+import { checkShares, recipeOf } from "./ranks.ts";
 import { completeRecipe, type Recipe } from "./recipe.ts";
 import type { TrainingOptions } from "./train.ts";
 
@@ -35,6 +36,11 @@ export interface StartingPoint {
  * @throws {RangeError} as `train()`
  */
 export async function startingPoint(options: TrainingOptions): Promise<StartingPoint> {
+  const { ranks } = options;
+  return ranks === undefined ? await read(options) : await ranks.together("train", () => read(options));
+}
+
+async function read(options: TrainingOptions): Promise<StartingPoint> {
   const { out, data, mixer = lightningMixer } = options;
   const checkpoint = options.resume ? await loadCheckpointState(out) : undefined;
   if (checkpoint !== undefined && checkpoint.recipe.mixer !== mixer.name) {
@@ -47,7 +53,12 @@ export async function startingPoint(options: TrainingOptions): Promise<StartingP
   if (checkpoint === undefined && (await findCheckpoints(out)).length > 0) {
     rangeError("train", "out must hold no checkpoint, unless it is to be resumed", out);
   }
-  const recipe = completeRecipe(options, checkpoint?.recipe as Partial<Recipe> | undefined);
+  const given = { ...options, ...recipeOf(options.ranks) };
+  const recipe = completeRecipe(given, checkpoint?.recipe as Partial<Recipe> | undefined);
+  checkShares(recipe);
+  if (options.ranks?.chain !== undefined && mixer !== lightningMixer) {
+    rangeError("train", "mixer must be that of Lightning Attention to share sequences", mixer.name);
+  }
   const config = checkpoint?.config ?? await readConfig(recipe.config);
   const network = parseConfig(config);
   if (network.vocabSize < VOCAB_SIZE) {

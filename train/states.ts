@@ -22,7 +22,10 @@ export class CarriedStates implements Disposable {
   }
 
   /** Runs a segment with the states that are its own, and keeps those that it leaves. */
-  take(segment: Segment & { carried?: readonly number[] }, run: (segment: Segment) => Tensor[]): void {
+  async take(
+    segment: Segment & { carried?: readonly number[] },
+    run: (segment: Segment) => Promise<Tensor[]>,
+  ): Promise<void> {
     const { carried } = segment;
     using initial = new DisposableStack();
     const states = carried === undefined || carried.length === 0 ? undefined : this.#states.map((state) => {
@@ -30,7 +33,7 @@ export class CarriedStates implements Disposable {
       const rows = initial.use(state.reshape([sequences, elementCount(size)]));
       return initial.use(gatherRows(rows, carried).reshape([carried.length, ...size]));
     });
-    const left = run({ ...segment, states });
+    const left = await run({ ...segment, states });
     if (carried === undefined) {
       for (const state of left) state.dispose();
     } else {

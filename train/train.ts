@@ -7,22 +7,23 @@
 import type { Backend } from "../core/tensor.ts";
 import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { parseConfig } from "../model/config.ts";
-import { lightningMixer, lossAndGradients, type Mixer, type Segment } from "./backward.ts";
+import { lightningMixer, lossAndGradients, type Mixer } from "./backward.ts";
 import { checkpointPath, saveCheckpoint, type TrainingState } from "./checkpoint.ts";
 import { countLabels, evaluate, type EvaluationReport } from "./evaluate.ts";
 import { openLog } from "./log.ts";
 import { type StepMemory, stepMemory } from "./memory.ts";
 import { learningRateAt, Parameters } from "./optimizer.ts";
 import { PendingSteps, type StepReport } from "./pending.ts";
+import { type Shared, sharedBatch, sumOverRanks, type TrainingRanks } from "./ranks.ts";
 import { checkCount, type Recipe } from "./recipe.ts";
 import { type StartingPoint, startingPoint } from "./start.ts";
 import { CarriedStates } from "./states.ts";
 
 export { evaluate };
-export type { EvaluationReport, StepMemory, StepReport };
+export type { EvaluationReport, StepMemory, StepReport, TrainingRanks };
 
 /** Options of {@linkcode train}. Omitted parts of the recipe come from the checkpoint, or the defaults. */
-export interface TrainingOptions extends Partial<Recipe> {
+export interface TrainingOptions extends Partial<Omit<Recipe, "processes" | "split">> {
   /** See {@linkcode readDocuments}. */
   data: readonly string[];
   /** Folder of the checkpoints and of `log.jsonl`. */
@@ -43,6 +44,8 @@ export interface TrainingOptions extends Partial<Recipe> {
   keep?: number;
   /** What mixes tokens. Default: Lightning Attention. */
   mixer?: Mixer;
+  /** The processes that train together, each of which calls this with the same options. Default: this one alone. */
+  ranks?: TrainingRanks;
   /** Stops after the current step, with a checkpoint. */
   signal?: AbortSignal;
   /** Called before the first step. */
@@ -92,18 +95,19 @@ export interface TrainingResult {
  * @throws {Error} when a checkpoint cannot be written. The last good checkpoint stays whole in each case
  */
 export async function train(options: TrainingOptions): Promise<TrainingResult> {
-  const { signal, keep = 2, logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
+  const { keep = 2, logEvery = 10, saveEvery = 250, evaluateEvery = 250 } = options;
   for (const [name, value] of Object.entries({ logEvery, saveEvery, evaluateEvery, keep })) {
     checkCount(name, value);
   }
   const start = await startingPoint(options);
   const { steps } = start.recipe;
-  using run = new Run(options, start, keep, await openLog(options.out, start.step));
+  using run = new Run(options, start, keep, await logOf(options, start.step));
+  await run.agree({ logEvery, saveEvery, evaluateEvery });
   run.announce();
-  while (run.step < steps && !signal?.aborted) {
-    run.takeStep();
+  while (run.step < steps && !run.stopped) {
+    await run.takeStep();
     await yieldToEventLoop(); // timers, signals and the terminal are heard
-    const isLast = run.step === steps || signal?.aborted === true;
+    const isLast = run.step === steps || run.stopped;
     const isDue = (every: number) => isLast || run.step % every === 0;
     if (isDue(logEvery) || isDue(saveEvery) || isDue(evaluateEvery)) await run.settle();
     if (isDue(saveEvery)) await run.save();
@@ -117,6 +121,11 @@ export async function train(options: TrainingOptions): Promise<TrainingResult> {
     checkpoint: checkpointPath(options.out, run.step),
     evaluation: run.evaluation,
   };
+}
+
+/** The log, which the first process writes. */
+function logOf({ out, ranks }: TrainingOptions, step: number) {
+  return ranks === undefined || ranks.rank === 0 ? openLog(out, step) : Promise.resolve(async () => {});
 }
 
 /** A run: what it holds on the device, and its progress. */
@@ -136,6 +145,8 @@ class Run implements Disposable {
   readonly #parameters: Parameters;
   readonly #carried: CarriedStates;
   readonly #pending: PendingSteps;
+  /** Whether one of the processes was asked to stop, as all of them have heard. */
+  #stopped = false;
 
   constructor(
     options: TrainingOptions,
@@ -161,6 +172,41 @@ class Run implements Disposable {
     }
   }
 
+  /** Whether to stop after this step: all processes stop after the same one. */
+  get stopped(): boolean {
+    return this.#options.ranks === undefined ? this.#options.signal?.aborted === true : this.#stopped;
+  }
+
+  /** Throws on every process unless all begin with the same. */
+  async agree(intervals: Record<string, number>): Promise<void> {
+    const { ranks, recompute } = this.#options;
+    if (ranks === undefined) return;
+    const { recipe, config, corpus } = this.#start;
+    await ranks.agree("train", {
+      ...recipe,
+      ...intervals,
+      recompute: recompute === true,
+      mixer: this.#mixer.name,
+      model: JSON.stringify(config),
+      data: corpus.fingerprint,
+      step: this.step,
+      weights: await this.#fingerprint(),
+    });
+  }
+
+  /** SHA-256 of parameters and moments. */
+  async #fingerprint(): Promise<string> {
+    let digest = "";
+    for (const { value, first, second } of this.#parameters.list) {
+      for (const tensor of [value, first, second]) {
+        const bytes = new Uint8Array((await tensor.data()).buffer as ArrayBuffer);
+        digest += new Uint8Array(await crypto.subtle.digest("SHA-256", bytes)).toHex();
+      }
+    }
+    const all = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(digest));
+    return new Uint8Array(all).toHex();
+  }
+
   /** Says what the run begins with. */
   announce(): void {
     const { recipe, corpus } = this.#start, { config, count } = this.#parameters;
@@ -174,20 +220,25 @@ class Run implements Disposable {
     });
   }
 
-  /** Enqueues a step: losses and gradients of its batches, then the optimiser. */
-  takeStep(): void {
+  /** Enqueues a step: losses and gradients of its batches, their sum over all processes, then the optimiser. */
+  async takeStep(): Promise<void> {
     const { recipe } = this.#start, step = ++this.step;
+    const { backend, ranks, signal } = this.#options;
     using gradients = this.#parameters.gradients();
     using held = new DisposableStack();
-    const total = held.use(this.#options.backend.zeros([1]));
-    const segments = this.#segments(step);
-    const labels = segments.reduce((sum, segment) => sum + countLabels(segment), 0);
-    const pass = { mixer: this.#mixer, recompute: this.#options.recompute };
-    for (const segment of segments) {
-      this.#carried.take(
-        segment,
+    const total = held.use(backend.zeros([1]));
+    const batches = this.#batches(step);
+    const labels = batches.reduce((sum, { whole }) => sum + countLabels(whole), 0);
+    const pass = { mixer: this.#mixer, recompute: this.#options.recompute, chain: ranks?.chain };
+    for (const { share } of batches) {
+      await this.#carried.take(
+        share,
         (segment) => lossAndGradients(this.#parameters, gradients.tree, segment, 1 / labels, total, pass),
       );
+    }
+    if (ranks !== undefined) {
+      const stops = Number(signal?.aborted === true);
+      this.#stopped = await sumOverRanks(ranks, backend, [...gradients.list, total], stops) > 0;
     }
     const learningRate = learningRateAt(step, recipe.learningRate, recipe.warmup, recipe.steps);
     const frozen = (name: string) => recipe.packed && name.endsWith("theta");
@@ -197,12 +248,12 @@ class Run implements Disposable {
   }
 
   /** The batches of a step. */
-  #segments(step: number): Segment[] {
-    const { corpus, recipe: { accumulate, batch, packed, seed, seqLen } } = this.#start;
-    return Array.from({ length: accumulate }, (_, i) => {
-      const index = (step - 1) * accumulate + i;
-      return packed ? corpus.packed(index, batch, seqLen) : corpus.windows(index, batch, seqLen, seed);
-    });
+  #batches(step: number): Shared[] {
+    const { corpus, recipe } = this.#start, { accumulate } = recipe, { rank = 0 } = this.#options.ranks ?? {};
+    return Array.from(
+      { length: accumulate },
+      (_, i) => sharedBatch(corpus, (step - 1) * accumulate + i, recipe, rank),
+    );
   }
 
   /** Waits for the steps under way, and reports them. */
@@ -212,8 +263,10 @@ class Run implements Disposable {
     await this.#log(reports);
   }
 
-  /** Writes a checkpoint. */
+  /** Writes a checkpoint; of several processes the first does. */
   async save(): Promise<void> {
+    this.saved = this.step;
+    if (this.#options.ranks !== undefined && this.#options.ranks.rank > 0) return;
     const { recipe, config, corpus } = this.#start;
     const state: TrainingState = {
       step: this.step,
@@ -223,14 +276,13 @@ class Run implements Disposable {
       ...await readBack(this.#parameters, this.#carried),
     };
     const path = await saveCheckpoint(this.#options.out, state, this.#keep);
-    this.saved = this.step;
     this.#options.onSave?.(path);
   }
 
   /** Evaluates and reports; false where `signal` ended it early. */
   async evaluate(): Promise<boolean> {
-    const { recipe, corpus } = this.#start, { signal } = this.#options;
-    const options = { step: this.step, mixer: this.#mixer, signal };
+    const { recipe, corpus } = this.#start, { signal, ranks } = this.#options;
+    const options = { step: this.step, mixer: this.#mixer, signal, ranks };
     this.evaluation = await evaluate(this.#parameters, corpus, recipe, options);
     if (this.evaluation === undefined) return false;
     this.#options.onEvaluation?.(this.evaluation);

@@ -47,28 +47,25 @@ export async function profileStep(device: Device, steps: TrainingSteps, seqLen: 
   for (let i = 0; i < STEPS; i++) {
     calls.take();
     const start = performance.now();
-    using squares = steps.enqueue(seqLen);
+    using squares = await steps.enqueue(seqLen);
     host.push(performance.now() - start);
     await squares.data();
     whole.push(performance.now() - start);
     found.push(calls.take());
   }
   calls.end();
-  const step = median(whole), last = found.at(-1)!;
+  const milliseconds = median(whole), last = found.at(-1)!;
   console.log(
-    `\n${steps.tokens / seqLen} × ${seqLen}: a step takes ${step.toFixed(1)} ms, ` +
-      `${Math.round(1000 * steps.tokens / step)} tokens/s; recorded by the host in ${
+    `\n${steps.tokens / seqLen} × ${seqLen}: a step takes ${milliseconds.toFixed(1)} ms, ` +
+      `${Math.round(1000 * steps.tokens / milliseconds)} tokens/s; recorded by the host in ${
         median(host).toFixed(1)
       } ms`,
   );
   for (const [name, { count, milliseconds }] of Object.entries(last)) {
     console.log(`  ${name}: ${count} calls, ${milliseconds.toFixed(1)} ms`);
   }
-  let squares: { dispose(): void } | undefined;
-  const total = await device.time(() => squares = steps.enqueue(seqLen));
-  squares!.dispose();
-  const timed = await device.profile(() => squares = steps.enqueue(seqLen));
-  squares!.dispose();
+  const step = async () => (await steps.enqueue(seqLen)).dispose();
+  const total = await device.time(step), timed = await device.profile(step);
   const sum = timed.reduce((sum, { milliseconds }) => sum + milliseconds, 0);
   const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
   const most = Math.max(...timed.map(({ bytesInUse }) => bytesInUse));

@@ -60,13 +60,20 @@ export class TrainingSteps implements Disposable {
   }
 
   /** Enqueues a step of sequences of `seqLen` tokens; the squares of its gradients are known near its end. */
-  enqueue(seqLen: number): Tensor {
+  async enqueue(seqLen: number): Promise<Tensor> {
     using gradients = this.#parameters.gradients();
     using total = this.#backend.zeros([1]);
     const batch = this.tokens / seqLen, ids = this.#ids, labels = this.#labels;
     const segment = { ids, labels, batch, seqLen, positions: new Array(batch).fill(0) };
     const scale = 1 / this.tokens;
-    const states = lossAndGradients(this.#parameters, gradients.tree, segment, scale, total, this.#pass);
+    const states = await lossAndGradients(
+      this.#parameters,
+      gradients.tree,
+      segment,
+      scale,
+      total,
+      this.#pass,
+    );
     for (const state of states) state.dispose();
     const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
     return this.#parameters.step(gradients, { ...options, count: ++this.#count }, () => false);
@@ -74,7 +81,7 @@ export class TrainingSteps implements Disposable {
 
   /** A step, until all of it is done but AdamW's last writes, which the next step waits for. */
   async take(seqLen: number): Promise<void> {
-    using squares = this.enqueue(seqLen);
+    using squares = await this.enqueue(seqLen);
     await squares.data();
   }
 

@@ -1,0 +1,71 @@
+/**
+ * Starts the ranks of a program on this machine: `deno run -A distributed/launch.ts <processes> [--gpus] <program> ...`.
+ * It is `mpiexec -n <processes> deno run -A <program> ...`, and says in a sentence how they ended.
+ *
+ * With `--gpus` each rank sees one GPU: Deno takes the first that there is, whatever CUDA_VISIBLE_DEVICES says. So each
+ * rank gets a mount namespace in which the device nodes of the others are empty. It needs Linux, NVIDIA's driver, and
+ * root or user namespaces.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import { writeError } from "../cli/terminal.ts";
+
+/** Hides from a rank all devices but one, by the number that `mpiexec` gives it on its host, then becomes the program. */
+const ONE_DEVICE = `
+count=$(ls -d $LEVIN_DEVICES | wc -l); i=0
+rank=$MPI_LOCALRANKID; [ -n "$rank" ] || rank=$OMPI_COMM_WORLD_LOCAL_RANK
+for device in $LEVIN_DEVICES; do
+  [ $i -eq $((rank % count)) ] || mount --bind /dev/null "$device" || exit 1
+  i=$((i + 1))
+done
+exec "$@"`;
+
+const TRAIN = fileURLToPath(new URL("train.ts", import.meta.url));
+
+const USAGE = `Usage: deno run -A distributed/launch.ts <processes> [--gpus] <program.ts> [<argument> ...]\n`;
+
+if (import.meta.main) Deno.exit(await launch(Deno.args));
+
+/** Starts ranks and waits for their end. @returns the exit status */
+async function launch(args: readonly string[]): Promise<number> {
+  const training = args[0] === "train"; // of deno.json, which gives the program before the number
+  const [count, ...rest] = training ? args.slice(1) : args;
+  const gpus = rest[0] === "--gpus";
+  const left = gpus ? rest.slice(1) : rest;
+  const [program, ...options] = training ? [TRAIN, ...left] : left;
+  if (!/^[1-9]\d*$/.test(count ?? "") || program === undefined) {
+    writeError(USAGE);
+    return 2;
+  }
+  const devices = Deno.env.get("LEVIN_DEVICES") ?? "/dev/nvidia[0-9]*";
+  const alone = gpus ? ["unshare", Deno.uid() === 0 ? "-m" : "-rm", "sh", "-c", ONE_DEVICE, "sh"] : [];
+  // The binary itself: npx would drop the descriptors by which ranks find one another.
+  const command = [...alone, Deno.execPath(), "run", "-A", ...lock(), program, ...options];
+  let status: Deno.CommandStatus;
+  try {
+    const mpiexec = new Deno.Command("mpiexec", {
+      args: ["-n", count, ...command],
+      env: gpus ? { LEVIN_DEVICES: devices } : {},
+    });
+    status = await mpiexec.spawn().status;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    writeError(
+      "error: Cannot run ranks as MPI must be installed. On Debian and Ubuntu: apt-get install mpich\n",
+    );
+    return 1;
+  }
+  if (status.success || status.code <= 2) return status.code; // what failed has said so
+  writeError(
+    `error: Cannot run ${program} on ${count} ranks as one of them ended before its time, and so all did ` +
+      `(exit status ${status.code}). A training run continues from its last checkpoint with --resume\n`,
+  );
+  return status.code;
+}
+
+/** The lock that this process runs with is not known to it; programs of this repository use that of development. */
+function lock(): string[] {
+  const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
+  return ["--config", path("../deno.json"), `--lock=${path("../deno.lock")}`, "--frozen"];
+}
