@@ -131,7 +131,7 @@ async function race(
       ...row,
       speeds: { prefill: prefill[racer], decode64: decode64[racer], decode2000: decode2000[racer] },
     })),
-    versions: await track.call<Record<string, string>>("versions"),
+    versions: { Chromium: track.browser, "llama.cpp": await track.call<string>("llamaCpp") },
   };
 }
 

@@ -17,8 +17,8 @@ export interface RacePage {
   end(racer: number): Promise<void>;
   /** Milliseconds between two frames at most, since this was last asked: 17 where nothing blocks the page's thread. */
   longestFrame(): number;
-  /** What runs here. */
-  versions(): Record<string, string>;
+  /** The version of llama.cpp. */
+  llamaCpp(): string;
 }
 
 async function startLevin(contestant: LevinContestant): Promise<Racer> {
@@ -62,10 +62,7 @@ const page: RacePage = {
     longest = 0;
     return found;
   },
-  versions: () => ({
-    Chromium: /Chrome\/([\d.]+)/.exec(navigator.userAgent)?.[1] ?? navigator.userAgent,
-    "llama.cpp": LLAMA_CPP,
-  }),
+  llamaCpp: () => LLAMA_CPP,
 };
 
 (globalThis as unknown as { race: RacePage }).race = page;

@@ -17,6 +17,8 @@ export type Served = Readonly<Record<string, string | URL | (() => Iterable<Uint
 export interface Track extends AsyncDisposable {
   /** Calls a function of the object that the script left as `globalThis.race`. */
   call<T>(name: string, ...args: unknown[]): Promise<T>;
+  /** The version of Chromium. */
+  readonly browser: string;
 }
 
 /** Both engines may have threads: the page is isolated. */
@@ -83,6 +85,7 @@ export async function openTrack(page: URL, served: Served): Promise<Track> {
           tab.evaluate(([name, args]) => (globalThis as any).race[name](...args), [name, args] as const),
           failed,
         ]),
+      browser: browser.version(),
       [Symbol.asyncDispose]: close,
     };
   } catch (error) {
