@@ -2,10 +2,11 @@
  * What sessions cost in each store, for `docs/serving.md`: a turn's share of the store, and turns per second of one server
  * and of four over one store.
  *
- *     deno task bench:stores [<seconds>]
+ *     deno task bench:stores [--seconds 10]
  *
  * @module
  */
+import { cli, command, integer, interruption } from "../cli/mod.ts";
 import { checkLimits } from "../serve/limits.ts";
 import { openStore } from "../serve/mod.ts";
 import { Sessions } from "../serve/sessions.ts";
@@ -16,7 +17,6 @@ const MODEL = new URL("../models/sotu/", import.meta.url).pathname;
 /** Bytes of a session of `models/sotu`. */
 const SNAPSHOT = 448 * 1024;
 const TURNS = 60, CLIENTS = 16;
-const seconds = Number(Deno.args[0] ?? 10);
 
 /** Milliseconds of a turn with the store: the session is found, read and stored again. The best of many. */
 async function turnTime(url: string): Promise<number> {
@@ -36,7 +36,7 @@ async function turnTime(url: string): Promise<number> {
 }
 
 /** Turns per second of as many servers as wanted, whose clients each continue a session, at any of the servers. */
-async function throughput(url: string, servers: number): Promise<number> {
+async function throughput(url: string, servers: number, seconds: number): Promise<number> {
   const running = await Promise.all(Array.from({ length: servers }, async () => {
     const process = new Deno.Command(Deno.execPath(), {
       args: [
@@ -78,18 +78,30 @@ async function throughput(url: string, servers: number): Promise<number> {
   return result;
 }
 
-console.log(
-  "| store | ms of a turn | turns/s, one server | turns/s, four servers |\n| --- | ---: | ---: | ---: |",
+await cli(
+  command("bench:stores", "What a turn costs with each store of sessions, and four servers over one.")
+    .option("--seconds <n>", "of each throughput", integer(1), 10)
+    .action(async ({ seconds }) => {
+      const stop = interruption();
+      console.log(
+        "| store | ms of a turn | turns/s, one server | turns/s, four servers |\n| --- | ---: | ---: | ---: |",
+      );
+      const row = (name: string, ...values: (number | string)[]) => {
+        console.log(
+          `| ${[name, ...values.map((x) => typeof x === "number" ? x.toFixed(1) : x)].join(" | ")} |`,
+        );
+        stop.throwIfAborted();
+      };
+      row("memory", await turnTime("memory:"), await throughput("memory:", 1, seconds), "–");
+      for (const { name, present, start } of SHARED_STORES) {
+        if (!present) {
+          row(name, "not on this machine", "", "");
+          continue;
+        }
+        await using store = await start();
+        const one = await throughput(store.url, 1, seconds);
+        row(name, await turnTime(store.url), one, await throughput(store.url, 4, seconds));
+      }
+      Deno.exit(); // connections of the stores' drivers are open still
+    }),
 );
-const row = (name: string, ...values: (number | string)[]) =>
-  console.log(`| ${[name, ...values.map((x) => typeof x === "number" ? x.toFixed(1) : x)].join(" | ")} |`);
-row("memory", await turnTime("memory:"), await throughput("memory:", 1), "–");
-for (const { name, present, start } of SHARED_STORES) {
-  if (!present) {
-    row(name, "not on this machine", "", "");
-    continue;
-  }
-  await using store = await start();
-  row(name, await turnTime(store.url), await throughput(store.url, 1), await throughput(store.url, 4));
-}
-Deno.exit();

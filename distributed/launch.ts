@@ -21,31 +21,32 @@ for device in $LEVIN_DEVICES; do
 done
 exec "$@"`;
 
-const TRAIN = fileURLToPath(new URL("train.ts", import.meta.url));
+/** What to start. */
+export interface Launch {
+  /** How many ranks. */
+  readonly processes: number;
+  /** Whether each rank sees one GPU. */
+  readonly gpus: boolean;
+  /** Path of the program, and what it is given. */
+  readonly program: string;
+  readonly args: readonly string[];
+}
 
-const USAGE = `Usage: deno run -A distributed/launch.ts <processes> [--gpus] <program.ts> [<argument> ...]\n`;
-
-if (import.meta.main) Deno.exit(await launch(Deno.args));
+/** Whether this process is a rank that `mpiexec` started. */
+export function isRank(): boolean {
+  return ["PMI_RANK", "OMPI_COMM_WORLD_RANK"].some((name) => Deno.env.has(name));
+}
 
 /** Starts ranks and waits for their end. @returns the exit status */
-async function launch(args: readonly string[]): Promise<number> {
-  const training = args[0] === "train"; // of deno.json, which gives the program before the number
-  const [count, ...rest] = training ? args.slice(1) : args;
-  const gpus = rest[0] === "--gpus";
-  const left = gpus ? rest.slice(1) : rest;
-  const [program, ...options] = training ? [TRAIN, ...left] : left;
-  if (!/^[1-9]\d*$/.test(count ?? "") || program === undefined) {
-    writeError(USAGE);
-    return 2;
-  }
+export async function launch({ processes, gpus, program, args }: Launch): Promise<number> {
   const devices = Deno.env.get("LEVIN_DEVICES") ?? "/dev/nvidia[0-9]*";
   const alone = gpus ? ["unshare", Deno.uid() === 0 ? "-m" : "-rm", "sh", "-c", ONE_DEVICE, "sh"] : [];
   // The binary itself: npx would drop the descriptors by which ranks find one another.
-  const command = [...alone, Deno.execPath(), "run", "-A", ...lock(), program, ...options];
+  const command = [...alone, Deno.execPath(), "run", "-A", ...lock(), program, ...args];
   let status: Deno.CommandStatus;
   try {
     const mpiexec = new Deno.Command("mpiexec", {
-      args: ["-n", count, ...command],
+      args: ["-n", String(processes), ...command],
       env: gpus ? { LEVIN_DEVICES: devices } : {},
     });
     status = await mpiexec.spawn().status;
@@ -58,7 +59,7 @@ async function launch(args: readonly string[]): Promise<number> {
   }
   if (status.success || status.code <= 2) return status.code; // what failed has said so
   writeError(
-    `error: Cannot run ${program} on ${count} ranks as one of them ended before its time, and so all did ` +
+    `error: Cannot run ${program} on ${processes} ranks as one of them ended before its time, and so all did ` +
       `(exit status ${status.code}). A training run continues from its last checkpoint with --resume\n`,
   );
   return status.code;
@@ -68,4 +69,16 @@ async function launch(args: readonly string[]): Promise<number> {
 function lock(): string[] {
   const path = (name: string) => fileURLToPath(new URL(name, import.meta.url));
   return ["--config", path("../deno.json"), `--lock=${path("../deno.lock")}`, "--frozen"];
+}
+
+if (import.meta.main) {
+  const [count = "", ...rest] = Deno.args, gpus = rest[0] === "--gpus";
+  const [program, ...args] = gpus ? rest.slice(1) : rest;
+  if (!/^[1-9]\d*$/.test(count) || program === undefined) {
+    writeError(
+      "Usage: deno run -A distributed/launch.ts <processes> [--gpus] <program.ts> [<argument> ...]\n",
+    );
+    Deno.exit(2);
+  }
+  Deno.exit(await launch({ processes: Number(count), gpus, program, args }));
 }

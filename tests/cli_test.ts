@@ -11,7 +11,8 @@ const COMMANDS: Readonly<Record<string, readonly string[]>> = Object.fromEntries
   Object.entries<{ command: string }>(JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`)).tasks)
     .flatMap(([name, { command }]) => {
       // What the shell puts there is the cache of models from the hub; these tests have none.
-      const words = command.replace(/"\$\(.*?\)"/, "no-cache").split(" "), script = words.at(-1)!;
+      const bare = command.replace(/"\$\(.*?\)"/, "no-cache").replaceAll('"', "");
+      const words = bare.split(" "), script = words.at(-1)!;
       if (words[0] !== "deno" || words[1] !== "run" || words.includes("&&")) return [];
       const flags = words.slice(1, -1).map((word) => word.replace(/^--lock=/, `--lock=${ROOT}`));
       return [[name, [...flags, "--no-check", ROOT + script]]];
@@ -97,7 +98,7 @@ Deno.test("every command says on stdout what it takes, without colours", async (
   for (const name of names) {
     const source = await Deno.readTextFile(COMMANDS[name].at(-1)!);
     assert.match(source, /\bawait cli\(/, name);
-    assert.doesNotMatch(source, /\bparseArgs\b|\bDeno\.args(?!\.filter)/, name);
+    assert.doesNotMatch(source, /\bparseArgs\b|\bDeno\.args(?!\.filter| \}\))/, name);
     const { code, out, err } = await run(name, ["--help"], {
       env: { FORCE_COLOR: "1" },
     });

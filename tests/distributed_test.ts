@@ -81,6 +81,7 @@ Deno.test({
 
 const LAUNCH = fileURLToPath(new URL("../distributed/launch.ts", import.meta.url));
 const TRAIN = fileURLToPath(new URL("../train/main.ts", import.meta.url));
+const TRAIN_RANKS = fileURLToPath(new URL("../distributed/train.ts", import.meta.url));
 
 /** A folder with a text and a small configuration, gone at the end of the test. */
 class Workshop implements AsyncDisposable {
@@ -107,7 +108,7 @@ class Workshop implements AsyncDisposable {
     ];
     const run = "--backend wasm --threads 1 --seq-len 100 --seed 7 --log-every 1 --save-every 4 --warmup 3"
       .split(" ");
-    const [command, ...args] = ranks === 0 ? program(TRAIN) : program(LAUNCH, "train", String(ranks));
+    const [command, ...args] = ranks === 0 ? program(TRAIN) : program(TRAIN_RANKS, String(ranks));
     return new Deno.Command(command, {
       args: [...args, ...given, ...run, ...more],
       stdout: "piped",

@@ -308,8 +308,11 @@ async function tokenMixerBackward(
     { ...attentionOptions(network, l, segment, received), dState },
     { output: o, state },
   );
-  using dq = attended.dq, dk = attended.dk, dv = attended.dv, dInitialState = attended.dInitialState;
-  await chain?.sendGradient(dInitialState);
+  using dq = attended.dq, dk = attended.dk, dv = attended.dv;
+  {
+    using dInitialState = attended.dInitialState;
+    await chain?.sendGradient(dInitialState);
+  }
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const encodeBackward = (active: Tensor, dEncoded: Tensor) =>
     layer.theta === undefined
