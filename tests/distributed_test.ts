@@ -210,7 +210,7 @@ Deno.test({
     await using workshop = new Workshop();
     /** What rank 1 is given in place of, or besides, what rank 0 is given. */
     const differing = async (...other: string[]) => {
-      const command = program(fileURLToPath(new URL("../distributed/train.ts", import.meta.url)));
+      const command = program(TRAIN_RANKS, "2");
       const common = [
         "--config",
         `${workshop.path}/config.json`,
