@@ -70,6 +70,7 @@ export class RemoteModel implements Disposable {
         if ("error" in reply) throw new Error(reply.error);
         if (!("text" in reply)) return;
         yield reply.text;
+        this.#worker.postMessage({ id, next: true } satisfies Request);
       }
     } finally {
       this.#listeners.delete(id);

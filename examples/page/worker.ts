@@ -11,6 +11,8 @@ import { type GenerateOptions, TransNormerLLM } from "@levin/attention/tnl";
 export type Request =
   | { readonly load: string; readonly threads: number | "auto" }
   | { readonly id: number; readonly prompt: string; readonly options: RemoteOptions }
+  /** The next text is wanted: so the model does not write faster than the page reads. */
+  | { readonly id: number; readonly next: true }
   | { readonly id: number; readonly stop: true };
 
 /** Options of a generation that can be sent: all but the signal, whose place `stop` takes. */
@@ -30,8 +32,8 @@ const scope = globalThis as unknown as {
 };
 
 let model: TransNormerLLM | undefined;
-/** Generations under way. */
-const running = new Map<number, AbortController>();
+/** Generations under way, and how the next text of each is asked for. */
+const running = new Map<number, { readonly stop: AbortController; next: () => void }>();
 
 async function load(url: string, threads: number | "auto"): Promise<void> {
   const backend = await createBackend({ threads }); // its threads are workers of this worker
@@ -40,12 +42,14 @@ async function load(url: string, threads: number | "auto"): Promise<void> {
 }
 
 async function generate(id: number, prompt: string, options: RemoteOptions): Promise<void> {
-  const stop = new AbortController();
-  running.set(id, stop);
+  const stop = new AbortController(), generation = { stop, next: () => {} };
+  running.set(id, generation);
   try {
-    // Between tokens and pieces of a prompt the library hears messages: that is how "stop" arrives.
+    // Between pieces of a prompt the library hears messages: that is how "stop" arrives.
     for await (const { text } of model!.generate(prompt, { ...options, signal: stop.signal })) {
+      const asked = new Promise<void>((resolve) => generation.next = resolve);
       scope.postMessage({ id, text });
+      await asked;
     }
   } catch (error) {
     if (!stop.signal.aborted) throw error;
@@ -59,6 +63,9 @@ scope.onmessage = ({ data }) => {
   const fail = (error: unknown) =>
     scope.postMessage({ id: "id" in data ? data.id : undefined, error: String(error) });
   if ("load" in data) load(data.load, data.threads).catch(fail);
-  else if ("stop" in data) running.get(data.id)?.abort();
-  else generate(data.id, data.prompt, data.options).catch(fail);
+  else if ("next" in data) running.get(data.id)?.next();
+  else if ("stop" in data) {
+    running.get(data.id)?.stop.abort();
+    running.get(data.id)?.next();
+  } else generate(data.id, data.prompt, data.options).catch(fail);
 };

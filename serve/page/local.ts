@@ -98,7 +98,7 @@ export class Local implements Side<LocalPlace> {
     place: LocalPlace,
     prompt: string | readonly Message[],
     settings: Settings,
-    { signal, onPiece }: { signal: AbortSignal; onPiece: (piece: Piece) => void },
+    { signal, onPiece }: { signal: AbortSignal; onPiece: (piece: Piece) => void | Promise<void> },
   ): Promise<Finish> {
     const { session } = place;
     const isText = typeof prompt === "string";
@@ -124,7 +124,7 @@ export class Local implements Side<LocalPlace> {
         // As on the server: the special token that ends a text is no part of it. A chat has it.
         const isEnd = finish === "eos" || finish === "stop" && !this.#model.tokenizer.hasText(token);
         if (isEnd && isText) place.session = session.fork();
-        onPiece({ text, logprob });
+        await onPiece({ text, logprob });
         if (finish !== undefined) return finish === "length" ? "length" : "end";
         if (this.#ending === place) return "asked";
       }

@@ -29,6 +29,8 @@ export type Request =
   }
   | { readonly id: number; readonly call: "finish"; readonly place: number }
   | { readonly id: number; readonly call: "forget"; readonly place: number }
+  /** The piece that was told of the call with this number is shown. */
+  | { readonly id: number; readonly call: "shown" }
   /** Gives up the call with this number. */
   | { readonly id: number; readonly call: "abort" };
 
@@ -55,12 +57,14 @@ let side: Local | undefined;
 const places = new Map<number, LocalPlace>();
 /** Calls under way. */
 const calls = new Map<number, AbortController>();
+/** What waits for a piece to be shown, by call: a model may write faster than a page draws. */
+const unshown = new Map<number, () => void>();
 let made = 0;
 
 const standingOf = ({ tokens, stateBytes }: LocalPlace): Standing => ({ tokens, stateBytes });
 
 async function carryOut(
-  request: Exclude<Request, { call: "abort" }>,
+  request: Exclude<Request, { call: "abort" | "shown" }>,
   signal: AbortSignal,
 ): Promise<{ value: unknown; standing?: Standing }> {
   const { id } = request;
@@ -90,7 +94,10 @@ async function carryOut(
       const place = places.get(request.place)!;
       const value = await side!.answer(place, request.prompt, request.settings, {
         signal,
-        onPiece: (piece) => scope.postMessage({ id, piece, standing: standingOf(place) }),
+        onPiece(piece) {
+          scope.postMessage({ id, piece, standing: standingOf(place) });
+          return new Promise((resolve) => unshown.set(id, resolve));
+        },
       });
       return { value, standing: standingOf(place) };
     }
@@ -105,8 +112,9 @@ async function carryOut(
 
 scope.onmessage = async ({ data: request }) => {
   const { id } = request;
-  if (request.call === "abort") {
-    calls.get(id)?.abort();
+  if (request.call === "abort" || request.call === "shown") {
+    if (request.call === "abort") calls.get(id)?.abort();
+    unshown.get(id)?.();
     return;
   }
   const controller = new AbortController();
@@ -117,5 +125,6 @@ scope.onmessage = async ({ data: request }) => {
     scope.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
   } finally {
     calls.delete(id);
+    unshown.delete(id);
   }
 };

@@ -119,7 +119,9 @@ export class Remote implements Side<RemotePlace> {
   ): Promise<Finish> {
     return await this.#ask({ call: "answer", place: place.number, prompt, settings }, signal, (reply) => {
       move(place, reply);
-      if ("piece" in reply) onPiece(reply.piece);
+      if (!("piece" in reply)) return;
+      onPiece(reply.piece);
+      this.#worker.postMessage({ id: reply.id, call: "shown" } satisfies Request);
     }) as Finish;
   }
 

@@ -60,7 +60,11 @@ export interface Side<P extends Place = Place> {
     place: P,
     prompt: string | readonly Message[],
     settings: Settings,
-    options: { signal: AbortSignal; onPiece: (piece: Piece) => void },
+    options: {
+      signal: AbortSignal;
+      /** Where it returns a promise, the next piece waits for it. */
+      onPiece: (piece: Piece) => void | Promise<void>;
+    },
   ): Promise<Finish>;
   /** Asks for the end of the answer that is being written; returns whether it will come. */
   finish(place: P): Promise<boolean>;
