@@ -15,10 +15,8 @@
 //
 // Sums have one order whatever stores the weight: the same values give the same bits.
 
-// import folded.wgsl, outer.wgsl, bfloat16.wgsl
+// import folded.wgsl, tile.wgsl, bfloat16.wgsl
 
-override WIDE: bool;
-override BUFFERS: u32; // of each kind in workgroup memory: with 2, loading overlaps with computing
 override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to a word
 override ROWS: u32;    // of fewRows, at most: 4, 8, 12 or 16
 override BIAS: bool;
@@ -65,29 +63,6 @@ fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>; // [stride / 4]
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>; // [rows, stride / 4]
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>; // [rows, stride / 4]
-
-const INNER = 16u; // elements of inDim that workgroup memory holds together
-override THREADS: u32; // 256 of 8 × 8 results, or 128 of 8 × 4
-
-var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;  // [in][row / 4]
-var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>; // [in][column / 4]
-
-// 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of the tile (see outer.wgsl).
-struct Tile { upper: Rows, lower: Rows }
-
-fn addElement(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
-  let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
-  let b0 = right[buffer][i][column];
-  if (WIDE) {
-    let b1 = right[buffer][i][column + 16u];
-    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
-    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
-  } else {
-    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
-    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
-  }
-}
 
 fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
   if (row >= parameters.rows || column >= (parameters.outCount + 3u) / 4u) { return; }
@@ -158,22 +133,22 @@ fn tiled(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addElement(&accumulators, buffer, 0u, row, column);
-      addElement(&accumulators, buffer, 1u, row, column);
-      addElement(&accumulators, buffer, 2u, row, column);
-      addElement(&accumulators, buffer, 3u, row, column);
-      addElement(&accumulators, buffer, 4u, row, column);
-      addElement(&accumulators, buffer, 5u, row, column);
-      addElement(&accumulators, buffer, 6u, row, column);
-      addElement(&accumulators, buffer, 7u, row, column);
-      addElement(&accumulators, buffer, 8u, row, column);
-      addElement(&accumulators, buffer, 9u, row, column);
-      addElement(&accumulators, buffer, 10u, row, column);
-      addElement(&accumulators, buffer, 11u, row, column);
-      addElement(&accumulators, buffer, 12u, row, column);
-      addElement(&accumulators, buffer, 13u, row, column);
-      addElement(&accumulators, buffer, 14u, row, column);
-      addElement(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < inVectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;

@@ -8,15 +8,11 @@
 // of x are read as they lie, in vectors (the host pads outDim and inDim to multiples of 4). Accumulators are matrices by
 // name and steps are written out, as in linear.wgsl.
 
-// import folded.wgsl, outer.wgsl
+// import folded.wgsl, tile.wgsl
 
-override WIDE: bool;   // tiles of 128 × 128, else, of `input` alone, 64 × 64
-override THREADS: u32; // of `input`: 256 of 8 × 8 results, or 128 of 8 × 4
 override RESIDUAL: bool;
-override BUFFERS: u32; // of each kind in workgroup memory: with 2, loading overlaps with computing
 override ADD: bool;    // to the result; otherwise each range of `weights` writes its own product
 
-const INNER = 16u; // rows that workgroup memory holds together
 const EDGE = 128u;
 
 struct Parameters {
@@ -34,26 +30,6 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>; // [rows, xStride]
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>; // [ranges, outCount, inDim]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
-
-var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;  // [term][out / 4 or row / 4]
-var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>; // [term][in / 4]
-
-// 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of the tile (see outer.wgsl).
-struct Tile { upper: Rows, lower: Rows }
-
-fn addRow(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
-  let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
-  let b0 = right[buffer][i][column];
-  if (WIDE) {
-    let b1 = right[buffer][i][column + 16u];
-    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
-    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
-  } else {
-    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
-    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
-  }
-}
 
 // ----------------------------------------------------------------------------------------------------- weights
 
@@ -119,22 +95,22 @@ fn weights(
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
-      addRow(&accumulators, buffer, 0u, row, column);
-      addRow(&accumulators, buffer, 1u, row, column);
-      addRow(&accumulators, buffer, 2u, row, column);
-      addRow(&accumulators, buffer, 3u, row, column);
-      addRow(&accumulators, buffer, 4u, row, column);
-      addRow(&accumulators, buffer, 5u, row, column);
-      addRow(&accumulators, buffer, 6u, row, column);
-      addRow(&accumulators, buffer, 7u, row, column);
-      addRow(&accumulators, buffer, 8u, row, column);
-      addRow(&accumulators, buffer, 9u, row, column);
-      addRow(&accumulators, buffer, 10u, row, column);
-      addRow(&accumulators, buffer, 11u, row, column);
-      addRow(&accumulators, buffer, 12u, row, column);
-      addRow(&accumulators, buffer, 13u, row, column);
-      addRow(&accumulators, buffer, 14u, row, column);
-      addRow(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
@@ -247,22 +223,22 @@ fn input(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addRow(&accumulators, buffer, 0u, row, column);
-      addRow(&accumulators, buffer, 1u, row, column);
-      addRow(&accumulators, buffer, 2u, row, column);
-      addRow(&accumulators, buffer, 3u, row, column);
-      addRow(&accumulators, buffer, 4u, row, column);
-      addRow(&accumulators, buffer, 5u, row, column);
-      addRow(&accumulators, buffer, 6u, row, column);
-      addRow(&accumulators, buffer, 7u, row, column);
-      addRow(&accumulators, buffer, 8u, row, column);
-      addRow(&accumulators, buffer, 9u, row, column);
-      addRow(&accumulators, buffer, 10u, row, column);
-      addRow(&accumulators, buffer, 11u, row, column);
-      addRow(&accumulators, buffer, 12u, row, column);
-      addRow(&accumulators, buffer, 13u, row, column);
-      addRow(&accumulators, buffer, 14u, row, column);
-      addRow(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < vectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;

@@ -973,10 +973,31 @@ fn transposeStates(
 }
 `;
 
-// gpu/linear.wgsl
-const linearSource = `override WIDE: bool;
+// gpu/tile.wgsl
+const tileSource = `override WIDE: bool;
+override THREADS: u32;
 override BUFFERS: u32;
-override PACKED: bool;
+const INNER = 16u;
+var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+struct Tile { upper: Rows, lower: Rows }
+fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
+  let a0 = left[buffer][i][row];
+  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
+  let b0 = right[buffer][i][column];
+  if (WIDE) {
+    let b1 = right[buffer][i][column + 16u];
+    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
+    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
+  } else {
+    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
+    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
+  }
+}
+`;
+
+// gpu/linear.wgsl
+const linearSource = `override PACKED: bool;
 override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
@@ -1012,24 +1033,6 @@ fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4<Output>>;
-const INNER = 16u;
-override THREADS: u32;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-struct Tile { upper: Rows, lower: Rows }
-fn addElement(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
-  let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
-  let b0 = right[buffer][i][column];
-  if (WIDE) {
-    let b1 = right[buffer][i][column + 16u];
-    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
-    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
-  } else {
-    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
-    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
-  }
-}
 fn writeRow(row: u32, column: u32, sum: vec4<f32>) {
   if (row >= parameters.rows || column >= (parameters.outCount + 3u) / 4u) { return; }
   let global = parameters.firstOut / 4u + column;
@@ -1090,22 +1093,22 @@ fn tiled(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addElement(&accumulators, buffer, 0u, row, column);
-      addElement(&accumulators, buffer, 1u, row, column);
-      addElement(&accumulators, buffer, 2u, row, column);
-      addElement(&accumulators, buffer, 3u, row, column);
-      addElement(&accumulators, buffer, 4u, row, column);
-      addElement(&accumulators, buffer, 5u, row, column);
-      addElement(&accumulators, buffer, 6u, row, column);
-      addElement(&accumulators, buffer, 7u, row, column);
-      addElement(&accumulators, buffer, 8u, row, column);
-      addElement(&accumulators, buffer, 9u, row, column);
-      addElement(&accumulators, buffer, 10u, row, column);
-      addElement(&accumulators, buffer, 11u, row, column);
-      addElement(&accumulators, buffer, 12u, row, column);
-      addElement(&accumulators, buffer, 13u, row, column);
-      addElement(&accumulators, buffer, 14u, row, column);
-      addElement(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < inVectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -1327,12 +1330,8 @@ fn factors(
 `;
 
 // gpu/linearBackward.wgsl
-const linearBackwardSource = `override WIDE: bool;
-override THREADS: u32;
-override RESIDUAL: bool;
-override BUFFERS: u32;
+const linearBackwardSource = `override RESIDUAL: bool;
 override ADD: bool;
-const INNER = 16u;
 const EDGE = 128u;
 struct Parameters {
   rows: u32,
@@ -1348,22 +1347,6 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
-var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-struct Tile { upper: Rows, lower: Rows }
-fn addRow(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
-  let a0 = left[buffer][i][row];
-  let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
-  let b0 = right[buffer][i][column];
-  if (WIDE) {
-    let b1 = right[buffer][i][column + 16u];
-    (*accumulators).upper = outerRows((*accumulators).upper, a0, b0, b1);
-    (*accumulators).lower = outerRows((*accumulators).lower, a1, b0, b1);
-  } else {
-    (*accumulators).upper.left = outer((*accumulators).upper.left, a0, b0);
-    (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
-  }
-}
 fn write(at: u32, value: f32) {
   if (ADD) { dWeight[at] += value; } else { dWeight[at] = value; }
 }
@@ -1417,22 +1400,22 @@ fn weights(
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
-      addRow(&accumulators, buffer, 0u, row, column);
-      addRow(&accumulators, buffer, 1u, row, column);
-      addRow(&accumulators, buffer, 2u, row, column);
-      addRow(&accumulators, buffer, 3u, row, column);
-      addRow(&accumulators, buffer, 4u, row, column);
-      addRow(&accumulators, buffer, 5u, row, column);
-      addRow(&accumulators, buffer, 6u, row, column);
-      addRow(&accumulators, buffer, 7u, row, column);
-      addRow(&accumulators, buffer, 8u, row, column);
-      addRow(&accumulators, buffer, 9u, row, column);
-      addRow(&accumulators, buffer, 10u, row, column);
-      addRow(&accumulators, buffer, 11u, row, column);
-      addRow(&accumulators, buffer, 12u, row, column);
-      addRow(&accumulators, buffer, 13u, row, column);
-      addRow(&accumulators, buffer, 14u, row, column);
-      addRow(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
@@ -1530,22 +1513,22 @@ fn input(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addRow(&accumulators, buffer, 0u, row, column);
-      addRow(&accumulators, buffer, 1u, row, column);
-      addRow(&accumulators, buffer, 2u, row, column);
-      addRow(&accumulators, buffer, 3u, row, column);
-      addRow(&accumulators, buffer, 4u, row, column);
-      addRow(&accumulators, buffer, 5u, row, column);
-      addRow(&accumulators, buffer, 6u, row, column);
-      addRow(&accumulators, buffer, 7u, row, column);
-      addRow(&accumulators, buffer, 8u, row, column);
-      addRow(&accumulators, buffer, 9u, row, column);
-      addRow(&accumulators, buffer, 10u, row, column);
-      addRow(&accumulators, buffer, 11u, row, column);
-      addRow(&accumulators, buffer, 12u, row, column);
-      addRow(&accumulators, buffer, 13u, row, column);
-      addRow(&accumulators, buffer, 14u, row, column);
-      addRow(&accumulators, buffer, 15u, row, column);
+      addTerm(&accumulators, buffer, 0u, row, column);
+      addTerm(&accumulators, buffer, 1u, row, column);
+      addTerm(&accumulators, buffer, 2u, row, column);
+      addTerm(&accumulators, buffer, 3u, row, column);
+      addTerm(&accumulators, buffer, 4u, row, column);
+      addTerm(&accumulators, buffer, 5u, row, column);
+      addTerm(&accumulators, buffer, 6u, row, column);
+      addTerm(&accumulators, buffer, 7u, row, column);
+      addTerm(&accumulators, buffer, 8u, row, column);
+      addTerm(&accumulators, buffer, 9u, row, column);
+      addTerm(&accumulators, buffer, 10u, row, column);
+      addTerm(&accumulators, buffer, 11u, row, column);
+      addTerm(&accumulators, buffer, 12u, row, column);
+      addTerm(&accumulators, buffer, 13u, row, column);
+      addTerm(&accumulators, buffer, 14u, row, column);
+      addTerm(&accumulators, buffer, 15u, row, column);
     }
     if (i < vectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -2764,8 +2747,8 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 } as const))();
 
 const linearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + bfloat16Source + outerSource + linearSource,
-  overrides: ["WIDE","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","THREADS","TEAM"],
+  code: foldedSource + bfloat16Source + outerSource + tileSource + linearSource,
+  overrides: ["WIDE","THREADS","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","TEAM"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2860,8 +2843,8 @@ export const linear = /* @__PURE__ */ (() => ({
 } as const))();
 
 const linearBackwardModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + outerSource + linearBackwardSource,
-  overrides: ["WIDE","THREADS","RESIDUAL","BUFFERS","ADD"],
+  code: foldedSource + outerSource + tileSource + linearBackwardSource,
+  overrides: ["WIDE","THREADS","BUFFERS","RESIDUAL","ADD"],
   aliases: [],
 } as const))();
 

@@ -287,7 +287,8 @@ class Uploads implements Disposable {
   ): void {
     const where = `tensor ${show(tensor)} of ${file}`;
     if (dtype.toLowerCase() === type && type !== "f32") {
-      this.#backend.write(this.#tensors.get(name)!, words(bytes), begin / 2);
+      const words = new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.length / 2); // pieces are aligned
+      this.#backend.write(this.#tensors.get(name)!, words, begin / 2);
       return;
     }
     const values = toFloat32(dtype, bytes, where, this.#floats);
@@ -351,12 +352,6 @@ class Uploads implements Disposable {
   [Symbol.dispose](): void {
     for (const tensor of this.take()) tensor.dispose();
   }
-}
-
-/** Bytes as 16-bit words. */
-function words(bytes: Uint8Array<ArrayBuffer>): Uint16Array {
-  const aligned = bytes.byteOffset % 2 === 0 ? bytes : bytes.slice();
-  return new Uint16Array(aligned.buffer, aligned.byteOffset, aligned.length / 2);
 }
 
 /**

@@ -1,6 +1,7 @@
 /** The commands as processes: what they take, how they tell what is wrong, and how they end. */
 import assert from "node:assert/strict";
 import { fileURLToPath } from "node:url";
+import { inFolder } from "./folder.ts";
 import { silentHost } from "./listening.ts";
 import { textFiles } from "./serve_setup.ts";
 
@@ -64,18 +65,9 @@ async function assertTold(
   assert.equal(out, "", what);
 }
 
-async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "levin-cli-" });
-  try {
-    await body(await Deno.realPath(folder));
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
 /** A folder that holds a model, `model/`. */
 async function withModel(body: (folder: string) => Promise<void>): Promise<void> {
-  await withFolder(async (folder) => {
+  await inFolder(async (folder) => {
     await Deno.mkdir(`${folder}/model`);
     for (const [name, bytes] of Object.entries(textFiles())) {
       await Deno.writeFile(`${folder}/model/${name}`, bytes);
@@ -162,7 +154,7 @@ Deno.test("what is wrong on the command line is told before anything is loaded, 
 });
 
 Deno.test("what is missing is told in a line, with status 1", async () => {
-  await withFolder(async (folder) => {
+  await inFolder(async (folder) => {
     const around = { cwd: folder };
     await Deno.mkdir(`${folder}/empty`);
     const wrong: [string, RegExp, ...string[]][] = [

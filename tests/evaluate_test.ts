@@ -14,22 +14,14 @@ import { TransNormerLLM } from "../model/mod.ts";
 import { configByName } from "../train/configs.ts";
 import { Corpus, readDocuments } from "../train/data.ts";
 import { train } from "../train/train.ts";
+import { inFolder } from "./folder.ts";
 import { assertClose, eachBackend } from "./harness.ts";
-
-async function withFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir({ prefix: "levin-evaluate-" });
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 Deno.test("of sotu only what training holds out is evaluated, of files all of it unless asked", async () => {
   const sotu = await readEvaluationText(["sotu"]);
   const { heldOut } = await Corpus.create(await readDocuments(["sotu"]));
   assert.deepEqual([sotu.documents.length, sotu.bytes], [11, heldOut.length - 2 * 11]);
-  await withFolder(async (folder) => {
+  await inFolder(async (folder) => {
     const one = `${folder}/one.txt`, two = `${folder}/two.txt`;
     // Held out are the last 5 %, which begin within a character.
     await Deno.writeTextFile(one, "a".repeat(94) + "ſbcde");
@@ -61,7 +53,7 @@ Deno.test("of sotu only what training holds out is evaluated, of files all of it
 });
 
 eachBackend("an evaluation says of a model what its training said", async (backend) => {
-  await withFolder(async (folder) => {
+  await inFolder(async (folder) => {
     const lines = (n: number) => "All states are small, and each is a sum of what came before. ".repeat(n);
     await Deno.mkdir(`${folder}/text`);
     for (const [i, n] of [30, 20, 25].entries()) {
@@ -186,7 +178,7 @@ Deno.test("a regression is what is more than its limit worse, by its length and 
 });
 
 Deno.test("a report comes back as it was kept, and nothing else is taken for one", async () => {
-  await withFolder(async (folder) => {
+  await inFolder(async (folder) => {
     const file = `${folder}/report.json`;
     const comparison = compare(KEPT, KEPT, { inTurns: false });
     await Deno.writeTextFile(file, JSON.stringify({ ...KEPT, baseline: KEPT, comparison, regressions: [] }));

@@ -2,13 +2,14 @@
  * How a model's matrices are stored on a backend: `load(..., { weights })`.
  */
 import assert from "node:assert/strict";
-import { createBackend } from "../mod.ts";
 import { Quantizer } from "../core/quantize.ts";
-import { quantize } from "../mod.ts";
+import { createBackend, dequantize, quantize } from "../mod.ts";
 import { type LoadOptions, TransNormerLLM } from "../model/mod.ts";
 import { convertModel } from "../train/convert.ts";
-import { eachBackend } from "./harness.ts";
+import { inFolder } from "./folder.ts";
+import { assertSameBits, eachBackend } from "./harness.ts";
 import { randomArray } from "./numbers.ts";
+import { checkpoint, randomTensors, rounded, SERVED, serving, SMALL } from "./reference_model.ts";
 
 /** F32, heads and head of its own; BF16, tied. */
 const GOLDEN = "tests/golden/tnl";
@@ -25,15 +26,6 @@ async function written(model: TransNormerLLM): Promise<number[]> {
   const tokens = [];
   for await (const { token } of model.generate(IDS[0], { temperature: 0, maxTokens: 24 })) tokens.push(token);
   return tokens;
-}
-
-async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 eachBackend("weights: 16 bits give the answers of f32 bit for bit, in half the memory", async (backend) => {
@@ -91,6 +83,26 @@ eachBackend(
       }
       assert.equal(fingerprints.size, 1 + (backend.machine.dtypes.includes("f16") ? 5 : 4));
     });
+  },
+);
+
+/** Embedding of 1.3 MB in BF16, 2.6 MB in F32: more than a piece, and no whole number of them. */
+const LARGE = { ...SMALL, vocab_size: 20_011, decoder_embed_dim: 32, tie_word_embeddings: false };
+
+eachBackend(
+  "weights: matrices that come in several pieces have every element in its place",
+  async (backend) => {
+    const tensors = rounded(randomTensors(LARGE, 5), "BF16");
+    const { shape, data } = tensors.get("model.embed_tokens.weight")!;
+    const integers = dequantize(quantize(data, shape, { bits: 8 }));
+    const expected = { f32: data, bf16: data, int8: integers, int4: integers }; // it is not tied
+    for (const dtype of ["F32", "BF16"] as const) {
+      const fetch = serving(checkpoint({ model_type: "transnormer", ...LARGE }, tensors, dtype));
+      for (const weights of ["f32", "bf16", "int8", "int4"] as const) {
+        using model = await TransNormerLLM.load(SERVED, { backend, fetch, weights });
+        assertSameBits(await model.weights.embedTokens.data(), expected[weights], `${dtype} as ${weights}`);
+      }
+    }
   },
 );
 

@@ -9,6 +9,7 @@ import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { decodeSafetensors } from "../model/safetensors.ts";
 import { convertModel } from "../train/convert.ts";
+import { inFolder } from "./folder.ts";
 import { assertClose, eachBackend } from "./harness.ts";
 import {
   checkpoint,
@@ -101,15 +102,6 @@ for (const [name, ranged] of Object.entries(CHECKPOINTS)) {
       }
     });
   });
-}
-
-async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 // --------------------------------------------------------------------------------------------------- hostile files

@@ -5,6 +5,7 @@ import { embedding, linear, norm } from "../core/ops.ts";
 import { createMachine } from "../gpu/machine.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { convertModel } from "../train/convert.ts";
+import { inFolder } from "./folder.ts";
 import {
   assertClose,
   assertSameBits,
@@ -274,16 +275,6 @@ eachBackend("quantised weights go nowhere else; damaged ones are refused", (back
 });
 
 const GOLDEN = "tests/golden/tnl";
-
-/** Runs a test in a temporary folder. */
-async function inFolder(body: (folder: string) => Promise<void>): Promise<void> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await body(folder);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
 
 eachBackend("quantised models: logits near those of the weights that they stand for", async (backend) => {
   await inFolder(async (folder) => {
