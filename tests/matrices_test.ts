@@ -7,7 +7,7 @@ import { createBackend, dequantize, quantize } from "../mod.ts";
 import { type LoadOptions, TransNormerLLM } from "../model/mod.ts";
 import { convertModel } from "../train/convert.ts";
 import { inFolder } from "./folder.ts";
-import { assertSameBits, eachBackend } from "./harness.ts";
+import { eachBackend } from "./harness.ts";
 import { randomArray } from "./numbers.ts";
 import { checkpoint, randomTensors, rounded, SERVED, serving, SMALL } from "./reference_model.ts";
 
@@ -100,7 +100,10 @@ eachBackend(
       const fetch = serving(checkpoint({ model_type: "transnormer", ...LARGE }, tensors, dtype));
       for (const weights of ["f32", "bf16", "int8", "int4"] as const) {
         using model = await TransNormerLLM.load(SERVED, { backend, fetch, weights });
-        assertSameBits(await model.weights.embedTokens.data(), expected[weights], `${dtype} as ${weights}`);
+        const actual = await model.weights.embedTokens.data(), what = `${dtype} as ${weights}`;
+        // The first that differs: to print 640,000 elements takes minutes.
+        assert.equal(actual.findIndex((value, i) => value !== expected[weights][i]), -1, what);
+        assert.equal(actual.length, expected[weights].length, what);
       }
     }
   },
