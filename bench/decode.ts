@@ -11,17 +11,8 @@ import { cli, command, integer, location, oneOf, several } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { Baselines } from "./baselines/mod.ts";
-import { randomModel } from "./measure/models.ts";
+import { HUNDRED_MILLION, randomModel } from "./measure/models.ts";
 import { median, seconds, warmUp } from "./measure/timing.ts";
-
-const CONFIG = {
-  vocab_size: 16384,
-  decoder_embed_dim: 768,
-  hidden_dim: 768,
-  glu_dim: 2048,
-  decoder_layers: 10,
-  decoder_attention_heads: 12,
-};
 
 await cli(
   command("bench:decode", "Tokens per second of decoding, compared with reading the model's bytes.")
@@ -61,7 +52,7 @@ async function measure(
     ? folders.map((folder) => [folder, () => TransNormerLLM.load(folder, { backend })])
     : (["f32", "bf16", "int8", "int4"] as const).map((dtype) => [
       dtype,
-      () => randomModel(backend, CONFIG, dtype, group),
+      () => randomModel(backend, HUNDRED_MILLION, dtype, group),
     ]);
   const variants = [];
   for (const [name, load] of sources) variants.push(await variant(name, load));

@@ -12,16 +12,8 @@ import { Option } from "@commander-js/extra-typings";
 import { createBackend } from "../mod.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { writeCheckpoint } from "./measure/checkpoints.ts";
+import { HUNDRED_MILLION } from "./measure/models.ts";
 import { median, seconds } from "./measure/timing.ts";
-
-const CONFIG = {
-  vocab_size: 16384,
-  decoder_embed_dim: 768,
-  hidden_dim: 768,
-  glu_dim: 2048,
-  decoder_layers: 10,
-  decoder_attention_heads: 12,
-};
 
 await cli(
   command("bench:load", "Loading from a warm page cache, compared with copying the bytes within memory.")
@@ -32,7 +24,7 @@ await cli(
       if (models?.length) return await measure(models, repeats, backend as "wasm" | "webgpu");
       const folder = await Deno.makeTempDir();
       try {
-        await writeCheckpoint(folder, CONFIG);
+        await writeCheckpoint(folder, HUNDRED_MILLION);
         await measure([folder], repeats, backend as "wasm" | "webgpu");
       } finally {
         await Deno.remove(folder, { recursive: true });
