@@ -8,7 +8,7 @@ import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/q
 import type { Tensor } from "../core/tensor.ts";
 import type { FloatType } from "../core/dtype.ts";
 import type { LinearCall } from "../core/machine.ts";
-import { type Device, type Scope, type Store, storeOf } from "./device.ts";
+import { type Device, type Scope, type Store, storeOf, type Window } from "./device.ts";
 import { padded } from "./pad.ts";
 import * as shaders from "./shaders.ts";
 
@@ -47,7 +47,7 @@ export function quantizedRows(
   device: Device,
   table: Tensor,
   quantization: Quantization,
-  ids: Uint32Array | undefined,
+  ids: Window | undefined,
   scale: number,
   to: Store,
 ): void {
@@ -64,14 +64,13 @@ export function quantizedRows(
   const dispatch = (
     range: { start: number; count: number },
     rows: { start: number; count: number },
-    indices?: Store,
   ) => {
     const size = rows.count * inDim;
     device.dispatch(
       kernel,
       {
         table: from.window(range.start * words, range.count * words),
-        ids: indices?.window(rows.start, rows.count) ?? device.nothing,
+        ids: ids?.store.window(ids.start + rows.start, rows.count) ?? device.nothing,
         output: to.window(rows.start * inDim, size),
       },
       { size, inDim, words, scalesAt, first: range.start, rows: range.count, scale },
@@ -82,10 +81,8 @@ export function quantizedRows(
     for (const range of device.chunks(vocab, [from, words], [to, inDim])) dispatch(range, range);
     return;
   }
-  using scope = device.scope();
-  const indices = scope.upload(ids);
-  for (const rows of device.chunks(ids.length, [to, inDim], [indices, 1])) {
-    for (const range of device.chunks(vocab, [from, words])) dispatch(range, rows, indices);
+  for (const rows of device.chunks(ids.length, [to, inDim], [ids.store, 1])) {
+    for (const range of device.chunks(vocab, [from, words])) dispatch(range, rows);
   }
 }
 

@@ -4,11 +4,11 @@
 import assert from "node:assert/strict";
 import { Backend, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
-import { mixerStep, normLinear, topLogits } from "../core/ops/fused.ts";
+import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
-import { createMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import { createMachine, type WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
-import { Decoding, TransNormerLLM } from "../model/mod.ts";
+import { Decoding, type Session, TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
 import {
   assertClose,
@@ -152,10 +152,16 @@ async function checkMixerStep(
     expected.set(state, place(b) * size);
   }
   poison(backend, [batch, 1, hidden], [batch, 1, hidden]);
-  const options = { heads, activation, slopes, theta: lrpe ? tTheta : undefined, positions, rows };
-  const results = scope.keep(mixerStep(tx, tState, options));
-  assertClose(await results.attended.data(), attended, LIMIT, what);
-  assertClose(await results.gated.data(), attended.map((o, i) => o * split.u[i]), LIMIT, `${what}, gated`);
+  const options = { heads, activation, slopes, theta: lrpe ? tTheta : undefined };
+  const tokens = { ids: new Uint32Array(batch), positions, rows };
+  let tAttended: Tensor | undefined;
+  const tGated = scope.keep(step(backend, [batch, 1, hidden], {}, tokens, (held) => {
+    const results = mixerStep(tx, tState, held, options);
+    tAttended = scope.keep(results.attended);
+    return results.gated;
+  }));
+  assertClose(await tAttended!.data(), attended, LIMIT, what);
+  assertClose(await tGated.data(), attended.map((o, i) => o * split.u[i]), LIMIT, `${what}, gated`);
   assertClose(await tState.data(), expected, LIMIT, `${what}, state`);
 }
 
@@ -278,6 +284,21 @@ function model(backend: Backend, json: ConfigJson): TransNormerLLM {
   });
 }
 
+/** How often fused operations were called since the last time. */
+function calls({ machine }: Backend): () => number {
+  const fused = machine.fused!, { mixerStep } = fused;
+  let count = 0;
+  fused.mixerStep = (call) => {
+    count++;
+    mixerStep(call);
+  };
+  return () => {
+    const result = count;
+    count = 0;
+    return result;
+  };
+}
+
 /** Calls of methods of WebGPU during `run`, by name. */
 async function counted(run: () => Promise<void>): Promise<Record<string, number>> {
   const counts: Record<string, number> = {}, restore: (() => void)[] = [];
@@ -285,6 +306,7 @@ async function counted(run: () => Promise<void>): Promise<Record<string, number>
     [GPUComputePassEncoder.prototype, "dispatchWorkgroups"],
     [GPUCommandEncoder.prototype, "beginComputePass"],
     [GPUQueue.prototype, "submit"],
+    [GPUQueue.prototype, "writeBuffer"],
     [GPUBuffer.prototype, "mapAsync"],
     [GPUDevice.prototype, "createBindGroup"],
     [GPUDevice.prototype, "createBuffer"],
@@ -308,10 +330,11 @@ async function counted(run: () => Promise<void>): Promise<Record<string, number>
 }
 
 gpuTest(
-  "a token takes five dispatches per layer, one submit, one read, and makes no object",
+  "a token takes five dispatches per layer, two uploads, one submit, one read, and makes no object",
   async (backend) => {
     using network = model(backend, EVEN);
     using session = network.session();
+    const called = calls(backend);
     const ids = [3, 1, 4, 1, 5, 9, 2, 6], { vocab_size, decoder_layers } = EVEN;
     const exact = referenceLogits(EVEN, randomTensors(EVEN, 5), [ids]);
     for (const [i, id] of ids.entries()) {
@@ -324,16 +347,125 @@ gpuTest(
           `token ${i}`,
         );
       });
+      const recorded = called();
       if (i < 4) continue; // buffers, bind groups and pipelines are made for the first ones
+      assert.equal(recorded, 0, "layers are enqueued from the plan of the token before");
       assert.deepEqual(counts, {
         dispatchWorkgroups: 5 * decoder_layers + 3,
         beginComputePass: 1,
         submit: 1,
+        writeBuffer: 2, // the token, and parameters of all dispatches
         mapAsync: 1,
         createBindGroup: 0,
         createBuffer: 0,
         createComputePipeline: 0,
       });
     }
+  },
+);
+
+/** The logits of a session's steps; `between` runs after each. */
+async function logitsOf(session: Session, ids: readonly number[], between: () => void): Promise<number[][]> {
+  const read: number[][] = [];
+  for (const id of ids) {
+    using logits = session.step(id);
+    read.push([...await logits.data()]);
+    between();
+  }
+  return read;
+}
+
+gpuTest("a plan is given up when its buffers are taken, and the bits stay the same", async (backend) => {
+  using network = model(backend, EVEN);
+  const ids = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], called = calls(backend);
+  using plain = network.session();
+  const expected = await logitsOf(plain, ids, () => {});
+  called();
+
+  // Tensors of every size take the idle buffers, some for long, and leave NaN in them.
+  const random = randomArray([64], 8);
+  const held: Tensor[] = [];
+  let turn = 0, recorded = 0, repeated = 0;
+  using disturbed = network.session();
+  const read = await logitsOf(disturbed, ids, () => {
+    if (called() === 0) repeated++;
+    else recorded++;
+    if (++turn % 3 === 0) return;
+    for (let i = 0; i < 40; i++) {
+      const size = Math.ceil(2 ** (11 * Math.abs(random[(turn + 7 * i) % 64])));
+      held.push(backend.tensor(new Float32Array(size).fill(NaN), [size]));
+    }
+    if (turn % 3 === 2) { for (const tensor of held.splice(0)) tensor.dispose(); }
+  });
+  for (const tensor of held) tensor.dispose();
+  assert.deepEqual(read, expected);
+  assert(repeated > 0 && recorded > 1, `${repeated} of ${ids.length} were repeated`);
+});
+
+gpuTest("plans of sessions do not disturb one another", async (backend) => {
+  using network = model(backend, EVEN);
+  const texts = [[3, 1, 4, 1, 5, 9], [2, 7, 1, 8, 2, 8], [1, 6, 1, 8, 0, 3]];
+  const expected: number[][][] = [];
+  for (const ids of texts) {
+    using session = network.session();
+    expected.push(await logitsOf(session, ids, () => {}));
+  }
+  // In turns, all of a turn in one batch of commands, all logits alive; and a fork of one in the middle.
+  const sessions = texts.map(() => network.session());
+  for (let i = 0; i < texts[0].length; i++) {
+    const logits = sessions.map((session, s) => session.step(texts[s][i]));
+    for (const [s, tensor] of logits.entries()) {
+      assert.deepEqual([...await tensor.data()], expected[s][i]);
+      tensor.dispose();
+    }
+    if (i !== 2) continue;
+    using fork = sessions[0].fork();
+    assert.deepEqual(await logitsOf(fork, texts[0].slice(3), () => {}), expected[0].slice(3));
+  }
+  for (const session of sessions) session.dispose();
+
+  // Steps that nobody waits for.
+  using session = network.session();
+  for (const id of texts[0].slice(0, -1)) session.step(id).dispose();
+  assert.deepEqual(await logitsOf(session, texts[0].slice(-1), () => {}), expected[0].slice(-1));
+});
+
+gpuTest(
+  "a plan ends with the tables that were forgotten, and with a fault of the device",
+  async (backend) => {
+    using network = model(backend, EVEN);
+    const { device } = backend.machine as WebgpuMachine, ids = [3, 1, 4, 1, 5, 9];
+    using plain = network.session();
+    const expected = await logitsOf(plain, ids, () => {});
+    using session = network.session();
+    const called = calls(backend);
+    const read = await logitsOf(session, ids, () => {
+      // The oldest constants make room, the decays of the model's layers among them: their buffer is written.
+      for (let i = 0; i < 1100; i++) device.constant(`a test's ${i}`, () => new Float32Array(1000));
+      const others = Array.from({ length: 60 }, () => backend.tensor(new Float32Array(8).fill(NaN), [8]));
+      for (const other of others) other.dispose();
+    });
+    assert.deepEqual(read, expected);
+    assert(called() > 0);
+
+    // What a device reports that had no memory for the batch that follows.
+    const { popErrorScope } = GPUDevice.prototype;
+    for (const id of [4, 2]) session.step(id).dispose(); // tables are made for the first, the second is recorded
+    called();
+    using spoilt = session.step(2);
+    GPUDevice.prototype.popErrorScope = function () {
+      GPUDevice.prototype.popErrorScope = popErrorScope;
+      return popErrorScope.call(this).then(() => new GPUOutOfMemoryError("no memory, for the test"));
+    };
+    try {
+      assert.equal(called(), 0, "it was enqueued from a plan");
+      await assert.rejects(spoilt.data(), { reason: "out-of-memory" });
+    } finally {
+      GPUDevice.prototype.popErrorScope = popErrorScope;
+    }
+    assert.throws(() => session.step(3), { reason: "out-of-memory" });
+    assert(session.disposed, "some layers may have read the token");
+    using next = network.session();
+    assert.deepEqual(await logitsOf(next, ids, () => {}), expected);
   },
 );

@@ -5,8 +5,8 @@
  * @module
  */
 import { result, results } from "../check.ts";
-import type { Activation, Fused } from "../machine.ts";
-import type { Backend, Tensor } from "../tensor.ts";
+import type { Activation, Fused, HeldTokens, StepTokens } from "../machine.ts";
+import { type Backend, Tensor } from "../tensor.ts";
 import { SRMS_EPS } from "./norm.ts";
 
 /** A linear layer's parameters. */
@@ -16,6 +16,42 @@ interface Layer {
 }
 
 const fusedOf = ({ machine }: Backend): Fused => machine.fused!;
+
+/**
+ * A step that comes again and again with other tokens: see {@linkcode Fused.repeat}.
+ *
+ * @param backend with fused operations
+ * @param shape of the result, which is f32
+ * @param key what the step depends on, apart from tokens: such as the states that it changes
+ * @param enqueue calls operations of this module on the tokens, and nothing that waits or uploads
+ */
+export function step(
+  backend: Backend,
+  shape: readonly number[],
+  key: object,
+  tokens: StepTokens,
+  enqueue: (tokens: HeldTokens) => Tensor,
+): Tensor {
+  let output: Tensor | undefined;
+  const storage = fusedOf(backend).repeat(key, tokens, (held) => (output = enqueue(held)).storage);
+  return output ?? new Tensor(backend, shape, "f32", storage);
+}
+
+/**
+ * `y[b] = table[id of sequence b] · scale`, f32.
+ *
+ * @param table `[vocab, dim]`
+ * @returns `[batch, 1, dim]`
+ */
+export function stepEmbedding(table: Tensor, tokens: HeldTokens, scale: number): Tensor {
+  const { backend, shape: [, width] } = table;
+  return result(
+    backend,
+    [tokens.batch, 1, width],
+    "f32",
+    (output) => fusedOf(backend).embedding({ table, tokens, scale, width, output }),
+  );
+}
 
 /**
  * `y = x weightᵀ / sqrt(mean(normed²) + eps) + bias + residual`, f32: a linear layer of SRMSNorm's result.
@@ -58,17 +94,16 @@ export function normLinear(
 export function mixerStep(
   x: Tensor,
   state: Tensor,
+  tokens: HeldTokens,
   options: {
     heads: number;
     activation: Activation;
     slopes: readonly number[];
     theta: Tensor | undefined;
-    positions: readonly number[];
-    rows: readonly number[] | undefined;
   },
 ): Record<"attended" | "gated", Tensor> {
   const { backend, shape: [batch, , joint] } = x;
-  const { heads, activation, slopes, theta, positions, rows } = options;
+  const { heads, activation, slopes, theta } = options;
   const hidden = joint / 4, shape = [batch, 1, hidden];
   return results(
     backend,
@@ -77,14 +112,13 @@ export function mixerStep(
     ({ attended, gated }) =>
       fusedOf(backend).mixerStep({
         x,
-        batch,
+        tokens,
         heads,
         headDim: hidden / heads,
         activation,
         slopes,
-        lrpe: theta && { theta, positions },
+        theta,
         state,
-        stateRows: rows,
         attended,
         gated,
       }),
