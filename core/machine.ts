@@ -151,7 +151,7 @@ export interface Fused {
   normLinear(call: NormLinearCall): void;
   /** From a joint projection through activations, LRPE and one step of attention to `attended` and `u ⊙ attended`. */
   mixerStep(call: MixerStepCall): void;
-  /** The largest of a row of logits in descending order, of equal ones the first. */
+  /** The largest of each row of logits in descending order, of equal ones the first. */
   topLogits(call: TopLogitsCall): void;
 }
 
@@ -401,12 +401,14 @@ export interface MixerStepCall {
 
 /** A call of `topLogits`. */
 export interface TopLogitsCall {
-  /** `[vocab]`, fewer than 2^24, f32. */
+  /** `[rows, vocab]`, fewer than 2^24 in a row, f32. */
   readonly logits: Tensor;
-  /** How many, from 1 to 64. */
+  /** Rows of logits. */
+  readonly rows: number;
+  /** How many of each row, from 1 to 64. */
   readonly count: number;
   /**
-   * Written: `[4 + 2 · count]`: the largest logit, `Σ exp(logit − largest)`, above 0 if a logit is NaN or +∞, one unused; then
+   * Written: `[rows, 4 + 2 · count]`, of each row: the largest logit, `Σ exp(logit − largest)`, above 0 if a logit is NaN or +∞, one unused; then
    * each logit with its id. Where there are fewer, the rest are −3.4e38.
    */
   readonly output: Tensor;

@@ -2293,6 +2293,7 @@ struct Parameters {
   size: u32,
   count: u32,
   workgroups: u32,
+  ofRow: u32,
   parts: u32,
 }
 @group(0) @binding(0) var<storage, read> logits: array<Logit>;
@@ -2362,12 +2363,14 @@ fn first(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow * parameters.size;
   var maximum = LOWEST;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      let value = f32(logits[at]);
+      let value = f32(logits[row + at]);
       let bits = bitcast<u32>(value);
       if ((bits & 0x7f800000u) == 0x7f800000u && bits != 0xff800000u) { atomicOr(&faulty, 1u); }
       values[i] = value;
@@ -2378,7 +2381,7 @@ fn first(
   maximum = maximumOf(maximum, thread);
   var sum = 0.0;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    if (id * CHUNK + i < parameters.size) { sum += exp(values[i] - maximum); }
+    if (chunk + i < parameters.size) { sum += exp(values[i] - maximum); }
   }
   sum = sumOf(sum, thread);
   if (thread == 0u) { sums[id] = vec4<f32>(maximum, sum, f32(atomicLoad(&faulty)), 0); }
@@ -2392,32 +2395,40 @@ fn merge(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      values[i] = candidates[at].x;
-      ids[i] = candidates[at].y;
+      values[i] = candidates[row * parameters.size + at].x;
+      ids[i] = candidates[row * parameters.size + at].y;
     }
   }
+  var to = id * parameters.count;
   if (parameters.parts > 0u) {
+    let firstSum = row * parameters.parts;
     var maximum = LOWEST;
     var fault = 0.0;
     for (var i = thread; i < parameters.parts; i += THREADS) {
-      maximum = max(maximum, allSums[i].x);
-      fault += allSums[i].z;
+      maximum = max(maximum, allSums[firstSum + i].x);
+      fault += allSums[firstSum + i].z;
     }
     maximum = maximumOf(maximum, thread);
     fault = sumOf(fault, thread);
     var sum = 0.0;
-    for (var i = thread; i < parameters.parts; i += THREADS) { sum += allSums[i].y * exp(allSums[i].x - maximum); }
-    sum = sumOf(sum, thread);
-    if (thread == 0u) {
-      largest[0] = vec2<f32>(maximum, sum);
-      largest[1] = vec2<f32>(fault, 0);
+    for (var i = thread; i < parameters.parts; i += THREADS) {
+      sum += allSums[firstSum + i].y * exp(allSums[firstSum + i].x - maximum);
     }
+    sum = sumOf(sum, thread);
+    to = row * (parameters.count + 2u);
+    if (thread == 0u) {
+      largest[to] = vec2<f32>(maximum, sum);
+      largest[to + 1u] = vec2<f32>(fault, 0);
+    }
+    to += 2u;
   }
-  pick(thread, id * parameters.count + select(0u, 2u, parameters.parts > 0u));
+  pick(thread, to);
 }
 `;
 
@@ -3326,7 +3337,8 @@ export const topLogits = /* @__PURE__ */ (() => ({
       size: [0, "u32"],
       count: [1, "u32"],
       workgroups: [2, "u32"],
-      parts: [3, "u32"],
+      ofRow: [3, "u32"],
+      parts: [4, "u32"],
     },
   },
   merge: {
@@ -3342,7 +3354,8 @@ export const topLogits = /* @__PURE__ */ (() => ({
       size: [0, "u32"],
       count: [1, "u32"],
       workgroups: [2, "u32"],
-      parts: [3, "u32"],
+      ofRow: [3, "u32"],
+      parts: [4, "u32"],
     },
   },
 } as const))();

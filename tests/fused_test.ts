@@ -8,7 +8,7 @@ import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
 import { createMachine, type WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
-import { Decoding, type Session, TransNormerLLM } from "../model/mod.ts";
+import { Decoding, readLogits, type Session, TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
 import {
   assertClose,
@@ -179,16 +179,31 @@ for (const limits of [{ windowBytes: 24576, workgroups: 3 }, { windowBytes: 6553
     await checkNormLinears(backend);
     await checkMixerStep(backend, [3, 5, 24], { lrpe: true, activation: "1+elu" });
     await checkMixerStep(backend, [9, 1, 24], { lrpe: false, activation: "silu" });
+    await checkTopLogits(backend, randomArray([17 * 5000], 9), 7, 17);
   }, { limits });
 }
 
-/** Holds the largest logits to a sort, and the sum to float64. */
-async function checkTopLogits(backend: Backend, logits: Float32Array, count: number): Promise<void> {
+/** Holds the largest logits of each row to a sort, and the sum to float64. */
+async function checkTopLogits(
+  backend: Backend,
+  logits: Float32Array,
+  count: number,
+  rows: number,
+): Promise<void> {
   using scope = new Scope();
-  const row = scope.keep(backend.tensor(logits, [logits.length]));
-  poison(backend, [4 + 2 * count]);
-  const top = scope.keep(topLogits(row, count)!);
-  const [max, sum, faults, , ...pairs] = await top.data();
+  const vocab = logits.length / rows, width = 4 + 2 * count;
+  poison(backend, [rows, width]);
+  const top = scope.keep(topLogits(scope.keep(backend.tensor(logits, [rows, vocab])), count)!);
+  const data = await top.data();
+  assert.equal(data.length, rows * width);
+  for (let row = 0; row < rows; row++) {
+    const found = data.subarray(row * width, (row + 1) * width);
+    checkTopOfRow(logits.subarray(row * vocab, (row + 1) * vocab), count, found);
+  }
+}
+
+function checkTopOfRow(logits: Float32Array, count: number, found: Float32Array): void {
+  const [max, sum, faults, , ...pairs] = found;
   const ids = [...logits.keys()].sort((a, b) => logits[b] - logits[a] || a - b).slice(0, count);
   const what = `${count} of ${logits.length}`;
   assert.equal(faults, 0, what);
@@ -203,10 +218,12 @@ async function checkTopLogits(backend: Backend, logits: Float32Array, count: num
 gpuTest("the largest logits, ties in the order of ids", async (backend) => {
   for (const size of [1, 2, 23, 1023, 1024, 1025, 5000, 64000]) {
     for (const count of [1, 2, 7, 64]) {
-      await checkTopLogits(backend, randomArray([size], size).map((x) => 12 * x), count);
+      for (const rows of [1, 3]) {
+        await checkTopLogits(backend, randomArray([rows * size], size).map((x) => 12 * x), count, rows);
+      }
     }
     // Many ties, and logits that rule tokens out.
-    await checkTopLogits(backend, randomArray([size], 3).map((x) => Math.round(2 * x)), 64);
+    await checkTopLogits(backend, randomArray([size], 3).map((x) => Math.round(2 * x)), 64, 1);
     if (size > 2) {
       using scope = new Scope();
       const some = randomArray([size], 4);
@@ -363,6 +380,83 @@ gpuTest(
     }
   },
 );
+
+gpuTest(
+  "a step of a batch that chooses on the device takes two uploads, one submit, one read of few numbers",
+  async (backend) => {
+    using network = model(backend, EVEN);
+    using batch = network.batch(16), session = network.session();
+    const slots = Array.from({ length: 16 }, () => batch.join(session)), called = calls(backend);
+    const { vocab_size, decoder_layers } = EVEN, sizes: number[] = [], read = backend.machine.read;
+    backend.machine.read = (tensor) => {
+      sizes.push(tensor.size);
+      return read.call(backend.machine, tensor);
+    };
+    for (let i = 0; i < 8; i++) {
+      called();
+      const counts = await counted(async () => {
+        using logits = batch.step(slots, slots.map((slot) => (slot + i) % vocab_size));
+        await readLogits(logits, slots.map((slot) => 1 + slot % 5));
+      });
+      if (i < 4) continue; // buffers, bind groups and pipelines are made for the first ones
+      assert.equal(called(), 0, "layers are enqueued from the plan of the step before");
+      assert.deepEqual(counts, {
+        dispatchWorkgroups: 9 * decoder_layers + 5,
+        beginComputePass: 1,
+        submit: 1,
+        writeBuffer: 2,
+        mapAsync: 1,
+        createBindGroup: 0,
+        createBuffer: 0,
+        createComputePipeline: 0,
+      });
+    }
+    backend.machine.read = read;
+    assert.deepEqual(sizes, Array(8).fill(16 * (4 + 2 * 5)));
+  },
+);
+
+gpuTest("in a batch each row is chosen as alone, from the likeliest or from all", async (backend) => {
+  using network = model(backend, EVEN);
+  const all = [
+    { temperature: 0 },
+    { seed: 4 },
+    { topK: 3, seed: 5 },
+    { topK: 64, topP: 0.7, seed: 6 },
+    { topK: 9, repetitionPenalty: 1.3, seed: 7 },
+  ];
+  const decodings = () => all.map((options) => new Decoding(network, [3], options));
+  const answers = decodings(), exact = decodings();
+  using batch = network.batch(all.length), session = network.session();
+  const slots = all.map(() => batch.join(session));
+  let tokens = all.map(() => 3);
+  for (let i = 0; i < 8; i++) {
+    using logits = batch.step(slots, tokens);
+    const rows = await readLogits(logits, answers.map(({ candidates }) => candidates));
+    const data = await logits.data(), vocab = data.length / all.length;
+    assert.deepEqual(rows.map((row) => row instanceof Float32Array), [false, true, false, false, true]);
+    for (const row of [1, 4]) {
+      assertSameBits(rows[row] as Float32Array, data.slice(row * vocab, (row + 1) * vocab), "all");
+    }
+    const chosen = exact.map((answer, row) => answer.next(data.subarray(row * vocab, (row + 1) * vocab)));
+    const items = answers.map((answer, row) => answer.next(rows[row]));
+    tokens = items.map(({ token }) => token);
+    assert.deepEqual(tokens, chosen.map(({ token }) => token));
+    assertClose(items.map(({ logprob }) => logprob), chosen.map(({ logprob }) => logprob), 1e-5);
+  }
+});
+
+gpuTest("a row with a wrong logit is read as a whole, and the other rows are not", async (backend) => {
+  using scope = new Scope();
+  const vocab = 40, data = randomArray([3 * vocab], 2);
+  data[vocab + 7] = NaN;
+  const logits = scope.keep(backend.tensor(data, [3, vocab]));
+  const rows = await readLogits(logits, [2, 2, undefined]);
+  assert(!(rows[0] instanceof Float32Array) && rows[0].ids.length === 2);
+  assertSameBits(rows[1] as Float32Array, data.slice(vocab, 2 * vocab), "the wrong row");
+  assertSameBits(rows[2] as Float32Array, data.slice(2 * vocab), "the row that wants all");
+  await assert.rejects(readLogits(logits, [1]), RangeError);
+});
 
 /** The logits of a session's steps; `between` runs after each. */
 async function logitsOf(session: Session, ids: readonly number[], between: () => void): Promise<number[][]> {

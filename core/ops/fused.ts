@@ -125,17 +125,25 @@ export function mixerStep(
   );
 }
 
-/** Most logits that {@linkcode topLogits} finds. */
-const MOST_LOGITS = 64;
+/** Most logits of a row that {@linkcode topLogits} finds. */
+export const MOST_LOGITS = 64;
 
 /**
- * The largest logits and what log Σ exp of all is made of, as {@linkcode TopLogitsCall} describes; undefined where the
- * machine does not find so many, or does not find them faster than they are read.
+ * The largest logits of each row and what log Σ exp of all is made of, as {@linkcode TopLogitsCall} describes; undefined
+ * where the machine does not find them faster than they are read.
  *
- * @param logits `[vocab]`
+ * @param logits `[rows, vocab]` or `[vocab]`
+ * @param count how many, from 1 to {@linkcode MOST_LOGITS}
+ * @returns `[rows, 4 + 2 · count]`
  */
 export function topLogits(logits: Tensor, count: number): Tensor | undefined {
-  const { backend, size } = logits, { fused } = backend.machine;
-  if (fused === undefined || count > MOST_LOGITS || size >= 2 ** 24) return undefined;
-  return result(backend, [4 + 2 * count], "f32", (output) => fused.topLogits({ logits, count, output }));
+  const { backend, size, shape } = logits, { fused } = backend.machine, vocab = shape[shape.length - 1];
+  if (fused === undefined || vocab >= 2 ** 24) return undefined;
+  const rows = vocab === 0 ? 0 : size / vocab;
+  return result(
+    backend,
+    [rows, 4 + 2 * count],
+    "f32",
+    (output) => fused.topLogits({ logits, rows, count, output }),
+  );
 }
