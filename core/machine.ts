@@ -371,7 +371,7 @@ export interface NormLinearCall extends LinearCall {
   readonly normed: Tensor;
   /** Added to the mean square. */
   readonly eps: number;
-  /** A second layer of the same sizes and type, which the result is multiplied by. */
+  /** A second layer of the same sizes and type, quantised alike, which the result is multiplied by. */
   readonly gate: { readonly weight: Tensor; readonly bias: Tensor | undefined } | undefined;
 }
 

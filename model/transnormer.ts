@@ -138,10 +138,9 @@ export function forward(network: Network, input: Input): Output {
 function isFused({ config, weights }: Network, { batch, seqLen }: Tokens): boolean {
   const { fused } = weights.embedTokens.backend.machine;
   if (fused === undefined || seqLen !== 1 || config.norm !== "srmsnorm") return false;
-  const isPlain = ({ qkvuProj, outProj, l1, l2 }: LayerWeights<Tensor>) =>
-    [qkvuProj, outProj, l1, l2].every(({ weight }) => weight.quantization === undefined) &&
-    l1.weight.dtype === l2.weight.dtype;
-  return fused.fits({ ...config, rows: batch }) && weights.layers.every(isPlain);
+  const isGated = ({ l1: { weight: left }, l2: { weight: right } }: LayerWeights<Tensor>) =>
+    left.dtype === right.dtype && left.quantization?.group === right.quantization?.group;
+  return fused.fits({ ...config, rows: batch }) && weights.layers.every(isGated);
 }
 
 /**

@@ -2,7 +2,7 @@
  * What decoding calls on WebGPU: fused operations, and what a token costs in dispatches and objects.
  */
 import assert from "node:assert/strict";
-import { Backend, type Tensor } from "../mod.ts";
+import { Backend, type Quantization, quantize, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
@@ -20,7 +20,7 @@ import {
   WITHOUT_WEBGPU,
 } from "./harness.ts";
 import * as reference from "./reference.ts";
-import { type ConfigJson, randomTensors, referenceLogits, SMALL } from "./reference_model.ts";
+import { type ConfigJson, randomTensors, referenceLogits, SMALL, type Tensors } from "./reference_model.ts";
 
 const LIMIT = 2e-6;
 const EPS = 1e-6;
@@ -45,7 +45,7 @@ function gpuTest(
 function referenceNormLinear(
   x: Float32Array,
   normed: Float32Array,
-  weight: Float32Array,
+  weight: ArrayLike<number>,
   bias: Float32Array | undefined,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): Float64Array {
@@ -60,13 +60,22 @@ function referenceNormLinear(
   return product;
 }
 
+/** Storage of weights; those of one list hold the same values, and give the same bits. */
+const STORED: readonly (readonly ("f32" | "bf16" | Quantization)[])[] = [
+  ["f32", "bf16"],
+  [{ bits: 8, group: 32 }],
+  [{ bits: 4, group: 32 }],
+  [{ bits: 4, group: 64 }],
+];
+
 async function checkNormLinear(
   backend: Backend,
   [rows, inDim, outDim]: readonly [number, number, number],
   extra: "gate" | "residual",
+  stored: (typeof STORED)[number],
 ): Promise<void> {
   using scope = new Scope();
-  const what = `normLinear ${rows} × ${inDim} → ${outDim} with ${extra}`;
+  const what = `normLinear ${rows} × ${inDim} → ${outDim} with ${extra}, ${JSON.stringify(stored)}`;
   const [x, tx] = upload(scope, backend, [rows, inDim], 1);
   const [other, tOther] = upload(scope, backend, [rows, inDim], 2, 3);
   const isOther = extra === "residual", normed = isOther ? other : x;
@@ -74,17 +83,24 @@ async function checkNormLinear(
   const [gateBias, tGateBias] = upload(scope, backend, [outDim], 4);
   const [residual, tResidual] = upload(scope, backend, [rows, outDim], 5);
   const bits = [6, 7].map((seed) => toBfloat16s(randomArray([outDim, inDim], seed)));
-  const [weight, gate] = bits.map((bits) => fromBfloat16s(bits));
+  const [weight, gate] = bits.map((bits) => {
+    const data = fromBfloat16s(bits), [format] = stored;
+    return typeof format === "string"
+      ? data
+      : reference.quantizedWeight(quantize(data, [outDim, inDim], format));
+  });
   const sizes = [rows, inDim, outDim] as const;
 
   const left = referenceNormLinear(x, normed, weight, bias, sizes);
   const right = referenceNormLinear(x, normed, gate, gateBias, sizes);
   const expected = left.map((value, i) => isOther ? value + residual[i] : value * right[i]);
   const results: Float32Array[] = [];
-  for (const dtype of ["f32", "bf16"] as const) {
-    const [tWeight, tGate] = bits.map((bits) =>
-      scope.keep(backend.tensor(dtype === "f32" ? fromBfloat16s(bits) : bits, [outDim, inDim], { dtype }))
-    );
+  for (const format of stored) {
+    const [tWeight, tGate] = bits.map((bits) => {
+      const data = format === "bf16" ? bits : fromBfloat16s(bits), shape = [outDim, inDim];
+      if (typeof format === "string") return scope.keep(backend.tensor(data, shape, { dtype: format }));
+      return scope.keep(backend.quantized(quantize(data as Float32Array, shape, format)));
+    });
     const options = isOther
       ? { normed: tOther, residual: tResidual }
       : { gate: { weight: tGate, bias: tGateBias } };
@@ -101,14 +117,14 @@ async function checkNormLinear(
     }));
     assertSameBits(await alone.data(), results.at(-1)!.slice(row * outDim), `${what}, alone`);
   }
-  assertSameBits(results[1], results[0], `${what}, bf16 and f32`);
+  for (const result of results.slice(1)) assertSameBits(result, results[0], what);
 }
 
 async function checkNormLinears(backend: Backend): Promise<void> {
   for (const rows of [1, 2, 5, 17, 64]) {
     for (const [inDim, outDim] of [[8, 3], [64, 70], [136, 9]]) {
       for (const extra of ["gate", "residual"] as const) {
-        await checkNormLinear(backend, [rows, inDim, outDim], extra);
+        for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, outDim], extra, stored);
       }
     }
   }
@@ -117,7 +133,9 @@ async function checkNormLinears(backend: Backend): Promise<void> {
 gpuTest("a norm as a factor of the product that reads it", async (backend) => {
   await checkNormLinears(backend);
   for (const inDim of [1024, 1032, 2056]) { // 64 and 128 threads share a column
-    for (const rows of [1, 3]) await checkNormLinear(backend, [rows, inDim, 9], "gate");
+    for (const rows of [1, 3]) {
+      for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, 9], "gate", stored);
+    }
   }
 });
 
@@ -283,15 +301,33 @@ const EVEN: ConfigJson = {
   decoder_attention_heads: 4,
 };
 
-/** A small model of these sizes in f32. */
-function model(backend: Backend, json: ConfigJson): TransNormerLLM {
+/** Those and of 32, so that rows of quantised weights need no padding, as those of published models. */
+const GROUPED: ConfigJson = { ...EVEN, decoder_embed_dim: 64, glu_dim: 96 };
+
+/** Random tensors of a model; with a format those that its quantised matrices stand for. */
+function tensorsOf(json: ConfigJson, format?: Quantization): Tensors {
+  const tensors = randomTensors(json, 5);
+  for (const [name, { shape, data }] of tensors) {
+    if (format === undefined || shape.length !== 2) continue;
+    const weight = quantize(Float32Array.from(data), shape, format);
+    tensors.set(name, { shape, data: Float32Array.from(reference.quantizedWeight(weight)) });
+  }
+  return tensors;
+}
+
+/** A small model of these sizes in f32, or with matrices in a format. */
+function model(backend: Backend, json: ConfigJson, format?: Quantization): TransNormerLLM {
   const tensors = randomTensors(json, 5), parameters: Tensor[] = [];
-  const weights = mapWeights(parseConfig({ ...json, model_type: "transnormer" }), false, (name, shape) => {
+  const config = parseConfig({ ...json, model_type: "transnormer" });
+  const weights = mapWeights(config, false, (name, shape) => {
     const flat = shape.length === 3 ? [shape[0], shape[2]] : shape;
-    parameters.push(backend.tensor(Float32Array.from(tensors.get(name)!.data), flat));
+    const data = Float32Array.from(tensors.get(name)!.data);
+    const isQuantized = format !== undefined && shape.length === 2;
+    parameters.push(
+      isQuantized ? backend.quantized(quantize(data, flat, format)) : backend.tensor(data, flat),
+    );
     return parameters.at(-1)!;
   });
-  const config = parseConfig({ ...json, model_type: "transnormer" });
   return new TransNormerLLM(backend, {
     config,
     weights,
@@ -380,6 +416,34 @@ gpuTest(
     }
   },
 );
+
+gpuTest("with integer weights too, alone and in company", async (backend) => {
+  for (const format of [{ bits: 8, group: 32 }, { bits: 4, group: 32 }] as const) {
+    using network = model(backend, GROUPED, format);
+    const ids = [3, 1, 4, 1, 5, 9], { vocab_size, decoder_layers } = GROUPED;
+    const exact = referenceLogits(GROUPED, tensorsOf(GROUPED, format), [ids]);
+    using session = network.session(), batch = network.batch(3);
+    const slots = [0, 1, 2].map(() => batch.join(session));
+    for (const [i, id] of ids.entries()) {
+      let alone = new Float32Array(), together = new Float32Array();
+      const one = await counted(async () => {
+        using logits = session.step(id);
+        alone = new Float32Array(await logits.data());
+      });
+      const three = await counted(async () => {
+        using logits = batch.step(slots, [id, 2, id]);
+        together = new Float32Array(await logits.data());
+      });
+      const expected = exact.subarray(i * vocab_size, (i + 1) * vocab_size);
+      assertClose(alone, expected, 1e-4, `token ${i}, ${format.bits} bits`);
+      for (const row of [0, 2]) {
+        assertSameBits(together.slice(row * vocab_size, (row + 1) * vocab_size), alone, "in company");
+      }
+      assert.equal(one.dispatchWorkgroups, 5 * decoder_layers + 3);
+      assert.equal(three.dispatchWorkgroups, 5 * decoder_layers + 3);
+    }
+  }
+});
 
 gpuTest(
   "a step of a batch that chooses on the device takes two uploads, one submit, one read of few numbers",
