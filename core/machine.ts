@@ -136,13 +136,22 @@ export interface Fused {
   /** Whether these operations take such a layer. */
   fits(sizes: StepSizes): boolean;
   /**
+   * Hands tokens to `enqueue`, which enqueues a step with them and returns the storage of the one tensor that is left. A
+   * machine may keep what was enqueued, and later enqueue the same for other tokens without calling `enqueue`.
+   *
+   * @param key what the step depends on, apart from the tokens and how many they are: the same object for the same step
+   */
+  repeat(key: object, tokens: StepTokens, enqueue: (tokens: HeldTokens) => unknown): unknown;
+  /** `output[b] = table[id of sequence b] · scale` */
+  embedding(call: StepEmbeddingCall): void;
+  /**
    * `output = f(x weightᵀ) + residual`, where f divides by `sqrt(mean(normed²) + eps)` and adds the bias; with a gate
    * `f(x weightᵀ) ⊙ f(x gateᵀ)`.
    */
   normLinear(call: NormLinearCall): void;
   /** From a joint projection through activations, LRPE and one step of attention to `attended` and `u ⊙ attended`. */
   mixerStep(call: MixerStepCall): void;
-  /** The largest of a row of logits in descending order, of equal ones the first. */
+  /** The largest of each row of logits in descending order, of equal ones the first. */
   topLogits(call: TopLogitsCall): void;
 }
 
@@ -330,13 +339,39 @@ export interface StepSizes {
   readonly activation: Activation;
 }
 
+/** One token of each sequence, of 64 sequences at most. */
+export interface StepTokens {
+  /** Token ids, `[batch]`. */
+  readonly ids: Uint32Array;
+  /** Position of each token. */
+  readonly positions: readonly number[];
+  /** Row of the states of each sequence; undefined: sequence b has row b. */
+  readonly rows: readonly number[] | undefined;
+}
+
+/** {@linkcode StepTokens} as the machine holds them while a step is enqueued. */
+export interface HeldTokens {
+  /** Sequences. */
+  readonly batch: number;
+  /** Whether each sequence has a row of the states. */
+  readonly hasRows: boolean;
+  /** The machine's. */
+  readonly storage: unknown;
+}
+
+/** A call of `embedding` of a step. */
+export interface StepEmbeddingCall extends Omit<EmbeddingCall, "ids"> {
+  /** Whose ids are rows of the table. */
+  readonly tokens: HeldTokens;
+}
+
 /** A call of `normLinear`. Of a gate and a residual it has one at most. */
 export interface NormLinearCall extends LinearCall {
   /** Whose mean square divides the product, `[rows, inDim]`: x itself, or another tensor stored as x. */
   readonly normed: Tensor;
   /** Added to the mean square. */
   readonly eps: number;
-  /** A second layer of the same sizes and type, which the result is multiplied by. */
+  /** A second layer of the same sizes and type, quantised alike, which the result is multiplied by. */
   readonly gate: { readonly weight: Tensor; readonly bias: Tensor | undefined } | undefined;
 }
 
@@ -344,8 +379,8 @@ export interface NormLinearCall extends LinearCall {
 export interface MixerStepCall {
   /** Query, key, value and gate, `[batch, 4, heads, headDim]`. */
   readonly x: Tensor;
-  /** Sequences. */
-  readonly batch: number;
+  /** Position and row of the state of each sequence. */
+  readonly tokens: HeldTokens;
   /** Heads. */
   readonly heads: number;
   /** Size of a head of each part of x. */
@@ -354,12 +389,10 @@ export interface MixerStepCall {
   readonly activation: Activation;
   /** One slope per head. */
   readonly slopes: readonly number[];
-  /** Angles `[heads, headDim]` and the position of each token; undefined: no LRPE. */
-  readonly lrpe: { readonly theta: Tensor; readonly positions: readonly number[] } | undefined;
+  /** Angles of LRPE, `[heads, headDim]`; undefined: none. */
+  readonly theta: Tensor | undefined;
   /** Changed in place, as that of `lightningStep`. */
   readonly state: Tensor;
-  /** Row of `state` of each sequence; undefined: sequence b has row b. */
-  readonly stateRows: readonly number[] | undefined;
   /** Written: what attention gives, `[batch, heads · headDim]`. */
   readonly attended: Tensor;
   /** Written: that times the gate, shaped like it. */
@@ -368,12 +401,14 @@ export interface MixerStepCall {
 
 /** A call of `topLogits`. */
 export interface TopLogitsCall {
-  /** `[vocab]`, fewer than 2^24, f32. */
+  /** `[rows, vocab]`, fewer than 2^24 in a row, f32. */
   readonly logits: Tensor;
-  /** How many, from 1 to 64. */
+  /** Rows of logits. */
+  readonly rows: number;
+  /** How many of each row, from 1 to 64. */
   readonly count: number;
   /**
-   * Written: `[4 + 2 · count]`: the largest logit, `Σ exp(logit − largest)`, above 0 if a logit is NaN or +∞, one unused; then
+   * Written: `[rows, 4 + 2 · count]`, of each row: the largest logit, `Σ exp(logit − largest)`, above 0 if a logit is NaN or +∞, one unused; then
    * each logit with its id. Where there are fewer, the rest are −3.4e38.
    */
   readonly output: Tensor;

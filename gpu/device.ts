@@ -102,6 +102,51 @@ async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> 
   target.set(new Uint8Array(range, 0, target.length));
 }
 
+/** One dispatch of a {@linkcode Plan}. */
+interface Command {
+  readonly pipeline: GPUComputePipeline;
+  readonly group: GPUBindGroup;
+  readonly workgroups: readonly [number, number, number];
+}
+
+/**
+ * Dispatches that were recorded once, and all that enqueuing them again takes. A plan holds no memory: what it allocated
+ * went back to the pool, and must lie there when it is enqueued again.
+ */
+export interface Plan {
+  readonly commands: readonly Command[];
+  /** Parameters of all commands. */
+  readonly words: Uint32Array;
+  /** Workgroups of all commands. */
+  readonly workgroups: number;
+  /** What is uploaded each time. */
+  readonly input: Block;
+  /** The store that is left, empty: a pattern for the next one. */
+  readonly output: Store;
+  /** Its buffer. */
+  readonly outputBlock: Block;
+  /** Buffers that were acquired on the way, input and output too. */
+  readonly own: readonly Block[];
+  /** All buffers that commands use. */
+  readonly blocks: readonly Block[];
+  /** Stores from outside that commands read or write. */
+  readonly stores: readonly Store[];
+  /** Those that commands write. */
+  readonly written: readonly Store[];
+}
+
+/** A plan while it is recorded. */
+interface Recording {
+  readonly commands: Command[];
+  readonly words: number[][];
+  readonly own: Set<Block>;
+  readonly blocks: Set<Block>;
+  readonly stores: Set<Store>;
+  readonly written: Set<Store>;
+  /** Whether something happened that dispatches alone do not repeat: a copy, an upload, a submit. */
+  isBroken: boolean;
+}
+
 /** Bytes of the parameters of one dispatch: dynamic uniform offsets are multiples of 256 at most. */
 const PARAMETER_BYTES = 256;
 /** Dispatches of one submit at most; a model of 24 layers records fewer than 400 per token. */
@@ -111,6 +156,8 @@ const BATCH_DISPATCHES = 2048;
  * A token's 138 dispatches are fewer workgroups, and stay one submit.
  */
 const BEGUN_DISPATCHES = 64, BEGUN_WORKGROUPS = 2 ** 18;
+/** Where the parameters of each dispatch begin: as an array of this type, an offset costs no conversion. */
+const OFFSETS = Uint32Array.from({ length: BATCH_DISPATCHES }, (_, slot) => slot * PARAMETER_BYTES);
 /** Bind groups kept for reuse. */
 const BIND_GROUPS = 8192;
 /** Stores of {@linkcode Device.constant} kept for reuse. */
@@ -155,6 +202,7 @@ export class Device {
   #dispatches = 0;
   #workgroups = 0;
   #uploadedBytes = 0;
+  #recording: Recording | undefined;
   #profile: { readonly timed: TimedDispatch[]; readonly clocks: PassClock[] } | undefined;
 
   private constructor(device: GPUDevice, name: string, limits: Partial<Limits>) {
@@ -309,6 +357,7 @@ export class Device {
     if (this.#dispatches === BATCH_DISPATCHES) this.flush();
     const slot = this.#dispatches++;
     this.#writeParameters(slot * PARAMETER_BYTES / 4, kernel, values as AnyValues);
+    const recording = this.#recording;
 
     let key = String(kernel.id);
     const entries: GPUBindGroupEntry[] = [];
@@ -320,7 +369,7 @@ export class Device {
       let offset = (start - piece * store.pieceLength) * store.elementBytes;
       const size = Math.max(roundUp(length * store.elementBytes, 16), 16); // whole vectors of 4 words
       if (start + length > (piece + 1) * store.pieceLength || offset % 256 !== 0) {
-        block = this.#pool.acquire(size, STORE_USAGE);
+        block = this.#acquire(size, STORE_USAGE);
         offset = 0;
         if (access !== "write") this.#copy(window, block, "from store");
         scratch.push({ window, access, block });
@@ -328,6 +377,7 @@ export class Device {
       block.usedAt = this.#faults.clock;
       key += `,${block.id}:${offset}:${size}`;
       entries.push({ binding, resource: { buffer: block.buffer, offset, size } });
+      recording?.blocks.add(block);
     }
 
     let group = this.#bindGroups.get(key);
@@ -340,18 +390,145 @@ export class Device {
     const pass = this.#pass ??= this.#encode().beginComputePass();
     pass.setPipeline(kernel.pipeline);
     pass.setBindGroup(0, group);
-    pass.setBindGroup(1, this.#parameterGroup, [slot * PARAMETER_BYTES]);
+    pass.setBindGroup(1, this.#parameterGroup, OFFSETS, slot, 1);
     pass.dispatchWorkgroups(x, y, z);
 
     for (const { name, access } of bindings) {
       if (access !== "read") bound[name].store.writtenAt = this.#faults.clock;
     }
+    if (recording !== undefined) this.#keepCommand(recording, kernel, bound, group, [x, y, z]);
     for (const { window, access, block } of scratch) {
       if (access !== "read") this.#copy(window, block, "to store");
       this.#pool.recycle(block);
     }
     this.#workgroups += x * y * z;
+    if (recording === undefined) this.#begin();
+  }
+
+  /** Submits what is much work already. */
+  #begin(): void {
     if (this.#dispatches >= BEGUN_DISPATCHES && this.#workgroups >= BEGUN_WORKGROUPS) this.flush();
+  }
+
+  // ------------------------------------------------------------------------------------------------------ plans
+
+  /**
+   * Has `enqueue` enqueue its operations, as always, and keeps their dispatches so that they can be enqueued again.
+   *
+   * @param data uploaded before; `enqueue` finds it in the store that it is given
+   * @param enqueue nothing but the data may differ the next time; returns the one store that is left
+   * @returns that store, and a plan; undefined if dispatches alone do not repeat what was enqueued
+   */
+  record(data: Uint32Array, enqueue: (input: Store) => Store): { output: Store; plan: Plan | undefined } {
+    using scope = this.scope();
+    const input = scope.upload(data), [inputBlock] = input.pieces;
+    const recording: Recording = {
+      commands: [],
+      words: [],
+      own: new Set([inputBlock]),
+      blocks: new Set(),
+      stores: new Set(),
+      written: new Set(),
+      isBroken: this.#profile !== undefined,
+    };
+    const first = this.#workgroups;
+    this.#recording = recording;
+    let output: Store;
+    try {
+      output = enqueue(input);
+    } finally {
+      this.#recording = undefined;
+    }
+    const { commands, own, blocks, stores, written, isBroken } = recording;
+    const workgroups = this.#workgroups - first, [outputBlock] = output.pieces;
+    this.#begin();
+    const isWhole = !isBroken && output.pieces.length === 1 && own.has(outputBlock);
+    const plan = !isWhole ? undefined : {
+      commands,
+      words: Uint32Array.from(recording.words.flat()),
+      workgroups,
+      input: inputBlock,
+      output: new Store(output.dtype, output.length, output.pieceLength),
+      outputBlock,
+      own: [...own],
+      blocks: [...blocks],
+      stores: [...stores],
+      written: [...written],
+    };
+    return { output, plan };
+  }
+
+  /**
+   * Enqueues a plan again with other data: no object is made for a dispatch, and no name is looked up.
+   *
+   * Whether stores from outside are sound was checked when the plan was recorded. A fault since then has emptied the pool.
+   *
+   * @returns the store that is left; undefined, with nothing enqueued, if somebody has taken a buffer of the plan or freed
+   * one, or dispatches are timed
+   */
+  replay(plan: Plan, data: Uint32Array): Store | undefined {
+    this.#faults.checkAlive();
+    if (this.#profile !== undefined || this.#recording !== undefined) return undefined;
+    for (const { isIdle } of plan.own) if (!isIdle) return undefined;
+    for (const { pieces } of plan.stores) if (pieces.length === 0) return undefined;
+    const { commands, words, blocks, written, input } = plan;
+    // Uploads overtake the commands that are recorded but not submitted, as in `write`.
+    const isUsed = input.usedAt >= this.#faults.batchStart;
+    if (isUsed || this.#dispatches + commands.length > BATCH_DISPATCHES) this.flush();
+    this.#device.queue.writeBuffer(input.buffer, 0, data as BufferSource);
+    const first = this.#dispatches, parameterGroup = this.#parameterGroup;
+    this.#words.set(words, first * PARAMETER_BYTES / 4);
+    this.#dispatches += commands.length;
+    const pass = this.#pass ??= this.#encode().beginComputePass();
+    for (let i = 0; i < commands.length; i++) {
+      const { pipeline, group, workgroups } = commands[i];
+      pass.setPipeline(pipeline);
+      pass.setBindGroup(0, group);
+      pass.setBindGroup(1, parameterGroup, OFFSETS, first + i, 1);
+      pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+    }
+    const { clock } = this.#faults;
+    for (const block of blocks) block.usedAt = clock;
+    for (const store of written) store.writtenAt = clock;
+    const { dtype, length, pieceLength } = plan.output, output = new Store(dtype, length, pieceLength);
+    this.#pool.take(plan.outputBlock);
+    output.pieces.push(plan.outputBlock);
+    output.writtenAt = clock;
+    this.#bytesInUse += output.bytes;
+    this.#workgroups += plan.workgroups;
+    this.#begin();
+    return output;
+  }
+
+  /** Adds a dispatch to what is recorded. */
+  #keepCommand(
+    { commands, words, own, stores, written }: Recording,
+    { pipeline, bindings }: Kernel,
+    bound: Readonly<Record<string, Window>>,
+    group: GPUBindGroup,
+    workgroups: readonly [number, number, number],
+  ): void {
+    const first = (this.#dispatches - 1) * PARAMETER_BYTES / 4;
+    commands.push({ pipeline, group, workgroups });
+    words.push([...this.#words.subarray(first, first + PARAMETER_BYTES / 4)]);
+    for (const { name, access } of bindings) {
+      const { store } = bound[name];
+      if (store.pieces.some((block) => own.has(block))) continue;
+      stores.add(store);
+      if (access !== "read") written.add(store);
+    }
+  }
+
+  /** What is enqueued now is more than dispatches. */
+  #breakPlan(): void {
+    if (this.#recording !== undefined) this.#recording.isBroken = true;
+  }
+
+  /** A buffer of the pool; a plan that is recorded will want it again. */
+  #acquire(bytes: number, usage: number, fresh?: boolean): Block {
+    const block = this.#pool.acquire(bytes, usage, fresh);
+    this.#recording?.own.add(block);
+    return block;
   }
 
   #writeParameters(first: number, { parameters }: Kernel, values: AnyValues): void {
@@ -386,7 +563,7 @@ export class Device {
     const store = new Store(dtype, length, pieceLength);
     for (let start = 0; start === 0 || start < length; start += pieceLength) {
       const bytes = roundUp(Math.min(pieceLength, length - start) * store.elementBytes, 4);
-      store.pieces.push(this.#pool.acquire(bytes, STORE_USAGE, fresh));
+      store.pieces.push(this.#acquire(bytes, STORE_USAGE, fresh));
     }
     this.#bytesInUse += store.bytes;
     return store;
@@ -439,6 +616,7 @@ export class Device {
    */
   write(store: Store, data: Float32Array | Uint32Array | Uint16Array, start = 0): void {
     this.#faults.checkAlive();
+    this.#breakPlan();
     // Uploads overtake the commands that are recorded but not submitted; those that use the old elements go first.
     if (store.pieces.some((block) => block.usedAt >= this.#faults.batchStart)) this.flush();
     store.pieces.forEach((block, index) => {
@@ -528,6 +706,7 @@ export class Device {
   /** Submits all recorded work. Does not wait. */
   flush(): void {
     if (this.#faults.over) return;
+    this.#breakPlan();
     this.#pass?.end();
     this.#pass = undefined;
     if (this.#profile !== undefined && this.#dispatches > 0) {
@@ -632,6 +811,7 @@ export class Device {
 
   /** The encoder outside a compute pass. */
   #copyEncoder(): GPUCommandEncoder {
+    this.#breakPlan();
     this.#pass?.end();
     this.#pass = undefined;
     return this.#encode();

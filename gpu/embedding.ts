@@ -4,7 +4,7 @@
  * @module
  */
 import type { EmbeddingBackwardCall, EmbeddingCall } from "../core/machine.ts";
-import { type Device, storeOf } from "./device.ts";
+import { type Device, storeOf, type Window } from "./device.ts";
 import { quantizedRows } from "./quantized.ts";
 import { pickRows } from "./rows.ts";
 import * as shaders from "./shaders.ts";
@@ -13,7 +13,17 @@ import * as shaders from "./shaders.ts";
 const LONGEST_RUN = 64;
 
 /** See {@linkcode Operations.embedding}. */
-export function embedding(device: Device, { table, ids, scale, width, output }: EmbeddingCall): void {
+export function embedding(device: Device, { ids, ...call }: EmbeddingCall): void {
+  using scope = device.scope();
+  pickTokens(device, call, scope.upload(ids));
+}
+
+/** The same with ids that the device has. */
+export function pickTokens(
+  device: Device,
+  { table, scale, width, output }: Omit<EmbeddingCall, "ids">,
+  ids: Window,
+): void {
   if (table.quantization === undefined) {
     pickRows(device, storeOf(table), ids, scale, width, storeOf(output));
   } else quantizedRows(device, table, table.quantization, ids, scale, storeOf(output));

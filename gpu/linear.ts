@@ -61,12 +61,13 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
 }
 
 /**
- * See {@linkcode Fused.normLinear}. The norm is a factor of each row: one row finds it on the way, for more rows it is
- * found first.
+ * See {@linkcode Fused.normLinear}. The norm is a factor of each row: one row finds it on the way, for more rows of a weight
+ * that is not quantised it is found first.
  */
 export function normLinear(device: Device, call: NormLinearCall): void {
-  const { normed, gate, eps, rows, inDim, outDim } = call;
+  const { weight: { quantization }, normed, gate, eps, rows, inDim, outDim } = call;
   if (call.output.size === 0) return;
+  if (quantization !== undefined) return multiplyQuantized(device, call, quantization, call);
   using scope = device.scope();
   const norm = { normed: storeOf(normed), eps, factors: device.nothing };
   const product = {

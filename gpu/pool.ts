@@ -23,6 +23,8 @@ export interface Block {
   readonly createdAt: number;
   /** Clock of the last recorded use: at or after the batch's start, the commands that use it are not submitted. */
   usedAt: number;
+  /** Whether the pool holds it: no store does. */
+  isIdle: boolean;
 }
 
 /** Bytes that idle buffers may always hold, and that buffers to be freed may hold until a submit. */
@@ -90,7 +92,9 @@ export class Pool {
     if (idle !== undefined && index >= 0) {
       this.#idleBytes -= size;
       this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
-      return idle.splice(index, 1)[0];
+      const [block] = idle.splice(index, 1);
+      block.isIdle = false;
+      return block;
     }
     const freed = this.#freed.get(key) ?? 0;
     if (freed > 0) {
@@ -101,11 +105,20 @@ export class Pool {
     const mappedAtCreation = (usage & MAP_READ) !== 0;
     const buffer = this.#device.createBuffer({ size, usage, mappedAtCreation });
     const createdAt = this.#faults.clock;
-    const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt, usedAt: 0 };
+    const block = { id: this.#ids++, buffer, bytes: size, usage, createdAt, usedAt: 0, isIdle: false };
     this.#blocks.add(block);
     this.#bytes += size;
     this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
     return block;
+  }
+
+  /** Takes this idle buffer out. */
+  take(block: Block): void {
+    const idle = this.#idle.get(`${block.usage},${block.bytes}`)!;
+    idle.splice(idle.indexOf(block), 1);
+    block.isIdle = false;
+    this.#idleBytes -= block.bytes;
+    this.#mostInUse = Math.max(this.#mostInUse, this.#bytes - this.#idleBytes);
   }
 
   /** Takes a buffer back, for reuse. */
@@ -116,6 +129,7 @@ export class Pool {
     const idle = this.#idle.get(key);
     if (idle === undefined) this.#idle.set(key, [block]);
     else idle.splice(idle.findLastIndex(({ id }) => id < block.id) + 1, 0, block);
+    block.isIdle = true;
     this.#idleBytes += block.bytes;
     const room = this.#mostInUse * 5 / 4 - (this.#bytes - this.#idleBytes);
     this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
@@ -167,6 +181,7 @@ export class Pool {
 
   /** Frees a buffer that was idle. */
   #free(block: Block): void {
+    block.isIdle = false;
     this.#idleBytes -= block.bytes;
     this.destroy(block);
   }
@@ -196,7 +211,10 @@ export class Pool {
 
   /** Frees all buffers. */
   dispose(): void {
-    for (const { buffer } of this.#blocks) buffer.destroy();
+    for (const block of this.#blocks) {
+      block.isIdle = false;
+      block.buffer.destroy();
+    }
     this.#blocks.clear();
     this.#idle.clear();
     this.#bytes = this.#idleBytes = 0;

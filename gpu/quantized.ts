@@ -7,8 +7,8 @@
 import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { FloatType } from "../core/dtype.ts";
-import type { LinearCall } from "../core/machine.ts";
-import { type Device, type Scope, type Store, storeOf } from "./device.ts";
+import type { LinearCall, NormLinearCall } from "../core/machine.ts";
+import { type Device, type Scope, type Store, storeOf, type Window } from "./device.ts";
 import { padded } from "./pad.ts";
 import * as shaders from "./shaders.ts";
 
@@ -47,7 +47,7 @@ export function quantizedRows(
   device: Device,
   table: Tensor,
   quantization: Quantization,
-  ids: Uint32Array | undefined,
+  ids: Window | undefined,
   scale: number,
   to: Store,
 ): void {
@@ -64,14 +64,13 @@ export function quantizedRows(
   const dispatch = (
     range: { start: number; count: number },
     rows: { start: number; count: number },
-    indices?: Store,
   ) => {
     const size = rows.count * inDim;
     device.dispatch(
       kernel,
       {
         table: from.window(range.start * words, range.count * words),
-        ids: indices?.window(rows.start, rows.count) ?? device.nothing,
+        ids: ids?.store.window(ids.start + rows.start, rows.count) ?? device.nothing,
         output: to.window(rows.start * inDim, size),
       },
       { size, inDim, words, scalesAt, first: range.start, rows: range.count, scale },
@@ -82,10 +81,8 @@ export function quantizedRows(
     for (const range of device.chunks(vocab, [from, words], [to, inDim])) dispatch(range, range);
     return;
   }
-  using scope = device.scope();
-  const indices = scope.upload(ids);
-  for (const rows of device.chunks(ids.length, [to, inDim], [indices, 1])) {
-    for (const range of device.chunks(vocab, [from, words])) dispatch(range, rows, indices);
+  for (const rows of device.chunks(ids.length, [to, inDim], [ids.store, 1])) {
+    for (const range of device.chunks(vocab, [from, words])) dispatch(range, rows);
   }
 }
 
@@ -101,16 +98,22 @@ export function dequantized(
   return store;
 }
 
-/** A linear layer of few rows: one pass over the weight for every 4 rows of x. */
+/**
+ * A linear layer of few rows: one pass over the weight for every 4 rows of x. With a norm its factor of each row is found on
+ * the way, whatever the number of rows.
+ */
 export function multiplyQuantized(
   device: Device,
   { x: { storage }, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
   quantization: Quantization,
+  norm?: Pick<NormLinearCall, "normed" | "eps" | "gate">,
 ): void {
   const { words, scalesAt } = rowWords(inDim, quantization);
   const width = Math.ceil(inDim / quantization.group) * quantization.group;
   using scope = device.scope();
-  const x = padded(scope, storage as Store, [1, inDim], [1, width]);
+  const vectors = (store: Store) => padded(scope, store, [1, inDim], [1, width]);
+  const x = vectors(storage as Store), gate = norm?.gate;
+  const normed = norm?.normed.storage === storage ? x : norm && vectors(storeOf(norm.normed));
   const kernel = device.kernel(shaders.quantizedLinear.main, {
     access: { output: "update" },
     types: {
@@ -126,8 +129,11 @@ export function multiplyQuantized(
       ONE_ROW: rows === 1,
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
+      NORMED: normed !== undefined,
+      GATED: gate !== undefined,
     },
   });
+  const gateBias = gate?.bias && storeOf(gate.bias);
   const from = storeOf(weight), to = storeOf(output), addend = residual && storeOf(residual);
   const residualRows = addend === undefined ? [] : [[addend, outDim] as const];
   for (const { start, count } of device.chunks(rows, [x, width], [to, outDim], ...residualRows)) {
@@ -142,6 +148,11 @@ export function multiplyQuantized(
           bias: bias === undefined ? device.nothing : storeOf(bias),
           residual: addend?.window(first, length) ?? device.nothing,
           output: to.window(first, length),
+          normed: normed?.window(start * width, count * width) ?? device.nothing,
+          gateWeight: gate === undefined
+            ? device.nothing
+            : storeOf(gate.weight).window(bound.start * words, bound.count * words),
+          gateBias: gateBias ?? device.nothing,
         },
         {
           rows: count,
@@ -152,6 +163,8 @@ export function multiplyQuantized(
           outCount: bound.count,
           stride: outDim,
           workgroups,
+          inDim,
+          eps: norm?.eps ?? 0,
         },
         workgroups,
       );

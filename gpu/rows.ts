@@ -4,19 +4,20 @@
  * @module
  */
 import type { GatherRowsCall, ScatterRowsCall } from "../core/machine.ts";
-import { type Device, type Store, storeOf } from "./device.ts";
+import { type Device, type Store, storeOf, type Window } from "./device.ts";
 import * as shaders from "./shaders.ts";
 
 /** See {@linkcode Operations.gatherRows}. */
 export function gatherRows(device: Device, { x, indices, width, output }: GatherRowsCall): void {
-  pickRows(device, storeOf(x), indices, 1, width, storeOf(output));
+  using scope = device.scope();
+  pickRows(device, storeOf(x), scope.upload(indices), 1, width, storeOf(output));
 }
 
-/** `output[i] = table[indices[i]] · scale`, rows of `width` elements. */
+/** `output[i] = table[ids[i]] · scale`, rows of `width` elements. */
 export function pickRows(
   device: Device,
   table: Store,
-  indices: Uint32Array,
+  ids: Window,
   scale: number,
   width: number,
   output: Store,
@@ -27,16 +28,14 @@ export function pickRows(
     types: { Table: table.dtype, Output: output.dtype },
     constants: { PACKED: table.dtype === "bf16" },
   });
-  using scope = device.scope();
-  const ids = scope.upload(indices);
-  for (const rows of device.chunks(indices.length, [output, width], [ids, 1])) {
+  for (const rows of device.chunks(ids.length, [output, width], [ids.store, 1])) {
     const size = rows.count * width;
     for (const range of device.chunks(table.length / width, [table, width])) {
       device.dispatch(
         kernel,
         {
           table: table.window(range.start * width, range.count * width),
-          ids: ids.window(rows.start, rows.count),
+          ids: ids.store.window(ids.start + rows.start, rows.count),
           output: output.window(rows.start * width, size),
         },
         { count: size, width, first: range.start, rows: range.count, scale },

@@ -1958,6 +1958,8 @@ override TEAM: u32;
 override ONE_ROW: bool;
 override BIAS: bool;
 override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -1967,24 +1969,41 @@ struct Parameters {
   outCount: u32,
   stride: u32,
   workgroups: u32,
+  inDim: u32,
+  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> bias: array<Bias>;
 @group(0) @binding(3) var<storage, read> residual: array<Residual>;
 @group(0) @binding(4) var<storage, read_write> output: array<Output>;
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<u32>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 var<workgroup> partial: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquares: array<vec4<f32>, 128>;
+fn rowAt(row: u32) -> u32 {
+  return min(row, parameters.rows - 1u) * parameters.inVectors;
+}
 fn products(w: vec4<f32>, row: u32, i: u32) -> vec4<f32> {
-  let x0 = dot(w, vec4<f32>(x[row * parameters.inVectors + i]));
+  let x0 = dot(w, vec4<f32>(x[rowAt(row) + i]));
   if (ONE_ROW) { return vec4<f32>(x0, 0.0, 0.0, 0.0); }
-  let last = parameters.rows - 1u;
   return vec4<f32>(
     x0,
-    dot(w, vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i])),
-    dot(w, vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i])),
-    dot(w, vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i])),
+    dot(w, vec4<f32>(x[rowAt(row + 1u) + i])),
+    dot(w, vec4<f32>(x[rowAt(row + 2u) + i])),
+    dot(w, vec4<f32>(x[rowAt(row + 3u) + i])),
   );
+}
+fn square(row: u32, i: u32) -> f32 {
+  let y = vec4<f32>(normed[rowAt(row) + i]);
+  return dot(y, y);
+}
+fn squares(row: u32, i: u32) -> vec4<f32> {
+  if (ONE_ROW) { return vec4<f32>(square(row, i), 0.0, 0.0, 0.0); }
+  return vec4<f32>(square(row, i), square(row + 1u, i), square(row + 2u, i), square(row + 3u, i));
 }
 fn word(bits: u32, row: u32, i: u32) -> vec4<f32> {
   if (BITS == 8u) {
@@ -1993,6 +2012,15 @@ fn word(bits: u32, row: u32, i: u32) -> vec4<f32> {
   let low = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - 8.0;
   let high = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u)) - 8.0;
   return products(low, row, i) + products(high, row, i + 1u);
+}
+fn vector(integers: vec4<u32>, row: u32, first: u32) -> vec4<f32> {
+  let step = 8u / BITS;
+  return word(integers.x, row, first) + word(integers.y, row, first + step) +
+    word(integers.z, row, first + 2u * step) + word(integers.w, row, first + 3u * step);
+}
+fn scaleOf(words: vec4<u32>, scaleWord: u32, group: u32) -> f32 {
+  let pair = words[scaleWord % 4u];
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
 }
 @compute @workgroup_size(128)
 fn main(
@@ -2009,31 +2037,49 @@ fn main(
   let column = id % blocks * teams + thread / TEAM;
   let at = min(column, parameters.outCount - 1u) * parameters.vectors;
   var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var squareSums = vec4<f32>();
   for (var i = lane; i < parameters.scalesAt / 4u; i += TEAM) {
-    let integers = weight[at + i];
     let group = i * (128u / BITS) / GROUP;
     let scaleWord = parameters.scalesAt + group / 2u;
-    let pair = weight[at + scaleWord / 4u][scaleWord % 4u];
-    let scale = bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
-    let step = 8u / BITS;
-    let first = i * 4u * step;
-    sums += scale * (
-      word(integers.x, row, first) + word(integers.y, row, first + step) +
-      word(integers.z, row, first + 2u * step) + word(integers.w, row, first + 3u * step)
-    );
+    let first = i * (32u / BITS);
+    let scale = scaleOf(weight[at + scaleWord / 4u], scaleWord, group);
+    sums += scale * vector(weight[at + i], row, first);
+    if (GATED) {
+      let gateScale = scaleOf(gateWeight[at + scaleWord / 4u], scaleWord, group);
+      gates += gateScale * vector(gateWeight[at + i], row, first);
+    }
+    if (NORMED) {
+      for (var j = 0u; j < 32u / BITS; j++) { squareSums += squares(row, first + j); }
+    }
   }
   partial[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquares[thread] = squareSums; }
   for (var half = TEAM / 2u; half > 0u; half /= 2u) {
     workgroupBarrier();
-    if (lane < half) { partial[thread] += partial[thread + half]; }
+    if (lane < half) {
+      partial[thread] += partial[thread + half];
+      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
+      if (NORMED) { partialSquares[thread] += partialSquares[thread + half]; }
+    }
   }
   workgroupBarrier();
   let r = row + lane;
   if (lane >= 4u || r >= parameters.rows || column >= parameters.outCount) { return; }
   let global = parameters.firstOut + column;
   let to = r * parameters.stride + global;
-  var y = partial[thread - lane][lane];
+  var factor = 1.0;
+  if (NORMED) {
+    factor = 1.0 / sqrt(partialSquares[thread - lane][lane] / f32(parameters.inDim) + parameters.eps);
+  }
+  var y = partial[thread - lane][lane] * factor;
   if (BIAS) { y += f32(bias[global]); }
+  if (GATED) {
+    var gate = partialGate[thread - lane][lane] * factor;
+    if (BIAS) { gate += f32(gateBias[global]); }
+    y *= gate;
+  }
   if (RESIDUAL) { y += f32(residual[to]); }
   output[to] = Output(y);
 }
@@ -2293,6 +2339,7 @@ struct Parameters {
   size: u32,
   count: u32,
   workgroups: u32,
+  ofRow: u32,
   parts: u32,
 }
 @group(0) @binding(0) var<storage, read> logits: array<Logit>;
@@ -2362,12 +2409,14 @@ fn first(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow * parameters.size;
   var maximum = LOWEST;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      let value = f32(logits[at]);
+      let value = f32(logits[row + at]);
       let bits = bitcast<u32>(value);
       if ((bits & 0x7f800000u) == 0x7f800000u && bits != 0xff800000u) { atomicOr(&faulty, 1u); }
       values[i] = value;
@@ -2378,7 +2427,7 @@ fn first(
   maximum = maximumOf(maximum, thread);
   var sum = 0.0;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    if (id * CHUNK + i < parameters.size) { sum += exp(values[i] - maximum); }
+    if (chunk + i < parameters.size) { sum += exp(values[i] - maximum); }
   }
   sum = sumOf(sum, thread);
   if (thread == 0u) { sums[id] = vec4<f32>(maximum, sum, f32(atomicLoad(&faulty)), 0); }
@@ -2392,32 +2441,40 @@ fn merge(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      values[i] = candidates[at].x;
-      ids[i] = candidates[at].y;
+      values[i] = candidates[row * parameters.size + at].x;
+      ids[i] = candidates[row * parameters.size + at].y;
     }
   }
+  var to = id * parameters.count;
   if (parameters.parts > 0u) {
+    let firstSum = row * parameters.parts;
     var maximum = LOWEST;
     var fault = 0.0;
     for (var i = thread; i < parameters.parts; i += THREADS) {
-      maximum = max(maximum, allSums[i].x);
-      fault += allSums[i].z;
+      maximum = max(maximum, allSums[firstSum + i].x);
+      fault += allSums[firstSum + i].z;
     }
     maximum = maximumOf(maximum, thread);
     fault = sumOf(fault, thread);
     var sum = 0.0;
-    for (var i = thread; i < parameters.parts; i += THREADS) { sum += allSums[i].y * exp(allSums[i].x - maximum); }
-    sum = sumOf(sum, thread);
-    if (thread == 0u) {
-      largest[0] = vec2<f32>(maximum, sum);
-      largest[1] = vec2<f32>(fault, 0);
+    for (var i = thread; i < parameters.parts; i += THREADS) {
+      sum += allSums[firstSum + i].y * exp(allSums[firstSum + i].x - maximum);
     }
+    sum = sumOf(sum, thread);
+    to = row * (parameters.count + 2u);
+    if (thread == 0u) {
+      largest[to] = vec2<f32>(maximum, sum);
+      largest[to + 1u] = vec2<f32>(fault, 0);
+    }
+    to += 2u;
   }
-  pick(thread, id * parameters.count + select(0u, 2u, parameters.parts > 0u));
+  pick(thread, to);
 }
 `;
 
@@ -3115,7 +3172,7 @@ export const pad = /* @__PURE__ */ (() => ({
 
 const quantizedLinearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + quantizedLinearSource,
-  overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL"],
+  overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL","NORMED","GATED"],
   aliases: ["Bias","Output","Residual","X"],
 } as const))();
 
@@ -3132,6 +3189,9 @@ export const quantizedLinear = /* @__PURE__ */ (() => ({
       bias: [2, "read"],
       residual: [3, "read"],
       output: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -3142,6 +3202,8 @@ export const quantizedLinear = /* @__PURE__ */ (() => ({
       outCount: [5, "u32"],
       stride: [6, "u32"],
       workgroups: [7, "u32"],
+      inDim: [8, "u32"],
+      eps: [9, "f32"],
     },
   },
 } as const))();
@@ -3326,7 +3388,8 @@ export const topLogits = /* @__PURE__ */ (() => ({
       size: [0, "u32"],
       count: [1, "u32"],
       workgroups: [2, "u32"],
-      parts: [3, "u32"],
+      ofRow: [3, "u32"],
+      parts: [4, "u32"],
     },
   },
   merge: {
@@ -3342,7 +3405,8 @@ export const topLogits = /* @__PURE__ */ (() => ({
       size: [0, "u32"],
       count: [1, "u32"],
       workgroups: [2, "u32"],
-      parts: [3, "u32"],
+      ofRow: [3, "u32"],
+      parts: [4, "u32"],
     },
   },
 } as const))();

@@ -1,6 +1,6 @@
-// The `count` largest logits in descending order, of equal ones the first, and what log Σ exp(logits) is made of. `first`
-// takes CHUNK logits per workgroup and leaves the largest of each; `merge` does the same with what is left, until one
-// workgroup is enough: it also adds up the sums.
+// The `count` largest logits of each row in descending order, of equal ones the first, and what log Σ exp(logits) is made
+// of. `first` takes CHUNK logits per workgroup and leaves the largest of each; `merge` does the same with what is left, until
+// one workgroup is enough for a row: it also adds up the sums.
 
 // import folded.wgsl
 
@@ -9,19 +9,20 @@ const THREADS = 256u;
 const LOWEST = -3.4028234663852886e38; // stands for no logit
 
 struct Parameters {
-  size: u32,       // logits, or candidates
+  size: u32,       // logits, or candidates, of a row
   count: u32,
-  workgroups: u32,
-  parts: u32,      // of merge: workgroups of first, if it is the last pass; else 0
+  workgroups: u32, // of all rows
+  ofRow: u32,      // workgroups of a row
+  parts: u32,      // of merge: workgroups of a row in first, if it is the last pass; else 0
 }
 
-@group(0) @binding(0) var<storage, read> logits: array<Logit>; // [size]
-@group(0) @binding(1) var<storage, read_write> largest: array<vec2<f32>>; // [workgroups, count]: logit and id
-@group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>; // [workgroups]: max, Σ exp(logit − max), whether one is NaN or +∞
+@group(0) @binding(0) var<storage, read> logits: array<Logit>; // [rows, size]
+@group(0) @binding(1) var<storage, read_write> largest: array<vec2<f32>>; // [rows, ofRow, count]: logit and id
+@group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>; // [rows, ofRow]: max, Σ exp(logit − max), whether one is NaN or +∞
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
-@group(0) @binding(0) var<storage, read> candidates: array<vec2<f32>>; // [size]
-@group(0) @binding(2) var<storage, read> allSums: array<vec4<f32>>; // [parts]
+@group(0) @binding(0) var<storage, read> candidates: array<vec2<f32>>; // [rows, size]
+@group(0) @binding(2) var<storage, read> allSums: array<vec4<f32>>; // [rows, parts]
 
 var<workgroup> values: array<f32, CHUNK>;
 var<workgroup> ids: array<f32, CHUNK>; // below 2^24
@@ -92,12 +93,14 @@ fn first(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow * parameters.size;
   var maximum = LOWEST;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      let value = f32(logits[at]);
+      let value = f32(logits[row + at]);
       let bits = bitcast<u32>(value);
       if ((bits & 0x7f800000u) == 0x7f800000u && bits != 0xff800000u) { atomicOr(&faulty, 1u); }
       values[i] = value;
@@ -108,14 +111,14 @@ fn first(
   maximum = maximumOf(maximum, thread);
   var sum = 0.0;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    if (id * CHUNK + i < parameters.size) { sum += exp(values[i] - maximum); }
+    if (chunk + i < parameters.size) { sum += exp(values[i] - maximum); }
   }
   sum = sumOf(sum, thread);
   if (thread == 0u) { sums[id] = vec4<f32>(maximum, sum, f32(atomicLoad(&faulty)), 0); }
   pick(thread, id * parameters.count);
 }
 
-// The last pass writes max, sum and fault before the largest.
+// The last pass writes max, sum and fault of a row before the largest.
 @compute @workgroup_size(THREADS)
 fn merge(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -124,30 +127,38 @@ fn merge(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
+  let chunk = id % parameters.ofRow * CHUNK;
+  let row = id / parameters.ofRow;
   for (var i = thread; i < CHUNK; i += THREADS) {
-    let at = id * CHUNK + i;
+    let at = chunk + i;
     values[i] = LOWEST;
     if (at < parameters.size) {
-      values[i] = candidates[at].x;
-      ids[i] = candidates[at].y;
+      values[i] = candidates[row * parameters.size + at].x;
+      ids[i] = candidates[row * parameters.size + at].y;
     }
   }
+  var to = id * parameters.count;
   if (parameters.parts > 0u) {
+    let firstSum = row * parameters.parts;
     var maximum = LOWEST;
     var fault = 0.0;
     for (var i = thread; i < parameters.parts; i += THREADS) {
-      maximum = max(maximum, allSums[i].x);
-      fault += allSums[i].z;
+      maximum = max(maximum, allSums[firstSum + i].x);
+      fault += allSums[firstSum + i].z;
     }
     maximum = maximumOf(maximum, thread);
     fault = sumOf(fault, thread);
     var sum = 0.0;
-    for (var i = thread; i < parameters.parts; i += THREADS) { sum += allSums[i].y * exp(allSums[i].x - maximum); }
-    sum = sumOf(sum, thread);
-    if (thread == 0u) {
-      largest[0] = vec2<f32>(maximum, sum);
-      largest[1] = vec2<f32>(fault, 0);
+    for (var i = thread; i < parameters.parts; i += THREADS) {
+      sum += allSums[firstSum + i].y * exp(allSums[firstSum + i].x - maximum);
     }
+    sum = sumOf(sum, thread);
+    to = row * (parameters.count + 2u);
+    if (thread == 0u) {
+      largest[to] = vec2<f32>(maximum, sum);
+      largest[to + 1u] = vec2<f32>(fault, 0);
+    }
+    to += 2u;
   }
-  pick(thread, id * parameters.count + select(0u, 2u, parameters.parts > 0u));
+  pick(thread, to);
 }

@@ -18,7 +18,7 @@
  */
 export { Batch, type BatchModel } from "./batch.ts";
 export type { TransNormerConfig } from "./config.ts";
-export { Decoding } from "./decoding.ts";
+export { Decoding, readLogits } from "./decoding.ts";
 export type { DecodingModel, DecodingOptions, GeneratedToken, GenerateOptions } from "./decoding.ts";
 export type { Checkpoint, LoadOptions, LoadProgress } from "./load.ts";
 export { type ChatOptions, TransNormerLLM } from "./model.ts";

@@ -8,7 +8,8 @@
  */
 import { rangeError, show, typeError } from "../core/errors.ts";
 import { pauses } from "../core/eventLoop.ts";
-import { topLogits } from "../core/ops/fused.ts";
+import { gatherRows } from "../core/ops.ts";
+import { MOST_LOGITS, topLogits } from "../core/ops/fused.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
 import { type Likeliest, Sampler, type SamplingOptions } from "./sampling.ts";
@@ -226,7 +227,7 @@ export async function* decode(
     }
     position = session.position;
     while (logits !== undefined && decoding.tokens < decoding.maxTokens) {
-      const data: Float32Array | Likeliest = await readLogits(logits, decoding.candidates);
+      const [data] = await readLogits(logits, [decoding.candidates]);
       logits.dispose();
       await pause();
       signal?.throwIfAborted();
@@ -252,15 +253,73 @@ export async function* decode(
 /** What {@linkcode topLogits} gives where there are no more logits: the lowest number of f32. */
 const NO_LOGIT = -3.4028234663852886e38;
 
-/** Of a row of logits what a choice among `candidates` depends on, or all of it. */
-async function readLogits(
+/**
+ * Of each row of logits what the next token depends on: all of it, or the likeliest, which are found on the device where
+ * that is faster. So a step of a batch reads back few numbers.
+ *
+ * @example
+ * ```ts
+ * import { createBackend } from "@levin/attention";
+ * import { Decoding, readLogits, TransNormerLLM } from "@levin/attention/tnl";
+ * import assert from "node:assert/strict";
+ *
+ * using backend = await createBackend({ prefer: "wasm" });
+ * using model = await TransNormerLLM.load("tests/golden/tnl", { backend });
+ * using batch = model.batch(2);
+ * using session = model.session();
+ * const slots = [batch.join(session), batch.join(session)];
+ * const answers = [{ temperature: 0 }, { topK: 5, seed: 1 }].map((options) => new Decoding(model, [205], options));
+ * using logits = batch.step(slots, [205, 205]);
+ * const rows = await readLogits(logits, answers.map(({ candidates }) => candidates));
+ * const tokens = answers.map((answer, i) => answer.next(rows[i]).token);
+ * assert.equal(tokens.length, 2);
+ * ```
+ *
+ * @param logits `[rows, vocab]`, or one row `[vocab]`
+ * @param candidates of each row: `decoding.candidates`
+ * @returns what `decoding.next()` takes, of each row
+ * @throws {RangeError} when there is not one value per row
+ */
+export async function readLogits(
   logits: Tensor,
-  candidates: number | undefined,
-): Promise<Float32Array | Likeliest> {
-  using top = candidates === undefined ? undefined : topLogits(logits, candidates);
-  if (top === undefined) return logits.data();
-  const [max, sum, faults, , ...pairs] = await top.data();
-  if (faults > 0 || max <= NO_LOGIT) return logits.data(); // choosing says which logit is wrong
+  candidates: readonly (number | undefined)[],
+): Promise<(Float32Array | Likeliest)[]> {
+  const vocab = logits.shape.at(-1)!, rows = vocab === 0 ? 0 : logits.size / vocab;
+  if (candidates.length !== rows) {
+    rangeError("readLogits", `candidates must have one value per row, ${rows}`, candidates.length);
+  }
+  const counts = candidates.filter((count) => count !== undefined && count <= MOST_LOGITS) as number[];
+  using top = counts.length === 0 ? undefined : topLogits(logits, Math.max(...counts));
+  if (top === undefined) {
+    const data = await logits.data();
+    return candidates.map((_, row) => data.subarray(row * vocab, (row + 1) * vocab));
+  }
+  const isWhole = (count: number | undefined) => count === undefined || count > MOST_LOGITS;
+  const whole = [...candidates.keys()].filter((row) => isWhole(candidates[row]));
+  const reading = readRows(logits, whole, vocab); // is enqueued before anything is waited for
+  reading.catch(() => {}); // where the other fails first
+  const width = top.size / rows, data = await top.data(), wholes = await reading;
+  const likeliest = candidates.map((_, row) => likeliestOf(data.subarray(row * width, (row + 1) * width)));
+  // Choosing from the whole row says which logit is wrong.
+  const wrong = [...candidates.keys()].filter((row) => likeliest[row] === undefined && !whole.includes(row));
+  const wrongs = await readRows(logits, wrong, vocab);
+  return candidates.map((_, row) => {
+    if (whole.includes(row)) return wholes[whole.indexOf(row)];
+    return likeliest[row] ?? wrongs[wrong.indexOf(row)];
+  });
+}
+
+/** Some rows of logits, read back. */
+async function readRows(logits: Tensor, rows: readonly number[], vocab: number): Promise<Float32Array[]> {
+  if (rows.length === 0) return [];
+  using some = gatherRows(logits, rows, { width: vocab });
+  const data = await some.data();
+  return rows.map((_, i) => data.subarray(i * vocab, (i + 1) * vocab));
+}
+
+/** A row of {@linkcode topLogits}; undefined if a logit is NaN or +∞, or none is above −∞. */
+function likeliestOf([max, sum, faults, , ...pairs]: Float32Array): Likeliest | undefined {
+  if (faults > 0 || max <= NO_LOGIT) return undefined;
   const likeliest = Array.from(
     { length: pairs.length / 2 },
     (_, i) => [pairs[2 * i + 1], pairs[2 * i]] as const,

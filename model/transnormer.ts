@@ -8,9 +8,10 @@
  *
  * @module
  */
-import { mixerStep, normLinear } from "../core/ops/fused.ts";
+import { mixerStep, normLinear, step as repeated, stepEmbedding } from "../core/ops/fused.ts";
 import { lightningAttention, lightningAttentionStep } from "../core/ops/lightning.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
+import type { HeldTokens } from "../core/machine.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
 import type { LayerWeights, Weights } from "./weights.ts";
@@ -137,26 +138,31 @@ export function forward(network: Network, input: Input): Output {
 function isFused({ config, weights }: Network, { batch, seqLen }: Tokens): boolean {
   const { fused } = weights.embedTokens.backend.machine;
   if (fused === undefined || seqLen !== 1 || config.norm !== "srmsnorm") return false;
-  const isPlain = ({ qkvuProj, outProj, l1, l2 }: LayerWeights<Tensor>) =>
-    [qkvuProj, outProj, l1, l2].every(({ weight }) => weight.quantization === undefined) &&
-    l1.weight.dtype === l2.weight.dtype;
-  return fused.fits({ ...config, rows: batch }) && weights.layers.every(isPlain);
+  const isGated = ({ l1: { weight: left }, l2: { weight: right } }: LayerWeights<Tensor>) =>
+    left.dtype === right.dtype && left.quantization?.group === right.quantization?.group;
+  return fused.fits({ ...config, rows: batch }) && weights.layers.every(isGated);
 }
 
 /**
  * One token per sequence in fused operations: the equations of {@linkcode layer}, where a norm is a factor of the rows of
- * the product that reads it.
+ * the product that reads it. The states and the number of sequences say what is enqueued, so that it is done once.
  */
-function step(network: Network, input: Input, states: readonly Tensor[]): Tensor {
-  const { config: { heads, activation }, weights } = network;
-  const { positions, rows } = input;
-  let hidden = embed(network, input);
+function step({ config, weights }: Network, input: Input, states: readonly Tensor[]): Tensor {
+  const { ids, batch, positions, rows } = input;
+  const { backend } = weights.embedTokens, tokens = { ids, positions, rows };
+  const shape = [batch, 1, config.embedDim];
+  return repeated(backend, shape, states, tokens, (held) => stepOf({ config, weights }, held, states));
+}
+
+function stepOf({ config, weights }: Network, tokens: HeldTokens, states: readonly Tensor[]): Tensor {
+  const { heads, activation, embeddingScale } = config;
+  let hidden = stepEmbedding(weights.embedTokens, tokens, embeddingScale);
   try {
     weights.layers.forEach(({ qkvuProj, theta, slopes, outProj, l1, l2, l3 }, l) => {
       using x = hidden;
       // x + out_proj(u ⊙ norm(o)), o = attend(q, k, v), q, k, v, u = split4(qkvu_proj(norm(x)))
       using qkvu = normLinear(x, qkvuProj);
-      const mixed = mixerStep(qkvu, states[l], { heads, activation, slopes, theta, positions, rows });
+      const mixed = mixerStep(qkvu, states[l], tokens, { heads, activation, slopes, theta });
       using attended = mixed.attended, gated = mixed.gated;
       using middle = normLinear(gated, outProj, { normed: attended, residual: x });
       // x + l3(l1(h) ⊙ l2(h)), h = norm(x)

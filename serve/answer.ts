@@ -4,7 +4,7 @@
  * @module
  */
 import { Decoding } from "../model/decoding.ts";
-import type { DecodingOptions, TokenStream, TransNormerLLM } from "../model/mod.ts";
+import type { DecodingOptions, Likeliest, TokenStream, TransNormerLLM } from "../model/mod.ts";
 import { logSumExp } from "../model/sampling.ts";
 import type { Branch } from "./scheduler.ts";
 
@@ -98,12 +98,19 @@ export class Answer implements Branch {
     return this.#options.isBlocked();
   }
 
+  /** See {@linkcode Branch.candidates}. */
+  get candidates(): number | undefined {
+    return this.#options.logprobs === undefined ? this.#decoding.candidates : undefined;
+  }
+
   /** See {@linkcode Branch.next}. */
-  next(logits: Float32Array): number | undefined {
+  next(logits: Float32Array | Likeliest): number | undefined {
     const { index, logprobs, keepEnd, end } = this.#options;
     const offset = this.#options.offset + this.#decoding.length;
     const { token, text, finish } = this.#decoding.next(logits, end?.aborted);
-    const entries = logprobs === undefined ? [] : [{ ...score(logits, token, logprobs), offset }];
+    const entries = logprobs === undefined || !(logits instanceof Float32Array)
+      ? []
+      : [{ ...score(logits, token, logprobs), offset }];
     const isNamed = finish === "stop" && !end?.aborted && this.#model.tokenizer?.hasText(token) === false;
     const isEnd = isNamed || this.#model.config.eosTokenIds.includes(token);
     if (finish !== undefined && (keepEnd || !isEnd)) this.pending = [token];

@@ -4,7 +4,8 @@
  * @module
  */
 import { pauses } from "../core/eventLoop.ts";
-import type { Batch, Session, TransNormerLLM } from "../model/mod.ts";
+import { readLogits } from "../model/decoding.ts";
+import type { Batch, Likeliest, Session, TransNormerLLM } from "../model/mod.ts";
 import { ApiError, report } from "./errors.ts";
 import { FairQueue } from "./fairQueue.ts";
 import { letTurn } from "./gate.ts";
@@ -15,7 +16,9 @@ import { Prefixes } from "./prefixes.ts";
 /** An answer that is being written. */
 export interface Branch {
   /** Takes the logits of the next token, valid during the call; returns the token to continue with, or none to end. */
-  next(logits: Float32Array): number | undefined;
+  next(logits: Float32Array | Likeliest): number | undefined;
+  /** How many of the likeliest tokens the next one depends on; undefined: on all logits. */
+  readonly candidates: number | undefined;
   /** Whether it takes no step for now, as its client has not read what came before; {@linkcode Scheduler.wake} ends it. */
   readonly isBlocked: boolean;
 }
@@ -352,13 +355,13 @@ export class Scheduler {
     const seats = this.#seats.filter((seat) => !blocked.includes(seat));
     const batch = this.#batch;
     if (seats.length === 0 || batch === undefined) return;
-    let data: Float32Array;
+    let rows: (Float32Array | Likeliest)[];
     const start = performance.now();
     try {
       using logits = batch.step(seats.map(({ slot }) => slot), seats.map(({ token }) => token));
-      const reading = logits.data();
+      const reading = readLogits(logits, seats.map(({ branch }) => branch.candidates));
       this.#metrics.compute("write", start, reading, seats.map(({ position }) => position + 1));
-      data = await reading;
+      rows = await reading;
     } catch (error) {
       for (const { task } of this.#seats) this.#end(task, error); // the states of the blocked ones are gone too
       this.#seats = [];
@@ -366,12 +369,11 @@ export class Scheduler {
       return batch.dispose();
     }
     this.#metrics.batchSize.observe(seats.length);
-    const { vocabSize } = this.#model.config;
     this.#seats = blocked;
     for (const [i, seat] of seats.entries()) {
       const { task, branch, slot } = seat;
       try {
-        const next = task.ended ? undefined : branch.next(data.subarray(i * vocabSize, (i + 1) * vocabSize));
+        const next = task.ended ? undefined : branch.next(rows[i]);
         if (next !== undefined) {
           seat.token = next;
           seat.position++;

@@ -5,8 +5,8 @@
  * @module
  */
 import { result, results } from "../check.ts";
-import type { Activation, Fused } from "../machine.ts";
-import type { Backend, Tensor } from "../tensor.ts";
+import type { Activation, Fused, HeldTokens, StepTokens } from "../machine.ts";
+import { type Backend, Tensor } from "../tensor.ts";
 import { SRMS_EPS } from "./norm.ts";
 
 /** A linear layer's parameters. */
@@ -16,6 +16,42 @@ interface Layer {
 }
 
 const fusedOf = ({ machine }: Backend): Fused => machine.fused!;
+
+/**
+ * A step that comes again and again with other tokens: see {@linkcode Fused.repeat}.
+ *
+ * @param backend with fused operations
+ * @param shape of the result, which is f32
+ * @param key what the step depends on, apart from tokens: such as the states that it changes
+ * @param enqueue calls operations of this module on the tokens, and nothing that waits or uploads
+ */
+export function step(
+  backend: Backend,
+  shape: readonly number[],
+  key: object,
+  tokens: StepTokens,
+  enqueue: (tokens: HeldTokens) => Tensor,
+): Tensor {
+  let output: Tensor | undefined;
+  const storage = fusedOf(backend).repeat(key, tokens, (held) => (output = enqueue(held)).storage);
+  return output ?? new Tensor(backend, shape, "f32", storage);
+}
+
+/**
+ * `y[b] = table[id of sequence b] · scale`, f32.
+ *
+ * @param table `[vocab, dim]`
+ * @returns `[batch, 1, dim]`
+ */
+export function stepEmbedding(table: Tensor, tokens: HeldTokens, scale: number): Tensor {
+  const { backend, shape: [, width] } = table;
+  return result(
+    backend,
+    [tokens.batch, 1, width],
+    "f32",
+    (output) => fusedOf(backend).embedding({ table, tokens, scale, width, output }),
+  );
+}
 
 /**
  * `y = x weightᵀ / sqrt(mean(normed²) + eps) + bias + residual`, f32: a linear layer of SRMSNorm's result.
@@ -58,17 +94,16 @@ export function normLinear(
 export function mixerStep(
   x: Tensor,
   state: Tensor,
+  tokens: HeldTokens,
   options: {
     heads: number;
     activation: Activation;
     slopes: readonly number[];
     theta: Tensor | undefined;
-    positions: readonly number[];
-    rows: readonly number[] | undefined;
   },
 ): Record<"attended" | "gated", Tensor> {
   const { backend, shape: [batch, , joint] } = x;
-  const { heads, activation, slopes, theta, positions, rows } = options;
+  const { heads, activation, slopes, theta } = options;
   const hidden = joint / 4, shape = [batch, 1, hidden];
   return results(
     backend,
@@ -77,31 +112,38 @@ export function mixerStep(
     ({ attended, gated }) =>
       fusedOf(backend).mixerStep({
         x,
-        batch,
+        tokens,
         heads,
         headDim: hidden / heads,
         activation,
         slopes,
-        lrpe: theta && { theta, positions },
+        theta,
         state,
-        stateRows: rows,
         attended,
         gated,
       }),
   );
 }
 
-/** Most logits that {@linkcode topLogits} finds. */
-const MOST_LOGITS = 64;
+/** Most logits of a row that {@linkcode topLogits} finds. */
+export const MOST_LOGITS = 64;
 
 /**
- * The largest logits and what log Σ exp of all is made of, as {@linkcode TopLogitsCall} describes; undefined where the
- * machine does not find so many, or does not find them faster than they are read.
+ * The largest logits of each row and what log Σ exp of all is made of, as {@linkcode TopLogitsCall} describes; undefined
+ * where the machine does not find them faster than they are read.
  *
- * @param logits `[vocab]`
+ * @param logits `[rows, vocab]` or `[vocab]`
+ * @param count how many, from 1 to {@linkcode MOST_LOGITS}
+ * @returns `[rows, 4 + 2 · count]`
  */
 export function topLogits(logits: Tensor, count: number): Tensor | undefined {
-  const { backend, size } = logits, { fused } = backend.machine;
-  if (fused === undefined || count > MOST_LOGITS || size >= 2 ** 24) return undefined;
-  return result(backend, [4 + 2 * count], "f32", (output) => fused.topLogits({ logits, count, output }));
+  const { backend, size, shape } = logits, { fused } = backend.machine, vocab = shape[shape.length - 1];
+  if (fused === undefined || vocab >= 2 ** 24) return undefined;
+  const rows = vocab === 0 ? 0 : size / vocab;
+  return result(
+    backend,
+    [rows, 4 + 2 * count],
+    "f32",
+    (output) => fused.topLogits({ logits, rows, count, output }),
+  );
 }
