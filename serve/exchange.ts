@@ -5,6 +5,7 @@
  * @module
  */
 import type { IncomingMessage, ServerResponse } from "node:http";
+import { inTurn } from "./gate.ts";
 
 /** Milliseconds that a client gets to send the rest of a body that nobody wants, and to read why. */
 const REST = 1000;
@@ -13,10 +14,11 @@ const REST = 1000;
 const FREE_PIECES = 1024, PIECE = 32;
 
 /**
- * Ends the connection of a client whose body comes in crumbs: each costs as much as a piece of 64 KB, and only chunks that
- * were made so on purpose are as small.
+ * Stops the reading of a body with each piece that comes: whoever wants the next one says so. And it ends the connection
+ * of a client whose body comes in crumbs: each costs as much as a piece of 64 KB, and only chunks that were made so on
+ * purpose are as small.
  */
-function refuseCrumbs(incoming: IncomingMessage): void {
+function bound(incoming: IncomingMessage): void {
   let pieces = 0, bytes = 0;
   const { push } = incoming;
   // Where the parser leaves them, long before anybody reads them.
@@ -24,7 +26,8 @@ function refuseCrumbs(incoming: IncomingMessage): void {
     pieces++;
     bytes += piece?.length ?? 0;
     if (pieces > FREE_PIECES && bytes < PIECE * pieces) incoming.socket.destroy();
-    return push.call(incoming, piece, ...rest);
+    push.call(incoming, piece, ...rest);
+    return false;
   };
 }
 
@@ -39,7 +42,7 @@ export async function exchange(
     if (!outgoing.writableFinished) gone.abort();
   });
   outgoing.once("finish", () => giveUpRest(incoming));
-  refuseCrumbs(incoming);
+  bound(incoming);
   let request: Request;
   try {
     request = toRequest(incoming, gone.signal);
@@ -72,13 +75,13 @@ function toRequest(incoming: IncomingMessage, signal: AbortSignal): Request {
   });
 }
 
-/** Bytes of a body that wait for the handler before the client is not read further. */
-const AHEAD = 2 ** 16;
-
-/** A body as a stream. What comes while nobody reads waits, and is read together. */
+/**
+ * A body as a stream. What comes while nobody reads waits, and is read together. Bodies are read one after another, and
+ * others are heard in between: the clients of many long ones could keep the event loop busy with nothing else.
+ */
 function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
   let waiting: Uint8Array[] = [], bytes = 0;
-  let isOpen = true, isWanted = false;
+  let isOpen = true, isWanted = false, isFirst = true;
   const settle = (end: () => void) => {
     if (isOpen) end();
     isOpen = false;
@@ -96,8 +99,8 @@ function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
         if (!isOpen) return;
         waiting.push(piece);
         bytes += piece.length;
+        incoming.pause();
         if (isWanted) give(controller);
-        else if (bytes >= AHEAD) incoming.pause();
       });
       incoming.once("end", () =>
         settle(() => {
@@ -108,10 +111,13 @@ function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
       incoming.once("error", broken);
       incoming.once("close", broken);
     },
-    pull(controller) {
+    async pull(controller) {
       isWanted = true;
       give(controller);
-      incoming.resume();
+      // What came with the headers is there. Nobody waits for more than that.
+      if (!isFirst) await inTurn(() => {});
+      isFirst = false;
+      if (isOpen) incoming.resume();
     },
     cancel() {
       settle(() => incoming.resume());

@@ -4,16 +4,17 @@
  *
  * @module
  */
-import { yieldToEventLoop } from "../core/eventLoop.ts";
+import { hearSockets, yieldToEventLoop } from "../core/eventLoop.ts";
 
 /**
- * Lets the event loop turn, more often after long work: in a turn it takes one new connection, and reads a bit of each.
+ * Lets the event loop turn, more often after long work: a request takes a turn to connect, one for its headers, and some
+ * more for its body.
  *
  * @param worked milliseconds since it last turned
  */
 export async function letTurn(worked: number): Promise<void> {
   const turns = Math.min(16, Math.max(1, Math.round(worked)));
-  for (let turn = 0; turn < turns; turn++) await yieldToEventLoop();
+  for (let turn = 0; turn < turns; turn++) await hearSockets();
 }
 
 let last: Promise<void> = Promise.resolve();
