@@ -22,23 +22,26 @@ export type AwaitChange = typeof awaitChange;
  * @param memory shared by all threads
  * @param control offset of the control block
  * @param thread number of this thread; the calling one is 0
+ * @param own the chain that this thread begins with, if one is kept for it
+ * @returns how many chains it made
  */
 export function makeCalls(
   kernels: readonly KernelFunction[],
   memory: WebAssembly.Memory,
   control: number,
   thread: number,
-): void {
+  own?: number,
+): number {
   const words = new Int32Array(memory.buffer, control, 16);
   const [kernel, calls, width, chain, table, scratch, scratchBytes] = words.subarray(8, 15);
   const args = new Float64Array(memory.buffer, table >>> 0, calls * width);
-  for (;;) {
-    const first = Atomics.add(words, 3, 1) * chain;
-    if (first >= calls) return;
+  for (let made = 0;; made++) {
+    const first = (made === 0 && own !== undefined ? own : Atomics.add(words, 3, 1)) * chain;
+    if (first >= calls) return made;
     for (let call = first; call < first + chain && call < calls; call++) {
-      const own = args.subarray(call * width, (call + 1) * width);
-      if (scratchBytes !== 0) own[width - 1] = (scratch >>> 0) + thread * scratchBytes;
-      kernels[kernel](...own);
+      const values = args.subarray(call * width, (call + 1) * width);
+      if (scratchBytes !== 0) values[width - 1] = (scratch >>> 0) + thread * scratchBytes;
+      kernels[kernel](...values);
     }
   }
 }

@@ -67,11 +67,14 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
-/** Milliseconds beyond its own work that a thread waits for others before that counts as a delay. */
-const DELAY = 0.2;
+/** Parts of a job that is worth waking a worker, which takes as long as some of them. */
+const WAKING_PARTS = 8;
 
-/** Jobs that are made alone, at most, before workers are tried again. */
-const MOST_ALONE = 255;
+/** Milliseconds that workers may have saved and then lose before jobs are made alone. */
+const MOST_SAVED = 10;
+
+/** The share of the time alone that may be lost by trying workers again. */
+const TRIALS = 1 / 32;
 
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
@@ -112,10 +115,8 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
-  /** Jobs that are still to be made alone. */
-  #alone = 0;
-  /** Jobs to make alone after the last one that workers delayed. */
-  #aloneAfterDelay = 0;
+  /** Milliseconds that workers saved, as far as it is remembered; below 0 jobs are made alone. */
+  #saved = MOST_SAVED;
 
   /** A crew of the calling thread and of workers that are ready. */
   constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
@@ -224,11 +225,13 @@ export class Crew {
     { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
-    const helpers = Math.min(this.#workers.length, Math.ceil(calls.length / chain) - 1, this.parts(work) - 1);
-    if (helpers < 1 || this.#alone > 0) {
-      if (helpers >= 1) this.#alone--;
+    const chains = Math.ceil(calls.length / chain), parts = this.parts(work);
+    const helpers = Math.min(this.#workers.length, chains - 1, parts - 1);
+    const began = helpers < 1 ? 0 : performance.now();
+    if (helpers < 1 || this.#saved < 0) {
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
+      if (helpers >= 1) this.#saved += TRIALS * (performance.now() - began);
       return;
     }
     let ordered: number[] = [];
@@ -246,14 +249,17 @@ export class Crew {
     const words = this.#words();
     const { offset = 0, bytes = 0 } = scratch ?? {};
     words.set([KERNEL_NAMES.indexOf(kernel), calls.length, width, chain, table, offset, bytes], JOB);
-    Atomics.store(words, NEXT, 0);
+    Atomics.store(words, NEXT, 1);
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
-    if (Atomics.load(words, SLEEPING) > 0) Atomics.notify(words, GENERATION, helpers);
-    const began = performance.now();
-    let finished = began;
+    const asleep = Atomics.load(words, SLEEPING), awake = this.#workers.length - asleep;
+    if (asleep > 0 && awake < helpers && parts >= WAKING_PARTS) {
+      Atomics.notify(words, GENERATION, helpers - awake);
+    }
+    const published = performance.now();
+    let made = 1, finished = published;
     try {
-      makeCalls(numbered, memory, this.#control, 0);
+      made = makeCalls(numbered, memory, this.#control, 0, 0);
       finished = performance.now();
     } finally {
       Atomics.store(words, OPEN, 0);
@@ -261,9 +267,9 @@ export class Crew {
         awaitChange(words, ACTIVE, active, this.#maySleep);
       }
     }
-    if (performance.now() - finished > finished - began + DELAY) {
-      this.#alone = this.#aloneAfterDelay = Math.min(MOST_ALONE, 2 * this.#aloneAfterDelay + 1);
-    } else this.#aloneAfterDelay >>= 1;
+    // Alone, the calling thread would have made all chains at the speed at which it made its own.
+    const alone = (finished - published) * chains / made;
+    this.#saved = Math.min(MOST_SAVED, this.#saved + alone - (performance.now() - began));
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
