@@ -9,6 +9,8 @@
  * - a line `// import folded.wgsl, ../core/activations.ts` puts the text of other files before its own: WGSL as it is, of
  *   TypeScript the exported integers;
  * - a name with a capital that nothing declares is an alias, which the host declares: `array<X>`;
+ * - the uniform of group 1 holds the parameters of a dispatch. The built module has it in group 0, as binding
+ *   {@linkcode PARAMETERS_BINDING}: setting a second group takes a tenth of the host's time for a dispatch;
  * - integers declared by `const` are handed to TypeScript, so that no number stands in both.
  *
  * `deno task build` calls {@linkcode shadersModule}.
@@ -17,6 +19,7 @@
  */
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { PARAMETERS_BINDING } from "./shader.ts";
 
 /** Where the project lies. */
 const ROOT = fileURLToPath(new URL("..", import.meta.url));
@@ -72,7 +75,8 @@ export function shadersModule(folder: string): string {
   let texts = "", modules = "";
   const variable = (path: string) => `${path.split("/").at(-1)!.split(".")[0]}Source`;
   for (const { path, text } of sources.values()) {
-    const escaped = text.replaceAll("\\", "\\\\").replaceAll("`", "\\`").replaceAll("${", "\\${");
+    const bound = text.replaceAll("@group(1) @binding(0)", `@group(0) @binding(${PARAMETERS_BINDING})`);
+    const escaped = bound.replaceAll("\\", "\\\\").replaceAll("`", "\\`").replaceAll("${", "\\${");
     texts += `\n// ${path}\nconst ${variable(path)} = \`${escaped}\`;\n`;
   }
   for (const name of names) {

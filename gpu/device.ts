@@ -40,7 +40,15 @@ import { BackendError } from "../core/errors.ts";
 import { elementCount } from "../core/shape.ts";
 import { Faults } from "./faults.ts";
 import { type Block, IDLE_BYTES, MAP_READ, Pool } from "./pool.ts";
-import type { Access, KernelOptions, ParameterType, Shader, Values, Windows } from "./shader.ts";
+import {
+  type Access,
+  type KernelOptions,
+  PARAMETERS_BINDING,
+  type ParameterType,
+  type Shader,
+  type Values,
+  type Windows,
+} from "./shader.ts";
 import { chunks, pieceLength, roundUp, type Rows, Scope, Store, type Window } from "./store.ts";
 
 export { Scope, Store, storeOf } from "./store.ts";
@@ -186,8 +194,6 @@ export class Device {
   readonly #faults: Faults;
   readonly #pool: Pool;
   readonly #parameters: GPUBuffer;
-  readonly #parameterLayout: GPUBindGroupLayout;
-  readonly #parameterGroup: GPUBindGroup;
   readonly #words = new Uint32Array(BATCH_DISPATCHES * PARAMETER_BYTES / 4);
   readonly #floats = new Float32Array(this.#words.buffer);
   readonly #layouts = new Map<string, GPUBindGroupLayout>();
@@ -232,13 +238,6 @@ export class Device {
     this.#parameters = device.createBuffer({
       size: BATCH_DISPATCHES * PARAMETER_BYTES,
       usage: UNIFORM | COPY_DST,
-    });
-    this.#parameterLayout = device.createBindGroupLayout({
-      entries: [{ binding: 0, visibility: COMPUTE, buffer: { type: "uniform", hasDynamicOffset: true } }],
-    });
-    this.#parameterGroup = device.createBindGroup({
-      layout: this.#parameterLayout,
-      entries: [{ binding: 0, resource: { buffer: this.#parameters, size: PARAMETER_BYTES } }],
     });
     this.nothing = this.upload(new Uint32Array(1));
     this.#bytesInUse = 0;
@@ -311,7 +310,7 @@ export class Device {
     }));
     const layout = this.#layout(bindings);
     const pipeline = this.#device.createComputePipeline({
-      layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout, this.#parameterLayout] }),
+      layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: {
         module: this.#device.createShaderModule({ code: enable + aliases + shader.code }),
         entryPoint: shader.entryPoint,
@@ -322,12 +321,17 @@ export class Device {
   }
 
   #layout(bindings: Kernel["bindings"]): GPUBindGroupLayout {
-    const entries = bindings.map(({ binding, access }) => ({
+    const entries: GPUBindGroupLayoutEntry[] = bindings.map(({ binding, access }) => ({
       binding,
       visibility: COMPUTE,
-      buffer: { type: access === "read" ? "read-only-storage" as const : "storage" as const },
+      buffer: { type: access === "read" ? "read-only-storage" : "storage" },
     }));
-    const key = entries.map(({ binding, buffer }) => `${binding} ${buffer.type}`).join();
+    const key = entries.map(({ binding, buffer }) => `${binding} ${buffer!.type}`).join();
+    entries.push({
+      binding: PARAMETERS_BINDING,
+      visibility: COMPUTE,
+      buffer: { type: "uniform", hasDynamicOffset: true },
+    });
     let layout = this.#layouts.get(key);
     if (layout === undefined) {
       this.#layouts.set(key, layout = this.#device.createBindGroupLayout({ entries }));
@@ -383,14 +387,15 @@ export class Device {
     let group = this.#bindGroups.get(key);
     if (group === undefined) {
       if (this.#bindGroups.size >= BIND_GROUPS) this.#bindGroups.clear();
+      const resource = { buffer: this.#parameters, size: PARAMETER_BYTES };
+      entries.push({ binding: PARAMETERS_BINDING, resource });
       group = this.#device.createBindGroup({ layout: kernel.layout, entries });
       this.#bindGroups.set(key, group);
     }
     if (this.#profile !== undefined) this.#beginTimedPass(slot, kernel, bound, values as AnyValues);
     const pass = this.#pass ??= this.#encode().beginComputePass();
     pass.setPipeline(kernel.pipeline);
-    pass.setBindGroup(0, group);
-    pass.setBindGroup(1, this.#parameterGroup, OFFSETS, slot, 1);
+    pass.setBindGroup(0, group, OFFSETS, slot, 1);
     pass.dispatchWorkgroups(x, y, z);
 
     for (const { name, access } of bindings) {
@@ -476,15 +481,14 @@ export class Device {
     const isUsed = input.usedAt >= this.#faults.batchStart;
     if (isUsed || this.#dispatches + commands.length > BATCH_DISPATCHES) this.flush();
     this.#device.queue.writeBuffer(input.buffer, 0, data as BufferSource);
-    const first = this.#dispatches, parameterGroup = this.#parameterGroup;
+    const first = this.#dispatches;
     this.#words.set(words, first * PARAMETER_BYTES / 4);
     this.#dispatches += commands.length;
     const pass = this.#pass ??= this.#encode().beginComputePass();
     for (let i = 0; i < commands.length; i++) {
       const { pipeline, group, workgroups } = commands[i];
       pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.setBindGroup(1, parameterGroup, OFFSETS, first + i, 1);
+      pass.setBindGroup(0, group, OFFSETS, first + i, 1);
       pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
     }
     const { clock } = this.#faults;

@@ -5,6 +5,9 @@
  */
 import type { Window } from "./store.ts";
 
+/** The number of the binding that parameters have, above those of storage. */
+export const PARAMETERS_BINDING = 15;
+
 /** One entry point of a module of WGSL. */
 export interface Shader {
   /** The module's text. */
@@ -19,7 +22,7 @@ export interface Shader {
   readonly aliases: readonly string[];
   /** Storage bindings of group 0 that the entry point uses: number, and what WGSL lets it do. */
   readonly bindings: Readonly<Record<string, readonly [binding: number, access: "read" | "read_write"]>>;
-  /** Parameters, the uniform of group 1: place in words, and type. */
+  /** Parameters, the uniform: place in words, and type. */
   readonly parameters: Readonly<Record<string, readonly [word: number, type: ParameterType]>>;
 }
 

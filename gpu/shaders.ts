@@ -142,7 +142,7 @@ const activateSource = `struct Parameters {
 }
 @group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -173,7 +173,7 @@ const activateBackwardSource = `struct Parameters {
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read_write> dx: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -214,7 +214,7 @@ const adamwSource = `struct Parameters {
 @group(0) @binding(2) var<storage, read_write> parameter: array<f32>;
 @group(0) @binding(3) var<storage, read_write> first: array<f32>;
 @group(0) @binding(4) var<storage, read_write> second: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -255,7 +255,7 @@ struct Parameters {
 @group(0) @binding(1) var<storage, read> labels: array<i32>;
 @group(0) @binding(2) var<storage, read_write> loss: array<f32>;
 @group(0) @binding(3) var<storage, read_write> dLogits: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> values: array<f32, WORKGROUP>;
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -314,7 +314,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read> starts: array<u32>;
 @group(0) @binding(3) var<storage, read> targets: array<u32>;
 @group(0) @binding(4) var<storage, read_write> result: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -389,7 +389,7 @@ struct Shape {
   firstRow: u32,
   stateOrigin: u32,
 }
-@group(1) @binding(0) var<uniform> shape: Shape;
+@group(0) @binding(15) var<uniform> shape: Shape;
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
 @group(0) @binding(2) var<storage, read_write> scratch: array<vec4<f32>>;
@@ -865,7 +865,7 @@ struct StepShape {
   scale: f32,
 }
 @group(0) @binding(2) var<storage, read_write> states: array<vec4<f32>>;
-@group(1) @binding(0) var<uniform> stepShape: StepShape;
+@group(0) @binding(15) var<uniform> stepShape: StepShape;
 var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
 @compute @workgroup_size(256)
 fn step(
@@ -917,7 +917,7 @@ const lightningBackwardSource = `struct Heads {
   width: u32,
   add: u32,
 }
-@group(1) @binding(0) var<uniform> heads: Heads;
+@group(0) @binding(15) var<uniform> heads: Heads;
 @group(0) @binding(0) var<storage, read> sharedHeads: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> copies: array<vec4f>;
 @group(0) @binding(0) var<storage, read_write> sums: array<vec4f>;
@@ -954,7 +954,7 @@ struct States {
   toHeadDim: u32,
   toValueDim: u32,
 }
-@group(1) @binding(0) var<uniform> sizes: States;
+@group(0) @binding(15) var<uniform> sizes: States;
 @group(0) @binding(0) var<storage, read> states: array<f32>;
 @group(0) @binding(1) var<storage, read_write> transposed: array<f32>;
 @compute @workgroup_size(64)
@@ -1015,7 +1015,7 @@ struct Parameters {
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 fn weights(at: u32) -> vec4<f32> {
   if (PACKED) {
     let words = vec4<u32>(weight[at / 2u]);
@@ -1346,7 +1346,7 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> dy: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> dWeight: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 fn write(at: u32, value: f32) {
   if (ADD) { dWeight[at] += value; } else { dWeight[at] = value; }
 }
@@ -1448,7 +1448,7 @@ struct Sizes {
 @group(0) @binding(1) var<storage, read> weight: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> residual: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> dx: array<vec4<f32>>;
-@group(1) @binding(0) var<uniform> sizes: Sizes;
+@group(0) @binding(15) var<uniform> sizes: Sizes;
 fn writeInputRow(row: u32, column: u32, sum: vec4<f32>) {
   if (row >= sizes.rows || column >= sizes.inVectors) { return; }
   let at = row * sizes.inVectors + column;
@@ -1576,7 +1576,7 @@ const lrpeSource = `struct Parameters {
 @group(0) @binding(1) var<storage, read> theta: array<Theta>;
 @group(0) @binding(2) var<storage, read> positions: array<u32>;
 @group(0) @binding(3) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1612,7 +1612,7 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read> dy: array<f32>;
 @group(0) @binding(4) var<storage, read_write> dx: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dTheta: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -1659,7 +1659,7 @@ struct Parameters {
 @group(0) @binding(4) var<storage, read_write> states: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> attended: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> gated: array<vec4<f32>>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> queries: array<f32, KEYS>;
 var<workgroup> keys: array<f32, KEYS>;
 var<workgroup> partial: array<array<vec4<f32>, 16>, 16>;
@@ -1729,7 +1729,7 @@ fn main(
 const multiplySource = `@group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read> y: array<Y>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> count: u32;
+@group(0) @binding(15) var<uniform> count: u32;
 const THREADS = 256u;
 const EACH = 4u;
 @compute @workgroup_size(THREADS)
@@ -1760,7 +1760,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read> bias: array<Bias>;
 @group(0) @binding(3) var<storage, read> gate: array<Gate>;
 @group(0) @binding(4) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> sums: array<f32, WORKGROUP>;
 @compute @workgroup_size(WORKGROUP)
 fn main(
@@ -1816,7 +1816,7 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> dy: array<f32>;
 @group(0) @binding(2) var<storage, read> gate: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> sums: array<f32, WORKGROUP>;
 fn gated(at: u32) -> f32 {
   var d = dy[at];
@@ -1930,7 +1930,7 @@ struct Parameters {
 }
 @group(0) @binding(0) var<storage, read> x: array<X>;
 @group(0) @binding(1) var<storage, read_write> y: array<Y>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 fn element(i: u32) -> f32 {
   if (PACKED) { return fromBfloat16(u32(x[i / 2u]), i % 2u == 1u); }
   return f32(x[i]);
@@ -1980,7 +1980,7 @@ struct Parameters {
 @group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
 @group(0) @binding(6) var<storage, read> gateWeight: array<vec4<u32>>;
 @group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> partial: array<vec4<f32>, 128>;
 var<workgroup> partialGate: array<vec4<f32>, 128>;
 var<workgroup> partialSquares: array<vec4<f32>, 128>;
@@ -2101,7 +2101,7 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> table: array<u32>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(256)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -2137,7 +2137,7 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> table: array<Table>;
 @group(0) @binding(1) var<storage, read> ids: array<u32>;
 @group(0) @binding(2) var<storage, read_write> output: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 fn element(i: u32) -> f32 {
   if (PACKED) { return fromBfloat16(u32(table[i / 2u]), i % 2u == 1u); }
   return f32(table[i]);
@@ -2184,7 +2184,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read_write> k: array<Output>;
 @group(0) @binding(3) var<storage, read_write> v: array<Output>;
 @group(0) @binding(4) var<storage, read_write> u: array<Output>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -2232,7 +2232,7 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read> dv: array<f32>;
 @group(0) @binding(4) var<storage, read> du: array<f32>;
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(THREADS)
 fn main(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -2279,7 +2279,7 @@ struct Parameters {
 }
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 var<workgroup> sums: array<f32, THREADS>;
 @compute @workgroup_size(THREADS)
 fn main(
@@ -2345,7 +2345,7 @@ struct Parameters {
 @group(0) @binding(0) var<storage, read> logits: array<Logit>;
 @group(0) @binding(1) var<storage, read_write> largest: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @group(0) @binding(0) var<storage, read> candidates: array<vec2<f32>>;
 @group(0) @binding(2) var<storage, read> allSums: array<vec4<f32>>;
 var<workgroup> values: array<f32, CHUNK>;

@@ -141,7 +141,7 @@ struct Parameters {
 @group(0) @binding(2) var<storage, read> c: array<vec4f>;
 @group(0) @binding(3) var<storage, read> slopes: array<f32>;
 @group(0) @binding(4) var<storage, read_write> output: array<vec4f>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 const A = 0u;
 const B = 1u;
 const C = 2u;
@@ -242,7 +242,7 @@ const softmaxSource = `struct Parameters {
 @group(0) @binding(0) var<storage, read> dRows: array<vec4f>;
 @group(0) @binding(1) var<storage, read> rows: array<vec4f>;
 @group(0) @binding(2) var<storage, read_write> dots: array<f32>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(256)
 fn rotate(
   @builtin(workgroup_id) workgroup: vec3u,
@@ -595,7 +595,7 @@ struct Parameters {
 @group(0) @binding(3) var<storage, read_write> partials: array<vec4f>;
 @group(0) @binding(0) var<storage, read> found: array<vec4f>;
 @group(0) @binding(1) var<storage, read_write> output: array<vec4f>;
-@group(1) @binding(0) var<uniform> parameters: Parameters;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
 @compute @workgroup_size(64)
 fn append(@builtin(global_invocation_id) thread: vec3u) {
   let id = thread.x;
