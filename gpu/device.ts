@@ -467,7 +467,11 @@ export class Device {
     store.writtenAt = this.#faults.clock;
   }
 
-  /** The bytes of a store, once all work enqueued before is done. */
+  /**
+   * The bytes of a store, once all work enqueued before is done. What is enqueued after the call and before the caller
+   * waits is recorded while the device works, and begun as soon as the bytes are there: hosts such as Deno wait for all
+   * that is submitted, and without it the device would have nothing to do until the caller continues.
+   */
   async read(store: Store): Promise<ArrayBuffer> {
     this.#faults.checkAlive();
     const { writtenAt } = store, readAt = this.#faults.clock;
@@ -485,11 +489,14 @@ export class Device {
         block.usedAt = staging.usedAt = this.#faults.clock;
       });
       this.flush();
+      await undefined; // the caller records on
+      this.#faults.checkAlive();
       const copied = Promise.all(staged.map(({ buffer }, index) => {
         const bytes = store.pieceLength * store.elementBytes;
         return readMapped(buffer, result.subarray(index * bytes, (index + 1) * bytes));
       }));
       copied.catch(() => {}); // where the device ends first
+      this.begin();
       const known = this.#faults.known();
       await Promise.race([Promise.allSettled([copied]), this.#faults.ended]);
       await known;
@@ -525,7 +532,12 @@ export class Device {
 
   // ------------------------------------------------------------------------------------------------------- work
 
-  /** Submits all recorded work. Does not wait. */
+  /** Submits all recorded work, if there is some. Does not wait. */
+  begin(): void {
+    if (this.#encoder !== undefined) this.flush();
+  }
+
+  /** Submits all recorded work, and frees what waited for that. Does not wait. */
   flush(): void {
     if (this.#faults.over) return;
     this.#pass?.end();
