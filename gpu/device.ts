@@ -37,6 +37,7 @@
  */
 import type { FloatType } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { elementCount } from "../core/shape.ts";
 import { Faults } from "./faults.ts";
 import { type Block, IDLE_BYTES, MAP_READ, Pool } from "./pool.ts";
@@ -507,6 +508,8 @@ export class Device {
     } catch (cause) {
       for (const block of staged) this.#pool.destroy(block);
       if (cause instanceof BackendError) throw cause;
+      await yieldToEventLoop(); // a lost device refuses first, and says a turn later that it is lost
+      this.#faults.checkAlive();
       throw new BackendError("validation", "Cannot read a tensor as the device refused to map it", { cause });
     }
     for (const block of staged) this.#pool.recycle(block);
