@@ -55,8 +55,13 @@ export interface Machine {
   write(tensor: Tensor, data: Float32Array | Uint16Array, start: number): void;
   /** Sets the elements of a plain tensor to zero. */
   clear(tensor: Tensor): void;
-  /** The elements as f32, quantised or not, once all operations that lead to them are done. */
+  /**
+   * The elements as f32, quantised or not, once all operations that lead to them are done. What the caller enqueues
+   * before it waits is not waited for, and begun when the elements are there.
+   */
   read(tensor: Tensor): Promise<Float32Array>;
+  /** Begins what is enqueued, for callers that wait for something else; undefined where it begins by itself. */
+  begin?(): void;
   /** Ends the machine and frees all memory. Twice does nothing. */
   dispose(): void;
 }

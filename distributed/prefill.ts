@@ -6,7 +6,9 @@
 import { rangeError } from "../core/errors.ts";
 import { lightningAttention } from "../core/ops/lightning.ts";
 import { BLOCK } from "../core/sizes.ts";
-import type { Tensor } from "../core/tensor.ts";
+import { elementCount } from "../core/shape.ts";
+import type { BackendName } from "../core/machine.ts";
+import type { Backend, Tensor } from "../core/tensor.ts";
 import { checkIds } from "../model/ids.ts";
 import type { Session, SessionModel } from "../model/session.ts";
 import { embed, finishLayer, lastLogits, project, stateShapes, Transient } from "../model/transnormer.ts";
@@ -14,11 +16,18 @@ import { fingerprint, VERSION } from "./facts.ts";
 import type { Ranks } from "./ranks.ts";
 import { StateChain } from "./sequence.ts";
 
+/**
+ * Tokens of a rank's part by default. On WebGPU a part must keep the device busy for much longer than a state takes through
+ * the host, and its activations must leave room for the model.
+ */
+export const PART_TOKENS: Readonly<Record<BackendName, number>> = { wasm: 32 * BLOCK, webgpu: 16_384 };
+
 /** Options of {@linkcode prefill}. */
 export interface PrefillOptions {
   /**
    * Most tokens that a rank reads in one pass. Memory grows with it: all of a pass is in memory, one layer after another.
-   * Ranks exchange states once per pass. Default: no limit, one pass, what ranks exchange does not depend on the length.
+   * Each rank sends the states once per pass. Default: {@linkcode PART_TOKENS}. With Infinity there is one pass, and what
+   * ranks exchange does not depend on the length.
    */
   passTokens?: number;
 }
@@ -43,10 +52,11 @@ export async function prefill(
   ranks: Ranks,
   session: Session,
   ids: ArrayLike<number>,
-  { passTokens = Infinity }: PrefillOptions = {},
+  options: PrefillOptions = {},
 ): Promise<Tensor> {
   const operation = "prefill";
-  const { model } = session;
+  const { model } = session, { backend } = model.weights.embedTokens;
+  const { passTokens = PART_TOKENS[backend.name] } = options;
   const checked = await ranks.together(operation, () => {
     if (!(passTokens === Infinity || Number.isInteger(passTokens) && passTokens >= BLOCK)) {
       rangeError(operation, `passTokens must be an integer >= ${BLOCK}`, passTokens);
@@ -63,121 +73,128 @@ export async function prefill(
     passTokens: String(passTokens),
   });
 
-  const part = partOf(Math.ceil(checked.length / ranks.size), passTokens);
-  let states: readonly Tensor[] = session.states;
-  try {
-    for (let start = 0;; start += part * ranks.size) {
-      const ids = checked.subarray(start, start + part * ranks.size);
-      const pass = new Pass(ranks, model, ids, session.position + start, part);
-      const isLast = start + ids.length === checked.length;
-      const { states: left, logits } = await pass.run(states, isLast);
-      dispose(states, session.states);
-      states = left;
-      if (isLast) return session.advance(checked, states, logits!);
-    }
-  } catch (error) {
-    if (!session.disposed) dispose(states, session.states);
-    throw error;
+  const size = partOf(Math.ceil(checked.length / ranks.size), passTokens);
+  const count = Math.ceil(checked.length / size), last = (count - 1) % ranks.size;
+  using reading = new Reading(ranks, model, session.states);
+  let own: Tensor[] = [];
+  using held = new DisposableStack();
+  for (let n = ranks.rank; n < count; n += ranks.size) {
+    const ids = checked.subarray(n * size, (n + 1) * size);
+    own = await reading.part(n, count, ids, session.position + n * size);
+    for (const tensor of own) held.use(tensor);
   }
+  await reading.settled();
+  const shapes = [...stateShapes(model.config, 1), [model.config.vocabSize]];
+  const all = await shared(ranks, backend, own, shapes, last);
+  return session.advance(checked, all.slice(0, -1), all.at(-1)!);
 }
 
-/** Tokens of each rank's part: whole blocks of the WASM kernels, so that they fall as in a single pass. */
+/** Tokens of a part: whole blocks of the WASM kernels, so that they fall as in a single pass. */
 function partOf(share: number, passTokens: number): number {
   return Math.min(Math.ceil(share / BLOCK), Math.floor(passTokens / BLOCK)) * BLOCK;
 }
 
-/** Tokens that ranks read together, layer by layer. */
-class Pass {
+/** What rank `root` has, on every rank. */
+async function shared(
+  ranks: Ranks,
+  backend: Backend,
+  own: readonly Tensor[],
+  shapes: readonly (readonly number[])[],
+  root: number,
+): Promise<Tensor[]> {
+  const sizes = shapes.map(elementCount);
+  const all = new Float32Array(sizes.reduce((sum, size) => sum + size, 0));
+  let at = 0;
+  for (const data of await Promise.all(own.map((tensor) => tensor.data()))) {
+    all.set(data, at);
+    at += data.length;
+  }
+  await ranks.broadcast(all, root);
+  at = 0;
+  using received = new DisposableStack();
+  const result = shapes.map((shape, i) =>
+    received.use(backend.tensor(all.subarray(at, at += sizes[i]), shape))
+  );
+  received.move();
+  return result;
+}
+
+/**
+ * A prompt of consecutive parts, of which each rank reads every so many. The state after a part goes to the rank of the
+ * next one layer by layer, and from the last rank to the first: so ranks follow one another through all parts, each a bit
+ * behind the one before, and nobody waits for the end of a pass.
+ */
+class Reading implements Disposable {
   readonly #ranks: Ranks;
   readonly #model: SessionModel;
-  readonly #ids: Uint32Array;
-  readonly #position: number;
-  readonly #part: number;
+  /** States before the first part. */
+  readonly #states: readonly Tensor[];
+  /** One rank alone: those after the part before. */
+  #carried: readonly Tensor[] = [];
+  readonly #chain: StateChain;
 
-  /** @param ids of all ranks @param position of the first of them @param part tokens of each rank, fewer of the last */
-  constructor(ranks: Ranks, model: SessionModel, ids: Uint32Array, position: number, part: number) {
+  constructor(ranks: Ranks, model: SessionModel, states: readonly Tensor[]) {
     this.#ranks = ranks;
     this.#model = model;
-    this.#ids = ids;
-    this.#position = position;
-    this.#part = part;
+    this.#states = states;
+    this.#chain = new StateChain(ranks, model.weights.embedTokens.backend);
   }
 
-  /** From the states before the first token to those after the last, and its logits, on every rank. */
-  async run(
-    before: readonly Tensor[],
-    withLogits: boolean,
-  ): Promise<{ states: Tensor[]; logits: Tensor | undefined }> {
-    const { rank } = this.#ranks, { backend } = this.#model.weights.embedTokens;
-    const active = Math.ceil(this.#ids.length / this.#part), last = active - 1;
-    using held = new DisposableStack();
-    let tensors: Tensor[] = [];
-    if (rank < active) {
-      const chain = new StateChain(this.#ranks, backend, active);
-      for (const tensor of tensors = await this.#read(chain, before, withLogits)) held.use(tensor);
-    }
-    // All that the others need: states and logits of the last part.
-    const shapes: readonly (readonly number[])[] = [
-      ...stateShapes(this.#model.config, 1),
-      ...withLogits ? [[this.#model.config.vocabSize]] : [],
-    ];
-    const sizes = shapes.map((shape) => shape.reduce((product, size) => product * size, 1));
-    const all = new Float32Array(sizes.reduce((sum, size) => sum + size, 0));
-    let at = 0;
-    if (rank === last) {
-      for (const data of await Promise.all(tensors.map((tensor) => tensor.data()))) {
-        all.set(data, at);
-        at += data.length;
-      }
-    }
-    await this.#ranks.broadcast(all, last);
-    at = 0;
-    using received = new DisposableStack();
-    const result = shapes.map((shape, i) => {
-      const data = all.subarray(at, at + sizes[i]);
-      at += sizes[i];
-      return received.use(backend.tensor(data, shape));
+  /**
+   * Reads part `n` of `count`.
+   *
+   * @returns after the last part the states and the logits of the next token, which the caller disposes; else nothing
+   */
+  async part(n: number, count: number, ids: Uint32Array, position: number): Promise<Tensor[]> {
+    const network = this.#model, chain = this.#chain, { rank, size } = this.#ranks;
+    const isLast = n === count - 1, isAlone = size === 1;
+    await chain.next({
+      before: n === 0 || isAlone ? undefined : (rank + size - 1) % size,
+      after: isLast || isAlone ? undefined : (rank + 1) % size,
     });
-    received.move();
-    return { states: result.slice(0, before.length), logits: withLogits ? result.at(-1) : undefined };
-  }
-
-  /** This rank's part: the states after it, and behind those of the last part the logits. */
-  async #read(chain: StateChain, before: readonly Tensor[], withLogits: boolean): Promise<Tensor[]> {
-    const network = this.#model, { layers } = network.config;
-    const start = this.#ranks.rank * this.#part;
-    const ids = this.#ids.subarray(start, start + this.#part);
-    const tokens = { ids, batch: 1, seqLen: ids.length, positions: [this.#position + start] };
+    const tokens = { ids, batch: 1, seqLen: ids.length, positions: [position] };
     using held = new DisposableStack();
     const left: Tensor[] = [];
     let x = embed(network, tokens);
     try {
-      for (let l = 0; l < layers; l++) {
+      for (let l = 0; l < network.config.layers; l++) {
         using activations = new Transient();
         const projected = project(network, l, x, tokens, activations);
         const { q, k, v } = projected;
-        using received = await chain.receiveState(before[l].shape);
+        using received = await chain.receiveState(this.#states[l].shape);
         const { output, state } = lightningAttention(q, k, v, {
           slopes: network.weights.layers[l].slopes,
-          initialState: received ?? before[l],
+          initialState: received ?? this.#carried[l] ?? this.#states[l],
           layout: "bnhd",
         });
         activations.use(output);
         left.push(held.use(state));
-        await chain.sendState(state);
+        const sent = chain.sendState(state);
         x = finishLayer(network, l, x, projected, output, activations).output;
+        await sent; // the rest of the layer is under way by then
       }
-      if (chain.last && withLogits) {
-        left.push(held.use(lastLogits(network, x).reshape([network.config.vocabSize])));
-      }
+      if (isLast) left.push(held.use(lastLogits(network, x).reshape([network.config.vocabSize])));
     } finally {
       x.dispose();
     }
-    held.move();
-    return left;
+    if (isLast) {
+      held.move();
+      return left;
+    }
+    if (isAlone) {
+      this[Symbol.dispose]();
+      this.#carried = left;
+      held.move();
+    }
+    return [];
   }
-}
 
-function dispose(tensors: readonly Tensor[], except: readonly Tensor[]): void {
-  for (const tensor of tensors) if (!except.includes(tensor)) tensor.dispose();
+  /** Waits until what was sent has arrived. */
+  async settled(): Promise<void> {
+    await this.#chain.settled();
+  }
+
+  [Symbol.dispose](): void {
+    for (const state of this.#carried) state.dispose();
+  }
 }

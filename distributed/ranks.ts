@@ -256,17 +256,18 @@ export class Ranks {
     if (size === 1 || data.length === 0) return;
     const kind = data.constructor as new (length: number) => typeof data;
     const share = Math.ceil(data.length / size);
-    const given = new kind(share * size), received = new kind(share * size);
-    given.set(data);
+    const isWhole = data.length === share * size; // then nothing is copied
+    const given = isWhole ? data : new kind(share * size), received = new kind(share * size);
+    if (!isWhole) given.set(data);
     await this.#done(this.#mpi.allToAll(bytesOf(given), bytesOf(received)));
-    const sums = given.subarray(rank * share, (rank + 1) * share);
+    const sums = new kind(share);
     for (let i = 0; i < share; i++) {
       let sum = received[i];
       for (let other = 1; other < size; other++) sum += received[other * share + i];
       sums[i] = sum;
     }
-    await this.#done(this.#mpi.allGather(bytesOf(sums as typeof data), bytesOf(received)));
-    data.set(received.subarray(0, data.length));
+    await this.#done(this.#mpi.allGather(bytesOf(sums as typeof data), bytesOf(given as typeof data)));
+    if (!isWhole) data.set(given.subarray(0, data.length));
     this.#bytesSent += 2 * (size - 1) * share * data.BYTES_PER_ELEMENT;
   }
 

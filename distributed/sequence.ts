@@ -27,58 +27,93 @@ import type { Ranks } from "./ranks.ts";
 /** States go forward and gradients back: messages of different tags cannot be taken for one another. */
 const STATE = 1, GRADIENT = 2;
 
-/** A rank's place in the chain of those that share a sequence. */
+/** The ranks that hold the parts before and after one, if there are such parts. */
+export interface Neighbours {
+  /** Whence the state before the part comes. */
+  readonly before: number | undefined;
+  /** Where the state after the part goes. */
+  readonly after: number | undefined;
+}
+
+/**
+ * A rank's place in the chain of those that share a sequence.
+ *
+ * What it sends is on its way while the rank continues. So two ranks never wait for one another, also where the last
+ * part's rank is followed by the first, which reads on.
+ */
 export class StateChain {
   readonly #ranks: Ranks;
   readonly #backend: Backend;
-  readonly #length: number;
+  #neighbours: Neighbours;
+  /** Under way, and those of the part before. */
+  #sending: Promise<void>[] = [];
+  #sentBefore: Promise<void>[] = [];
 
-  /** @param length ranks that hold a part: those from 0 on. Default: all */
-  constructor(ranks: Ranks, backend: Backend, length: number = ranks.size) {
+  /** @param neighbours default: those of ranks that hold one part each, in their order */
+  constructor(ranks: Ranks, backend: Backend, neighbours: Neighbours = inOrder(ranks)) {
     this.#ranks = ranks;
     this.#backend = backend;
-    this.#length = length;
+    this.#neighbours = neighbours;
   }
 
-  /** Whether this rank holds the first part. */
-  get first(): boolean {
-    return this.#ranks.rank === 0;
+  /** Continues with another part. What was sent from the part before the last one has arrived then. */
+  async next(neighbours: Neighbours): Promise<void> {
+    await Promise.all(this.#sentBefore);
+    this.#sentBefore = this.#sending;
+    this.#sending = [];
+    this.#neighbours = neighbours;
   }
 
-  /** Whether this rank holds the last part. */
-  get last(): boolean {
-    return this.#ranks.rank === this.#length - 1;
+  /** Waits until all that was sent has arrived. */
+  async settled(): Promise<void> {
+    await Promise.all([...this.#sentBefore.splice(0), ...this.#sending.splice(0)]);
   }
 
-  /** The state before this part, which the caller disposes; on the first rank nothing. */
+  /** The state before this part, which the caller disposes; nothing where there is no part before. */
   async receiveState(shape: readonly number[]): Promise<Tensor | undefined> {
-    return this.first ? undefined : await this.#receive(shape, this.#ranks.rank - 1, STATE);
+    return await this.#receive(shape, this.#neighbours.before, STATE);
   }
 
-  /** Hands the state after this part to the next one; on the last rank nothing happens. */
+  /**
+   * Hands the state after this part to the next one. Resolves when it is on its way. What is enqueued before the caller
+   * waits is recorded while the device is still at the state, and does not delay it.
+   */
   async sendState(state: Tensor): Promise<void> {
-    if (!this.last) await this.#send(state, this.#ranks.rank + 1, STATE);
+    await this.#send(state, this.#neighbours.after, STATE);
   }
 
-  /** The gradient of the state after this part, which the caller disposes; on the last rank nothing. */
+  /** The gradient of the state after this part, which the caller disposes; nothing where there is no part after. */
   async receiveGradient(shape: readonly number[]): Promise<Tensor | undefined> {
-    return this.last ? undefined : await this.#receive(shape, this.#ranks.rank + 1, GRADIENT);
+    return await this.#receive(shape, this.#neighbours.after, GRADIENT);
   }
 
-  /** Hands the gradient of the state before this part back; on the first rank nothing happens. */
+  /** Hands the gradient of the state before this part back, as {@linkcode sendState}. */
   async sendGradient(dState: Tensor): Promise<void> {
-    if (!this.first) await this.#send(dState, this.#ranks.rank - 1, GRADIENT);
+    await this.#send(dState, this.#neighbours.before, GRADIENT);
   }
 
-  async #receive(shape: readonly number[], from: number, tag: number): Promise<Tensor> {
+  async #receive(
+    shape: readonly number[],
+    from: number | undefined,
+    tag: number,
+  ): Promise<Tensor | undefined> {
+    if (from === undefined) return undefined;
+    this.#backend.machine.begin?.(); // what does not depend on it
     const data = new Float32Array(elementCount(shape));
     await this.#ranks.receive(data, from, tag);
     return this.#backend.tensor(data, shape);
   }
 
-  async #send(tensor: Tensor, to: number, tag: number): Promise<void> {
-    await this.#ranks.send(await tensor.data() as Float32Array<ArrayBuffer>, to, tag);
+  async #send(tensor: Tensor, to: number | undefined, tag: number): Promise<void> {
+    if (to === undefined) return;
+    const sent = this.#ranks.send(await tensor.data() as Float32Array<ArrayBuffer>, to, tag);
+    sent.catch(() => {}); // told when it is waited for
+    this.#sending.push(sent);
   }
+}
+
+function inOrder({ rank, size }: Ranks): Neighbours {
+  return { before: rank > 0 ? rank - 1 : undefined, after: rank < size - 1 ? rank + 1 : undefined };
 }
 
 /** Options of attention over ranks: sequences are not packed, since each of them has a part on every rank. */
@@ -113,6 +148,7 @@ export async function sharedAttention(
   held.use(result.output);
   held.use(result.state);
   await chain.sendState(result.state);
+  await chain.settled();
   held.move();
   return { ...result, initialState };
 }
@@ -143,6 +179,7 @@ export async function sharedAttentionBackward(
   using held = new DisposableStack();
   for (const gradient of Object.values(gradients)) held.use(gradient);
   await chain.sendGradient(gradients.dInitialState);
+  await chain.settled();
   held.move();
   return gradients;
 }

@@ -37,6 +37,7 @@
  */
 import type { FloatType } from "../core/dtype.ts";
 import { BackendError } from "../core/errors.ts";
+import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { elementCount } from "../core/shape.ts";
 import { Faults } from "./faults.ts";
 import { type Block, IDLE_BYTES, MAP_READ, Pool } from "./pool.ts";
@@ -649,7 +650,11 @@ export class Device {
     store.writtenAt = this.#faults.clock;
   }
 
-  /** The bytes of a store, once all work enqueued before is done. */
+  /**
+   * The bytes of a store, once all work enqueued before is done. What is enqueued after the call and before the caller
+   * waits is recorded while the device works, and begun as soon as the bytes are there: hosts such as Deno wait for all
+   * that is submitted, and without it the device would have nothing to do until the caller continues.
+   */
   async read(store: Store): Promise<ArrayBuffer> {
     this.#faults.checkAlive();
     const { writtenAt } = store, readAt = this.#faults.clock;
@@ -667,11 +672,14 @@ export class Device {
         block.usedAt = staging.usedAt = this.#faults.clock;
       });
       this.flush();
+      await undefined; // the caller records on
+      this.#faults.checkAlive();
       const copied = Promise.all(staged.map(({ buffer }, index) => {
         const bytes = store.pieceLength * store.elementBytes;
         return readMapped(buffer, result.subarray(index * bytes, (index + 1) * bytes));
       }));
       copied.catch(() => {}); // where the device ends first
+      this.begin();
       const known = this.#faults.known();
       await Promise.race([Promise.allSettled([copied]), this.#faults.ended]);
       await known;
@@ -682,6 +690,8 @@ export class Device {
     } catch (cause) {
       for (const block of staged) this.#pool.destroy(block);
       if (cause instanceof BackendError) throw cause;
+      await yieldToEventLoop(); // a lost device refuses first, and says a turn later that it is lost
+      this.#faults.checkAlive();
       throw new BackendError("validation", "Cannot read a tensor as the device refused to map it", { cause });
     }
     for (const block of staged) this.#pool.recycle(block);
@@ -707,7 +717,12 @@ export class Device {
 
   // ------------------------------------------------------------------------------------------------------- work
 
-  /** Submits all recorded work. Does not wait. */
+  /** Submits all recorded work, if there is some. Does not wait. */
+  begin(): void {
+    if (this.#encoder !== undefined) this.flush();
+  }
+
+  /** Submits all recorded work, and frees what waited for that. Does not wait. */
   flush(): void {
     if (this.#faults.over) return;
     this.#breakPlan();

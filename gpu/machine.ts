@@ -145,6 +145,10 @@ export class WebgpuMachine implements Machine {
     return dtype === "f16" ? fromHalf(bits) : fromBfloat16s(bits);
   }
 
+  begin(): void {
+    this.device.begin();
+  }
+
   dispose(): void {
     this.device.dispose();
   }

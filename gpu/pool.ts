@@ -6,7 +6,9 @@
  * New buffers are slow: the system maps their memory, and the device sets it to zero. So a pool learns what comes again. A
  * buffer that was freed and is then asked for was *missed*, and as many bytes more are kept from then on, until
  * nobody has used them for a while. A training step frees 10 GB once and never again; a single long prompt frees them.
- * All together they never hold more than 5/4 of what was most in use at a time, or 256 MiB more than is in use.
+ * All together they never hold more than 5/4 of what was most in use at a time, nor 2 GiB above it while that is no more
+ * than twice as much, nor 256 MiB more than is in use. Sizes do not serve for one another: a pass of a small model over
+ * 16,384 tokens needs buffers of twice what it uses at a time, and at 5/4 it made 2 GiB of them anew, every time.
  *
  * @module
  */
@@ -29,6 +31,9 @@ export interface Block {
 
 /** Bytes that idle buffers may always hold, and that buffers to be freed may hold until a submit. */
 export const IDLE_BYTES: number = 256 * 2 ** 20;
+
+/** Bytes that buffers may hold above what was most in use, where that at most doubles them. */
+const SPARE_BYTES = 2 ** 31;
 
 /** Submits after which idle buffers that none of them used are no longer kept for having been missed. */
 const REMEMBERED_BATCHES = 64;
@@ -131,7 +136,8 @@ export class Pool {
     else idle.splice(idle.findLastIndex(({ id }) => id < block.id) + 1, 0, block);
     block.isIdle = true;
     this.#idleBytes += block.bytes;
-    const room = this.#mostInUse * 5 / 4 - (this.#bytes - this.#idleBytes);
+    const spare = Math.max(this.#mostInUse / 4, Math.min(this.#mostInUse, SPARE_BYTES));
+    const room = this.#mostInUse + spare - (this.#bytes - this.#idleBytes);
     this.#trim(Math.min(this.#keptAnyway + this.#missedBytes, Math.max(IDLE_BYTES, room)));
   }
 

@@ -16,7 +16,7 @@ import {
   trainingRanks,
 } from "../distributed/mod.ts";
 import { parseConfig } from "../model/config.ts";
-import { TransNormerLLM } from "../model/mod.ts";
+import { type Session, TransNormerLLM } from "../model/mod.ts";
 import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import { lossAndGradients, lossOf } from "../train/backward.ts";
 import { Parameters } from "../train/optimizer.ts";
@@ -229,6 +229,14 @@ async function prompts(ranks: Ranks, backend: Backend): Promise<void> {
     sent.push(ranks.bytesSent - before);
   }
   assert.equal(sent[0], sent[1]);
+  // With bounded passes each rank sends the states once per pass, and the last ones go to all.
+  const bytes = model.session().stateBytes, parts = Math.ceil(1000 / 100);
+  const before = ranks.bytesSent;
+  (await prefill(ranks, session, ids.slice(0, 1000), { passTokens: 100 })).dispose();
+  const exchanged = await ranks.allGather(Float64Array.of(ranks.bytesSent - before));
+  const total = exchanged.reduce((sum, [one]) => sum + one, 0);
+  assert.equal(total, (parts - 1) * bytes + (ranks.size - 1) * (bytes + 4 * model.config.vocabSize));
+  if (backend.name === "webgpu") await waits(ranks, session, ids.slice(0, 1000));
 
   // Bad input: the same sentence on every rank, sessions unchanged.
   const { rank } = ranks, { position } = session;
@@ -252,6 +260,32 @@ async function prompts(ranks: Ranks, backend: Backend): Promise<void> {
   using elsewhere = different.session();
   assert.match(await refused(prefill(ranks, elsewhere, [1, 2]), "different"), /the same model/);
   (await prefill(ranks, model.session(), [1, 2])).dispose(); // all can continue
+}
+
+/** What a prompt asks of the device: once per layer and part it is waited for, and nothing is made again. */
+async function waits(ranks: Ranks, session: Session, ids: number[]): Promise<void> {
+  const { rank, size } = ranks, { layers } = session.model.config;
+  const parts = Math.ceil(ids.length / 100);
+  const read = async () => (await prefill(ranks, session, ids, { passTokens: 100 })).dispose();
+  await read();
+  const calls = { mapAsync: 0, submit: 0, createBuffer: 0, createComputePipeline: 0 };
+  const counted = (prototype: object, name: keyof typeof calls) => {
+    const methods = prototype as Record<string, (...args: unknown[]) => unknown>, method = methods[name];
+    methods[name] = function (...args) {
+      calls[name]++;
+      return method.apply(this, args);
+    };
+  };
+  counted(GPUBuffer.prototype, "mapAsync");
+  counted(GPUQueue.prototype, "submit");
+  counted(GPUDevice.prototype, "createBuffer");
+  counted(GPUDevice.prototype, "createComputePipeline");
+  await read();
+  const own = Math.ceil((parts - rank) / size), isLast = (parts - 1) % size === rank;
+  const maps = isLast ? layers * (own - 1) + layers + 1 : layers * own; // the last part: states and logits, for all
+  assert.deepEqual([calls.mapAsync, calls.createComputePipeline, calls.createBuffer], [maps, 0, 0]);
+  // Before each wait, and what was recorded meanwhile after it.
+  assert(calls.submit <= 4 * layers * own + 2 * layers, `${calls.submit} submits`);
 }
 
 /** Loss and gradients of sequences in parts, against the authors' code and one process. */

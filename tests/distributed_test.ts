@@ -38,6 +38,7 @@ for (
     ["attention", "wasm", [2, 4]],
     ["attention", "webgpu", [2]],
     ["prompts", "wasm", [2, 4]],
+    ["prompts", "webgpu", [2]],
     ["gradients", "wasm", [2, 4]],
     ["gradients", "webgpu", [2]],
   ] as const

@@ -77,12 +77,14 @@ export interface Segment extends Tokens {
 export interface Chain {
   /** The state before this part, for the caller to dispose; nothing where this part is the first. */
   receiveState(shape: readonly number[]): Promise<Tensor | undefined>;
-  /** Hands over the state after this part. */
+  /** Hands over the state after this part; resolves when it is on its way. */
   sendState(state: Tensor): Promise<void>;
   /** The gradient of the state after this part, for the caller to dispose; nothing where this part is the last. */
   receiveGradient(shape: readonly number[]): Promise<Tensor | undefined>;
-  /** Hands over the gradient of the state before this part. */
+  /** Hands over the gradient of the state before this part, in the same way. */
   sendGradient(dState: Tensor): Promise<void>;
+  /** Waits until all that was handed over has arrived. */
+  settled(): Promise<void>;
 }
 
 /** How to compute a loss. */
@@ -122,6 +124,7 @@ export async function lossOf(
     entropy.dLogits.dispose();
     using loss = entropy.loss;
     sum(loss, total);
+    await chain?.settled();
   } finally {
     x.dispose();
   }
@@ -174,6 +177,7 @@ export async function lossAndGradients(
   // x = embed_tokens[ids] · scale
   using dEmbedded = dx;
   embeddingBackward(segment.ids, dEmbedded, gradients.embedTokens, { scale: config.embeddingScale });
+  await chain?.settled();
   left.move();
   return states;
 }
@@ -256,8 +260,10 @@ async function forward(
   const { output, state } = mixer.forward(q, k, v, attentionOptions(network, l, segment, received));
   held.use(output);
   stack.use(state);
-  await chain?.sendState(state);
+  const sent = chain?.sendState(state);
   const layer = finishLayer(network, l, x, projected, output, held);
+  stack.use(layer.output);
+  await sent; // the rest of the layer is under way by then
   stack.move();
   return { layer, state, received };
 }
@@ -309,10 +315,8 @@ async function tokenMixerBackward(
     { output: o, state },
   );
   using dq = attended.dq, dk = attended.dk, dv = attended.dv;
-  {
-    using dInitialState = attended.dInitialState;
-    await chain?.sendGradient(dInitialState);
-  }
+  using dInitialState = attended.dInitialState;
+  const sent = chain?.sendGradient(dInitialState);
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const encodeBackward = (active: Tensor, dEncoded: Tensor) =>
     layer.theta === undefined
@@ -324,7 +328,12 @@ async function tokenMixerBackward(
   using dQkvu = splitHeadsBackward(qkvu, config.heads, config.activation, split);
   using dH = linearBackward(h, layer.qkvuProj.weight, dQkvu, into(d.qkvuProj));
   // h = norm(x); x itself flows past
-  return normBackward(x, dH, { ...normGradients(layer.tokenNorm, d.tokenNorm), residual: dOutput }).dx;
+  const dx = normBackward(x, dH, { ...normGradients(layer.tokenNorm, d.tokenNorm), residual: dOutput }).dx;
+  using stack = new DisposableStack();
+  stack.use(dx);
+  await sent; // the rest of the layer is under way by then
+  stack.move();
+  return dx;
 }
 
 /** Shape of the states of parts, layout `"bnhd"`. */

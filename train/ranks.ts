@@ -120,7 +120,9 @@ export async function sumOverRanks(
   tensors: readonly Tensor[],
   number: number,
 ): Promise<number> {
-  const all = new Float32Array(tensors.reduce((sum, { size }) => sum + size, 1));
+  // As many for each process: then the sum copies nothing.
+  const count = tensors.reduce((sum, { size }) => sum + size, 1);
+  const all = new Float32Array(Math.ceil(count / ranks.size) * ranks.size);
   let at = 0;
   for (const data of await Promise.all(tensors.map((tensor) => tensor.data()))) {
     all.set(data, at);

@@ -1,0 +1,100 @@
+/**
+ * A WebGPU device that computes nothing, for tests of how much it is asked for: sizes at which a real one would take
+ * minutes here.
+ *
+ * @module
+ */
+import { Backend } from "../core/tensor.ts";
+import { Device } from "../gpu/device.ts";
+import { WebgpuMachine } from "../gpu/machine.ts";
+
+/** What a device was asked for since {@linkcode Counts.reset}. */
+export class Counts {
+  /** Buffers made. */
+  buffers = 0;
+  /** Their bytes. */
+  bytes = 0;
+  submits = 0;
+  dispatches = 0;
+  maps = 0;
+  pipelines = 0;
+
+  reset(): void {
+    Object.assign(this, new Counts());
+  }
+}
+
+/** Limits of a large GPU. */
+const LIMITS = {
+  maxBufferSize: 2 ** 40,
+  maxStorageBufferBindingSize: 2 ** 32 - 4,
+  maxStorageBuffersPerShaderStage: 16,
+  maxComputeWorkgroupStorageSize: 48 * 1024,
+  maxComputeInvocationsPerWorkgroup: 1024,
+  maxComputeWorkgroupSizeX: 1024,
+  maxComputeWorkgroupSizeY: 1024,
+  maxComputeWorkgroupSizeZ: 64,
+  maxComputeWorkgroupsPerDimension: 65535,
+};
+
+/** A backend over such a device; every element is 0. */
+export async function countingBackend(): Promise<{ backend: Backend; counts: Counts }> {
+  const counts = new Counts();
+  const ignore = () => {};
+  const pass = {
+    setPipeline: ignore,
+    setBindGroup: ignore,
+    end: ignore,
+    dispatchWorkgroups: () => void counts.dispatches++,
+  };
+  const encoder = {
+    beginComputePass: () => pass,
+    copyBufferToBuffer: ignore,
+    clearBuffer: ignore,
+    finish: () => ({}),
+  };
+  const buffer = (size: number) => {
+    let mapped: ArrayBuffer | undefined;
+    return {
+      destroy: ignore,
+      unmap: ignore,
+      getMappedRange: () => mapped ??= new ArrayBuffer(size),
+      mapAsync: () => {
+        counts.maps++;
+        return Promise.resolve();
+      },
+    };
+  };
+  const device = {
+    limits: LIMITS,
+    features: new Set(),
+    lost: new Promise(ignore),
+    addEventListener: ignore,
+    pushErrorScope: ignore,
+    popErrorScope: () => Promise.resolve(null),
+    createBuffer: ({ size }: { size: number }) => {
+      counts.buffers++;
+      counts.bytes += size;
+      return buffer(size);
+    },
+    createBindGroupLayout: () => ({}),
+    createPipelineLayout: () => ({}),
+    createShaderModule: () => ({}),
+    createBindGroup: () => ({}),
+    createComputePipeline: () => {
+      counts.pipelines++;
+      return {};
+    },
+    createCommandEncoder: () => encoder,
+    destroy: ignore,
+    queue: { writeBuffer: ignore, submit: () => void counts.submits++ },
+  };
+  const adapter = {
+    limits: LIMITS,
+    features: device.features,
+    info: { description: "counts" },
+    requestDevice: () => Promise.resolve(device),
+  };
+  const machine = new WebgpuMachine(await Device.request(adapter as unknown as GPUAdapter), "counts");
+  return { backend: new Backend(machine), counts };
+}
