@@ -1,4 +1,4 @@
-// SRMSNorm and LayerNorm, with their gradients. The forward reads a row twice or three times, after the first from cache.
+// SRMSNorm, RMSNorm and LayerNorm, with their gradients. The forward reads a row twice or three times, after the first from cache.
 import { horizontalSum, loadLanes, madd, storeLanes } from "./parts/simd";
 
 /** `Σ x` over a row, in four accumulators, so that additions need not wait for one another. */
@@ -47,50 +47,56 @@ function squareSum(x: usize, width: i32, mean: f32): f32 {
 @inline
 function normLanes(
   x: usize, weight: usize, bias: usize, gate: usize, output: usize, shift: v128, factor: v128, count: i32,
-  affine: bool, gated: bool,
+  affine: bool, centred: bool, gated: bool,
 ): void {
   let y = f32x4.mul(f32x4.sub(loadLanes(x, count), shift), factor);
-  if (affine) y = madd(y, loadLanes(weight, count), loadLanes(bias, count));
+  if (centred) y = madd(y, loadLanes(weight, count), loadLanes(bias, count));
+  else if (affine) y = f32x4.mul(y, loadLanes(weight, count));
   if (gated) y = f32x4.mul(y, loadLanes(gate, count));
   storeLanes(output, y, count);
 }
 
-/** A row. `affine` and `gated` are constants at each call, so that the loop has no branch. */
+/** A row. `affine`, `centred` and `gated` are constants at each call, so that the loop has no branch. */
 // @ts-ignore: decorator
 @inline
 function normRow(
   x: usize, weight: usize, bias: usize, gate: usize, output: usize, width: i32, shift: v128, factor: v128,
-  affine: bool, gated: bool,
+  affine: bool, centred: bool, gated: bool,
 ): void {
   const whole = width & ~3;
   for (let i = 0; i < whole; i += 4) {
     const at = <usize> i << 2;
-    normLanes(x + at, weight + at, bias + at, gate + at, output + at, shift, factor, 4, affine, gated);
+    normLanes(x + at, weight + at, bias + at, gate + at, output + at, shift, factor, 4, affine, centred, gated);
   }
   if (whole < width) {
     const at = <usize> whole << 2;
-    normLanes(x + at, weight + at, bias + at, gate + at, output + at, shift, factor, width - whole, affine, gated);
+    normLanes(
+      x + at, weight + at, bias + at, gate + at, output + at, shift, factor, width - whole, affine, centred, gated,
+    );
   }
 }
 
 /**
- * Rows of `width`. If weight is 0 SRMSNorm, `x / sqrt(mean(x²) + eps)`; else LayerNorm,
- * `(x − mean) / sqrt(var + eps) · weight + bias`. Then times gate, unless that is 0.
+ * Rows of `width`. If weight is 0 SRMSNorm, `x / sqrt(mean(x²) + eps)`; if bias is 0 RMSNorm, that times weight; else
+ * LayerNorm, `(x − mean) / sqrt(var + eps) · weight + bias`. Then times gate, unless that is 0.
  */
 export function norm(
   x: usize, weight: usize, bias: usize, gate: usize, output: usize, rows: i32, width: i32, eps: f32,
 ): void {
   const row = <usize> width << 2;
   for (let r = 0; r < rows; r++) {
-    const mean: f32 = weight != 0 ? rowSum(x, width) / <f32> width : 0;
+    const mean: f32 = bias != 0 ? rowSum(x, width) / <f32> width : 0;
     const shift = f32x4.splat(mean);
     const factor = f32x4.splat(1 / sqrt<f32>(squareSum(x, width, mean) / <f32> width + eps));
-    if (weight != 0) {
-      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, true, true);
-      else normRow(x, weight, bias, gate, output, width, shift, factor, true, false);
+    if (bias != 0) {
+      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, true, true, true);
+      else normRow(x, weight, bias, gate, output, width, shift, factor, true, true, false);
+    } else if (weight != 0) {
+      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, true, false, true);
+      else normRow(x, weight, bias, gate, output, width, shift, factor, true, false, false);
     } else {
-      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, false, true);
-      else normRow(x, weight, bias, gate, output, width, shift, factor, false, false);
+      if (gate != 0) normRow(x, weight, bias, gate, output, width, shift, factor, false, false, true);
+      else normRow(x, weight, bias, gate, output, width, shift, factor, false, false, false);
     }
     x += row;
     output += row;
@@ -101,17 +107,17 @@ export function norm(
 /**
  * With n = (x − mean) · r, r = 1 / sqrt(mean((x − mean)²) + eps) and y = (n · weight + bias) · gate:
  * `g = dy · gate · weight`, `dx = r (g − mean(g) − n · mean(g · n)) + residual`, `dGate = dy · (n · weight + bias)`,
- * `dWeight += Σ_rows dy · gate · n`, `dBias += Σ_rows dy · gate`. SRMSNorm (weight 0) has neither mean nor mean(g).
+ * `dWeight += Σ_rows dy · gate · n`, `dBias += Σ_rows dy · gate`. SRMSNorm (weight 0) and RMSNorm (bias 0) have neither mean nor mean(g).
  */
 export function normBackward(
   x: usize, weight: usize, bias: usize, gate: usize, dy: usize, residual: usize,
   dx: usize, dWeight: usize, dBias: usize, dGate: usize, rows: i32, width: i32, eps: f32,
 ): void {
   const row = <usize> width << 2;
-  const affine = weight != 0;
+  const affine = weight != 0, centred = bias != 0;
   for (let r = 0; r < rows; r++) {
     let mean: f32 = 0;
-    if (affine) {
+    if (centred) {
       let sum = f32x4.splat(0);
       for (let i = 0; i < width; i += 4) sum = f32x4.add(sum, loadLanes(x + (<usize> i << 2), width - i));
       mean = horizontalSum(sum) / <f32> width;
@@ -138,7 +144,7 @@ export function normBackward(
     }
     const factor: f32 = 1 / sqrt<f32>((horizontalSum(squares) + lastSquares) / <f32> width + eps);
     const scale = f32x4.splat(factor);
-    const meanG = f32x4.splat(affine ? horizontalSum(sumG) / <f32> width : 0);
+    const meanG = f32x4.splat(centred ? horizontalSum(sumG) / <f32> width : 0);
     const meanGn = f32x4.splat(horizontalSum(sumGx) * factor / <f32> width);
     for (let i = 0; i < width; i += 4) {
       const at = <usize> i << 2, count = width - i;
@@ -147,12 +153,14 @@ export function normBackward(
       let g = incoming;
       if (gate != 0) {
         g = f32x4.mul(g, loadLanes(gate + at, count));
-        const y = affine ? madd(n, loadLanes(weight + at, count), loadLanes(bias + at, count)) : n;
+        let y = n;
+        if (affine) y = f32x4.mul(y, loadLanes(weight + at, count));
+        if (centred) y = f32x4.add(y, loadLanes(bias + at, count));
         storeLanes(dGate + at, f32x4.mul(incoming, y), count);
       }
       if (affine) {
         storeLanes(dWeight + at, madd(g, n, loadLanes(dWeight + at, count)), count);
-        storeLanes(dBias + at, f32x4.add(g, loadLanes(dBias + at, count)), count);
+        if (centred) storeLanes(dBias + at, f32x4.add(g, loadLanes(dBias + at, count)), count);
         g = f32x4.mul(g, loadLanes(weight + at, count));
       }
       let d = f32x4.mul(scale, f32x4.sub(f32x4.sub(g, meanG), f32x4.mul(n, meanGn)));

@@ -83,8 +83,8 @@ export interface Operations {
   /** `dx = dy weight + residual`, `dWeight += dyᵀ x`. */
   linearBackward(call: LinearBackwardCall): void;
   /**
-   * Without affine SRMSNorm, `x / sqrt(mean(x²) + eps)`; with it LayerNorm,
-   * `(x − mean) / sqrt(var + eps) · weight + bias`. Then times `gate`.
+   * Without affine SRMSNorm, `x / sqrt(mean(x²) + eps)`; with a weight alone RMSNorm, that times the weight; with a bias
+   * LayerNorm, `(x − mean) / sqrt(var + eps) · weight + bias`. Then times `gate`.
    */
   norm(call: NormCall): void;
   /** Gradients of `norm`: `dx` and `dGate` are written, `dWeight` and `dBias` are added to. */
@@ -445,8 +445,8 @@ export interface LinearBackwardCall {
 export interface NormCall {
   /** `[rows, width]`, f32 or f16. */
   readonly x: Tensor;
-  /** LayerNorm's parameters, `[width]` each; undefined: SRMSNorm. */
-  readonly affine: { readonly weight: Tensor; readonly bias: Tensor } | undefined;
+  /** Parameters, `[width]` each: LayerNorm's, or without a bias RMSNorm's; undefined: SRMSNorm. */
+  readonly affine: { readonly weight: Tensor; readonly bias: Tensor | undefined } | undefined;
   /** Added to the mean square or variance. */
   readonly eps: number;
   /** Factor of each element, `[rows, width]`. */
@@ -461,9 +461,14 @@ export interface NormCall {
 
 /** A call of `normBackward`. */
 export interface NormBackwardCall extends Omit<NormCall, "affine" | "gate" | "output"> {
-  /** LayerNorm's parameters and where their gradients are added, `[width]` each. */
+  /** Parameters and where their gradients are added, `[width]` each; RMSNorm's have no bias. */
   readonly affine:
-    | { readonly weight: Tensor; readonly bias: Tensor; readonly dWeight: Tensor; readonly dBias: Tensor }
+    | {
+      readonly weight: Tensor;
+      readonly bias: Tensor | undefined;
+      readonly dWeight: Tensor;
+      readonly dBias: Tensor | undefined;
+    }
     | undefined;
   /** The gate, and where its gradient is written, `[rows, width]` each. */
   readonly gate: { readonly gate: Tensor; readonly dGate: Tensor } | undefined;
@@ -513,7 +518,7 @@ export interface ActivateBackwardCall extends Omit<ActivateCall, "output"> {
 
 /** A call of `splitHeads`. */
 export interface SplitHeadsCall {
-  /** `[rows, 4 · hidden]`, f32 or f16. */
+  /** `[rows, 4 · hidden]`, f32 or f16; `[rows, 3 · hidden]` without a gate. */
   readonly x: Tensor;
   /** Tokens. */
   readonly rows: number;
@@ -529,8 +534,8 @@ export interface SplitHeadsCall {
   readonly k: Tensor;
   /** Written: value, `[rows, hidden]`. */
   readonly v: Tensor;
-  /** Written: gate, `[rows, hidden]`. */
-  readonly u: Tensor;
+  /** Written: gate, `[rows, hidden]`; undefined where x has none. */
+  readonly u: Tensor | undefined;
 }
 
 /** A call of `splitHeadsBackward`. */
@@ -541,9 +546,9 @@ export interface SplitHeadsBackwardCall extends Omit<SplitHeadsCall, "q" | "k" |
   readonly dk: Tensor;
   /** Gradient of the value, `[rows, hidden]`. */
   readonly dv: Tensor;
-  /** Gradient of the gate, `[rows, hidden]`. */
-  readonly du: Tensor;
-  /** Written: `[rows, 4 · hidden]`. */
+  /** Gradient of the gate, `[rows, hidden]`; undefined where x has none. */
+  readonly du: Tensor | undefined;
+  /** Written: shaped like x. */
   readonly dx: Tensor;
 }
 

@@ -1,5 +1,5 @@
 /**
- * SRMSNorm and LayerNorm, with an output gate, and their gradients.
+ * SRMSNorm, RMSNorm and LayerNorm, with an output gate, and their gradients.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { type Device, type Store, storeOf } from "./device.ts";
 import * as shaders from "./shaders.ts";
 import { addRows } from "./sums.ts";
 
-/** Ranges of rows that gradients of LayerNorm's parameters are summed over, before those sums are added up. */
+/** Ranges of rows that gradients of a norm's parameters are summed over, before those sums are added up. */
 const SUMMED_RANGES = 512;
 
 /** See {@linkcode Operations.norm}. */
@@ -19,19 +19,20 @@ export function norm(device: Device, { x, affine, eps, gate, rows, width, output
     types: {
       X: x.dtype,
       Weight: affine?.weight.dtype ?? "f32",
-      Bias: affine?.bias.dtype ?? "f32",
+      Bias: affine?.bias?.dtype ?? "f32",
       Gate: gate?.dtype ?? "f32",
       Output: output.dtype,
     },
     constants: {
       WORKGROUP: workgroupOf(width),
       AFFINE: affine !== undefined,
+      CENTRED: affine?.bias !== undefined,
       GATED: gate !== undefined,
     },
   });
   const from = storeOf(x), to = storeOf(output), gates = gate && storeOf(gate);
   const weight = affine === undefined ? device.nothing : storeOf(affine.weight);
-  const bias = affine === undefined ? device.nothing : storeOf(affine.bias);
+  const bias = affine?.bias === undefined ? device.nothing : storeOf(affine.bias);
   const gateRows = gates === undefined ? [] : [[gates, width] as const];
   for (const { start, count } of device.chunks(rows, [from, width], [to, width], ...gateRows)) {
     const first = start * width, length = count * width;
@@ -59,6 +60,7 @@ export function normBackward(
   const constants = {
     WORKGROUP: workgroupOf(width),
     AFFINE: affine !== undefined,
+    CENTRED: affine?.bias !== undefined,
     GATED: gate !== undefined,
     RESIDUAL: residual !== undefined,
   };
@@ -81,7 +83,7 @@ export function normBackward(
     dGate: gate && storeOf(gate.dGate),
   };
   const weight = affine === undefined ? device.nothing : storeOf(affine.weight);
-  const bias = affine === undefined ? device.nothing : storeOf(affine.bias);
+  const bias = affine?.bias === undefined ? device.nothing : storeOf(affine.bias);
   const rowsOf = Object.values(stores).filter((store) => store !== undefined)
     .map((store) => [store, width] as const);
   for (const { start, count } of device.chunks(rows, ...rowsOf)) {
@@ -115,7 +117,7 @@ export function normBackward(
       workgroups,
     );
     addRows(device, dWeight, width, storeOf(affine.dWeight));
-    addRows(device, dBias, width, storeOf(affine.dBias));
+    if (affine.dBias !== undefined) addRows(device, dBias, width, storeOf(affine.dBias));
   }
 }
 

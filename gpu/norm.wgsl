@@ -1,5 +1,6 @@
 // One workgroup norms one row of `width` elements:
 // SRMSNorm   x / sqrt(mean(x²) + eps)
+// RMSNorm    x / sqrt(mean(x²) + eps) · weight
 // LayerNorm  (x − mean(x)) / sqrt(mean((x − mean(x))²) + eps) · weight + bias
 // and multiplies it by the gate, if it is given. Sums are taken in a fixed order: the same row, the same bits.
 
@@ -7,6 +8,7 @@
 
 override WORKGROUP: u32;
 override AFFINE: bool;
+override CENTRED: bool;
 override GATED: bool;
 
 struct Parameters {
@@ -36,7 +38,7 @@ fn main(
   let first = row * width;
 
   var mean = 0.0;
-  if (AFFINE) {
+  if (CENTRED) {
     var sum = 0.0;
     for (var i = thread; i < width; i += WORKGROUP) { sum += f32(x[first + i]); }
     mean = total(sum, thread) / f32(width);
@@ -50,7 +52,8 @@ fn main(
 
   for (var i = thread; i < width; i += WORKGROUP) {
     var value = (f32(x[first + i]) - mean) * factor;
-    if (AFFINE) { value = value * f32(weight[i]) + f32(bias[i]); }
+    if (AFFINE) { value *= f32(weight[i]); }
+    if (CENTRED) { value += f32(bias[i]); }
     if (GATED) { value *= f32(gate[first + i]); }
     output[first + i] = Output(value);
   }

@@ -3,12 +3,13 @@
 //   input    dx = r (g − mean(g) − n · mean(g · n)) + residual, g = dy · gate · weight; dGate = dy · (n · weight + bias)
 //   affine   dWeight = Σ_rows dy · gate · n, dBias = Σ_rows dy · gate, per workgroup: the host has them added up
 //
-// SRMSNorm has weight 1, bias 0, no mean, and no mean(g). Sums are taken in a fixed order: the same rows, the same bits.
+// SRMSNorm has weight 1; it and RMSNorm have bias 0, no mean, and no mean(g). Sums are taken in a fixed order: the same rows, the same bits.
 
 // import folded.wgsl
 
 override WORKGROUP: u32;
 override AFFINE: bool;
+override CENTRED: bool;
 override GATED: bool;
 override RESIDUAL: bool;
 
@@ -64,7 +65,7 @@ fn input(
   }
   let meanGn = total(sumGn, thread) / f32(width);
   var meanG = 0.0;
-  if (AFFINE) { meanG = total(sumG, thread) / f32(width); }
+  if (CENTRED) { meanG = total(sumG, thread) / f32(width); }
 
   for (var i = thread; i < width; i += WORKGROUP) {
     let n = (x[first + i] - mean) * r;
@@ -72,8 +73,9 @@ fn input(
     var y = n;
     if (AFFINE) {
       g *= weight[i];
-      y = n * weight[i] + bias[i];
+      y = n * weight[i];
     }
+    if (CENTRED) { y += bias[i]; }
     if (GATED) { dGate[first + i] = dy[first + i] * y; }
     var d = r * (g - meanG - n * meanGn);
     if (RESIDUAL) { d += residual[first + i]; }
@@ -117,7 +119,7 @@ fn affine(
 // ----------------------------------------------------------------------------------------------- of the forward
 
 fn meanOf(first: u32, thread: u32) -> f32 {
-  if (!AFFINE) { return 0; }
+  if (!CENTRED) { return 0; }
   var sum = 0.0;
   for (var i = thread; i < parameters.width; i += WORKGROUP) { sum += x[first + i]; }
   return total(sum, thread) / f32(parameters.width);

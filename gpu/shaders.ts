@@ -1749,6 +1749,7 @@ fn main(
 // gpu/norm.wgsl
 const normSource = `override WORKGROUP: u32;
 override AFFINE: bool;
+override CENTRED: bool;
 override GATED: bool;
 struct Parameters {
   rows: u32,
@@ -1773,7 +1774,7 @@ fn main(
   let width = parameters.width;
   let first = row * width;
   var mean = 0.0;
-  if (AFFINE) {
+  if (CENTRED) {
     var sum = 0.0;
     for (var i = thread; i < width; i += WORKGROUP) { sum += f32(x[first + i]); }
     mean = total(sum, thread) / f32(width);
@@ -1786,7 +1787,8 @@ fn main(
   let factor = 1.0 / sqrt(total(square, thread) / f32(width) + parameters.eps);
   for (var i = thread; i < width; i += WORKGROUP) {
     var value = (f32(x[first + i]) - mean) * factor;
-    if (AFFINE) { value = value * f32(weight[i]) + f32(bias[i]); }
+    if (AFFINE) { value *= f32(weight[i]); }
+    if (CENTRED) { value += f32(bias[i]); }
     if (GATED) { value *= f32(gate[first + i]); }
     output[first + i] = Output(value);
   }
@@ -1805,6 +1807,7 @@ fn total(value: f32, thread: u32) -> f32 {
 // gpu/normBackward.wgsl
 const normBackwardSource = `override WORKGROUP: u32;
 override AFFINE: bool;
+override CENTRED: bool;
 override GATED: bool;
 override RESIDUAL: bool;
 struct Parameters {
@@ -1850,15 +1853,16 @@ fn input(
   }
   let meanGn = total(sumGn, thread) / f32(width);
   var meanG = 0.0;
-  if (AFFINE) { meanG = total(sumG, thread) / f32(width); }
+  if (CENTRED) { meanG = total(sumG, thread) / f32(width); }
   for (var i = thread; i < width; i += WORKGROUP) {
     let n = (x[first + i] - mean) * r;
     var g = gated(first + i);
     var y = n;
     if (AFFINE) {
       g *= weight[i];
-      y = n * weight[i] + bias[i];
+      y = n * weight[i];
     }
+    if (CENTRED) { y += bias[i]; }
     if (GATED) { dGate[first + i] = dy[first + i] * y; }
     var d = r * (g - meanG - n * meanGn);
     if (RESIDUAL) { d += residual[first + i]; }
@@ -1895,7 +1899,7 @@ fn affine(
   }
 }
 fn meanOf(first: u32, thread: u32) -> f32 {
-  if (!AFFINE) { return 0; }
+  if (!CENTRED) { return 0; }
   var sum = 0.0;
   for (var i = thread; i < parameters.width; i += WORKGROUP) { sum += x[first + i]; }
   return total(sum, thread) / f32(parameters.width);
@@ -2176,6 +2180,7 @@ const KEY = 1u;
 const VALUE = 2u;
 struct Parameters {
   workgroups: u32,
+  parts: u32,
   heads: u32,
   headDim: u32,
 }
@@ -2195,8 +2200,8 @@ fn main(
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
-  let part = index / parameters.heads % 4;
-  let row = index / parameters.heads / 4;
+  let part = index / parameters.heads % parameters.parts;
+  let row = index / parameters.heads / parameters.parts;
   let source = index * headDim;
   let destination = (row * parameters.heads + head) * headDim;
   var maximum = 0.0;
@@ -2223,6 +2228,7 @@ const KEY = 1u;
 const VALUE = 2u;
 struct Parameters {
   workgroups: u32,
+  parts: u32,
   heads: u32,
   headDim: u32,
 }
@@ -2243,8 +2249,8 @@ fn main(
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
-  let part = index / parameters.heads % 4;
-  let row = index / parameters.heads / 4;
+  let part = index / parameters.heads % parameters.parts;
+  let row = index / parameters.heads / parameters.parts;
   let joint = index * headDim;
   let split = (row * parameters.heads + head) * headDim;
   var maximum = 0.0;
@@ -3067,7 +3073,7 @@ export const multiply = /* @__PURE__ */ (() => ({
 
 const normModule = /* @__PURE__ */ (() => ({
   code: foldedSource + normSource,
-  overrides: ["WORKGROUP","AFFINE","GATED"],
+  overrides: ["WORKGROUP","AFFINE","CENTRED","GATED"],
   aliases: ["Bias","Gate","Output","Weight","X"],
 } as const))();
 
@@ -3095,7 +3101,7 @@ export const norm = /* @__PURE__ */ (() => ({
 
 const normBackwardModule = /* @__PURE__ */ (() => ({
   code: foldedSource + normBackwardSource,
-  overrides: ["WORKGROUP","AFFINE","GATED","RESIDUAL"],
+  overrides: ["WORKGROUP","AFFINE","CENTRED","GATED","RESIDUAL"],
   aliases: [],
 } as const))();
 
@@ -3305,8 +3311,9 @@ export const splitHeads = /* @__PURE__ */ (() => ({
     },
     parameters: {
       workgroups: [0, "u32"],
-      heads: [1, "u32"],
-      headDim: [2, "u32"],
+      parts: [1, "u32"],
+      heads: [2, "u32"],
+      headDim: [3, "u32"],
     },
   },
 } as const))();
@@ -3334,8 +3341,9 @@ export const splitHeadsBackward = /* @__PURE__ */ (() => ({
     },
     parameters: {
       workgroups: [0, "u32"],
-      heads: [1, "u32"],
-      headDim: [2, "u32"],
+      parts: [1, "u32"],
+      heads: [2, "u32"],
+      headDim: [3, "u32"],
     },
   },
 } as const))();

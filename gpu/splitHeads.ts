@@ -22,16 +22,19 @@ export function splitHeads(
     types: { X: x.dtype, Output: q.dtype },
     constants: { ACTIVATION: ACTIVATION_NUMBERS[activation] },
   });
-  const joint = 4 * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
-  const from = storeOf(x), parts = [q, k, v, u].map(storeOf);
+  const joined = u === undefined ? 3 : 4;
+  const joint = joined * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
+  using scope = device.scope();
+  const unused = scope.allocate([1]); // in the place of u
+  const from = storeOf(x), parts = [q, k, v, ...u === undefined ? [] : [u]].map(storeOf);
   const rowsOfParts = parts.map((part) => [part, hidden] as const);
   for (const { start, count } of device.chunks(rows, [from, joint], ...rowsOfParts)) {
-    const [q, k, v, u] = parts.map((part) => part.window(start * hidden, count * hidden));
-    const workgroups = count * 4 * heads;
+    const [q, k, v, u = unused] = parts.map((part) => part.window(start * hidden, count * hidden));
+    const workgroups = count * joined * heads;
     device.dispatch(
       kernel,
       { x: from.window(start * joint, count * joint), q, k, v, u },
-      { workgroups, heads, headDim: width },
+      { workgroups, parts: joined, heads, headDim: width },
       workgroups,
     );
   }
@@ -47,12 +50,16 @@ export function splitHeadsBackward(
     access: { dx: "write" },
     constants: { ACTIVATION: ACTIVATION_NUMBERS[activation] },
   });
-  const joint = 4 * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
-  const from = storeOf(x), to = storeOf(dx), parts = [dq, dk, dv, du].map(storeOf);
+  const joined = du === undefined ? 3 : 4;
+  const joint = joined * hidden, [heads, width] = headsOf(rows, hidden, headDim, activation);
+  const from = storeOf(x), to = storeOf(dx);
+  const parts = [dq, dk, dv, ...du === undefined ? [] : [du]].map(storeOf);
   const rowsOfParts = parts.map((part) => [part, hidden] as const);
   for (const { start, count } of device.chunks(rows, [from, joint], [to, joint], ...rowsOfParts)) {
-    const [dq, dk, dv, du] = parts.map((part) => part.window(start * hidden, count * hidden));
-    const workgroups = count * 4 * heads;
+    const [dq, dk, dv, du = device.nothing] = parts.map((part) =>
+      part.window(start * hidden, count * hidden)
+    );
+    const workgroups = count * joined * heads;
     device.dispatch(
       kernel,
       {
@@ -63,7 +70,7 @@ export function splitHeadsBackward(
         du,
         dx: to.window(start * joint, count * joint),
       },
-      { workgroups, heads, headDim: width },
+      { workgroups, parts: joined, heads, headDim: width },
       workgroups,
     );
   }

@@ -8,12 +8,13 @@ const KEY = 1u;
 const VALUE = 2u;
 
 struct Parameters {
-  workgroups: u32, // rows · 4 · heads
+  workgroups: u32, // rows · parts · heads
+  parts: u32, // 4, or 3 without a gate
   heads: u32,
   headDim: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<X>; // [rows, 4, heads, headDim]
+@group(0) @binding(0) var<storage, read> x: array<X>; // [rows, parts, heads, headDim]
 @group(0) @binding(1) var<storage, read_write> q: array<Output>; // [rows, heads, headDim]
 @group(0) @binding(2) var<storage, read_write> k: array<Output>; // [rows, heads, headDim]
 @group(0) @binding(3) var<storage, read_write> v: array<Output>; // [rows, heads, headDim]
@@ -30,8 +31,8 @@ fn main(
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
-  let part = index / parameters.heads % 4;
-  let row = index / parameters.heads / 4;
+  let part = index / parameters.heads % parameters.parts;
+  let row = index / parameters.heads / parameters.parts;
   let source = index * headDim; // rows, parts and heads lie in this order
   let destination = (row * parameters.heads + head) * headDim;
 

@@ -8,17 +8,18 @@ const KEY = 1u;
 const VALUE = 2u;
 
 struct Parameters {
-  workgroups: u32, // rows · 4 · heads
+  workgroups: u32, // rows · parts · heads
+  parts: u32, // 4, or 3 without a gate
   heads: u32,
   headDim: u32,
 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, 4, heads, headDim]
+@group(0) @binding(0) var<storage, read> x: array<f32>; // [rows, parts, heads, headDim]
 @group(0) @binding(1) var<storage, read> dq: array<f32>; // [rows, heads, headDim]
 @group(0) @binding(2) var<storage, read> dk: array<f32>; // [rows, heads, headDim]
 @group(0) @binding(3) var<storage, read> dv: array<f32>; // [rows, heads, headDim]
 @group(0) @binding(4) var<storage, read> du: array<f32>; // [rows, heads, headDim]
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>; // [rows, 4, heads, headDim]
+@group(0) @binding(5) var<storage, read_write> dx: array<f32>; // [rows, parts, heads, headDim]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
 @compute @workgroup_size(THREADS)
@@ -31,8 +32,8 @@ fn main(
   if (index >= parameters.workgroups) { return; }
   let headDim = parameters.headDim;
   let head = index % parameters.heads;
-  let part = index / parameters.heads % 4;
-  let row = index / parameters.heads / 4;
+  let part = index / parameters.heads % parameters.parts;
+  let row = index / parameters.heads / parameters.parts;
   let joint = index * headDim; // rows, parts and heads lie in this order
   let split = (row * parameters.heads + head) * headDim;
 

@@ -26,8 +26,19 @@ export interface TransNormerConfig {
   readonly activation: Activation;
   /** `linear_use_lrpe_list`, one value per layer. */
   readonly useLrpe: readonly boolean[];
-  /** `norm_type`: `"simplermsnorm"` is `"srmsnorm"`; everything else is LayerNorm, as in the authors' code. */
-  readonly norm: "srmsnorm" | "layernorm";
+  /**
+   * `norm_type`: `"simplermsnorm"` is `"srmsnorm"`; `"rmsnorm"` has a weight and no bias; everything else is LayerNorm,
+   * as in the authors' code.
+   */
+  readonly norm: "srmsnorm" | "rmsnorm" | "layernorm";
+  /** `glu_act_fun`: activation of the channel mixer's first factor. Default: none, SGLU. Published models have none. */
+  readonly gluActivation: Activation;
+  /** `use_output_gate`, default true: `u ⊙ norm(o)` in the token mixer. Published models have it. */
+  readonly outputGate: boolean;
+  /** `use_output_norm`, default true: `norm(o)` in the token mixer; a gate needs it. Published models have it. */
+  readonly outputNorm: boolean;
+  /** `use_decay_temperature`, default true: lower layers forget faster. Published models have it. */
+  readonly decayTemperature: boolean;
   /** `bias`: whether the linear layers, except the last, have one. */
   readonly bias: boolean;
   /** Factor of the embedding: `sqrt(decoder_embed_dim)`, or 1 where `no_scale_embedding` is true. */
@@ -57,6 +68,12 @@ const SPELLINGS: Readonly<Record<string, Activation>> = {
   "": "identity",
 };
 
+/** Norms by `norm_type`. */
+const NORMS: Readonly<Record<string, TransNormerConfig["norm"] | undefined>> = {
+  simplermsnorm: "srmsnorm",
+  rmsnorm: "rmsnorm",
+};
+
 /**
  * Checks a parsed `config.json`. Keys that inference does not need are ignored; absent keys take the authors'
  * defaults, except sizes, which must be there.
@@ -82,6 +99,11 @@ export function parseConfig(json: unknown): TransNormerConfig {
     rangeError(OPERATION, "decoder_attention_heads must divide hidden_dim", heads, `hidden_dim ${hiddenDim}`);
   }
   const layers = size(fields, "decoder_layers");
+  const outputGate = flag(fields, "use_output_gate", { preset: true });
+  const outputNorm = flag(fields, "use_output_norm", { preset: true });
+  if (outputGate && !outputNorm) {
+    rangeError(OPERATION, "use_output_norm must be true with an output gate", outputNorm, "config.json");
+  }
   return {
     vocabSize: size(fields, "vocab_size"),
     embedDim,
@@ -89,9 +111,13 @@ export function parseConfig(json: unknown): TransNormerConfig {
     heads,
     hiddenDim,
     gluDim: fields.glu_dim === -1 ? embedDim : size(fields, "glu_dim"),
-    activation: activation(fields.linear_act_fun ?? "silu"),
+    activation: activation(fields.linear_act_fun ?? "silu", "linear_act_fun"),
     useLrpe: useLrpe(fields.linear_use_lrpe_list ?? [], layers),
-    norm: text(fields, "norm_type", "simplermsnorm") === "simplermsnorm" ? "srmsnorm" : "layernorm",
+    norm: NORMS[text(fields, "norm_type", "simplermsnorm")] ?? "layernorm",
+    gluActivation: activation(fields.glu_act_fun ?? "none", "glu_act_fun"),
+    outputGate,
+    outputNorm,
+    decayTemperature: flag(fields, "use_decay_temperature", { preset: true }),
     bias: flag(fields, "bias"),
     embeddingScale: flag(fields, "no_scale_embedding") ? 1 : Math.sqrt(embedDim),
     tieWordEmbeddings: isGiven(fields, "tie_word_embeddings")
@@ -144,7 +170,7 @@ export function parseGenerationConfig(json: unknown): GenerationConfig {
     }
     sampling[name] = value as number;
   }
-  if (isGiven(fields, "do_sample") && !flag(fields, "do_sample", file)) sampling.temperature = 0;
+  if (isGiven(fields, "do_sample") && !flag(fields, "do_sample", { file })) sampling.temperature = 0;
   return { eosTokenIds: tokenIds(fields, "eos_token_id", file), sampling };
 }
 
@@ -182,8 +208,12 @@ function size(fields: Record<string, unknown>, key: string): number {
   return value;
 }
 
-function flag(fields: Record<string, unknown>, key: string, file = "config.json"): boolean {
-  const value = fields[key] ?? false;
+function flag(
+  fields: Record<string, unknown>,
+  key: string,
+  { preset = false, file = "config.json" } = {},
+): boolean {
+  const value = fields[key] ?? preset;
   if (typeof value !== "boolean") typeError(OPERATION, `${key} must be true or false`, value, file);
   return value;
 }
@@ -194,15 +224,15 @@ function text(fields: Record<string, unknown>, key: string, preset: string): str
   return value;
 }
 
-function activation(value: unknown): Activation {
+function activation(value: unknown, key: string): Activation {
   if (typeof value !== "string") {
-    typeError(OPERATION, "linear_act_fun must be a string", value, "config.json");
+    typeError(OPERATION, `${key} must be a string`, value, "config.json");
   }
   const name = Object.hasOwn(SPELLINGS, value) ? SPELLINGS[value] : value;
   const known = ACTIVATIONS.find((activation) => activation === name);
   if (known === undefined) {
     const names = [...ACTIVATIONS, ...Object.keys(SPELLINGS)].map(show).join(", ");
-    rangeError(OPERATION, `linear_act_fun must be one of ${names}`, value, "config.json");
+    rangeError(OPERATION, `${key} must be one of ${names}`, value, "config.json");
   }
   return known;
 }

@@ -10,7 +10,17 @@
  */
 import { mixerStep, normLinear, step as repeated, stepEmbedding } from "../core/ops/fused.ts";
 import { lightningAttention, lightningAttentionStep } from "../core/ops/lightning.ts";
-import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
+import {
+  activate,
+  type Activation,
+  embedding,
+  gatherRows,
+  linear,
+  lrpe,
+  multiply,
+  norm,
+  splitHeads,
+} from "../core/ops.ts";
 import type { HeldTokens } from "../core/machine.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { TransNormerConfig } from "./config.ts";
@@ -93,14 +103,16 @@ export interface Layer {
   /** The input, `[batch, seqLen, embed]`. */
   readonly x: Tensor;
   /** Of {@linkcode project} and {@linkcode finishLayer}. */
-  readonly tokenMixer: Record<
-    "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u" | "o" | "gated",
-    Tensor
-  >;
+  readonly tokenMixer: Projected & {
+    /** `attend(q, k, v)`. */
+    readonly o: Tensor;
+    /** `u ⊙ norm(o)`; `o` itself in models without either. */
+    readonly gated: Tensor;
+  };
   /** Between the two mixers. */
   readonly middle: Tensor;
   /** Of {@linkcode channelMixer}. */
-  readonly channelMixer: Record<"h" | "a" | "b" | "product", Tensor>;
+  readonly channelMixer: Record<"h" | "a" | "activeA" | "b" | "product", Tensor>;
   /** Shaped like `x`. */
   readonly output: Tensor;
 }
@@ -137,7 +149,8 @@ export function forward(network: Network, input: Input): Output {
 /** Whether the machine fuses the operations of such a pass. */
 function isFused({ config, weights }: Network, { batch, seqLen }: Tokens): boolean {
   const { fused } = weights.embedTokens.backend.machine;
-  if (fused === undefined || seqLen !== 1 || config.norm !== "srmsnorm") return false;
+  if (fused === undefined || seqLen !== 1) return false;
+  if (config.norm !== "srmsnorm" || !config.outputGate || config.gluActivation !== "identity") return false;
   const isGated = ({ l1: { weight: left }, l2: { weight: right } }: LayerWeights<Tensor>) =>
     left.dtype === right.dtype && left.quantization?.group === right.quantization?.group;
   return fused.fits({ ...config, rows: batch }) && weights.layers.every(isGated);
@@ -210,10 +223,10 @@ export function layer(
 }
 
 /** What a layer computes before its tokens mix: q, k, v, u from norm(x). */
-export type Projected = Pick<
-  Layer["tokenMixer"],
-  "h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v" | "u"
->;
+export type Projected = Record<"h" | "qkvu" | "activeQ" | "activeK" | "q" | "k" | "v", Tensor> & {
+  /** The output gate, if the model has one. */
+  readonly u: Tensor | undefined;
+};
 
 /** The first half of a layer, in which no token sees another. */
 export function project(
@@ -229,11 +242,11 @@ export function project(
   // q, k, v, u = split4(qkvu_proj(h)); q, k = act(q), act(k)
   const qkvu = held.use(linear(h, qkvuProj.weight, { bias: qkvuProj.bias }));
   held.done(h);
-  const split = splitHeads(qkvu, config.heads, config.activation);
+  const split = splitHeads(qkvu, config.heads, config.activation, { gate: config.outputGate });
   const activeQ = held.use(split.q),
     activeK = held.use(split.k),
     v = held.use(split.v),
-    u = held.use(split.u);
+    u = split.u && held.use(split.u);
   held.done(qkvu);
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const q = theta === undefined ? activeQ : held.use(lrpe(activeQ, theta, positions));
@@ -247,7 +260,7 @@ export function project(
  * @param attended `o = attend(q, k, v)`, taken over
  */
 export function finishLayer(
-  { weights }: Network,
+  { config, weights }: Network,
   l: number,
   x: Tensor,
   projected: Projected,
@@ -256,15 +269,17 @@ export function finishLayer(
 ): Layer {
   const { mixerNorm, outProj } = weights.layers[l];
   const { activeQ, activeK, q, k, v, u } = projected;
-  const o = held.use(held.use(attended).reshape(u.shape));
+  const [batch, seqLen] = v.shape;
+  const o = held.use(held.use(attended).reshape([batch, seqLen, config.hiddenDim]));
   held.done(activeQ, activeK, q, k, v);
   // x += out_proj(u ⊙ norm(o)), the norm over all heads together
-  const gated = held.use(norm(o, { ...mixerNorm, gate: u }));
-  held.done(o, u);
+  const gated = config.outputNorm ? held.use(norm(o, { ...mixerNorm, gate: u })) : o;
+  if (gated !== o) held.done(o);
+  if (u !== undefined) held.done(u);
   const middle = held.use(linear(gated, outProj.weight, { bias: outProj.bias, residual: x }));
   held.done(gated, x);
   // x += channelMixer(x)
-  const channels = channelMixer(weights.layers[l], middle, held);
+  const channels = channelMixer(weights.layers[l], config.gluActivation, middle, held);
   held.done(middle);
   return {
     x,
@@ -295,9 +310,10 @@ function attendFrom(
   return { output: lightningAttentionStep(q1, k1, v1, state, { slopes, rows }), state };
 }
 
-/** `x + l3(l1(h) ⊙ l2(h))`, h = norm(x): SGLU. */
+/** `x + l3(act(l1(h)) ⊙ l2(h))`, h = norm(x): without an activation SGLU. */
 export function channelMixer(
   { channelNorm, l1, l2, l3 }: LayerWeights<Tensor>,
+  activation: Activation,
   x: Tensor,
   held: Held,
 ): { output: Tensor; activations: Layer["channelMixer"] } {
@@ -305,11 +321,13 @@ export function channelMixer(
   const a = held.use(linear(h, l1.weight, { bias: l1.bias }));
   const b = held.use(linear(h, l2.weight, { bias: l2.bias }));
   held.done(h);
-  const product = held.use(multiply(a, b));
-  held.done(a, b);
+  const activeA = activation === "identity" ? a : held.use(activate(a, activation));
+  if (activeA !== a) held.done(a);
+  const product = held.use(multiply(activeA, b));
+  held.done(activeA, b);
   const output = linear(product, l3.weight, { bias: l3.bias, residual: x });
   held.done(product);
-  return { output, activations: { h, a, b, product } };
+  return { output, activations: { h, a, activeA, b, product } };
 }
 
 /** `lm_head(norm(x))` of every token: `[batch, seqLen, vocab]`. */

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { layerSlopes } from "../core/decay.ts";
+import { alibiSlopes, layerSlopes } from "../core/decay.ts";
 import type { TransNormerConfig } from "./config.ts";
 
 /** A linear layer: weight `[out, in]`, bias `[out]` if the config has biases. */
@@ -15,20 +15,20 @@ export interface LinearWeights<T> {
   readonly bias: T | undefined;
 }
 
-/** A LayerNorm's parameters; SRMSNorm has none and is `undefined`. */
-export type NormWeights<T> = { readonly weight: T; readonly bias: T } | undefined;
+/** A norm's parameters: RMSNorm has no bias; SRMSNorm has neither and is `undefined`. */
+export type NormWeights<T> = { readonly weight: T; readonly bias: T | undefined } | undefined;
 
 /** One decoder layer. */
 export interface LayerWeights<T> {
   /** Before the token mixer. */
   readonly tokenNorm: NormWeights<T>;
-  /** Query, key, value and gate in one: `[4 · hidden, embed]`. */
+  /** Query, key, value and gate in one: `[4 · hidden, embed]`; without a gate `[3 · hidden, embed]`. */
   readonly qkvuProj: LinearWeights<T>;
   /** LRPE's θ, `[heads, headDim]`, if the layer uses it. */
   readonly theta: T | undefined;
   /** Decay of each head, `[heads]`: not learned; it follows from the numbers of heads and layers. */
   readonly slopes: readonly number[];
-  /** After attention, over `hidden`. */
+  /** After attention, over `hidden`; parameters only where the config norms there. */
   readonly mixerNorm: NormWeights<T>;
   /** `[embed, hidden]`. */
   readonly outProj: LinearWeights<T>;
@@ -71,9 +71,10 @@ export function mapWeights<T>(
     bias: config.bias ? take(`${name}.bias`, [out]) : undefined,
   });
   const norm = (name: string, width: number): NormWeights<T> =>
-    config.norm === "srmsnorm"
-      ? undefined
-      : { weight: take(`${name}.weight`, [width]), bias: take(`${name}.bias`, [width]) };
+    config.norm === "srmsnorm" ? undefined : {
+      weight: take(`${name}.weight`, [width]),
+      bias: config.norm === "layernorm" ? take(`${name}.bias`, [width]) : undefined,
+    };
 
   const embedTokens = take("model.embed_tokens.weight", [vocabSize, embedDim]);
   const layers: LayerWeights<T>[] = [];
@@ -81,12 +82,12 @@ export function mapWeights<T>(
     const layer = `model.layers.${l}`;
     layers.push({
       tokenNorm: norm(`${layer}.token_norm`, embedDim),
-      qkvuProj: linear(`${layer}.token_mixer.qkvu_proj`, 4 * hiddenDim, embedDim),
+      qkvuProj: linear(`${layer}.token_mixer.qkvu_proj`, (config.outputGate ? 4 : 3) * hiddenDim, embedDim),
       theta: config.useLrpe[l]
         ? take(`${layer}.token_mixer.lrpe.theta`, [heads, 1, hiddenDim / heads])
         : undefined,
-      slopes: layerSlopes(heads, l, config.layers),
-      mixerNorm: norm(`${layer}.token_mixer.norm`, hiddenDim),
+      slopes: config.decayTemperature ? layerSlopes(heads, l, config.layers) : alibiSlopes(heads),
+      mixerNorm: config.outputNorm ? norm(`${layer}.token_mixer.norm`, hiddenDim) : undefined,
       outProj: linear(`${layer}.token_mixer.out_proj`, embedDim, hiddenDim),
       channelNorm: norm(`${layer}.channel_norm`, embedDim),
       l1: linear(`${layer}.channel_mixer.l1`, gluDim, embedDim),

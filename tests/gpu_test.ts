@@ -555,7 +555,8 @@ gpuTest("pipelines differ where constants, aliases or accesses differ, and are m
     device.kernel(shaders.sums.main, { access: { y: "update" }, constants: { SQUARE, COLUMNS: 1, ADD } });
   assert.equal(kernel(true, false), kernel(true, false));
   assert.notEqual(kernel(true, false), kernel(false, true));
-  const { input } = shaders.normBackward, constants = { WORKGROUP: 64, AFFINE: 0, GATED: 1, RESIDUAL: 0 };
+  const { input } = shaders.normBackward,
+    constants = { WORKGROUP: 64, AFFINE: 0, CENTRED: 0, GATED: 1, RESIDUAL: 0 };
   const first = device.kernel(input, { access: { dx: "write", dGate: "update" }, constants });
   const same = device.kernel(input, { access: { dGate: "update", dx: "write" }, constants });
   const other = device.kernel(input, { access: { dGate: "write", dx: "update" }, constants });

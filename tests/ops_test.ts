@@ -90,7 +90,7 @@ eachBackend("linear: leading dimensions are rows; wrong shapes are refused", (ba
   );
 });
 
-eachBackend("norm: SRMSNorm and LayerNorm, with and without gate", async (backend) => {
+eachBackend("norm: SRMSNorm, RMSNorm and LayerNorm, with and without gate", async (backend) => {
   for (const [rows, width] of [[1, 1], [3, 5], [4, 64], [2, 300], [0, 8], [7, 1023]]) {
     using scope = new Scope();
     const [x, tx] = upload(scope, backend, [rows, width], 1);
@@ -101,6 +101,20 @@ eachBackend("norm: SRMSNorm and LayerNorm, with and without gate", async (backen
     const plain = scope.keep(norm(tx));
     const gated = scope.keep(norm(tx, { gate: tg }));
     const affine = scope.keep(norm(tx, { weight: tw, bias: tb, gate: tg }));
+    const weighted = scope.keep(norm(tx, { weight: tw }));
+    const both = scope.keep(norm(tx, { weight: tw, gate: tg }));
+    assertClose(
+      await weighted.data(),
+      reference.norm(x, width, 1e-6, { weight }),
+      LIMIT,
+      `norm ${rows} × ${width} RMSNorm`,
+    );
+    assertClose(
+      await both.data(),
+      reference.norm(x, width, 1e-6, { weight }, gate),
+      LIMIT,
+      `norm ${rows} × ${width} RMSNorm gated`,
+    );
     const what = `norm ${rows} × ${width}`;
     assertClose(await plain.data(), reference.norm(x, width, 1e-6), LIMIT, what);
     assertClose(await gated.data(), reference.norm(x, width, 1e-6, undefined, gate), LIMIT, `${what} gated`);
@@ -129,7 +143,7 @@ eachBackend(
     assert.deepEqual(joined.shape, [2, 3, 20]);
     assertClose(await joined.data(), reference.norm(heads, 20, 1e-6), LIMIT, "joined");
     assert.throws(() => norm(th, { width: 10 }), /the last dimensions of x must multiply to width/);
-    assert.throws(() => norm(tx, { weight: ones }), /weight and bias must come together/);
+    assert.throws(() => norm(tx, { bias: ones }), /bias must come with weight/);
     assert.throws(() => norm(tx, { eps: -1 }), /eps must be >= 0/);
   },
 );

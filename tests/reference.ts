@@ -183,19 +183,19 @@ export function norm(
   x: ArrayLike<number>,
   width: number,
   eps: number,
-  affine?: { weight: ArrayLike<number>; bias: ArrayLike<number> },
+  affine?: { weight: ArrayLike<number>; bias?: ArrayLike<number> },
   gate?: ArrayLike<number>,
 ): Float64Array {
   const y = new Float64Array(x.length);
   for (let row = 0; row < x.length; row += width) {
     let mean = 0, square = 0;
-    if (affine !== undefined) {
+    if (affine?.bias !== undefined) {
       for (let i = 0; i < width; i++) mean += x[row + i] / width;
     }
     for (let i = 0; i < width; i++) square += (x[row + i] - mean) ** 2 / width;
     for (let i = 0; i < width; i++) {
       const normed = (x[row + i] - mean) / Math.sqrt(square + eps);
-      y[row + i] = (affine === undefined ? normed : normed * affine.weight[i] + affine.bias[i]) *
+      y[row + i] = (affine === undefined ? normed : normed * affine.weight[i] + (affine.bias?.[i] ?? 0)) *
         (gate?.[row + i] ?? 1);
     }
   }
@@ -253,19 +253,20 @@ export function splitHeads(
   hidden: number,
   heads: number,
   activation: Activation,
+  parts = 4,
 ): Record<"q" | "k" | "v" | "u", Float64Array> {
-  const rows = x.length / (4 * hidden);
+  const rows = x.length / (parts * hidden);
   const part = (index: number) =>
     Float64Array.from(
       { length: rows * hidden },
-      (_, i) => x[Math.floor(i / hidden) * 4 * hidden + index * hidden + i % hidden],
+      (_, i) => x[Math.floor(i / hidden) * parts * hidden + index * hidden + i % hidden],
     );
   const headDim = hidden / heads;
   return {
     q: activate(part(0), headDim, activation),
     k: activate(part(1), headDim, activation),
     v: part(2),
-    u: part(3),
+    u: parts === 4 ? part(3) : new Float64Array(rows * hidden).fill(1),
   };
 }
 

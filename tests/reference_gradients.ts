@@ -35,14 +35,14 @@ export function norm(
   dy: ArrayLike<number>,
   width: number,
   eps: number,
-  affine?: { weight: ArrayLike<number>; bias: ArrayLike<number> },
+  affine?: { weight: ArrayLike<number>; bias?: ArrayLike<number> },
   gate?: ArrayLike<number>,
 ): Record<"dx" | "dGate" | "dWeight" | "dBias", Float64Array> {
   const dx = new Float64Array(x.length), dGate = new Float64Array(x.length);
   const dWeight = new Float64Array(width), dBias = new Float64Array(width);
   for (let row = 0; row < x.length; row += width) {
     let mean = 0, square = 0;
-    if (affine !== undefined) {
+    if (affine?.bias !== undefined) {
       for (let i = 0; i < width; i++) mean += x[row + i] / width;
     }
     for (let i = 0; i < width; i++) square += (x[row + i] - mean) ** 2 / width;
@@ -52,7 +52,8 @@ export function norm(
     let dFactor = 0;
     for (let i = 0; i < width; i++) {
       const n = (x[row + i] - mean) * factor;
-      dGate[row + i] = dy[row + i] * (affine === undefined ? n : n * affine.weight[i] + affine.bias[i]);
+      dGate[row + i] = dy[row + i] *
+        (affine === undefined ? n : n * affine.weight[i] + (affine.bias?.[i] ?? 0));
       const d = dy[row + i] * (gate?.[row + i] ?? 1);
       dWeight[i] += d * n;
       dBias[i] += d;
@@ -66,7 +67,9 @@ export function norm(
       dCentred[i] += dSquare * 2 * (x[row + i] - mean) / width;
       dMean -= dCentred[i];
     }
-    for (let i = 0; i < width; i++) dx[row + i] = dCentred[i] + (affine === undefined ? 0 : dMean / width);
+    for (let i = 0; i < width; i++) {
+      dx[row + i] = dCentred[i] + (affine?.bias === undefined ? 0 : dMean / width);
+    }
   }
   return { dx, dGate, dWeight, dBias };
 }

@@ -6,9 +6,9 @@
  * @module
  */
 import type { Activation } from "../core/machine.ts";
-import { layerSlopes } from "../core/decay.ts";
+import { alibiSlopes, layerSlopes } from "../core/decay.ts";
 import { seeded } from "./numbers.ts";
-import { embedding, lightningAttention, linear, lrpe, norm, splitHeads } from "./reference.ts";
+import { activate, embedding, lightningAttention, linear, lrpe, norm, splitHeads } from "./reference.ts";
 
 /** `config.json`, as far as the model's answers depend on it. */
 export interface ConfigJson {
@@ -21,6 +21,10 @@ export interface ConfigJson {
   linear_act_fun?: string;
   linear_use_lrpe_list?: (number | boolean)[];
   norm_type?: string;
+  glu_act_fun?: string;
+  use_output_gate?: boolean;
+  use_output_norm?: boolean;
+  use_decay_temperature?: boolean;
   bias?: boolean;
   no_scale_embedding?: boolean;
   tie_word_embeddings?: boolean;
@@ -61,17 +65,17 @@ export function randomTensors(config: ConfigJson, seed: number): Tensors {
   const layerNorm = (name: string, width: number) => {
     if ((config.norm_type ?? "simplermsnorm") === "simplermsnorm") return;
     add(`${name}.weight`, [width], 0.5, 1);
-    add(`${name}.bias`, [width], 0.5);
+    if (config.norm_type !== "rmsnorm") add(`${name}.bias`, [width], 0.5);
   };
   add("model.embed_tokens.weight", [vocab_size, D], 1);
   for (let l = 0; l < config.decoder_layers; l++) {
     const layer = `model.layers.${l}`;
     layerNorm(`${layer}.token_norm`, D);
-    dense(`${layer}.token_mixer.qkvu_proj`, 4 * H, D);
+    dense(`${layer}.token_mixer.qkvu_proj`, (config.use_output_gate === false ? 3 : 4) * H, D);
     if (config.linear_use_lrpe_list?.[l]) {
       add(`${layer}.token_mixer.lrpe.theta`, [heads, 1, H / heads], 0.5, 0.5);
     }
-    layerNorm(`${layer}.token_mixer.norm`, H);
+    if (config.use_output_norm !== false) layerNorm(`${layer}.token_mixer.norm`, H);
     dense(`${layer}.token_mixer.out_proj`, D, H);
     layerNorm(`${layer}.channel_norm`, D);
     dense(`${layer}.channel_mixer.l1`, G, D);
@@ -111,6 +115,8 @@ export function referenceLogits(
   const normed = (name: string, x: Float64Array, width: number, gate?: Float64Array) =>
     (config.norm_type ?? "simplermsnorm") === "simplermsnorm"
       ? norm(x, width, 1e-6, undefined, gate)
+      : config.norm_type === "rmsnorm"
+      ? norm(x, width, 1e-6, { weight: get(`${name}.weight`) }, gate)
       : norm(x, width, 1e-5, { weight: get(`${name}.weight`), bias: get(`${name}.bias`) }, gate);
 
   const scale = config.no_scale_embedding ? 1 : Math.sqrt(D);
@@ -118,8 +124,9 @@ export function referenceLogits(
   for (let l = 0; l < decoder_layers; l++) {
     const layer = `model.layers.${l}`;
     const h = normed(`${layer}.token_norm`, x, D);
-    const joint = dense(`${layer}.token_mixer.qkvu_proj`, h, D, 4 * H);
-    let { q, k, v, u } = splitHeads(joint, H, heads, activation);
+    const parts = config.use_output_gate === false ? 3 : 4;
+    const joint = dense(`${layer}.token_mixer.qkvu_proj`, h, D, parts * H);
+    let { q, k, v, u } = splitHeads(joint, H, heads, activation, parts);
     let d = headDim;
     if (config.linear_use_lrpe_list?.[l]) {
       const theta = get(`${layer}.token_mixer.lrpe.theta`), zeros = ids.map(() => 0);
@@ -133,14 +140,26 @@ export function referenceLogits(
       swap(k, d),
       swap(v, headDim),
       { batch, heads, seqLen, headDim: d, valueDim: headDim },
-      { slopes: layerSlopes(heads, l, decoder_layers) },
+      {
+        slopes: config.use_decay_temperature === false
+          ? alibiSlopes(heads)
+          : layerSlopes(heads, l, decoder_layers),
+      },
     );
     const attention = exchange(output, [batch, heads, seqLen, headDim]);
-    const gated = normed(`${layer}.token_mixer.norm`, attention, H, u);
+    const gated = config.use_output_norm === false
+      ? attention
+      : normed(`${layer}.token_mixer.norm`, attention, H, u);
     x = dense(`${layer}.token_mixer.out_proj`, gated, H, D, x);
     const c = normed(`${layer}.channel_norm`, x, D);
     const a = dense(`${layer}.channel_mixer.l1`, c, D, G), b = dense(`${layer}.channel_mixer.l2`, c, D, G);
-    x = dense(`${layer}.channel_mixer.l3`, a.map((value, i) => value * b[i]), G, D, x);
+    x = dense(
+      `${layer}.channel_mixer.l3`,
+      activate(a, G, (config.glu_act_fun ?? "identity") as Activation).map((value, i) => value * b[i]),
+      G,
+      D,
+      x,
+    );
   }
   const last = normed("model.final_norm", x, D);
   const head = tensors.has("lm_head.weight") ? "lm_head.weight" : "model.embed_tokens.weight";

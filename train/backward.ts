@@ -5,6 +5,7 @@
  * @module
  */
 import {
+  activateBackward,
   crossEntropy,
   embeddingBackward,
   linearBackward,
@@ -301,8 +302,10 @@ async function tokenMixerBackward(
   const layer = weights.layers[l], d = gradients.layers[l];
   // x + out_proj(u ⊙ norm(o)), the norm over all heads together
   using dGated = linearBackward(gated, layer.outProj.weight, dOutput, into(d.outProj));
-  const normed = normBackward(o, dGated, { ...normGradients(layer.mixerNorm, d.mixerNorm), gate: u });
-  using dO = normed.dx, du = normed.dGate!;
+  const normed = config.outputNorm
+    ? normBackward(o, dGated, { ...normGradients(layer.mixerNorm, d.mixerNorm), gate: u })
+    : { dx: dGated.reshape(dGated.shape), dGate: undefined };
+  using dO = normed.dx, du = normed.dGate;
   // o = attend(q, k, v)
   using dAttended = dO.reshape(v.shape);
   using dState = await chain?.receiveGradient(stateShape(q, v));
@@ -342,15 +345,18 @@ function stateShape(q: Tensor, v: Tensor): readonly number[] {
 }
 
 function channelMixerBackward(
-  { network: { weights }, gradients }: Pass,
+  { network: { config, weights }, gradients }: Pass,
   l: number,
-  { middle: x, channelMixer: { h, a, b, product } }: Layer,
+  { middle: x, channelMixer: { h, a, activeA, b, product } }: Layer,
   dOutput: Tensor,
 ): Tensor {
   const layer = weights.layers[l], d = gradients.layers[l];
   using dProduct = linearBackward(product, layer.l3.weight, dOutput, into(d.l3));
-  const factors = multiplyBackward(a, b, dProduct);
-  using dA = factors.dx, dB = factors.dy;
+  const factors = multiplyBackward(activeA, b, dProduct);
+  using dActiveA = factors.dx, dB = factors.dy;
+  using dA = config.gluActivation === "identity"
+    ? dActiveA.reshape(dActiveA.shape)
+    : activateBackward(a, config.gluActivation, dActiveA);
   using dH2 = linearBackward(h, layer.l2.weight, dB, into(d.l2));
   using dH = linearBackward(h, layer.l1.weight, dA, { ...into(d.l1), residual: dH2 });
   return normBackward(x, dH, { ...normGradients(layer.channelNorm, d.channelNorm), residual: dOutput }).dx;

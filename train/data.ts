@@ -75,6 +75,81 @@ export function split(documents: readonly Document[]): { train: Uint8Array[]; he
   return { train, heldOut };
 }
 
+/** How the name of a file of prepared text ends; see {@linkcode encodePrepared}. */
+export const PREPARED = ".text.gz";
+
+/** The first line of a prepared text. */
+interface PreparedHeader {
+  readonly format: "levin text 1";
+  /** Where it comes from, and under which licence. */
+  readonly sources: readonly string[];
+  /** Bytes of each document. */
+  readonly train: readonly number[];
+  readonly heldOut: readonly number[];
+}
+
+/**
+ * One file of a text that is split already, for machines that cannot fetch its sources: a line of JSON, then the bytes of
+ * all documents, compressed by gzip.
+ *
+ * @param sources where it comes from, and under which licence
+ */
+export async function encodePrepared(
+  { train, heldOut }: { train: readonly Uint8Array[]; heldOut: readonly Uint8Array[] },
+  sources: readonly string[],
+): Promise<Uint8Array<ArrayBuffer>> {
+  const lengths = (texts: readonly Uint8Array[]) => texts.map(({ length }) => length);
+  const header: PreparedHeader = {
+    format: "levin text 1",
+    sources,
+    train: lengths(train),
+    heldOut: lengths(heldOut),
+  };
+  const blob = new Blob([`${JSON.stringify(header)}\n`, ...train, ...heldOut] as BlobPart[]);
+  return new Uint8Array(
+    await new Response(blob.stream().pipeThrough(new CompressionStream("gzip"))).arrayBuffer(),
+  );
+}
+
+/**
+ * Reads what {@linkcode encodePrepared} wrote.
+ *
+ * @throws {RangeError} when it is something else, or cut off
+ */
+export async function decodePrepared(
+  file: Uint8Array<ArrayBuffer>,
+  name: string,
+): Promise<{ train: Uint8Array[]; heldOut: Uint8Array[]; sources: readonly string[] }> {
+  try {
+    const stream = new Blob([file]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+    const end = bytes.indexOf(10);
+    const header: PreparedHeader = JSON.parse(new TextDecoder().decode(bytes.subarray(0, end)));
+    if (header.format !== "levin text 1") throw new RangeError(`its format is ${header.format}`);
+    let at = end + 1;
+    const take = (lengths: readonly number[]) => lengths.map((length) => bytes.subarray(at, at += length));
+    const texts = { train: take(header.train), heldOut: take(header.heldOut), sources: header.sources };
+    if (at !== bytes.length) throw new RangeError(`it holds ${bytes.length} bytes instead of ${at}`);
+    return texts;
+  } catch (cause) {
+    throw new RangeError(message("train", "data must be a whole prepared text", name), { cause });
+  }
+}
+
+/** The text of training: documents as {@linkcode split} splits them, or one prepared file that was split before. */
+export async function readCorpus(sources: readonly string[]): Promise<Corpus> {
+  const prepared = sources.find((source) => source.endsWith(PREPARED));
+  if (prepared === undefined) return await Corpus.create(await readDocuments(sources));
+  if (sources.length > 1) rangeError("train", "a prepared text must be the only data", sources);
+  let file: Uint8Array<ArrayBuffer>;
+  try {
+    file = new Uint8Array(await readFile(prepared));
+  } catch (cause) {
+    throw new RangeError(message("train", "data must exist and be readable", prepared), { cause });
+  }
+  return await Corpus.of(await decodePrepared(file, prepared));
+}
+
 /** Tokens of documents, one after another, each between a begin and an end token. */
 export class Corpus {
   /** To learn from. */
@@ -95,12 +170,20 @@ export class Corpus {
    *
    * @throws {RangeError} when that leaves either part without a token to predict
    */
-  static async create(documents: readonly Document[]): Promise<Corpus> {
-    const { train, heldOut } = split(documents);
-    const parts = { train: tokensOf(train), heldOut: tokensOf(heldOut) };
+  static create(documents: readonly Document[]): Promise<Corpus> {
+    return Corpus.of(split(documents));
+  }
+
+  /**
+   * The tokens of a text that is split already.
+   *
+   * @throws {RangeError} when either part has no token to predict
+   */
+  static async of(texts: { train: readonly Uint8Array[]; heldOut: readonly Uint8Array[] }): Promise<Corpus> {
+    const parts = { train: tokensOf(texts.train), heldOut: tokensOf(texts.heldOut) };
     for (const [name, tokens] of Object.entries(parts)) {
       if (tokens.length < 2) {
-        const bytes = documents.reduce((sum, document) => sum + document.bytes.length, 0);
+        const bytes = [...texts.train, ...texts.heldOut].reduce((sum, { length }) => sum + length, 0);
         rangeError(
           "train",
           `data must hold enough text to learn from and to test with`,

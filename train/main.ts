@@ -39,7 +39,7 @@ export function trainingCommand(task: string, summary: string, backend?: "webgpu
   return command(task, summary)
     .requiredOption(
       "--data <path>",
-      'file, folder (its .txt and .md files) or "sotu"; may be repeated',
+      'file, folder (its .txt and .md files) or "sotu"; may be repeated; or one .text.gz of deno task text',
       several((data) => data === SOTU ? data : path(data)),
     )
     .requiredOption("--out <folder>", "checkpoints (ordinary model folders) and log.jsonl go here", path)

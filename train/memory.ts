@@ -28,15 +28,16 @@ export function stepMemory(
   recompute: boolean,
 ): StepMemory {
   const { embedDim: embed, hiddenDim: hidden, gluDim: glu, vocabSize: vocab, layers, useLrpe } = config;
+  const { outputGate, gluActivation } = config;
   // Elements per token; the names are those of model/transnormer.ts and train/backward.ts.
   const keptOf = (lrpe: boolean) =>
     3 * embed + // h of both mixers, middle
-    10 * hidden + // qkvu, activeQ, activeK, v, u, o, gated
+    (8 + (outputGate ? 2 : 0)) * hidden + // qkvu, activeQ, activeK, v, u, o, gated
     (lrpe ? 4 * hidden : 0) + // q, k
-    3 * glu; // a, b, product
+    (gluActivation === "identity" ? 3 : 4) * glu; // a, activeA, b, product
   const onTheWayBack = (lrpe: boolean) =>
     Math.max(
-      4 * embed + 3 * glu, // dOutput, dH2, dH, dMiddle; dProduct, dA, dB
+      4 * embed + (gluActivation === "identity" ? 3 : 4) * glu, // dOutput, dH2, dH, dMiddle; dProduct, dActiveA, dA, dB
       4 * embed + (lrpe ? 14 : 10) * hidden, // dOutput, dMiddle, dH, dx; dGated, dO, du, dq, dk, dv, dQkvu
     );
   const inputs = (l: number) => (l + 1) * embed; // x[0] to x[l]

@@ -81,7 +81,7 @@ export function operations(crew: Crew): Operations {
       crew.run("norm", calls, { work: ELEMENT_WORK * x.size });
     },
 
-    // LayerNorm's on one thread, as all rows add to dWeight and dBias.
+    // With parameters on one thread, as all rows add to dWeight and dBias.
     normBackward({ x, affine, eps, gate, rows, width, dy, residual, dx }) {
       const calls = (affine === undefined ? cut(rows, x.size) : [{ start: 0, count: rows }]).map((
         { start, count },
@@ -104,8 +104,9 @@ export function operations(crew: Crew): Operations {
     },
 
     splitHeads({ x, rows, hidden, headDim, activation, q, k, v, u }) {
+      const joint = (u === undefined ? 3 : 4) * hidden;
       const calls = cut(rows, x.size).map(({ start, count }) => ({
-        x: at(x, start * 4 * hidden),
+        x: at(x, start * joint),
         q: at(q, start * hidden),
         k: at(k, start * hidden),
         v: at(v, start * hidden),
@@ -119,13 +120,14 @@ export function operations(crew: Crew): Operations {
     },
 
     splitHeadsBackward({ x, rows, hidden, headDim, activation, dq, dk, dv, du, dx }) {
+      const joint = (du === undefined ? 3 : 4) * hidden;
       const calls = cut(rows, x.size).map(({ start, count }) => ({
-        x: at(x, start * 4 * hidden),
+        x: at(x, start * joint),
         dq: at(dq, start * hidden),
         dk: at(dk, start * hidden),
         dv: at(dv, start * hidden),
         du: at(du, start * hidden),
-        dx: at(dx, start * 4 * hidden),
+        dx: at(dx, start * joint),
         rows: count,
         hidden,
         headDim,

@@ -59,14 +59,14 @@ export class SoftmaxSession implements Disposable {
       using before = x;
       using h = norm(before, layer.tokenNorm);
       using qkvu = linear(h, layer.qkvuProj.weight, { bias: layer.qkvuProj.bias });
-      const split = splitHeads(qkvu, config.heads, "identity");
+      const split = splitHeads(qkvu, config.heads, "identity", { gate: config.outputGate });
       using q = split.q, k = split.k, v = split.v, u = split.u;
       using attended = await this.#caches.attend(l, position, q, k, v);
-      using o = attended.reshape(u.shape);
-      using gated = norm(o, { ...layer.mixerNorm, gate: u });
+      using o = attended.reshape([1, 1, config.hiddenDim]);
+      using gated = config.outputNorm ? norm(o, { ...layer.mixerNorm, gate: u }) : o.reshape(o.shape);
       using mixed = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: before });
       using held = new Transient();
-      x = channelMixer(layer, mixed, held).output;
+      x = channelMixer(layer, config.gluActivation, mixed, held).output;
     }
     using hidden = x;
     return lastLogits(this.#model, hidden);

@@ -129,6 +129,22 @@ export function softmaxConfig<T extends object>(config: T): T {
   return { ...config, linear_act_fun: "identity", linear_use_lrpe_list: [] };
 }
 
+/**
+ * A LLaMA of the same depth and width and nearly the same number of parameters: RMSNorm, rotary positions, no gate and no
+ * norm after attention, SwiGLU. What the gate had goes to SwiGLU, whose width stays a multiple of 4.
+ */
+export function llamaConfig(config: Record<string, unknown>): Record<string, unknown> {
+  return {
+    ...softmaxConfig(config),
+    norm_type: "rmsnorm",
+    use_output_gate: false,
+    use_output_norm: false,
+    glu_act_fun: "silu",
+    glu_dim: 4 * Math.round((Number(config.glu_dim) + Number(config.hidden_dim) / 3) / 4),
+    no_scale_embedding: true,
+  };
+}
+
 /** A checked call; layout `[batch, seqLen, heads, dim]`. */
 interface Call {
   readonly backend: Backend;

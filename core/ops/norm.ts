@@ -1,5 +1,5 @@
 /**
- * SRMSNorm and LayerNorm, with an output gate, and their gradients.
+ * SRMSNorm, RMSNorm and LayerNorm, with an output gate, and their gradients.
  *
  * @module
  */
@@ -14,11 +14,11 @@ export const SRMS_EPS = 1e-6;
 
 /** Options of {@linkcode norm}. */
 export interface NormOptions {
-  /** LayerNorm's weight, `[width]`. Default: the norm is SRMSNorm and has no parameters. */
+  /** Weight, `[width]`: alone RMSNorm's, with a bias LayerNorm's. Default: the norm is SRMSNorm, without parameters. */
   weight?: Tensor;
   /** LayerNorm's bias, `[width]`; comes with `weight`. */
   bias?: Tensor;
-  /** Added to the mean square or variance, ≥ 0. Default 1e−6 for SRMSNorm, 1e−5 for LayerNorm. */
+  /** Added to the mean square or variance, ≥ 0. Default 1e−5 for LayerNorm, 1e−6 for the others. */
   eps?: number;
   /** The result is multiplied by it, element by element: `[..., width]`, TNL's output gate. */
   gate?: Tensor;
@@ -27,8 +27,8 @@ export interface NormOptions {
 }
 
 /**
- * SRMSNorm, `x / sqrt(mean(x²) + eps)` ("Scaling TransNormer to 175 Billion Parameters", section 3.1.4), or, with
- * weight and bias, LayerNorm.
+ * SRMSNorm, `x / sqrt(mean(x²) + eps)` ("Scaling TransNormer to 175 Billion Parameters", section 3.1.4); with a weight
+ * RMSNorm, that times the weight; with weight and bias LayerNorm.
  *
  * @example
  * ```ts
@@ -53,11 +53,9 @@ export function norm(x: Tensor, options: NormOptions = {}): Tensor {
   checkTensor(operation, "x", x, FLOATS);
   const { rows, width, shape, eps } = checkNorm(operation, x, options, FLOATS);
   const { backend } = x, { weight, bias, gate } = options;
-  if ((weight === undefined) !== (bias === undefined)) {
-    typeError(operation, "weight and bias must come together", weight ?? bias);
-  }
+  if (weight === undefined && bias !== undefined) typeError(operation, "bias must come with weight", bias);
   if (bias !== undefined) checkOperand(operation, "bias", bias, FLOATS, backend, [width], "[width]");
-  const affine = weight !== undefined && bias !== undefined ? { weight, bias } : undefined;
+  const affine = weight === undefined ? undefined : { weight, bias };
   return result(
     backend,
     shape,
@@ -96,16 +94,18 @@ export function normBackward(
   const { rows, width, shape, eps } = checkNorm(operation, x, options, F32);
   const { backend } = x, { weight, bias, dWeight, dBias, gate, residual } = options;
   checkOperand(operation, "dy", dy, F32, backend, shape, "of the norm's result");
-  for (const [name, tensor] of Object.entries({ weight, bias, dWeight, dBias })) {
-    if ((tensor === undefined) !== (weight === undefined)) {
-      typeError(operation, "weight, bias, dWeight and dBias must come together", tensor, name);
+  if (weight === undefined && bias !== undefined) typeError(operation, "bias must come with weight", bias);
+  const parameters = Object.entries({ weight, dWeight, bias, dBias });
+  for (const [i, [name, tensor]] of parameters.entries()) {
+    if ((tensor === undefined) !== ((i < 2 ? weight : bias) === undefined)) {
+      typeError(operation, "a parameter and where its gradient goes must come together", tensor, name);
     }
     if (tensor !== undefined) checkOperand(operation, name, tensor, F32, backend, [width], "[width]");
   }
   if (residual !== undefined) {
     checkOperand(operation, "residual", residual, F32, backend, x.shape, "of x");
   }
-  const affine = weight === undefined ? undefined : { weight, bias: bias!, dWeight: dWeight!, dBias: dBias! };
+  const affine = weight === undefined ? undefined : { weight, bias, dWeight: dWeight!, dBias };
   const call = { x, affine, eps, dy, residual, rows, width };
   const { operations } = backend.machine;
   if (gate === undefined) {
@@ -127,10 +127,10 @@ function checkNorm(
   dtypes: readonly DType[],
 ): { rows: number; width: number; shape: number[]; eps: number } {
   checkOptions(operation, options);
-  const { weight, gate } = options;
+  const { weight, bias, gate } = options;
   const width = options.width ?? lastDimension(operation, "x", x.shape);
   const shape = joinTo(operation, x.shape, width);
-  const eps = options.eps ?? (weight === undefined ? SRMS_EPS : 1e-5);
+  const eps = options.eps ?? (bias === undefined ? SRMS_EPS : 1e-5);
   checkFinite(operation, "eps", eps);
   if (eps < 0) rangeError(operation, "eps must be >= 0", eps);
   if (weight !== undefined) checkOperand(operation, "weight", weight, dtypes, x.backend, [width], "[width]");

@@ -4,7 +4,7 @@
  * @module
  */
 import * as numbers from "../activations.ts";
-import { checkOperand, result, results } from "../check.ts";
+import { checkOperand, checkOptions, result, results } from "../check.ts";
 import { type DType, F32, FLOATS, type FloatType } from "../dtype.ts";
 import { rangeError, typeError } from "../errors.ts";
 import type { Activation, SplitHeadsCall } from "../machine.ts";
@@ -47,9 +47,10 @@ export const ACTIVATIONS: readonly Activation[] = Object.keys(ACTIVATION_NUMBERS
  * for (const tensor of [q, k, v, u]) tensor.dispose();
  * ```
  *
- * @param x `[batch, seqLen, 4 · hidden]`
+ * @param x `[batch, seqLen, 4 · hidden]`; without a gate `[batch, seqLen, 3 · hidden]`
  * @param heads number of heads; divides hidden
  * @param activation applied to query and key; `"exp"` is `exp(x − max)` with the maximum over each head
+ * @param options `gate: false`: the projection has no gate, and `u` is undefined
  * @returns `q`, `k`, `v`: `[batch, seqLen, heads, hidden / heads]`; `u`: `[batch, seqLen, hidden]`; stored as x
  * @throws {TypeError} when x is no tensor
  * @throws {RangeError} when shapes do not match or the activation does not exist
@@ -58,11 +59,34 @@ export function splitHeads(
   x: Tensor,
   heads: number,
   activation: Activation,
-): { q: Tensor; k: Tensor; v: Tensor; u: Tensor } {
-  const { sizes, headed, joined } = checkSplit("splitHeads", x, heads, activation, FLOATS);
+  options?: { readonly gate?: true },
+): { q: Tensor; k: Tensor; v: Tensor; u: Tensor };
+/** The same, also of a projection without a gate. */
+export function splitHeads(
+  x: Tensor,
+  heads: number,
+  activation: Activation,
+  options?: { readonly gate?: boolean },
+): { q: Tensor; k: Tensor; v: Tensor; u: Tensor | undefined };
+export function splitHeads(
+  x: Tensor,
+  heads: number,
+  activation: Activation,
+  options: { readonly gate?: boolean } = {},
+): { q: Tensor; k: Tensor; v: Tensor; u: Tensor | undefined } {
+  const operation = "splitHeads";
+  checkOptions(operation, options);
+  const { gate = true } = options;
+  const { sizes, headed, joined } = checkSplit(operation, x, heads, activation, gate, FLOATS);
   const { backend } = x, dtype = x.dtype as FloatType;
-  const shapes = { q: headed, k: headed, v: headed, u: joined };
-  return results(backend, shapes, { q: dtype, k: dtype, v: dtype, u: dtype }, (output) => {
+  const shapes = { q: headed, k: headed, v: headed };
+  if (!gate) {
+    return results(backend, shapes, { q: dtype, k: dtype, v: dtype }, (output) => {
+      backend.machine.operations.splitHeads({ x, activation, ...sizes, ...output, u: undefined });
+    }) as { q: Tensor; k: Tensor; v: Tensor; u: undefined };
+  }
+  const gated = { ...shapes, u: joined };
+  return results(backend, gated, { q: dtype, k: dtype, v: dtype, u: dtype }, (output) => {
     backend.machine.operations.splitHeads({ x, activation, ...sizes, ...output });
   });
 }
@@ -70,10 +94,11 @@ export function splitHeads(
 /**
  * Gradient of `splitHeads`. The maximum that `"exp"` subtracts counts as a constant, as in the authors' code.
  *
- * @param x `[batch, seqLen, 4 · hidden]`, what `splitHeads` was given
+ * @param x what `splitHeads` was given
  * @param heads number of heads
  * @param activation the activation of query and key
- * @param gradients `dq`, `dk`, `dv` `[batch, seqLen, heads, hidden / heads]` and `du` `[batch, seqLen, hidden]`
+ * @param gradients `dq`, `dk`, `dv` `[batch, seqLen, heads, hidden / heads]` and `du` `[batch, seqLen, hidden]`; no
+ * `du` where x has no gate
  * @returns `dx`, shaped like x
  * @throws {TypeError} when an argument is of the wrong kind, or not stored as f32
  * @throws {RangeError} when shapes do not match or the activation does not exist
@@ -82,19 +107,19 @@ export function splitHeadsBackward(
   x: Tensor,
   heads: number,
   activation: Activation,
-  gradients: { dq: Tensor; dk: Tensor; dv: Tensor; du: Tensor },
+  gradients: { dq: Tensor; dk: Tensor; dv: Tensor; du?: Tensor },
 ): Tensor {
   const operation = "splitHeadsBackward";
-  const { sizes, headed, joined } = checkSplit(operation, x, heads, activation, F32);
-  const { backend } = x;
   if (typeof gradients !== "object" || gradients === null) {
     typeError(operation, "gradients must be an object of dq, dk, dv and du", gradients);
   }
   const { dq, dk, dv, du } = gradients;
+  const { sizes, headed, joined } = checkSplit(operation, x, heads, activation, du !== undefined, F32);
+  const { backend } = x;
   for (const [name, tensor] of Object.entries({ dq, dk, dv })) {
     checkOperand(operation, name, tensor, F32, backend, headed, "[batch, seqLen, heads, hidden / heads]");
   }
-  checkOperand(operation, "du", du, F32, backend, joined, "[batch, seqLen, hidden]");
+  if (du !== undefined) checkOperand(operation, "du", du, F32, backend, joined, "[batch, seqLen, hidden]");
   return result(backend, x.shape, "f32", (dx) => {
     backend.machine.operations.splitHeadsBackward({ x, activation, ...sizes, dq, dk, dv, du, dx });
   });
@@ -106,12 +131,14 @@ function checkSplit(
   x: Tensor,
   heads: number,
   activation: Activation,
+  gate: boolean,
   dtypes: readonly DType[],
 ): {
   sizes: Pick<SplitHeadsCall, "rows" | "hidden" | "headDim">;
   headed: readonly number[];
   joined: readonly number[];
 } {
+  const parts = gate ? 4 : 3;
   const [batch, seqLen, joint] = checkOperand(
     operation,
     "x",
@@ -119,20 +146,20 @@ function checkSplit(
     dtypes,
     undefined,
     [undefined, undefined, undefined],
-    "[batch, seqLen, 4 * hidden]",
+    `[batch, seqLen, ${parts} * hidden]`,
   );
-  if (!Number.isInteger(heads) || heads < 1 || joint % (4 * heads) !== 0) {
+  if (!Number.isInteger(heads) || heads < 1 || joint % (parts * heads) !== 0) {
     rangeError(
       operation,
       "heads must be an integer >= 1 that divides hidden",
       heads,
-      `4 * hidden = ${joint}`,
+      `${parts} * hidden = ${joint}`,
     );
   }
   if (!ACTIVATIONS.includes(activation)) {
     rangeError(operation, `activation must be one of ${ACTIVATIONS.join(", ")}`, activation);
   }
-  const hidden = joint / 4, headDim = hidden / heads;
+  const hidden = joint / parts, headDim = hidden / heads;
   return {
     sizes: { rows: batch * seqLen, hidden, headDim },
     headed: Object.freeze([batch, seqLen, heads, headDim]),
