@@ -20,7 +20,7 @@ const SHORT = 2048;
 /** Seconds for one piece of work, and for the start of a worker with its tokenizer. */
 const SECONDS = 10, START_SECONDS = 30;
 /** MiB of memory of a worker, and bytes more for each byte of its files. */
-const MEBIBYTES = 256, PER_BYTE = 32;
+const MEBIBYTES = 128, PER_BYTE = 32;
 
 /** The worker lies next to this module, or to the bundle that this module is in. */
 const EXTENSION = import.meta.url?.endsWith(".ts") ? "ts" : "js"; // workerd has no URL of modules

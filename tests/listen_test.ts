@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { Server } from "node:http";
 import { fileURLToPath } from "node:url";
 import { listen, type Listener, type ListenOptions } from "../serve/listen.ts";
-import { until } from "./serve_setup.ts";
+import { monotonicClock, until } from "./serve_setup.ts";
 
 /** A listener that is closed at the end. */
 async function listening(
@@ -185,15 +185,20 @@ Deno.test("a client that reads nothing of its answer is given up, and the answer
   mute.close();
 });
 
-Deno.test("an answer that takes longer than all patience is waited for, and a slow reader gets all of it", async () => {
-  const gate = Promise.withResolvers<void>();
+Deno.test("an answer that takes longer than all patience is waited for, and its reader gets all of it", async () => {
+  using time = monotonicClock();
+  const gate = Promise.withResolvers<void>(), asked = Promise.withResolvers<void>();
   const bytes = 2 ** 22;
   await using listener = await listening(async () => {
+    asked.resolve();
     await gate.promise;
     return new Response(new Uint8Array(bytes));
-  }, { patience: { headers: 100, body: 100, reading: 100, idle: 100, interval: 20 } });
+  }, { patience: { interval: 20 } });
+  const idle = await connection(listener);
   const reader = await connection(listener, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-  await new Promise((resolve) => setTimeout(resolve, 400));
+  await asked.promise;
+  time.forward(1000);
+  assert.match(await rest(idle), /^$|^Connection/); // the listener has looked at both
   gate.resolve();
   let read = 0;
   const buffer = new Uint8Array(2 ** 16);

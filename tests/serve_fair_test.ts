@@ -4,7 +4,7 @@ import fc from "fast-check";
 import { ApiError } from "../serve/errors.ts";
 import { FairQueue } from "../serve/fairQueue.ts";
 import { Allowance } from "../serve/rates.ts";
-import { assertError, events, holdSteps, serve, until } from "./serve_setup.ts";
+import { assertError, events, holdSteps, monotonicClock, serve, until } from "./serve_setup.ts";
 
 const COMPLETIONS = "/v1/completions";
 const as = (key: string) => ({ authorization: `Bearer ${key}` });
@@ -64,6 +64,7 @@ Deno.test("when a key is told to wait, the same request is taken after that many
 });
 
 Deno.test("requests and tokens of a key per minute are limited, those of others are not", async () => {
+  using time = monotonicClock();
   await using server = await serve({
     apiKeys: ["one", "two"],
     limits: { keyRequestsPerMinute: 3, keyTokensPerMinute: 100 },
@@ -78,6 +79,8 @@ Deno.test("requests and tokens of a key per minute are limited, those of others 
   assert.match((await assertError(requests, 429, "rate_limit_exceeded")).message, /3 requests per minute/);
   await assertError(await server.send(COMPLETIONS, { ...body, max_tokens: 99 }, as("two")), 400);
   await server.ask(COMPLETIONS, body, as("two"));
+  time.forward(60);
+  await server.ask(COMPLETIONS, body, as("one"));
 });
 
 Deno.test("a key that asks for everything gets its share, and leaves room for others", async () => {

@@ -316,3 +316,14 @@ export function clock(): Disposable & { forward(seconds: number): void } {
     [Symbol.dispose]: () => void (Date.now = now),
   };
 }
+
+/** The clock of everything that is measured, `performance.now()`, which stands still but for `forward`. */
+export function monotonicClock(): Disposable & { forward(seconds: number): void } {
+  const { now } = performance;
+  let time = performance.now();
+  performance.now = () => time;
+  return {
+    forward: (seconds) => void (time += 1000 * seconds),
+    [Symbol.dispose]: () => void (performance.now = now),
+  };
+}
