@@ -118,7 +118,6 @@ export class Crew {
   readonly #maySleep: boolean;
   /** Milliseconds that workers saved lately, below 0 what they cost. */
   #saved = REMEMBERED;
-  /** Whether workers rest, as they cost more than they saved. */
   #resting = false;
 
   /** A crew of the calling thread and of workers that are ready. */
@@ -174,6 +173,11 @@ export class Crew {
   /** Number of workers that sleep. */
   get sleeping(): number {
     return this.#workers.length === 0 ? 0 : Atomics.load(this.#words(), SLEEPING);
+  }
+
+  /** Whether workers rest, as they cost more than they saved: the calling thread makes all calls. */
+  get resting(): boolean {
+    return this.#resting;
   }
 
   /** Into how many parts to cut so many multiply-adds, or what takes as long; 1 without workers. */
