@@ -348,11 +348,11 @@ Deno.test("threads: workers that cost more than they save rest, and are tried ag
       assert(crew.memory.floats(output, 4000).every((value) => value === 9));
     };
     assert.equal(crew.resting, false);
-    // It began, published after 50 ms, and was finished in no time: alone it would have taken none.
-    await run(0, 50);
+    // It began, published after 150 ms, and was finished in no time: alone it would have taken none.
+    await run(0, 150);
     assert.equal(crew.resting, true);
-    // 10 of the 50 ms are remembered. A small share of the time alone makes up for them, and for a trial.
-    await run(0, 320);
+    // 100 ms of loss are remembered. A small share of the time alone makes up for them, and for a trial.
+    await run(0, 3200);
     assert.equal(crew.resting, true);
     await run(0, 20);
     assert.equal(crew.resting, false);

@@ -68,8 +68,11 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
-/** Milliseconds that are remembered of what workers saved, or cost. */
-const REMEMBERED = 10;
+/** Milliseconds that are remembered of what workers saved. */
+const MOST_SAVED = 10;
+
+/** Milliseconds that are remembered of what they cost: a clock may jump. */
+const MOST_LOST = 100;
 
 /** Milliseconds that a new trial of workers may lose: waking them costs some before they can save any. */
 const TRIAL = 0.5;
@@ -117,7 +120,7 @@ export class Crew {
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
   /** Milliseconds that workers saved lately, below 0 what they cost. */
-  #saved = REMEMBERED;
+  #saved = MOST_SAVED;
   #resting = false;
 
   /** A crew of the calling thread and of workers that are ready. */
@@ -277,7 +280,7 @@ export class Crew {
     }
     // Alone, the calling thread would have made all chains at the speed at which it made its own.
     const alone = (finished - published) * chains / made, saved = alone - (performance.now() - began);
-    this.#saved = Math.max(-REMEMBERED, Math.min(REMEMBERED, this.#saved + saved));
+    this.#saved = Math.max(-MOST_LOST, Math.min(MOST_SAVED, this.#saved + saved));
     this.#resting = this.#saved < 0;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
