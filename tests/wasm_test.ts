@@ -329,6 +329,42 @@ Deno.test("threads: workers sleep while there is nothing to do, and wake for the
   }
 });
 
+Deno.test("threads: workers that cost more than they save rest, and are tried again", async () => {
+  const crew = await crewOf(3);
+  try {
+    const x = crew.memory.allocate(4 * 4000), output = crew.memory.allocate(4 * 4000);
+    crew.memory.floats(x, 4000).fill(3);
+    const calls = ranges(4000, 40, 4).map(({ start, count }) => (
+      { x: x + 4 * start, y: x + 4 * start, output: output + 4 * start, count }
+    ));
+    /** Makes a job by a clock that advances by so many milliseconds from one look to the next. */
+    const run = async (...steps: number[]) => {
+      let now = 0;
+      await withGlobal("performance", { now: () => now += steps.shift() ?? 0 }, () => {
+        crew.memory.floats(output, 4000).fill(0);
+        crew.run("multiply", calls, { work: 1e9 });
+        return Promise.resolve();
+      });
+      assert(crew.memory.floats(output, 4000).every((value) => value === 9));
+    };
+    assert.equal(crew.resting, false);
+    // It began, published after 150 ms, and was finished in no time: alone it would have taken none.
+    await run(0, 150);
+    assert.equal(crew.resting, true);
+    // 100 ms of loss are remembered. A small share of the time alone makes up for them, and for a trial.
+    await run(0, 3200);
+    assert.equal(crew.resting, true);
+    await run(0, 20);
+    assert.equal(crew.resting, false);
+    // Workers that save time go on, also after a small loss.
+    await run(0, 0, 5);
+    await run(0, 1);
+    assert.equal(crew.resting, false);
+  } finally {
+    crew.dispose();
+  }
+});
+
 Deno.test("threads: how a call is cut follows from its work, not from their number", async () => {
   const [one, two, five] = await Promise.all([1, 2, 5].map(crewOf));
   try {

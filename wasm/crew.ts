@@ -7,8 +7,9 @@
  *
  * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
  * fewer. Nobody waits for a thread that has not begun: a job is closed when its last call is taken, and then only those
- * who are still at one are waited for. On a busy machine even they may not run: who had to wait longer for them than it
- * computed makes the next jobs alone, the more of them the more often that happens.
+ * who are still at one are waited for. On a busy machine even they may not run, and a worker that wakes may take the
+ * calling thread's core. So the crew keeps an account of what workers save. If they cost more, they rest, and the calling
+ * thread makes all calls, until the loss is a small share of the time since.
  *
  * @module
  */
@@ -67,13 +68,16 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
-/** Parts of a job that is worth waking a worker, which takes as long as some of them. */
-const WAKING_PARTS = 8;
-
-/** Milliseconds that workers may have saved and then lose before jobs are made alone. */
+/** Milliseconds that are remembered of what workers saved. */
 const MOST_SAVED = 10;
 
-/** The share of the time alone that may be lost by trying workers again. */
+/** Milliseconds that are remembered of what they cost: a clock may jump. */
+const MOST_LOST = 100;
+
+/** Milliseconds that a new trial of workers may lose: waking them costs some before they can save any. */
+const TRIAL = 0.5;
+
+/** The share of the time alone that may be lost by trials. */
 const TRIALS = 1 / 32;
 
 /** Parts of large work: so many that few are left when the first thread finds none. */
@@ -115,8 +119,9 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
-  /** Milliseconds that workers saved, as far as it is remembered; below 0 jobs are made alone. */
+  /** Milliseconds that workers saved lately, below 0 what they cost. */
   #saved = MOST_SAVED;
+  #resting = false;
 
   /** A crew of the calling thread and of workers that are ready. */
   constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
@@ -173,6 +178,11 @@ export class Crew {
     return this.#workers.length === 0 ? 0 : Atomics.load(this.#words(), SLEEPING);
   }
 
+  /** Whether workers rest, as they cost more than they saved: the calling thread makes all calls. */
+  get resting(): boolean {
+    return this.#resting;
+  }
+
   /** Into how many parts to cut so many multiply-adds, or what takes as long; 1 without workers. */
   parts(work: number): number {
     return this.#workers.length === 0 ? 1 : Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
@@ -225,13 +235,16 @@ export class Crew {
     { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
-    const chains = Math.ceil(calls.length / chain), parts = this.parts(work);
-    const helpers = Math.min(this.#workers.length, chains - 1, parts - 1);
+    const chains = Math.ceil(calls.length / chain);
+    const helpers = Math.min(this.#workers.length, chains - 1, this.parts(work) - 1);
     const began = helpers < 1 ? 0 : performance.now();
-    if (helpers < 1 || this.#saved < 0) {
+    if (helpers < 1 || this.#resting) {
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
-      if (helpers >= 1) this.#saved += TRIALS * (performance.now() - began);
+      if (helpers >= 1) {
+        this.#saved += TRIALS * (performance.now() - began);
+        this.#resting = this.#saved < TRIAL;
+      }
       return;
     }
     let ordered: number[] = [];
@@ -253,9 +266,7 @@ export class Crew {
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
     const asleep = Atomics.load(words, SLEEPING), awake = this.#workers.length - asleep;
-    if (asleep > 0 && awake < helpers && parts >= WAKING_PARTS) {
-      Atomics.notify(words, GENERATION, helpers - awake);
-    }
+    if (asleep > 0 && awake < helpers) Atomics.notify(words, GENERATION, helpers - awake);
     const published = performance.now();
     let made = 1, finished = published;
     try {
@@ -268,8 +279,9 @@ export class Crew {
       }
     }
     // Alone, the calling thread would have made all chains at the speed at which it made its own.
-    const alone = (finished - published) * chains / made;
-    this.#saved = Math.min(MOST_SAVED, this.#saved + alone - (performance.now() - began));
+    const alone = (finished - published) * chains / made, saved = alone - (performance.now() - began);
+    this.#saved = Math.max(-MOST_LOST, Math.min(MOST_SAVED, this.#saved + saved));
+    this.#resting = this.#saved < 0;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",

@@ -7,6 +7,7 @@ import type { Backend, Tensor } from "../../mod.ts";
 import { TransNormerLLM } from "../../model/mod.ts";
 import { parseConfig } from "../../model/config.ts";
 import { fromBfloat16s, toBfloat16s } from "../../core/bfloat16.ts";
+import { elementBytes, type FloatType } from "../../core/dtype.ts";
 import { dequantize, quantize } from "../../core/quantize.ts";
 import { elementCount } from "../../core/shape.ts";
 import { mapWeights } from "../../model/weights.ts";
@@ -95,9 +96,14 @@ export async function randomModel(
   return model;
 }
 
-/** Bytes of weights that one token must read: all but the embedding, of which it takes a row. */
+/** Bytes of weights in f32 that one token must read: all but the embedding, of which it takes a row. */
 function weightBytes(model: TransNormerLLM): number {
   return 4 * (model.parameterCount - model.weights.embedTokens.size);
+}
+
+/** Bytes of weights that one token reads as they are stored. What is not a matrix counts as one: it is a thousandth. */
+export function decodeBytes(model: TransNormerLLM): number {
+  return weightBytes(model) / 4 * elementBytes(model.weights.lmHead.dtype as FloatType);
 }
 
 function describe(model: TransNormerLLM): string {
