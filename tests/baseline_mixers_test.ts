@@ -1,10 +1,18 @@
 import fc from "fast-check";
 import assert from "node:assert/strict";
-import { EDGE, leftProductMixer, MIXERS, softmaxConfig, softmaxMixer } from "../bench/baselines/mixers.ts";
+import {
+  EDGE,
+  leftProductMixer,
+  llamaConfig,
+  MIXERS,
+  softmaxConfig,
+  softmaxMixer,
+} from "../bench/baselines/mixers.ts";
 import { rotate, softmaxAttention } from "../bench/baselines/reference.ts";
 import { type Backend, createBackend } from "../mod.ts";
 import { parseConfig } from "../model/config.ts";
 import type { Mixer } from "../train/backward.ts";
+import { lossAndGradients } from "../train/backward.ts";
 import { configByName, initialWeights } from "../train/configs.ts";
 import { Parameters } from "../train/optimizer.ts";
 import { train } from "../train/train.ts";
@@ -20,6 +28,7 @@ import {
 } from "./harness.ts";
 import * as reference from "./reference.ts";
 import { toBnhd } from "./reference.ts";
+import { type Attend, type ConfigJson, referenceLogits } from "./reference_model.ts";
 
 /** Registers a test on WebGPU, the baselines' one backend. Every tensor that it leaves behind fails it. */
 function onWebgpu(name: string, body: (backend: Backend) => void | Promise<void>): void {
@@ -315,3 +324,58 @@ Deno.test("the transformer has the parameters of the model that it is compared w
   assert.equal(count(softmaxConfig(small)), count(small) - 256);
   assert.deepEqual(Object.keys(MIXERS), ["softmax", "left-product"]);
 });
+
+/** Softmax attention with rotary positions, in float64. */
+const attendBySoftmax: Attend = (q, k, v, { batch, heads, seqLen, headDim, valueDim }) => {
+  const c = { batch, heads, seqLen, headDim, valueDim, seed: 0 };
+  const sizes = { heads: batch * heads, seqLen, headDim, valueDim };
+  return softmaxAttention(rotate(q, c, 1), rotate(k, c, 1), v, sizes, 1 / Math.sqrt(headDim));
+};
+
+const ARCHITECTURES = { "a LLaMA": llamaConfig(SMALL), "TNL with softmax": softmaxConfig(SMALL) };
+for (const [what, config] of Object.entries(ARCHITECTURES)) {
+  onWebgpu(`${what}: loss and gradients are those of the float64 model`, async (backend) => {
+    const network = parseConfig(config), batch = 2, seqLen = 9;
+    const initial = new Map<string, Float32Array>();
+    using parameters = new Parameters(backend, network, (name, shape) => {
+      const one = name.endsWith("norm.weight") ? 1 : 0;
+      initial.set(name, randomArray(shape, 1 + initial.size).map((x) => one + x / 3));
+      return { value: initial.get(name)! };
+    });
+    const ids = Uint32Array.from({ length: batch * seqLen }, (_, i) => i * 37 % network.vocabSize);
+    const labels = Int32Array.from(ids, (_, i) => i * 53 % network.vocabSize);
+    const rows = [0, 1].map((b) => [...ids.subarray(b * seqLen, (b + 1) * seqLen)]);
+    const reference = (tensors: ReadonlyMap<string, { data: ArrayLike<number> }>) => {
+      const logits = referenceLogits(config as unknown as ConfigJson, tensors, rows, attendBySoftmax);
+      return labels.reduce((sum, label, i) => {
+        const row = logits.subarray(i * network.vocabSize, (i + 1) * network.vocabSize),
+          top = Math.max(...row);
+        return sum + top - row[label] + Math.log(row.reduce((sum, x) => sum + Math.exp(x - top), 0));
+      }, 0);
+    };
+    using total = backend.zeros([1]);
+    using gradients = parameters.gradients();
+    const segment = { ids, labels, batch, seqLen, positions: [0, 0] };
+    const options = { mixer: softmaxMixer };
+    for (const state of await lossAndGradients(parameters, gradients.tree, segment, 1, total, options)) {
+      state.dispose();
+    }
+    const tensors = new Map([...initial].map(([name, data]) => [name, { data: Float64Array.from(data) }]));
+    assertClose(await total.data(), [reference(tensors)], 1e-5, "loss");
+    for (const [i, { name, value }] of parameters.list.entries()) {
+      // Along a random direction: one difference checks all elements.
+      const { data } = tensors.get(name)!, start = data.slice(), direction = randomArray(value.shape, 90 + i);
+      const lossAt = (h: number) => {
+        data.forEach((_, j) => data[j] = start[j] + h * direction[j]);
+        return reference(tensors);
+      };
+      const expected = (lossAt(1e-5) - lossAt(-1e-5)) / 2e-5;
+      data.set(start);
+      const found = (await gradients.list[i].data()).reduce((sum, g, j) => sum + g * direction[j], 0);
+      assert(
+        Math.abs(found - expected) <= 1e-4 * Math.abs(expected) + 1e-4,
+        `${name}: ${found}, ${expected}`,
+      );
+    }
+  });
+}

@@ -87,11 +87,21 @@ export function randomTensors(config: ConfigJson, seed: number): Tensors {
   return tensors;
 }
 
+/** What mixes tokens, layout `[batch, heads, seqLen, dim]`. */
+export type Attend = (
+  q: Float64Array,
+  k: Float64Array,
+  v: Float64Array,
+  sizes: Parameters<typeof lightningAttention>[3],
+  slopes: number[],
+) => Float64Array;
+
 /** Logits `[batch, seqLen, vocab]` of rows of equal length. */
 export function referenceLogits(
   config: ConfigJson,
   tensors: ReadonlyMap<string, { data: ArrayLike<number> }>,
   ids: number[][],
+  attend: Attend = (q, k, v, sizes, slopes) => lightningAttention(q, k, v, sizes, { slopes }).output,
 ): Float64Array {
   const batch = ids.length, seqLen = ids[0].length, rows = batch * seqLen;
   const { decoder_embed_dim: D, hidden_dim: H, decoder_attention_heads: heads, decoder_layers } = config;
@@ -135,16 +145,12 @@ export function referenceLogits(
       d = 2 * headDim;
     }
     const swap = (x: Float64Array, dim: number) => exchange(x, [batch, seqLen, heads, dim]);
-    const { output } = lightningAttention(
+    const output = attend(
       swap(q, d),
       swap(k, d),
       swap(v, headDim),
       { batch, heads, seqLen, headDim: d, valueDim: headDim },
-      {
-        slopes: config.use_decay_temperature === false
-          ? alibiSlopes(heads)
-          : layerSlopes(heads, l, decoder_layers),
-      },
+      config.use_decay_temperature === false ? alibiSlopes(heads) : layerSlopes(heads, l, decoder_layers),
     );
     const attention = exchange(output, [batch, heads, seqLen, headDim]);
     const gated = config.use_output_norm === false

@@ -8,7 +8,7 @@ import { parseConfig } from "../model/config.ts";
 import { lightningMixer } from "./backward.ts";
 import { findCheckpoints, loadCheckpointState, type TrainingState } from "./checkpoint.ts";
 import { initialWeights, readConfig, VOCAB_SIZE } from "./configs.ts";
-import { type Corpus, readCorpus } from "./data.ts";
+import { Corpus, readCorpus } from "./data.ts";
 import type { Parameters } from "./optimizer.ts";
 import { checkShares, recipeOf } from "./ranks.ts";
 import { completeRecipe, type Recipe } from "./recipe.ts";
@@ -68,7 +68,7 @@ async function read(options: TrainingOptions): Promise<StartingPoint> {
       network.vocabSize,
     );
   }
-  const corpus = await readCorpus(data);
+  const corpus = data instanceof Corpus ? data : await readCorpus(data);
   corpus.checkLength(recipe.seqLen, recipe.batch, recipe.packed);
   if (checkpoint === undefined) {
     return { step: 0, recipe, config, corpus, initial: initialWeights(network, recipe.seed), states: [] };

@@ -8,6 +8,7 @@ import type { Backend } from "../core/tensor.ts";
 import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { parseConfig } from "../model/config.ts";
 import { lightningMixer, lossAndGradients, type Mixer } from "./backward.ts";
+import type { Corpus } from "./data.ts";
 import { checkpointPath, saveCheckpoint, type TrainingState } from "./checkpoint.ts";
 import { countLabels, evaluate, type EvaluationReport } from "./evaluate.ts";
 import { openLog } from "./log.ts";
@@ -24,8 +25,8 @@ export type { EvaluationReport, StepMemory, StepReport, TrainingRanks };
 
 /** Options of {@linkcode train}. Omitted parts of the recipe come from the checkpoint, or the defaults. */
 export interface TrainingOptions extends Partial<Omit<Recipe, "processes" | "split">> {
-  /** See {@linkcode readDocuments}. */
-  data: readonly string[];
+  /** See {@linkcode readCorpus}; or the corpus itself. */
+  data: readonly string[] | Corpus;
   /** Folder of the checkpoints and of `log.jsonl`. */
   out: string;
   /** Where to compute. It stays the caller's. */

@@ -6,6 +6,7 @@
  */
 import { fileURLToPath } from "node:url";
 import { type Evaluation, shortLength } from "./evaluation.ts";
+import type { Experiments } from "../measure/experiments.ts";
 import type { NormPoint, Report, SpeedPoint, TrainingReport } from "./results.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -61,6 +62,73 @@ export function falling(share: number): Verdict {
 /** A ratio that is to reach a figure, or is at least on its side. */
 export function reaching(ratio: number, figure: number): Verdict {
   return ratio >= figure ? "holds" : ratio < 1 ? "contradicts" : "does not show";
+}
+
+/** Losses of the seeds of one model. */
+interface Seeds {
+  readonly losses: readonly number[];
+  readonly mean: number;
+}
+
+/** Held-out losses, nats per token, of the runs `<variant> <seed>`; undefined with fewer than two. */
+function seedsOf({ runs }: Experiments, variant: string): Seeds | undefined {
+  const losses = Object.entries(runs).filter(([name]) =>
+    /^\S+ \d+$/.test(name) && name.startsWith(`${variant} `)
+  )
+    .map(([, { heldOutLoss }]) => heldOutLoss);
+  if (losses.length < 2) return undefined;
+  return { losses, mean: losses.reduce((sum, loss) => sum + loss, 0) / losses.length };
+}
+
+/** Whether a model is better than another: in every seed than in each of the other's, or worse. */
+export function better(one: readonly number[], other: readonly number[]): Verdict {
+  if (Math.max(...one) < Math.min(...other)) return "holds";
+  return Math.min(...one) > Math.max(...other) ? "contradicts" : "does not show";
+}
+
+/** Whether models differ little: their mean losses, over the smallest of them. */
+export function near(difference: number): Verdict {
+  return difference <= 0.01 ? "holds" : difference >= 0.05 ? "contradicts" : "does not show";
+}
+
+/** Perplexity per token: that of the mean loss, and half of what seeds differ by. */
+function perplexity({ losses, mean }: Seeds): string {
+  const half = (Math.exp(Math.max(...losses)) - Math.exp(Math.min(...losses))) / 2;
+  return `${Math.exp(mean).toFixed(4)} ± ${half.toFixed(4)}`;
+}
+
+/** What was trained, and on what. */
+function trained({ size, steps, seqLen, batch, device, runs }: Experiments, seeds: Seeds): string {
+  const parameters = (Object.values(runs)[0].parameters / 1e6).toFixed(1);
+  const tokens = (steps * seqLen * batch / 1e6).toPrecision(3);
+  return `${device}, \`${size}\`, ${parameters} M, ${tokens} M tokens, ${seeds.losses.length} seeds`;
+}
+
+/** Compares the perplexity of a model with another's, which a claim says is higher. */
+function betterFinding(one: string, other: string) {
+  return (result: Experiments): Finding | undefined => {
+    const [a, b] = [seedsOf(result, one), seedsOf(result, other)];
+    if (a === undefined || b === undefined) return undefined;
+    return {
+      setting: trained(result, a),
+      ours: `${perplexity(a)} (${one}) and ${perplexity(b)} (${other}) per byte`,
+      verdict: better(a.losses, b.losses),
+    };
+  };
+}
+
+/** Compares models of which a claim says that they differ little. */
+function nearFinding(names: readonly string[]) {
+  return (result: Experiments): Finding | undefined => {
+    const found = names.map((name) => seedsOf(result, name));
+    if (!found.every((seeds) => seeds !== undefined)) return undefined;
+    const means = found.map(({ mean }) => mean);
+    return {
+      setting: trained(result, found[0]),
+      ours: `${found.map((seeds, i) => `${perplexity(seeds)} (${names[i]})`).join(", ")} per byte`,
+      verdict: near((Math.max(...means) - Math.min(...means)) / Math.min(...means)),
+    };
+  };
 }
 
 /** The share of its speed at the shortest length that is kept at the longest. */
@@ -122,6 +190,106 @@ function where(result: Report | TrainingReport): string {
     ? `WASM, ${result.machine.cores} cores of ${result.machine.cpu}`
     : result.device;
 }
+
+const experiments = (size: string, ...options: string[]): Result => ({
+  file: `docs/evidence/training-${size}.json`,
+  command: ["experiment", "--size", size, ...options],
+});
+const SMALL = experiments("small");
+const MEDIUM = experiments("medium", "--variants", "tnl,llama", "--seeds", "1,2");
+const METHODS: Result = {
+  file: "docs/evidence/methods.json",
+  command: [
+    ...["experiment", "--variants", "tnl,left-product", "--seeds", "1,2", "--steps", "2000", "--batch", "8"],
+    ...["--work", "out/methods", "--json", "docs/evidence/methods.json"],
+  ],
+};
+const EVERY_SEED =
+  "holds where every seed of the first is better than each of the second; contradicts where worse";
+const LITTLE = "holds where mean losses differ by at most 1 %; contradicts at 5 %";
+
+/** Claims about models that are trained, in the order of the page. */
+export const EXPERIMENT_CLAIMS: readonly Claim[] = [
+  {
+    claim: "TNL reaches a lower perplexity than a LLaMA of its size.",
+    paper: "385M: 4.770 and 5.160; 44M on WikiText-103: 24.03 and 24.78",
+    rule: EVERY_SEED,
+    results: [SMALL, MEDIUM],
+    find: betterFinding("tnl", "llama"),
+  },
+  {
+    claim: "TNL reaches a lower perplexity than TNL with softmax attention.",
+    paper: "no figure; what Lightning Attention itself does of the difference to a LLaMA",
+    rule: EVERY_SEED,
+    results: [SMALL],
+    find: betterFinding("tnl", "softmax"),
+  },
+  {
+    claim: "Decay temperature lowers the perplexity.",
+    paper: "4.770; without 4.804",
+    rule: EVERY_SEED,
+    results: [SMALL],
+    find: betterFinding("tnl", "no-temperature"),
+  },
+  {
+    claim: "The output gate lowers the perplexity.",
+    paper: "4.770; without 4.820",
+    rule: EVERY_SEED,
+    results: [SMALL],
+    find: betterFinding("tnl", "no-gate"),
+  },
+  {
+    claim: "LRPE on all layers is better than on the first.",
+    paper: "all layers 4.728, the first 4.770",
+    rule: EVERY_SEED,
+    results: [SMALL],
+    find: betterFinding("lrpe-all", "tnl"),
+  },
+  {
+    claim: "LRPE on the first layer is better than on none.",
+    paper: "the first 4.770, none worse",
+    rule: EVERY_SEED,
+    results: [SMALL],
+    find: betterFinding("tnl", "lrpe-none"),
+  },
+  {
+    claim: "The activation of query and key makes little difference.",
+    paper: "Table 7: silu, 1+elu, none",
+    rule: LITTLE,
+    results: [SMALL],
+    find: nearFinding(["tnl", "1+elu", "identity"]),
+  },
+  {
+    claim: "An activation in the GLU makes little difference.",
+    paper: "Table 8: SGLU has none",
+    rule: LITTLE,
+    results: [SMALL],
+    find: nearFinding(["tnl", "glu-silu"]),
+  },
+  {
+    claim: "The norm makes little difference to the perplexity.",
+    paper: "Table 9: SRMSNorm, RMSNorm, LayerNorm",
+    rule: LITTLE,
+    results: [SMALL],
+    find: nearFinding(["tnl", "rmsnorm", "layernorm"]),
+  },
+  {
+    claim: "Lightning Attention-2 reaches the loss of Lightning Attention-1.",
+    paper: "the same within 0.001 (Lightning-2)",
+    rule: "holds where the held-out losses of each seed differ by at most 0.001; contradicts at 0.01",
+    results: [METHODS],
+    find(result: Experiments) {
+      const [two, one] = [seedsOf(result, "tnl"), seedsOf(result, "left-product")];
+      if (two === undefined || one === undefined) return undefined;
+      const difference = Math.max(...two.losses.map((loss, i) => Math.abs(loss - one.losses[i])));
+      return {
+        setting: `${trained(result, two)}, ${result.steps} steps`,
+        ours: `${difference.toFixed(5)} apart at most`,
+        verdict: difference <= 0.001 ? "holds" : difference >= 0.01 ? "contradicts" : "does not show",
+      };
+    },
+  },
+];
 
 /** The claims that a result speaks of, in the order of the page. */
 export const CLAIMS: readonly Claim[] = [
@@ -219,21 +387,21 @@ function normRatios(norms: readonly NormPoint[]): number[] {
   });
 }
 
-/** Claims that no result has been kept of. */
-const OPEN = [
-  "TNL reaches a lower perplexity than a transformer of its size (385M: 4.770 and 5.160)",
-  "decay temperature, the output gate, and LRPE on all layers or on the first",
-  "activations and norms make little difference (Tables 7 to 9)",
-  "Lightning-2 equals Lightning-1 within 0.001 of loss",
-  "throughput of large models in batches",
-];
+/** Claims that nothing measures yet. */
+const OPEN = ["Throughput of large models in batches (Lengths, Fig. 5, at 1B)."];
+
+/** Reads a result; undefined if it was not kept. */
+export type ReadResult = (result: Result) => Promise<Record<string, unknown> | undefined>;
 
 /** Results that a claim has nothing to read from, each once. */
-export async function missingResults(): Promise<Result[]> {
+export async function missingResults(
+  claims: readonly Claim[] = [...CLAIMS, ...EXPERIMENT_CLAIMS],
+  read: ReadResult = readResult,
+): Promise<Result[]> {
   const missing = new Map<string, Result>();
-  for (const { results, find } of CLAIMS) {
+  for (const { results, find } of claims) {
     for (const result of results) {
-      const kept = await readResult(result);
+      const kept = await read(result);
       if (kept === undefined || find(kept) === undefined) missing.set(result.command.join(" "), result);
     }
   }
@@ -251,12 +419,12 @@ export async function readResult({ file }: Result): Promise<Record<string, unkno
 }
 
 /** The page, as Markdown. */
-export async function renderEvidence(): Promise<string> {
-  const sections: string[] = [];
-  for (const { claim, paper, rule, results, find } of CLAIMS) {
+export async function renderEvidence(read: ReadResult = readResult): Promise<string> {
+  const sections: string[] = [], open: string[] = [];
+  for (const { claim, paper, rule, results, find } of [...CLAIMS, ...EXPERIMENT_CLAIMS]) {
     const rows: string[] = [];
     for (const result of results) {
-      const kept = await readResult(result), finding = kept && find(kept);
+      const kept = await read(result), finding = kept && find(kept);
       if (kept === undefined || finding === undefined) continue;
       const { setting, ours, verdict } = finding;
       // As it was run, where that was kept.
@@ -264,7 +432,10 @@ export async function renderEvidence(): Promise<string> {
       const link = `[${kept.date}](${result.file.replace(/^docs\//, "")})`;
       rows.push(`| ${setting} | ${ours} | **${verdict}** | \`${command}\` | ${link} |`);
     }
-    if (rows.length === 0) continue;
+    if (rows.length === 0) {
+      open.push(`${claim} The paper: ${paper}. \`deno task ${results[0].command.join(" ")}\``);
+      continue;
+    }
     sections.push(
       `## ${claim.replace(/\.$/, "")}\n\nThe paper: ${paper}. It ${rule}.\n\n` +
         `| measured | ours | verdict | command | result |\n|---|---|---|---|---|\n${rows.join("\n")}\n`,
@@ -273,8 +444,8 @@ export async function renderEvidence(): Promise<string> {
   return `${INTRODUCTION}\n${
     sections.join("\n")
   }\n## Open\n\nNo result has been kept of these claims yet:\n\n${
-    OPEN.map((claim) => `- ${claim}`).join(";\n")
-  }.\n`;
+    [...open, ...OPEN].map((claim) => `- ${claim}`).join("\n")
+  }\n`;
 }
 
 const INTRODUCTION = `# Evidence
