@@ -1,26 +1,30 @@
 /**
  * What the host does of a decoded token on a GPU, at the published sizes with random weights in memory: `recorded` is the
- * time until a step returns, `submitted` until the device has it all. `bench/published.ts` times whole programs,
+ * time until a step returns, `submitted` until the device has it all, and `host` that in microseconds per dispatch. `bench/published.ts` times whole programs,
  * `bench/gpu.ts` kernels.
  *
- *     deno run -A bench/inference.ts [385M] [1B] [3B] [7B]
+ *     deno run -A bench/inference.ts [385M] [1B] [3B] [7B] [f32] [bf16] [int8] [int4]
  *
  * @module
  */
 import assert from "node:assert/strict";
 import type { Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
+import { quantizedRow } from "../core/quantize.ts";
 import { elementCount } from "../core/shape.ts";
 import { Backend } from "../core/tensor.ts";
 import { createMachine } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
-import { TransNormerLLM } from "../model/mod.ts";
+import { Decoding, readLogits, TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
 import { randomArray } from "../tests/numbers.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { median } from "./measure/timing.ts";
 
-type Stored = "f32" | "bf16";
+const STORED = ["f32", "bf16", "int8", "int4"] as const;
+type Stored = (typeof STORED)[number];
+/** Bytes per weight, in groups of 32 for integers. */
+const BYTES: Readonly<Record<Stored, number>> = { f32: 4, bf16: 2, int8: 8.5 / 8, int4: 4.5 / 8 };
 
 /** Models above this are not stored as f32. */
 const MOST_F32 = 2e9;
@@ -34,8 +38,21 @@ const backend = new Backend(machine);
 
 const NOISE = toBfloat16s(randomArray([2 ** 22], 1).map((x) => x / 32)), WIDE_NOISE = fromBfloat16s(NOISE);
 
+/** A weight of random integers, about as large as noise. */
+function integers([outDim, inDim]: readonly number[], bits: 8 | 4, offset: number): Tensor {
+  const { bytes, groups } = quantizedRow(inDim, { bits, group: 32 });
+  const values = new Uint8Array(outDim * bytes), random = new Uint8Array(NOISE.buffer);
+  for (let start = 0; start < values.length; start += random.length) {
+    const from = start === 0 ? offset % random.length : 0; // the low bytes of numbers are random, the high ones are few
+    values.set(random.subarray(from, from + Math.min(random.length - from, values.length - start)), start);
+  }
+  const [scale] = toBfloat16s(Float32Array.of(1 / 32 / 2 ** (bits - 1)));
+  const scales = new Uint16Array(outDim * groups).fill(scale);
+  return backend.quantized({ shape: [outDim, inDim], bits, group: 32, values, scales });
+}
+
 /** A tensor of noise, the same values whatever stores them; different for each offset. */
-function noise(shape: readonly number[], dtype: Stored, offset = 0): Tensor {
+function noise(shape: readonly number[], dtype: "f32" | "bf16", offset = 0): Tensor {
   const tensor = backend.empty(shape, dtype), source = dtype === "f32" ? WIDE_NOISE : NOISE;
   for (let start = 0; start < tensor.size;) {
     const from = start === 0 ? 2 * offset % source.length : 0;
@@ -51,7 +68,10 @@ async function model(name: PublishedName, dtype: Stored): Promise<void> {
   const parameters: Tensor[] = [];
   const weights = mapWeights(config, true, (_, shape) => {
     const flat = shape.length === 3 ? [shape[0], shape[2]] : shape;
-    const tensor = noise(flat, shape.length === 2 ? dtype : "f32", 1000 * parameters.length);
+    const offset = 1000 * parameters.length, type = shape.length === 2 ? dtype : "f32";
+    const tensor = type === "int8" || type === "int4"
+      ? integers(flat, type === "int8" ? 8 : 4, offset)
+      : noise(flat, type, offset);
     parameters.push(tensor);
     return tensor;
   });
@@ -73,6 +93,10 @@ async function model(name: PublishedName, dtype: Stored): Promise<void> {
     prefills.push(performance.now() - start);
   }
   using session = model.session();
+  const dispatches = await dispatchesOf(async () => {
+    using logits = session.step(1);
+    await logits.data();
+  });
   const steps: number[] = [], recorded: number[] = [], submitted: number[] = [];
   for (let i = 0; i < 120; i++) {
     const start = performance.now();
@@ -95,37 +119,67 @@ async function model(name: PublishedName, dtype: Stored): Promise<void> {
     sampled.push(median(times.slice(20)));
   }
   using batch = model.batch(BATCH);
-  const slots = Array.from({ length: BATCH }, () => batch.join(model.session()));
-  const batches: number[] = [];
-  for (let i = 0; i < 60; i++) {
-    const start = performance.now();
-    using logits = batch.step(slots, slots.map((slot) => ids[slot + i]));
-    await logits.data();
-    batches.push(performance.now() - start);
+  const slots = Array.from({ length: BATCH }, () => batch.join(session));
+  const batches: number[][] = [];
+  for (const options of [{ seed: 1 }, { temperature: 0 }, { topK: 40, seed: 1 }]) {
+    const answers = slots.map(() => new Decoding(model, [1], { ...options, maxTokens: Infinity }));
+    const times: number[] = [];
+    for (let i = 0; i < 60; i++) {
+      const start = performance.now();
+      using logits = batch.step(slots, slots.map((slot) => ids[slot + i]));
+      const rows = await readLogits(logits, answers.map(({ candidates }) => candidates));
+      for (const [row, answer] of answers.entries()) answer.next(rows[row]);
+      times.push(performance.now() - start);
+    }
+    batches.push(times);
   }
-  const bytes = count * (dtype === "f32" ? 4 : 2), ms = median(steps.slice(20));
+  const ofBatch = await dispatchesOf(async () => {
+    using logits = batch.step(slots, slots.map(() => 1));
+    await logits.data();
+  });
+  const bytes = count * BYTES[dtype], ms = median(steps.slice(20));
   const cells = [
     `${name} ${dtype}`,
     `${(backend.bytesInUse / 1e9).toFixed(2)} GB`,
     ...[steps, recorded, submitted].map((times) => median(times.slice(20)).toFixed(2)),
+    (1000 * median(submitted.slice(20)) / dispatches).toFixed(1),
     Math.min(...steps).toFixed(2),
     (bytes / ms / 1e9).toFixed(2),
     ...sampled.map((ms) => ms.toFixed(2)),
-    median(batches.slice(10)).toFixed(2),
+    `${dispatches} / ${ofBatch}`,
+    ...batches.map((times) => median(times.slice(10)).toFixed(2)),
     (2048 / median(prefills) * 1000).toFixed(0),
   ];
   console.log(`| ${cells.join(" | ")} |`);
 }
 
+/** Dispatches that the work takes. */
+async function dispatchesOf(work: () => Promise<void>): Promise<number> {
+  const { prototype } = GPUComputePassEncoder, { dispatchWorkgroups } = prototype;
+  let count = 0;
+  prototype.dispatchWorkgroups = function (...workgroups) {
+    count++;
+    return dispatchWorkgroups.apply(this, workgroups);
+  };
+  try {
+    await work();
+  } finally {
+    prototype.dispatchWorkgroups = dispatchWorkgroups;
+  }
+  return count;
+}
+
 console.log(`${device.name}, Deno ${Deno.version.deno}; milliseconds per token
-| model | memory | step | recorded | submitted | fastest | TB/s | greedy | top 40 | sampled from all | ${BATCH} at a time | prefill of 2,048, tokens/s |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|`);
-for (const name of Deno.args.length > 0 ? Deno.args : ["385M", "1B", "7B"]) {
-  assert(name in PUBLISHED, `name some of ${Object.keys(PUBLISHED)}`);
+| model | memory | step | recorded | submitted | host, µs | fastest | TB/s | greedy | top 40 | sampled from all | dispatches: one / ${BATCH} | ${BATCH}, all logits | greedy | top 40 | prefill of 2,048, tokens/s |
+|---|${"--:|".repeat(15)}`);
+const types = STORED.filter((type) => Deno.args.includes(type));
+const names = Deno.args.filter((name) => !(STORED as readonly string[]).includes(name));
+for (const name of names.length > 0 ? names : ["385M", "1B", "7B"]) {
+  assert(name in PUBLISHED, `name some of ${Object.keys(PUBLISHED)}, and types of weights: ${STORED}`);
   const { decoder_embed_dim, decoder_layers } = PUBLISHED[name as PublishedName];
-  for (const dtype of ["bf16", "f32"] as const) {
+  for (const dtype of types.length > 0 ? types : STORED) {
     const isSmall = 12 * decoder_embed_dim ** 2 * decoder_layers < MOST_F32;
-    if (dtype === "bf16" || isSmall) await model(name as PublishedName, dtype);
+    if (dtype !== "f32" || isSmall) await model(name as PublishedName, dtype);
   }
 }
 backend.dispose();
