@@ -23,6 +23,9 @@ const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 /** Work space for the states of long sequences in parts: it should stay in the caches of a few cores. */
 const STATES_BYTES = 8 * 2 ** 20;
 
+/** The share of threads that whole sequences must keep busy: in parts they take up to 1.35 times the time in all. */
+const BUSY = 0.75;
+
 /** See `Operations.lightning`. */
 export function lightning(crew: Crew, call: LightningCall): void {
   const { shape, slopes, scale, sequences, initialState, output, state } = call;
@@ -58,8 +61,9 @@ export function lightning(crew: Crew, call: LightningCall): void {
     }
   }
   const bytes = crew.call("lightningScratch", { headDim, valueDim });
-  // Few sequences and heads would leave threads idle: then the sequences are cut as well.
-  const parts = crew.parts(work), isCut = parts > calls.length && calls.length < 2 * crew.threads;
+  // Few sequences and heads would leave threads idle: then the sequences are cut as well, if that is worth its price.
+  const parts = crew.parts(work), rounds = Math.ceil(calls.length / crew.threads);
+  const isCut = parts > calls.length && calls.length < BUSY * rounds * crew.threads;
   const stateBytes = 4 * roundUp(headDim, TILE_ROWS) * roundUp(valueDim, TILE_COLUMNS);
   const blocks = Math.max(1, Math.floor(STATES_BYTES / (calls.length * stateBytes)) - 1);
   const [decay, scratch, states] = decayTables(
