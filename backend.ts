@@ -14,7 +14,7 @@ import type { WasmOptions } from "./wasm/options.ts";
 
 export { Backend } from "./core/tensor.ts";
 export type * from "./core/machine.ts"; // for whoever implements a machine
-export type { WebgpuOptions } from "./gpu/options.ts";
+export type { GpuObject, WebgpuOptions } from "./gpu/options.ts";
 export type { WasmOptions } from "./wasm/options.ts";
 
 /** Which backend is wanted; see {@linkcode BackendOptions}. */
@@ -43,6 +43,7 @@ export interface BackendOptions extends WasmOptions, WebgpuOptions {
  * ```
  *
  * @throws {RangeError} when an option has a value that does not exist
+ * @throws {TypeError} when `gpu` is no `GPU` object
  * @throws {BackendError} `"unavailable"` when the backend asked for cannot be had
  */
 export async function createBackend(options: BackendOptions = {}): Promise<Backend> {

@@ -4,7 +4,7 @@
  * @module
  */
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
-import { BackendError } from "../core/errors.ts";
+import { BackendError, typeError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import type { BackendInfo, Fused, Gradients, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
@@ -24,6 +24,9 @@ import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
 import { splitHeads } from "./splitHeads.ts";
 
+/** The `GPU` objects that were used. Dawn's npm package ends the process when one is collected, with a device or without. */
+const kept = new Set<object>();
+
 /** What {@linkcode createMachine} asks of the adapter. */
 export interface WebgpuRequirements {
   /** Refuse an adapter that computes on the CPU. */
@@ -37,18 +40,23 @@ export interface WebgpuRequirements {
 /**
  * Makes a WebGPU machine; `reason` says why it was chosen.
  *
+ * @throws {TypeError} when `gpu` is no `GPU` object
  * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter that will do, or no device
  */
 export async function createMachine(
-  { signal }: WebgpuOptions,
+  { signal, gpu: given }: WebgpuOptions,
   reason: string,
   { hardware = false, limits, gradients }: WebgpuRequirements = {},
 ): Promise<WebgpuMachine> {
   const unavailable = (why: string, cause?: unknown) =>
     new BackendError("unavailable", `Cannot create the WebGPU backend as ${why}`, { cause });
-  const gpu = globalThis.navigator?.gpu;
+  if (given !== undefined && typeof given?.requestAdapter !== "function") {
+    typeError("createBackend", "gpu must be a GPU object", given);
+  }
+  const gpu = given ?? globalThis.navigator?.gpu;
   if (gpu === undefined) throw unavailable("this host has no WebGPU (navigator.gpu)");
-  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
+  kept.add(gpu);
+  const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" }) as GPUAdapter | null;
   signal?.throwIfAborted();
   if (adapter === null) throw unavailable("no GPU adapter was found: is a driver installed?");
   // The flag moved from the adapter to its info; hosts have it in one place, in both, or in the old one only.

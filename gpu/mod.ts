@@ -21,7 +21,7 @@ import { createMachine } from "./machine.ts";
 import type { WebgpuGradients, WebgpuOptions } from "./options.ts";
 
 export * from "../core/mod.ts";
-export type { WebgpuGradients, WebgpuOptions } from "./options.ts";
+export type { GpuObject, WebgpuGradients, WebgpuOptions } from "./options.ts";
 
 /**
  * Makes a backend on WebGPU. The caller disposes it, or declares it with `using`.
@@ -29,6 +29,7 @@ export type { WebgpuGradients, WebgpuOptions } from "./options.ts";
  * @param options `gradients`: what `@levin/attention/webgpu/gradients` exports, for programs that train; without it
  * gradients are refused, and their shaders are not in the bundle
  *
+ * @throws {TypeError} when `gpu` is no `GPU` object
  * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter or no device
  */
 export async function createBackend(

@@ -9,8 +9,19 @@ import type { Gradients } from "../core/machine.ts";
 /** What training needs of the GPU: the value that `@levin/attention/webgpu/gradients` exports. */
 export type WebgpuGradients = (device: never) => Gradients;
 
+/** A `GPU` object, whoever made it: what a backend asks of it. Structural, as not every program has WebGPU's types. */
+export interface GpuObject {
+  /** As in WebGPU: resolves to a `GPUAdapter`, or to null. */
+  requestAdapter(options?: { powerPreference?: "high-performance" }): Promise<object | null>;
+}
+
 /** Options of a backend on WebGPU. */
 export interface WebgpuOptions {
+  /**
+   * Where adapters come from: `navigator.gpu` by default. Node.js has none, but what `create([])` of npm's `webgpu`
+   * returns is one; see docs/hosts.md. The library keeps a reference for good: Dawn ends the process when it is collected.
+   */
+  gpu?: GpuObject;
   /** Stops the creation: it then rejects with the signal's reason. */
   signal?: AbortSignal;
 }
