@@ -320,6 +320,7 @@ async function tokenMixerBackward(
   using dq = attended.dq, dk = attended.dk, dv = attended.dv;
   using dInitialState = attended.dInitialState;
   const sent = chain?.sendGradient(dInitialState);
+  if (sent === undefined) dInitialState.dispose(); // nobody reads it
   // q, k = [x·cos(θ·pos), x·sin(θ·pos)]
   const encodeBackward = (active: Tensor, dEncoded: Tensor) =>
     layer.theta === undefined
