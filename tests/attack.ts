@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { cli, command, UsageError } from "../cli/mod.ts";
 import type { Lag } from "./attacked.ts";
 import { ATTACKS, type Target } from "./attackers.ts";
+import { bucket, fileOf, isolate } from "./edge_function.ts";
 import { fuzzBodies, fuzzFiles, fuzzHttp, fuzzStores } from "./fuzz.ts";
 import { type Listening, listening } from "./listening.ts";
 import { events } from "./serve_setup.ts";
@@ -17,6 +18,8 @@ import { events } from "./serve_setup.ts";
 const SECONDS = 7, FUZZ_SECONDS = 15;
 /** Goals: milliseconds for `/health`, and that the server itself holds its event loop; MiB over the start. */
 const HEALTH = 250, HELD = 50, MEMORY = 512;
+/** MiB of heap and buffers of the edge function in all; and seconds of an attack on it. */
+const EDGE_MEMORY = 128, EDGE_SECONDS = 4;
 /** File descriptors of the server: what services usually have. */
 const DESCRIPTORS = 1024;
 const HONEST = "honest-key", HOSTILE = "hostile-key";
@@ -52,16 +55,6 @@ class Server {
     this.process.status.then(() => this.isAlive = false);
   }
 
-  /** MiB of resident memory. */
-  memory(): number {
-    try {
-      const status = Deno.readTextFileSync(`/proc/${this.process.pid}/status`);
-      return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) / 1024;
-    } catch {
-      return NaN;
-    }
-  }
-
   /** What the server says of its event loop since it was last asked. */
   async lag(): Promise<Lag> {
     if (!this.isAlive) return { held: NaN, turn: NaN, model: NaN };
@@ -82,6 +75,15 @@ class Server {
     }
     await this.process.status;
     await this.output.done;
+  }
+}
+
+/** MiB of resident memory. */
+function memoryOf({ pid }: Deno.ChildProcess): number {
+  try {
+    return Number(/VmRSS:\s+(\d+)/.exec(Deno.readTextFileSync(`/proc/${pid}/status`))?.[1]) / 1024;
+  } catch {
+    return NaN;
   }
 }
 
@@ -187,8 +189,8 @@ interface Row {
 
 /** The row of what has no server to measure. */
 const bare = (attack: string, ok: boolean): Row => ({
-  ...{ attack, health: "", held: "", turn: "", memory: "", honest: "", retries: "" },
-  ...{ alive: ok ? "yes" : "NO", ok },
+  ...{ attack, health: "", held: "", turn: "", memory: "", alive: ok ? "yes" : "NO" },
+  ...{ honest: "", retries: "", ok },
 });
 
 /** Measures while something is done. */
@@ -202,7 +204,7 @@ async function beside(
   retries = 0;
   await server.lag();
   let peak = 0;
-  const watching = setInterval(() => peak = Math.max(peak, server.memory()), 50);
+  const watching = setInterval(() => peak = Math.max(peak, memoryOf(server.process)), 50);
   const probing = probe(url, over.signal), asking = honest(url, expected, over.signal);
   let failure: unknown;
   try {
@@ -239,13 +241,53 @@ async function longestHealth(url: string): Promise<number> {
 }
 
 /** An attack of `attackers.ts`, in a worker. */
-async function attacked(name: string, target: Target): Promise<void> {
+async function attacked(name: string, target: Target, seconds = SECONDS): Promise<void> {
   const worker = new Worker(new URL("./attackers.ts", import.meta.url), { type: "module" });
   await new Promise((resolve) => {
     worker.onmessage = resolve;
-    worker.postMessage({ name, target, seconds: SECONDS });
+    worker.postMessage({ name, target, seconds });
   });
   worker.terminate();
+}
+
+/** Attacks that are made of whole requests: connections are the affair of an edge function's host. */
+const ON_EDGE = [
+  ...[
+    "large bodies",
+    "large chats",
+    "/detokenize of many ids",
+    "long prompts",
+    "echo with log-probabilities",
+  ],
+  ...["sessions without end", "one key asks for everything", "requests that are cancelled"],
+];
+
+/** The same in an isolate of the edge function: it lives, keeps its memory, and then answers as before. */
+async function attackEdge(): Promise<Row[]> {
+  const files = bucket((name) => fileOf(new URL("../models/sotu/", import.meta.url), name));
+  const rows: Row[] = [];
+  try {
+    // A heap fills up with what nobody needs before it is cleaned: with half of the memory it has to be.
+    await using edge = await isolate(files.addr.port, [], EDGE_MEMORY / 2);
+    let isAlive = true;
+    edge.process.status.then(() => isAlive = false);
+    const expected = await stream(edge.url);
+    for (const name of ON_EDGE) {
+      await attacked(name, { url: edge.url, key: HOSTILE }, EDGE_SECONDS);
+      const text = await stream(edge.url).catch(String), memory = edge.memory() / 2 ** 20;
+      const row = {
+        ...bare(`edge: ${name}`, isAlive && text === expected && memory <= EDGE_MEMORY),
+        memory: `${memory.toFixed(0)} MiB in all`,
+        alive: isAlive ? "yes" : "NO",
+        honest: text === expected ? "served" : `lost: ${text}`,
+      };
+      console.log(Object.values(row).join(" | "));
+      rows.push(row);
+    }
+  } finally {
+    await files.shutdown();
+  }
+  return rows;
 }
 
 /** Prints what became of the attacks. */
@@ -261,14 +303,18 @@ function print(rows: readonly Row[]): void {
   console.log([show(titles), line, ...cells.map(show)].join("\n"));
 }
 
-const RANDOM = "random";
+const RANDOM = "random", EDGE = "edge";
 
 /** @param only words of which the names of attacks hold one; none: all attacks */
 async function attack(only: readonly string[]): Promise<void> {
   const wanted = (name: string) => only.length === 0 || only.some((word) => name.includes(word));
   for (const word of only) {
-    if (word === RANDOM || Object.keys(ATTACKS).some((name) => name.includes(word))) continue;
-    throw new UsageError(`no attack is named '${word}', but ${Object.keys(ATTACKS).join("; ")}; ${RANDOM}`);
+    if (word === RANDOM || word === EDGE || Object.keys(ATTACKS).some((name) => name.includes(word))) {
+      continue;
+    }
+    throw new UsageError(
+      `no attack is named '${word}', but ${Object.keys(ATTACKS).join("; ")}; ${RANDOM}; ${EDGE}`,
+    );
   }
   const folder = await Deno.makeTempDir(), rows: Row[] = [];
   let machine = NaN;
@@ -278,7 +324,7 @@ async function attack(only: readonly string[]): Promise<void> {
     await server.output.line("parameters");
     const expected = await stream(url);
     for (let i = 0; i < 10; i++) await stream(url);
-    const known = { url, expected, start: server.memory() };
+    const known = { url, expected, start: memoryOf(server.process) };
     machine = await longestHealth(url);
     for (const name of Object.keys(ATTACKS).filter(wanted)) {
       rows.push(await beside(name, server, known, () => attacked(name, { url, key: HOSTILE })));
@@ -293,6 +339,7 @@ async function attack(only: readonly string[]): Promise<void> {
         rows.push(bare(`random ${name}`, failure === undefined));
       }
     }
+    if (wanted(EDGE)) rows.push(...await attackEdge());
     print(rows);
     const log = server.output.log().split("\n").slice(2).filter((line) => !line.startsWith("lag "))
       .join("\n").trim();

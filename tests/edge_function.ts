@@ -27,13 +27,13 @@ export async function fileOf(folder: URL, name: string): Promise<Uint8Array<Arra
   }
 }
 
-/** Starts the function; `flags` in addition to its network and its memory. */
-export async function isolate(port: number, flags: string[] = []) {
+/** Starts the function; `flags` in addition to its network and its memory, `heap` in MB. */
+export async function isolate(port: number, flags: string[] = [], heap = 128) {
   const start = performance.now();
   const process = new Deno.Command(Deno.execPath(), {
     args: [
       ...["run", "--no-prompt", "--no-check", "--allow-net=127.0.0.1", "--allow-env=API_KEYS,MODEL"],
-      "--v8-flags=--max-old-space-size=128",
+      `--v8-flags=--max-old-space-size=${heap}`,
       ...["--unstable-no-legacy-abort", ...flags],
       new URL("./edge_isolate.ts", import.meta.url).href,
       `http://127.0.0.1:${port}/`,
@@ -48,6 +48,8 @@ export async function isolate(port: number, flags: string[] = []) {
     start,
     process,
     url,
+    /** The most bytes of heap and buffers so far. */
+    memory: () => Number(log().match(/^memory \d+(?=\n)/gm)?.at(-1)?.slice("memory ".length)),
     async ask(body: unknown): Promise<Response> {
       const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
       assert.equal(response.status, 200, log());
