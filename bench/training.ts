@@ -3,7 +3,7 @@
  * lightning attention trains as fast at any length.
  *
  *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
- *                              [--mixer lightning|softmax|left-product] [--recompute] [--profile] [--keep]
+ *                              [--mixer lightning|softmax|left-product|llama] [--recompute] [--profile] [--keep]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
  * meets all of them. With `--profile` a step of each length is taken apart instead, on the GPU: the time of its kernels by
@@ -15,20 +15,31 @@
 import { Option } from "@commander-js/extra-typings";
 import { backendOption, cli, command, integer, items, text, UsageError } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
-import { lightningMixer } from "../train/backward.ts";
+import { lightningMixer, type Mixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
-import { MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
+import { llamaConfig, MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mixers.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { gpuBackend, profileStep } from "./measure/profile.ts";
 import { type Speed, trainingSpeed, TrainingSteps } from "./measure/training.ts";
 import { commit, keep, kept, type TrainingReport } from "./report/results.ts";
 
-const mixers = { [lightningMixer.name]: lightningMixer, ...MIXERS };
+const mixers: Readonly<Record<string, Mixer>> = {
+  [lightningMixer.name]: lightningMixer,
+  ...MIXERS,
+  llama: softmaxMixer,
+};
+/** What the mixer's model changes of the configuration. */
+const configs: Readonly<Record<string, typeof llamaConfig>> = { softmax: softmaxConfig, llama: llamaConfig };
 
 await cli(
   command("bench:training", "Training speed against the length of sequences, tokens per step held constant.")
     .addOption(backendOption())
-    .option("--config <name>", "tiny, small, medium, or a published size: 385M, ...", text, "small")
+    .option(
+      "--config <name>",
+      "tiny, small, base, medium, large, or a published size: 385M, ...",
+      text,
+      "small",
+    )
     .option("--tokens <n>", "of a step", integer(1), 65536)
     .option(
       "--lengths <n,n,...>",
@@ -38,20 +49,23 @@ await cli(
     )
     .option("--repeats <n>", "measurements of each", integer(1), 5)
     .addOption(
-      new Option("--mixer <name>", "what mixes tokens").choices(Object.keys(mixers)).default(
+      new Option("--mixer <name>", "what mixes tokens; llama: in a LLaMA of the same size").choices(
+        Object.keys(mixers),
+      ).default(
         lightningMixer.name,
       ),
     )
     .option("--recompute", "keep only the input of each layer for the backward pass", false)
     .option("--profile", "where the time of a step goes, on the GPU", false)
-    .option("--keep", "put what was measured into docs/benchmarks/training.json")
+    .option("--keep", "put what was measured into docs/benchmarks/training.json, or into --file")
+    .option("--file <name>", "where --keep puts it, in docs/benchmarks", text, "training.json")
     .action(async (values) => {
       const { tokens, lengths, repeats, recompute } = values, mixer = mixers[values.mixer];
       if (!lengths.every((length) => tokens % length === 0)) {
         throw new UsageError(`--lengths must divide --tokens, ${tokens}: current value is ${lengths}`);
       }
       const named = namedConfig(values.config);
-      const config = mixer === softmaxMixer ? softmaxConfig(named) : named;
+      const config = configs[values.mixer]?.(named) ?? named;
       if (values.profile) {
         const { backend, machine: { device } } = await gpuBackend();
         using _ = backend;
@@ -69,7 +83,9 @@ await cli(
       console.log(
         `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
       );
-      if (values.keep) await keepSpeeds(backend.info.device, values.config, tokens, mixer.name, speeds);
+      if (values.keep) {
+        await keepSpeeds(values.file, backend.info.device, values.config, tokens, values.mixer, speeds);
+      }
       console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
       for (const { length, tokensPerSecond } of speeds) {
         const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
@@ -84,6 +100,7 @@ function namedConfig(name: string): Record<string, unknown> {
 
 /** Adds a run to what is kept; of another device, model or size nothing stays. */
 async function keepSpeeds(
+  file: string,
   device: string,
   config: string,
   tokens: number,
@@ -91,7 +108,7 @@ async function keepSpeeds(
   speeds: readonly Speed[],
 ) {
   const method = `${mixer} attention`, args = Deno.args.filter((arg) => arg !== "--keep");
-  const before = await kept<TrainingReport>("training.json");
+  const before = await kept<TrainingReport>(file);
   const same = before?.device === device && before.config === config && before.tokens === tokens;
   const report: TrainingReport = {
     device,
@@ -106,5 +123,5 @@ async function keepSpeeds(
       ...speeds.map((speed) => ({ method, ...speed })),
     ],
   };
-  await keep("training.json", report);
+  await keep(file, report);
 }

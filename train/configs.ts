@@ -22,11 +22,15 @@ const SIZES = {
   tiny: { layers: 2, embed: 64, heads: 2, glu: 176 },
   /** 5.3 M: what the library ships, trained. */
   small: { layers: 6, embed: 256, heads: 4, glu: 704 },
+  /** 11.3 M: 11.7 MB in int8. */
+  base: { layers: 6, embed: 384, heads: 6, glu: 960 },
   /** 27 M. */
   medium: { layers: 8, embed: 512, heads: 8, glu: 1408 },
+  /** 125 M. */
+  large: { layers: 16, embed: 768, heads: 12, glu: 2112 },
 } as const;
 
-/** A `config.json` by name: `"tiny"`, `"small"` or `"medium"`. Throws a `RangeError` for others. */
+/** A `config.json` by name: `"tiny"`, `"small"`, `"base"`, `"medium"` or `"large"`. Throws a `RangeError` for others. */
 export function configByName(name: string): Record<string, unknown> {
   if (!Object.hasOwn(SIZES, name)) {
     rangeError("train", `config must be one of ${Object.keys(SIZES).join(", ")} or a config.json`, name);

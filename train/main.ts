@@ -47,7 +47,7 @@ export function trainingCommand(task: string, summary: string, backend?: "webgpu
     .optionsGroup("Settings that the losses depend on:")
     .option(
       "--config <name>",
-      setting("tiny, small, medium, or a config.json", "config"),
+      setting("tiny, small, base, medium, large, or a config.json", "config"),
       (config) => config.endsWith(".json") ? path(config) : text(config),
     )
     .option("--seq-len <n>", setting("tokens per sequence", "seqLen"), integer(1))

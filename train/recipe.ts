@@ -7,7 +7,7 @@ import { rangeError } from "../core/errors.ts";
 
 /** Every setting that the losses depend on: a checkpoint holds them, and resuming keeps them. */
 export interface Recipe {
-  /** `"tiny"`, `"small"`, `"medium"`, or the path of a `config.json` whose vocabulary holds the byte-level one. */
+  /** `"tiny"`, `"small"`, `"base"`, `"medium"`, `"large"`, or the path of a `config.json` whose vocabulary holds the byte-level one. */
   config: string;
   /** Tokens per sequence. */
   seqLen: number;
