@@ -23,7 +23,7 @@ const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 /** Work space for the states of long sequences in parts: it should stay in the caches of a few cores. */
 const STATES_BYTES = 8 * 2 ** 20;
 
-/** The share of threads that whole sequences must keep busy: in parts they take up to 1.35 times the time in all. */
+/** The share of threads that whole sequences must keep busy: cut, one took about 1.35 times the time in all. */
 const BUSY = 0.75;
 
 /** See `Operations.lightning`. */
