@@ -1,10 +1,10 @@
 /**
  * Tokens per second and bytes exchanged against the length, over the ranks of `mpiexec`: prefill of one prompt, and
- * training on long sequences, shared or one per rank. The first rank prints one line of JSON per measurement; with as many
- * processes, each on its GPU, the lines of 1 and of 2 ranks give the scaling.
+ * training on long sequences, shared or one per rank. The first rank prints one line of JSON per measurement.
+ * `deno task bench:ranks` starts it.
  *
  * `mpiexec -n 2 deno run -A bench/ranks.ts webgpu 8192,131072,1048576 8192,32768`: backend, lengths of prompts, tokens
- * of a training step per rank, and if need be layers and embed of the model, 8 and 512.
+ * of a training step per rank, and if need be layers and embed of the model, 8 and 512, and tokens of a pass.
  *
  * @module
  */
@@ -21,7 +21,8 @@ import { Parameters } from "../train/optimizer.ts";
 import { columnsOf, sumOverRanks } from "../train/ranks.ts";
 import { median } from "./measure/timing.ts";
 
-const [prefer, prompts, steps, layers = "8", embed = "512"] = Deno.args;
+const [prefer, prompts, steps, layers = "8", embed = "512", pass] = Deno.args;
+const passTokens = pass === undefined ? undefined : Number(pass);
 const numbers = (text: string | undefined) => (text ?? "").split(",").filter(Boolean).map(Number);
 const config = {
   ...configByName("medium"),
@@ -32,20 +33,20 @@ const config = {
   glu_dim: Math.round(Number(embed) * 2.75),
   linear_use_lrpe_list: Array.from({ length: Number(layers) }, (_, l) => Number(l === 0)),
 };
-/** Times of which each number is the median, after one that does not count. */
-const REPEATS = 3;
+/** Times of which each number is the median, after those in which pipelines are compiled and buffers learnt. */
+const REPEATS = 3, WARM_UPS = 2;
 
 /** Seconds of the slowest rank, and bytes that all ranks send: of each of some runs that begin together. */
 async function measure(ranks: Ranks, run: () => Promise<void>) {
   const seconds: number[] = [];
   let bytes = 0;
-  for (let i = 0; i <= REPEATS; i++) {
+  for (let i = 0; i < WARM_UPS + REPEATS; i++) {
     await ranks.agree("bench", { i });
     const before = ranks.bytesSent, start = performance.now();
     await run();
     const own = Float64Array.of((performance.now() - start) / 1000, ranks.bytesSent - before);
     const all = await ranks.allGather(own);
-    if (i > 0) seconds.push(Math.max(...all.map(([time]) => time)));
+    if (i >= WARM_UPS) seconds.push(Math.max(...all.map(([time]) => time)));
     bytes = all.reduce((sum, [, sent]) => sum + sent, 0);
   }
   return { seconds: median(seconds), bytes };
@@ -56,7 +57,7 @@ function report(ranks: Ranks, backend: Backend, what: string, tokens: number, fo
   const { seconds } = found as { seconds: number };
   const { device } = backend.info;
   const line = { what, ranks: ranks.size, tokens, tokensPerSecond: Math.round(tokens / seconds), ...found };
-  console.log(JSON.stringify({ ...line, layers, embed, device }));
+  console.log(JSON.stringify({ ...line, layers, embed, passTokens, device }));
 }
 
 async function measurePrompts(ranks: Ranks, backend: Backend): Promise<void> {
@@ -78,7 +79,7 @@ async function measurePrompts(ranks: Ranks, backend: Backend): Promise<void> {
       const ids = Uint32Array.from({ length }, (_, i) => (i * 7919) % 256);
       const found = await measure(ranks, async () => {
         using session = model.session();
-        await (await prefill(ranks, session, ids)).data();
+        await (await prefill(ranks, session, ids, { passTokens })).data();
       });
       report(ranks, backend, "prefill", length, found);
     }

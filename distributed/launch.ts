@@ -30,6 +30,8 @@ export interface Launch {
   /** Path of the program, and what it is given. */
   readonly program: string;
   readonly args: readonly string[];
+  /** Called for each line that ranks write to stdout. Default: they write where this process does. */
+  readonly onLine?: (line: string) => void;
 }
 
 /** Whether this process is a rank that `mpiexec` started. */
@@ -38,7 +40,7 @@ export function isRank(): boolean {
 }
 
 /** Starts ranks and waits for their end. @returns the exit status */
-export async function launch({ processes, gpus, program, args }: Launch): Promise<number> {
+export async function launch({ processes, gpus, program, args, onLine }: Launch): Promise<number> {
   const devices = Deno.env.get("LEVIN_DEVICES") ?? "/dev/nvidia[0-9]*";
   const alone = gpus ? ["unshare", Deno.uid() === 0 ? "-m" : "-rm", "sh", "-c", ONE_DEVICE, "sh"] : [];
   // The binary itself: npx would drop the descriptors by which ranks find one another.
@@ -48,8 +50,17 @@ export async function launch({ processes, gpus, program, args }: Launch): Promis
     const mpiexec = new Deno.Command("mpiexec", {
       args: ["-n", String(processes), ...command],
       env: gpus ? { LEVIN_DEVICES: devices } : {},
-    });
-    status = await mpiexec.spawn().status;
+      stdout: onLine === undefined ? "inherit" : "piped",
+    }).spawn();
+    if (onLine !== undefined) {
+      let rest = "";
+      for await (const text of mpiexec.stdout.pipeThrough(new TextDecoderStream())) {
+        const lines = (rest + text).split("\n");
+        rest = lines.pop()!;
+        lines.forEach(onLine);
+      }
+    }
+    status = await mpiexec.status;
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     writeError(

@@ -9,6 +9,7 @@ import { checkpointPath, findCheckpoints } from "../train/checkpoint.ts";
 import { configByName } from "../train/configs.ts";
 import { assertClose, WITHOUT_WEBGPU } from "./harness.ts";
 import { listening } from "./listening.ts";
+import { renderScaling, type Row, speedups } from "../bench/scaling.ts";
 import { findMpiexec, MAY_LEAVE_OUT } from "./setup.ts";
 
 const PROGRAM = fileURLToPath(new URL("distributed_program.ts", import.meta.url));
@@ -56,6 +57,47 @@ for (
     });
   }
 }
+
+Deno.test({
+  name: "the measurement of ranks keeps its rows and draws them",
+  ignore: ignore || !wanted("wasm"),
+  fn: async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      const script = fileURLToPath(new URL("../bench/scaling.ts", import.meta.url));
+      const given = "--backend wasm --prompts 200,400 --steps 64 --layers 2 --embed 64 --pass-tokens 100"
+        .split(" ");
+      const [command, ...args] = program(script, "--out", `${folder}/ranks`, ...given);
+      const { success, stderr } = await new Deno.Command(command, { args }).output();
+      assert(success, new TextDecoder().decode(stderr));
+      const kept = JSON.parse(await Deno.readTextFile(`${folder}/ranks.json`));
+      const rows: Row[] = kept.rows;
+      const prompts = rows.filter(({ what }) => what === "prefill");
+      assert.deepEqual(prompts.map(({ ranks, tokens }) => [ranks, tokens]), [[1, 200], [1, 400], [2, 200], [
+        2,
+        400,
+      ]]);
+      // States of 2 layers, once per pass but the last, and with the logits to the other rank.
+      const states = 4 * (64 * 128 + 64 * 64), last = states + 4 * 259;
+      assert.deepEqual(prompts.map(({ bytes }) => bytes), [0, 0, states + last, 3 * states + last]);
+      assert.equal(rows.length, 8);
+      assert(rows.every(({ tokensPerSecond }) => tokensPerSecond > 0));
+      const svg = await renderScaling(kept);
+      assert.equal(await Deno.readTextFile(`${folder}/ranks.svg`), `${svg}\n`);
+      for (const title of ["prefill: tokens per second", "prefill: MiB that all send", "2 processes"]) {
+        assert(svg.includes(title), title);
+      }
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+    const row = { what: "prefill", seconds: 1, bytes: 0, device: "" };
+    const rows = [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(([ranks, tokens, tokensPerSecond]) => ({
+      ...row,
+      ...{ ranks, tokens, tokensPerSecond },
+    }));
+    assert.deepEqual(speedups(rows), ["prefill, 8 tokens: 1.50 × with 2 processes"]);
+  },
+});
 
 Deno.test({
   name: "a rank that fails says why and ends the others, which wait for it",
