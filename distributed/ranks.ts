@@ -252,7 +252,7 @@ export class Ranks {
 
   /** Each rank adds up its own share of the elements, then all get all shares. */
   async #reduce(data: Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>): Promise<void> {
-    const { size, rank } = this;
+    const { size } = this;
     if (size === 1 || data.length === 0) return;
     const kind = data.constructor as new (length: number) => typeof data;
     const share = Math.ceil(data.length / size);
