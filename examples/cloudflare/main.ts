@@ -82,7 +82,7 @@ export class Levin {
         limits: {
           ...{ batch: 8, queue: 32, maxTokens: 1024, seconds: 60, characters: 2 ** 13, scores: 2 ** 13 },
           ...{ requestTokens: 2 ** 16, totalTokens: 2 ** 18, bodyBytes: 2 ** 19, bodiesBytes: 2 ** 22 },
-          ...{ bodyValues: 2 ** 13, sessions: 2 ** 12, sessionsBytes: 2 ** 30 },
+          ...{ bodyValues: 2 ** 13, prefixBytes: 2 ** 22, sessions: 2 ** 12, sessionsBytes: 2 ** 30 },
         },
       });
     } catch (error) {
