@@ -18,7 +18,7 @@ import { events } from "./serve_setup.ts";
 const SECONDS = 7, FUZZ_SECONDS = 15;
 /** Goals: milliseconds for `/health`, and that the server itself holds its event loop; MiB over the start. */
 const HEALTH = 250, HELD = 50, MEMORY = 512;
-/** MiB of heap and buffers of the edge function in all; and seconds of an attack on it. */
+/** MiB of heap, buffers and kernels of the edge function in all; and seconds of an attack on it. */
 const EDGE_MEMORY = 128, EDGE_SECONDS = 4;
 /** File descriptors of the server: what services usually have. */
 const DESCRIPTORS = 1024;

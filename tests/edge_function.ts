@@ -48,7 +48,7 @@ export async function isolate(port: number, flags: string[] = [], heap = 128) {
     start,
     process,
     url,
-    /** The most bytes of heap and buffers so far. */
+    /** The most bytes of heap, buffers and kernels so far. */
     memory: () => Number(log().match(/^memory \d+(?=\n)/gm)?.at(-1)?.slice("memory ".length)),
     async ask(body: unknown): Promise<Response> {
       const response = await fetch(`${url}/v1/completions`, { method: "POST", body: JSON.stringify(body) });
