@@ -27,7 +27,7 @@ import { inTurn } from "./gate.ts";
 import type { Limits } from "./limits.ts";
 import { memoryStore } from "./stores/memory.ts";
 import type { SessionStore, Versioned } from "./stores/store.ts";
-import type { SessionStorage } from "./stores/unstorage.ts";
+import { plainStore, type SessionStorage } from "./stores/unstorage.ts";
 
 /** A session as it is stored. */
 export interface StoredSession {
@@ -48,8 +48,6 @@ const RECENT = 16;
 const LISTING = 30;
 /** Milliseconds between two looks for what came of a write. */
 const LOOK_AGAIN = 100;
-/** Bytes of one value in a store of unstorage; they may grow by a third on their way, and Deno KV takes 65536. */
-const PLAIN_BYTES = 45_000;
 
 /** What a head says, as JSON after its own seal. Nothing that a store gives back is trusted before it is checked. */
 const headSchema = z.object({
@@ -122,9 +120,9 @@ export interface Lease extends Disposable {
 
 /** Sessions of many owners in one store. */
 export class Sessions {
-  /** A store of unstorage is none. */
-  readonly #store: SessionStore | undefined;
-  readonly #plain: SessionStorage | undefined;
+  readonly #store: SessionStore;
+  /** Whether the store compares and sets; else a session has two heads. */
+  readonly #compares: boolean;
   readonly #limits: Limits;
   readonly #secret: string | undefined;
   readonly #onQuarantine: () => void;
@@ -147,8 +145,8 @@ export class Sessions {
     storage: SessionStore | SessionStorage = memoryStore(),
     options: Limits & { secret?: string; onQuarantine?: () => void; onEviction?: () => void },
   ) {
-    if ("getItemRaw" in storage) this.#plain = storage;
-    else this.#store = storage;
+    this.#compares = !("getItemRaw" in storage);
+    this.#store = "getItemRaw" in storage ? plainStore(storage) : storage;
     this.#onEviction = options.onEviction ?? (() => {});
     this.#census = new Census(options);
     this.#limits = options;
@@ -212,8 +210,9 @@ export class Sessions {
     const suspects = new Map<string, string>();
     try {
       const sessions = new Map<string, string[]>();
-      const list = () => this.#store?.list(PREFIX) ?? this.#plain!.getKeys(PREFIX);
-      for (const item of await this.#ask(list, LISTING * this.#limits.storeSeconds)) {
+      for (
+        const item of await this.#ask(() => this.#store.list(PREFIX), LISTING * this.#limits.storeSeconds)
+      ) {
         const key = item.split(":").slice(0, 2).join(":");
         const items = sessions.get(key);
         if (items === undefined) sessions.set(key, [item]);
@@ -242,7 +241,7 @@ export class Sessions {
 
   /** Ends the store's connections. */
   async close(): Promise<void> {
-    await this.#store?.close();
+    await this.#store.close();
   }
 
   async #sweepSession(key: string, items: readonly string[], suspects: Map<string, string>): Promise<void> {
@@ -279,7 +278,7 @@ export class Sessions {
   /** The head that counts, and the other one. A damaged head counts as absent. */
   async #heads(key: string): Promise<Heads> {
     const found = await Promise.all(
-      (this.#store === undefined ? HEADS : [HEAD]).map((name) => this.#get(`${key}:${name}`)),
+      (this.#compares ? [HEAD] : HEADS).map((name) => this.#get(`${key}:${name}`)),
     );
     const [a, b] = await Promise.all(
       found.map((one, n) => one && this.#parseHead(`${key}:${HEADS[n]}`, one.value)),
@@ -363,16 +362,16 @@ export class Sessions {
     const chunk = (n: number) => snapshot.slice(n * chunkBytes, (n + 1) * chunkBytes);
     try {
       await Promise.all(names.map((name, n) => this.#set(name, chunk(n), undefined)));
-      const isStored = this.#store === undefined
-        ? await this.#replaceOther(key, newest, head)
-        : await this.#replace(key, heads, head);
+      const isStored = this.#compares
+        ? await this.#replace(key, heads, head)
+        : await this.#replaceOther(key, newest, head);
       if (!isStored) throw conflict();
     } catch (error) {
       if (!(error instanceof Unsettled)) await this.#discard(names);
       throw error;
     }
     // No head names these any more.
-    const old = this.#store === undefined ? heads.other : newest;
+    const old = this.#compares ? newest : heads.other;
     if (old !== undefined) await this.#discard(chunkNames(key, old));
   }
 
@@ -435,7 +434,7 @@ export class Sessions {
   async #remove(key: string, { newest, other, version }: Heads): Promise<void> {
     // Heads first: chunks without a head do not count. What else is there, a sweep finds.
     if (!await this.#set(`${key}:${HEAD}`, undefined, version)) throw conflict(); // somebody has continued it
-    if (this.#store === undefined) await this.#delete(`${key}:b`);
+    if (!this.#compares) await this.#delete(`${key}:b`);
     for (const head of [newest, other]) if (head !== undefined) await this.#discard(chunkNames(key, head));
     this.#census.delete(key);
   }
@@ -471,32 +470,20 @@ export class Sessions {
   }
 
   get #chunkBytes(): number {
-    return Math.min(this.#limits.valueBytes, this.#store?.valueBytes ?? PLAIN_BYTES);
+    return Math.min(this.#limits.valueBytes, this.#store.valueBytes);
   }
 
-  /** As {@linkcode SessionStore.write}; a store of unstorage writes in any case. */
-  async #set(
-    key: string,
-    value: Uint8Array | undefined,
-    expectedVersion: string | undefined,
-  ): Promise<boolean> {
+  #set(key: string, value: Uint8Array | undefined, expectedVersion: string | undefined): Promise<boolean> {
     const options = { ttl: this.#limits.sessionSeconds };
-    return await this.#ask(async () => {
-      if (this.#store !== undefined) return await this.#store.write(key, value, expectedVersion, options);
-      if (value === undefined) await this.#plain!.removeItem(key);
-      else await this.#plain!.setItemRaw(key, value, options);
-      return true;
-    });
+    return this.#ask(() => this.#store.write(key, value, expectedVersion, options));
   }
 
   #delete(key: string): Promise<void> {
-    return this.#ask(() => this.#store?.remove(key) ?? this.#plain!.removeItem(key));
+    return this.#ask(() => this.#store.remove(key));
   }
 
-  async #get(key: string): Promise<Versioned | undefined> {
-    if (this.#store !== undefined) return await this.#ask(() => this.#store!.read(key));
-    const value = toBytes(key, await this.#ask(() => this.#plain!.getItemRaw(key)));
-    return value && { value, version: "" };
+  #get(key: string): Promise<Versioned | undefined> {
+    return this.#ask(() => this.#store.read(key));
   }
 
   /**
@@ -569,14 +556,6 @@ function conflict(): ApiError {
 /** Names the chunks of a write, and when it was. */
 function newWrite(): string {
   return `${Date.now().toString(36)}-${crypto.randomUUID().slice(0, 8)}`;
-}
-
-function toBytes(key: string, value: unknown): Uint8Array | undefined {
-  if (value === null || value === undefined) return undefined;
-  if (value instanceof Uint8Array) return value;
-  if (value instanceof ArrayBuffer) return new Uint8Array(value);
-  if (typeof value === "string") return new TextEncoder().encode(value);
-  throw new TypeError(`Cannot read the session store as it gave no bytes for ${key}`);
 }
 
 function chunkNames(key: string, { write, bytes, chunkBytes }: Head): string[] {

@@ -1,8 +1,12 @@
 /**
- * What sessions need of a store of unstorage, which has no compare-and-set.
+ * Sessions in a store of unstorage, which has no compare-and-set.
  *
  * @module
  */
+import type { SessionStore } from "./store.ts";
+
+/** Bytes of one value; they may grow by a third on their way, and Deno KV takes 65536. */
+const VALUE_BYTES = 45_000;
 
 /**
  * A store without compare-and-set: any `Storage` of unstorage is one. Keys are words with colons between them. Two
@@ -17,4 +21,34 @@ export interface SessionStorage {
   removeItem(key: string): Promise<void>;
   /** The keys that begin with `base`. */
   getKeys(base: string): Promise<string[]>;
+}
+
+/**
+ * A store of unstorage, as far as it can be one that compares and sets: each write takes place, whatever version is
+ * expected. So the caller keeps two heads.
+ */
+export function plainStore(storage: SessionStorage): SessionStore {
+  return {
+    valueBytes: VALUE_BYTES,
+    async read(key) {
+      const value = toBytes(key, await storage.getItemRaw(key));
+      return value && { value, version: "" };
+    },
+    async write(key, value, _, options) {
+      if (value === undefined) await storage.removeItem(key);
+      else await storage.setItemRaw(key, value, options);
+      return true;
+    },
+    remove: (key) => storage.removeItem(key),
+    list: (prefix) => storage.getKeys(prefix),
+    close: () => Promise.resolve(), // who made it ends it
+  };
+}
+
+function toBytes(key: string, value: unknown): Uint8Array | undefined {
+  if (value === null || value === undefined) return undefined;
+  if (value instanceof Uint8Array) return value;
+  if (value instanceof ArrayBuffer) return new Uint8Array(value);
+  if (typeof value === "string") return new TextEncoder().encode(value);
+  throw new TypeError(`Cannot read the session store as it gave no bytes for ${key}`);
 }
