@@ -80,7 +80,7 @@ await cli(
       const about = {
         ...{ format: "levin experiments 1" as const, ...recipe, steps, batch, device: backend.info.device },
         ...{ date: new Date().toISOString().slice(0, 10), commit: await commit() },
-        command: ["deno task experiment", ...Deno.args].join(" "),
+        command: `deno task experiment ${Deno.args.join(" ")}`,
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
       checkSame(kept, about, file);

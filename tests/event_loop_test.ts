@@ -38,7 +38,7 @@ Deno.test("a loop that always works hears of a connection within a few turns, no
   for (const rest of [yieldToEventLoop, hearSockets, pauses(1)]) {
     for (let i = 0; i < 5; i++) {
       const turns = await turnsUntilHeard(rest);
-      assert(turns <= 20, `${rest.name}: ${turns} turns`);
+      assert(turns <= 30, `${rest.name}: ${turns} turns`); // 100 ms and a step, however busy the machine is
     }
   }
 });
