@@ -495,7 +495,7 @@ eachBackend("training: bad options are refused", async (backend) => {
   await assert.rejects(bad({ steps: 0 }), /steps must be an integer >= 1/);
   await assert.rejects(bad({ learningRate: NaN }), /learningRate must be finite and >= 0/);
   await assert.rejects(bad({ seed: -1 }), /seed must be an integer/);
-  await assert.rejects(bad({ config: "huge" }), /config must be one of tiny, small, medium/);
+  await assert.rejects(bad({ config: "huge" }), /config must be one of tiny, small, base, medium, large/);
   await assert.rejects(
     bad({ config: `${workshop.path}/none.json` }),
     /config must be a readable config\.json/,
