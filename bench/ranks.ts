@@ -1,131 +1,130 @@
 /**
- * Tokens per second and bytes exchanged against the length, over the ranks of `mpiexec`: prefill of one prompt, and
- * training on long sequences, shared or one per rank. The first rank prints one line of JSON per measurement.
- * `deno task bench:ranks` starts it.
- *
- * `mpiexec -n 2 deno run -A bench/ranks.ts webgpu 8192,131072,1048576 8192,32768`: backend, lengths of prompts, tokens
- * of a training step per rank, and if need be layers and embed of the model, 8 and 512, and tokens of a pass.
+ * `deno task bench:ranks`: tokens per second and bytes exchanged against the length, with one process and with more. Rows
+ * are printed as they are measured and kept as JSON; the plot is drawn from that.
  *
  * @module
  */
-import { createBackend } from "../backend.ts";
-import type { Backend } from "../core/tensor.ts";
-import { inRanks, prefill, type Ranks, trainingRanks } from "../distributed/mod.ts";
-import { parseConfig } from "../model/config.ts";
-import { TransNormerLLM } from "../model/mod.ts";
-import { encodeSafetensors } from "../model/safetensors.ts";
-import { stateShapes } from "../model/transnormer.ts";
-import { lossAndGradients } from "../train/backward.ts";
-import { configByName, initialWeights } from "../train/configs.ts";
-import { Parameters } from "../train/optimizer.ts";
-import { columnsOf, sumOverRanks } from "../train/ranks.ts";
-import { median } from "./measure/timing.ts";
+import { readFile, writeFile } from "node:fs/promises";
+import { fileURLToPath } from "node:url";
+import { cli, command, integer, items, oneOf, path, UsageError } from "../cli/mod.ts";
+import { launch } from "../distributed/launch.ts";
+import { CONVENTIONAL, LIGHTNING, NUMBERS, type Panel, renderPanels } from "./report/plot.ts";
 
-const [prefer, prompts, steps, layers = "8", embed = "512", pass] = Deno.args;
-const passTokens = pass === undefined ? undefined : Number(pass);
-const numbers = (text: string | undefined) => (text ?? "").split(",").filter(Boolean).map(Number);
-const config = {
-  ...configByName("medium"),
-  decoder_layers: Number(layers),
-  decoder_embed_dim: Number(embed),
-  hidden_dim: Number(embed),
-  decoder_attention_heads: Number(embed) / 64,
-  glu_dim: Math.round(Number(embed) * 2.75),
-  linear_use_lrpe_list: Array.from({ length: Number(layers) }, (_, l) => Number(l === 0)),
-};
-/** Times of which each number is the median, after those in which pipelines are compiled and buffers learnt. */
-const REPEATS = 3, WARM_UPS = 2;
-
-/** Seconds of the slowest rank, and bytes that all ranks send: of each of some runs that begin together. */
-async function measure(ranks: Ranks, run: () => Promise<void>) {
-  const seconds: number[] = [];
-  let bytes = 0;
-  for (let i = 0; i < WARM_UPS + REPEATS; i++) {
-    await ranks.agree("bench", { i });
-    const before = ranks.bytesSent, start = performance.now();
-    await run();
-    const own = Float64Array.of((performance.now() - start) / 1000, ranks.bytesSent - before);
-    const all = await ranks.allGather(own);
-    if (i >= WARM_UPS) seconds.push(Math.max(...all.map(([time]) => time)));
-    bytes = all.reduce((sum, [, sent]) => sum + sent, 0);
-  }
-  return { seconds: median(seconds), bytes };
+/** One measurement, as `ranks.ts` prints it. */
+export interface Row {
+  readonly what: string;
+  readonly ranks: number;
+  readonly tokens: number;
+  readonly tokensPerSecond: number;
+  readonly seconds: number;
+  /** That all ranks send together. */
+  readonly bytes: number;
+  readonly device: string;
 }
 
-function report(ranks: Ranks, backend: Backend, what: string, tokens: number, found: object) {
-  if (ranks.rank > 0) return;
-  const { seconds } = found as { seconds: number };
-  const { device } = backend.info;
-  const line = { what, ranks: ranks.size, tokens, tokensPerSecond: Math.round(tokens / seconds), ...found };
-  console.log(JSON.stringify({ ...line, layers, embed, passTokens, device }));
+/** What a run kept. */
+export interface Scaling {
+  readonly date: string;
+  readonly deno: string;
+  readonly rows: readonly Row[];
 }
 
-async function measurePrompts(ranks: Ranks, backend: Backend): Promise<void> {
-  const lengths = numbers(prompts);
-  if (lengths.length === 0) return;
-  const network = parseConfig(config), folder = await Deno.makeTempDir();
-  try {
-    const initial = initialWeights(network, 1),
-      tensors: { name: string; shape: readonly number[]; data: Float32Array }[] = [];
-    using _ = new Parameters(backend, network, (name, shape) => {
-      const { value } = initial(name, shape);
-      tensors.push({ name, shape, data: value });
-      return { value };
-    });
-    await Deno.writeTextFile(`${folder}/config.json`, JSON.stringify(config));
-    await Deno.writeFile(`${folder}/model.safetensors`, encodeSafetensors(tensors, { format: "pt" }));
-    using model = await TransNormerLLM.load(folder, { backend });
-    for (const length of lengths) {
-      const ids = Uint32Array.from({ length }, (_, i) => (i * 7919) % 256);
-      const found = await measure(ranks, async () => {
-        using session = model.session();
-        await (await prefill(ranks, session, ids, { passTokens })).data();
-      });
-      report(ranks, backend, "prefill", length, found);
-    }
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+const COLORS = [CONVENTIONAL[1], LIGHTNING[0], CONVENTIONAL[0], LIGHTNING[1]];
+const LENGTHS = "8192,16384,32768,65536,131072,262144,524288,1048576";
+
+/** Draws tokens per second and bytes against the length, for each kind of work that was measured. */
+export function renderScaling({ rows }: Scaling): Promise<string> {
+  const panels = [...new Set(rows.map(({ what }) => what))].flatMap((what): Panel[] => {
+    const own = rows.filter((row) => row.what === what);
+    const panel = (title: string, of: readonly Row[], y: (row: Row) => number, labels: string): Panel[] => {
+      const counts = [...new Set(of.map(({ ranks }) => ranks))].sort((a, b) => a - b);
+      if (counts.length === 0) return [];
+      const name = (ranks: number) => ranks === 1 ? "1 process" : `${ranks} processes`;
+      return [{
+        title: `${what}: ${title}`,
+        values: of.map((row) => ({ method: name(row.ranks), length: row.tokens, y: y(row) })),
+        methods: counts.map(name),
+        colors: COLORS.slice(0, counts.length),
+        labels,
+      }];
+    };
+    return [
+      ...panel("tokens per second", own, ({ tokensPerSecond }) => tokensPerSecond, NUMBERS),
+      ...panel(
+        "MiB that all send",
+        own.filter(({ ranks }) => ranks > 1),
+        ({ bytes }) => bytes / 2 ** 20,
+        NUMBERS,
+      ),
+    ];
+  });
+  return renderPanels(panels);
 }
 
-async function measureTraining(ranks: Ranks, backend: Backend, split: "batch" | "sequence"): Promise<void> {
-  const lengths = numbers(steps);
-  if (lengths.length === 0) return;
-  const network = parseConfig(config), { rank, size } = ranks;
-  using parameters = new Parameters(backend, network, initialWeights(network, 1));
-  const shared = await trainingRanks(ranks, backend, split);
-  let count = 0;
-  for (const perRank of lengths) {
-    // One sequence per rank, or one that all share.
-    const tokens = perRank * size, own = split === "batch" ? perRank : tokens;
-    const ids = Uint32Array.from(
-      { length: own },
-      (_, i) => (i * 7919 + rank * Number(split === "batch")) % 256,
+/** How much faster several processes are than one at the same length. */
+export function speedups(rows: readonly Row[]): string[] {
+  return rows.filter(({ ranks }) => ranks > 1).flatMap((row) => {
+    const alone = rows.find(({ what, ranks, tokens }) =>
+      what === row.what && ranks === 1 && tokens === row.tokens
     );
-    const labels = Int32Array.from(ids, (_, i) => ids[(i + 1) % own]);
-    const whole = { ids, labels, batch: 1, seqLen: own, positions: [0] };
-    const segment = split === "batch" || size === 1 ? whole : columnsOf(whole, rank, size);
-    const found = await measure(ranks, async () => {
-      using gradients = parameters.gradients();
-      using total = backend.zeros([1]);
-      const pass = { chain: shared.chain };
-      const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, pass);
-      for (const state of states) state.dispose();
-      await sumOverRanks(shared, backend, [...gradients.list, total], 0);
-      const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
-      using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
-      await squares.data();
-    });
-    report(ranks, backend, `training, shared ${split}`, tokens, found);
-  }
+    if (alone === undefined) return [];
+    const times = (row.tokensPerSecond / alone.tokensPerSecond).toFixed(2);
+    return [`${row.what}, ${row.tokens} tokens: ${times} × with ${row.ranks} processes`];
+  });
 }
 
-await inRanks(async (ranks) => {
-  using backend = await createBackend({ prefer: prefer as "wasm" | "webgpu" });
-  const stateBytes = 4 * stateShapes(parseConfig(config), 1)
-    .reduce((sum, shape) => sum + shape.reduce((product, size) => product * size, 1), 0);
-  if (ranks.rank === 0) console.log(JSON.stringify({ what: "states of a sequence", bytes: stateBytes }));
-  await measurePrompts(ranks, backend);
-  await measureTraining(ranks, backend, "batch");
-  await measureTraining(ranks, backend, "sequence");
-});
+async function measure(processes: number, gpus: boolean, args: readonly string[]): Promise<Row[]> {
+  const rows: Row[] = [];
+  const program = fileURLToPath(new URL("ranks.ts", import.meta.url));
+  const code = await launch({
+    processes,
+    gpus,
+    program,
+    args,
+    onLine: (line) => {
+      console.log(line);
+      const row = JSON.parse(line);
+      if ("tokensPerSecond" in row) rows.push(row);
+    },
+  });
+  if (code !== 0) throw new Error(`Cannot measure ${processes} processes as they ended with status ${code}`);
+  return rows;
+}
+
+if (import.meta.main) {
+  await cli(
+    command("bench:ranks", "Prompts and training over ranks against the length, as JSON and SVG.")
+      .option("--out <name>", "writes <name>.json and <name>.svg", path, "out/ranks")
+      .option("--plot", "only draws <name>.svg from <name>.json")
+      .option("--processes <list>", "how many", items(integer(1)), [1, 2])
+      .option(
+        "--backend <name>",
+        "wasm or webgpu",
+        oneOf({ wasm: "wasm", webgpu: "webgpu" } as const),
+        "webgpu",
+      )
+      .option("--gpus", "each process sees one GPU of its own")
+      .option("--prompts <list>", "tokens of each prompt; none: an empty text", String, LENGTHS)
+      .option("--steps <list>", "tokens of a training step, for each process", String, "8192,32768")
+      .option("--layers <n>", "of the model", integer(1), 8)
+      .option("--embed <n>", "width of the model, a multiple of 64", integer(64), 512)
+      .option("--pass-tokens <n>", "most tokens of a part of a prompt", integer(1))
+      .action(async ({ out, plot, processes, backend, gpus = false, prompts, steps, ...model }) => {
+        const file = `${out}.json`;
+        if (!plot) {
+          if (model.embed % 64 > 0) throw new UsageError("--embed must be a multiple of 64");
+          const { layers, embed, passTokens } = model;
+          const args = [backend, prompts, steps, ...[layers, embed, passTokens ?? []].flat().map(String)];
+          const rows: Row[] = [];
+          for (const count of processes) {
+            rows.push(...await measure(count, gpus, args));
+            const kept: Scaling = { date: new Date().toISOString(), deno: Deno.version.deno, rows };
+            await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`); // what there is, should the next fail
+          }
+          for (const line of speedups(rows)) console.log(line);
+        }
+        const kept: Scaling = JSON.parse(await readFile(file, "utf8"));
+        await writeFile(`${out}.svg`, `${await renderScaling(kept)}\n`);
+      }),
+  );
+}
