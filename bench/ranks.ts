@@ -10,7 +10,7 @@ import { cli, command, integer, items, oneOf, path, UsageError } from "../cli/mo
 import { launch } from "../distributed/launch.ts";
 import { CONVENTIONAL, LIGHTNING, NUMBERS, type Panel, renderPanels } from "./report/plot.ts";
 
-/** One measurement, as `ranks.ts` prints it. */
+/** One measurement, as `measure/ranks.ts` prints it. */
 export interface Row {
   readonly what: string;
   readonly ranks: number;
@@ -75,7 +75,7 @@ export function speedups(rows: readonly Row[]): string[] {
 
 async function measure(processes: number, gpus: boolean, args: readonly string[]): Promise<Row[]> {
   const rows: Row[] = [];
-  const program = fileURLToPath(new URL("ranks.ts", import.meta.url));
+  const program = fileURLToPath(new URL("measure/ranks.ts", import.meta.url));
   const code = await launch({
     processes,
     gpus,

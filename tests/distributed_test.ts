@@ -9,7 +9,7 @@ import { checkpointPath, findCheckpoints } from "../train/checkpoint.ts";
 import { configByName } from "../train/configs.ts";
 import { assertClose, WITHOUT_WEBGPU } from "./harness.ts";
 import { listening } from "./listening.ts";
-import { renderScaling, type Row, speedups } from "../bench/scaling.ts";
+import { renderScaling, type Row, speedups } from "../bench/ranks.ts";
 import { findMpiexec, MAY_LEAVE_OUT } from "./setup.ts";
 
 const PROGRAM = fileURLToPath(new URL("distributed_program.ts", import.meta.url));
@@ -64,7 +64,7 @@ Deno.test({
   fn: async () => {
     const folder = await Deno.makeTempDir();
     try {
-      const script = fileURLToPath(new URL("../bench/scaling.ts", import.meta.url));
+      const script = fileURLToPath(new URL("../bench/ranks.ts", import.meta.url));
       const given = "--backend wasm --prompts 200,400 --steps 64 --layers 2 --embed 64 --pass-tokens 100"
         .split(" ");
       const [command, ...args] = program(script, "--out", `${folder}/ranks`, ...given);

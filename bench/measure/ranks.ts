@@ -3,23 +3,23 @@
  * training on long sequences, shared or one per rank. The first rank prints one line of JSON per measurement.
  * `deno task bench:ranks` starts it.
  *
- * `mpiexec -n 2 deno run -A bench/ranks.ts webgpu 8192,131072,1048576 8192,32768`: backend, lengths of prompts, tokens
+ * `mpiexec -n 2 deno run -A bench/measure/ranks.ts webgpu 8192,131072,1048576 8192,32768`: backend, lengths of prompts, tokens
  * of a training step per rank, and if need be layers and embed of the model, 8 and 512, and tokens of a pass.
  *
  * @module
  */
-import { createBackend } from "../backend.ts";
-import type { Backend } from "../core/tensor.ts";
-import { inRanks, prefill, type Ranks, trainingRanks } from "../distributed/mod.ts";
-import { parseConfig } from "../model/config.ts";
-import { TransNormerLLM } from "../model/mod.ts";
-import { encodeSafetensors } from "../model/safetensors.ts";
-import { stateShapes } from "../model/transnormer.ts";
-import { lossAndGradients } from "../train/backward.ts";
-import { configByName, initialWeights } from "../train/configs.ts";
-import { Parameters } from "../train/optimizer.ts";
-import { columnsOf, sumOverRanks } from "../train/ranks.ts";
-import { median } from "./measure/timing.ts";
+import { createBackend } from "../../backend.ts";
+import type { Backend } from "../../core/tensor.ts";
+import { inRanks, prefill, type Ranks, trainingRanks } from "../../distributed/mod.ts";
+import { parseConfig } from "../../model/config.ts";
+import { TransNormerLLM } from "../../model/mod.ts";
+import { encodeSafetensors } from "../../model/safetensors.ts";
+import { stateShapes } from "../../model/transnormer.ts";
+import { lossAndGradients } from "../../train/backward.ts";
+import { configByName, initialWeights } from "../../train/configs.ts";
+import { Parameters } from "../../train/optimizer.ts";
+import { columnsOf, sumOverRanks } from "../../train/ranks.ts";
+import { median } from "./timing.ts";
 
 const [prefer, prompts, steps, layers = "8", embed = "512", pass] = Deno.args;
 const passTokens = pass === undefined ? undefined : Number(pass);
