@@ -338,6 +338,7 @@ fn main(
 
 // gpu/outer.wgsl
 const outerSource = `struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
+struct Tile { upper: Rows, lower: Rows }
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -356,6 +357,409 @@ fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
   let right3 = fma(vec4<f32>(a.w), right.wzyx, c.right[3]);
   let left3 = fma(vec4<f32>(a.w), left.wzyx, c.left[3]);
   return Rows(mat4x4<f32>(left0, left1, left2, left3), mat4x4<f32>(right0, right1, right2, right3));
+}
+`;
+
+// gpu/fewRows.wgsl
+const fewRowsSource = `override PACKED: bool;
+override RANGES: u32;
+override BIAS: bool;
+override RESIDUAL: bool;
+override NORMED: bool;
+override GATED: bool;
+const LANES = 8u;
+struct Parameters {
+  rows: u32,
+  inVectors: u32,
+  outCount: u32,
+  firstOut: u32,
+  stride: u32,
+  rangePairs: u32,
+  workgroups: u32,
+  eps: f32,
+}
+@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
+@group(0) @binding(2) var<storage, read> bias: array<Bias>;
+@group(0) @binding(3) var<storage, read> residual: array<Residual>;
+@group(0) @binding(4) var<storage, read_write> output: array<Output>;
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
+fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
+  if (row >= parameters.rows || column >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column;
+  let at = row * parameters.stride + global;
+  var y = sum;
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(bias[global]); }
+  if (GATED) {
+    var other = gate;
+    if (NORMED) { other *= factor; }
+    if (BIAS) { other += f32(gateBias[global]); }
+    y *= other;
+  }
+  if (RESIDUAL) { y += f32(residual[at]); }
+  output[at] = Output(y);
+}
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+}
+override TEAM: u32;
+override COLUMNS: u32;
+var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partialGate: array<vec4<f32>, 128>;
+var<workgroup> partialSquare: array<f32, 128>;
+fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
+  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
+}
+fn weightPair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
+  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+}
+fn gatePair(at: u32) -> mat2x4<f32> {
+  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
+  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+}
+fn addPair(sum: f32, w: mat2x4<f32>, x0: vec4<f32>, x1: vec4<f32>) -> f32 {
+  let left = fma(w[0].w, x0.w, fma(w[0].z, x0.z, fma(w[0].y, x0.y, fma(w[0].x, x0.x, sum))));
+  return fma(w[1].w, x1.w, fma(w[1].z, x1.z, fma(w[1].y, x1.y, fma(w[1].x, x1.x, left))));
+}
+@compute @workgroup_size(128)
+fn oneRow(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let member = thread % TEAM;
+  let column = (id * (128u / TEAM) + thread / TEAM) * COLUMNS;
+  let pairs = parameters.inVectors / 2u;
+  let last = parameters.outCount - 1u;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
+  let range = member / LANES;
+  let end = min((range + 1u) * parameters.rangePairs, pairs);
+  var sums = vec4<f32>();
+  var gates = vec4<f32>();
+  var square = 0.0;
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
+    let w0 = weightPair(at0 + i);
+    var w1 = mat2x4<f32>();
+    var w2 = mat2x4<f32>();
+    var w3 = mat2x4<f32>();
+    if (COLUMNS > 1u) { w1 = weightPair(at1 + i); }
+    if (COLUMNS > 2u) {
+      w2 = weightPair(at2 + i);
+      w3 = weightPair(at3 + i);
+    }
+    let x0 = vec4<f32>(x[2u * i]);
+    let x1 = vec4<f32>(x[2u * i + 1u]);
+    sums.x = addPair(sums.x, w0, x0, x1);
+    if (COLUMNS > 1u) { sums.y = addPair(sums.y, w1, x0, x1); }
+    if (COLUMNS > 2u) {
+      sums.z = addPair(sums.z, w2, x0, x1);
+      sums.w = addPair(sums.w, w3, x0, x1);
+    }
+    if (GATED) {
+      gates.x = addPair(gates.x, gatePair(at0 + i), x0, x1);
+      if (COLUMNS > 1u) { gates.y = addPair(gates.y, gatePair(at1 + i), x0, x1); }
+      if (COLUMNS > 2u) {
+        gates.z = addPair(gates.z, gatePair(at2 + i), x0, x1);
+        gates.w = addPair(gates.w, gatePair(at3 + i), x0, x1);
+      }
+    }
+    if (NORMED) {
+      let y0 = vec4<f32>(normed[2u * i]);
+      let y1 = vec4<f32>(normed[2u * i + 1u]);
+      square = addPair(square, mat2x4<f32>(y0, y1), y0, y1);
+    }
+  }
+  partialRow[thread] = sums;
+  if (GATED) { partialGate[thread] = gates; }
+  if (NORMED) { partialSquare[thread] = square; }
+  workgroupBarrier();
+  if (RANGES > 1u && member < LANES) {
+    for (var i = thread + LANES; i < thread + TEAM; i += LANES) {
+      sums += partialRow[i];
+      if (GATED) { gates += partialGate[i]; }
+      if (NORMED) { square += partialSquare[i]; }
+    }
+    partialRow[thread] = sums;
+    if (GATED) { partialGate[thread] = gates; }
+    if (NORMED) { partialSquare[thread] = square; }
+  }
+  workgroupBarrier();
+  if (member >= COLUMNS) { return; }
+  let team = thread - member;
+  let sum = ((partialRow[team][member] + partialRow[team + 4u][member]) +
+    (partialRow[team + 2u][member] + partialRow[team + 6u][member])) +
+    ((partialRow[team + 1u][member] + partialRow[team + 5u][member]) +
+      (partialRow[team + 3u][member] + partialRow[team + 7u][member]));
+  var gate = 0.0;
+  if (GATED) {
+    gate = ((partialGate[team][member] + partialGate[team + 4u][member]) +
+      (partialGate[team + 2u][member] + partialGate[team + 6u][member])) +
+      ((partialGate[team + 1u][member] + partialGate[team + 5u][member]) +
+        (partialGate[team + 3u][member] + partialGate[team + 7u][member]));
+  }
+  var factor = 1.0;
+  if (NORMED) {
+    factor = factorOf(((partialSquare[team] + partialSquare[team + 4u]) +
+      (partialSquare[team + 2u] + partialSquare[team + 6u])) +
+      ((partialSquare[team + 1u] + partialSquare[team + 5u]) +
+        (partialSquare[team + 3u] + partialSquare[team + 7u])));
+  }
+  write(0u, column + member, sum, gate, factor);
+}
+override ROW_GROUPS: u32;
+override COLUMN_GROUPS: u32;
+override TALL: bool;
+override BROAD: bool;
+override APART: bool;
+override POSITIONS: u32;
+override THREADS: u32;
+override STEP: u32;
+override BUFFERS: u32;
+override UNITS: u32;
+override GROUPS: u32;
+override PITCH: u32;
+override MEMORY: u32;
+var<workgroup> memory: array<vec4<f32>, MEMORY>;
+struct Squares { upper: vec4<f32>, lower: vec4<f32> }
+fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
+fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
+fn weights(at: u32) -> vec4<f32> {
+  if (PACKED) {
+    let words = vec4<u32>(weight[at / 2u]);
+    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
+  }
+  return vec4<f32>(weight[at]);
+}
+fn gateWeights(at: u32) -> vec4<f32> {
+  if (PACKED) {
+    let words = vec4<u32>(gateWeight[at / 2u]);
+    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
+  }
+  return vec4<f32>(gateWeight[at]);
+}
+fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
+  var first = row + group % rowVectors() * 4u;
+  var last = parameters.rows - 1u;
+  if (group >= weightsAt()) {
+    first = group - weightsAt();
+    if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
+    first = column + 4u * first;
+    last = parameters.outCount - 1u;
+  }
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * parameters.inVectors;
+}
+fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
+  let at = rows + vector;
+  if (group < rowVectors()) {
+    return mat4x4<f32>(vec4<f32>(x[at.x]), vec4<f32>(x[at.y]), vec4<f32>(x[at.z]), vec4<f32>(x[at.w]));
+  }
+  if (APART && group < weightsAt()) {
+    return mat4x4<f32>(
+      vec4<f32>(normed[at.x]),
+      vec4<f32>(normed[at.y]),
+      vec4<f32>(normed[at.z]),
+      vec4<f32>(normed[at.w]),
+    );
+  }
+  if (GATED && group >= weightsAt() + COLUMN_GROUPS) {
+    return mat4x4<f32>(gateWeights(at.x), gateWeights(at.y), gateWeights(at.z), gateWeights(at.w));
+  }
+  return mat4x4<f32>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+}
+fn store(buffer: u32, group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
+  let columns = transpose(elements);
+  let at = (buffer * 64u * STEP + vector) * PITCH + group;
+  let next = 16u * STEP * PITCH;
+  memory[at] = select(vec4<f32>(), columns[0], inside);
+  memory[at + next] = select(vec4<f32>(), columns[1], inside);
+  memory[at + 2u * next] = select(vec4<f32>(), columns[2], inside);
+  memory[at + 3u * next] = select(vec4<f32>(), columns[3], inside);
+}
+fn addProducts(sums: ptr<function, Tile>, squares: ptr<function, Squares>, at: u32, row: u32, column: u32) {
+  let a0 = memory[at + row];
+  let b0 = memory[at + weightsAt() + column];
+  var a1 = vec4<f32>();
+  var b1 = vec4<f32>();
+  if (TALL) { a1 = memory[at + row + ROW_GROUPS]; }
+  if (BROAD) { b1 = memory[at + weightsAt() + column + COLUMN_GROUPS]; }
+  if (BROAD) {
+    (*sums).upper = outerRows((*sums).upper, a0, b0, b1);
+    if (TALL) { (*sums).lower = outerRows((*sums).lower, a1, b0, b1); }
+  } else {
+    (*sums).upper.left = outer((*sums).upper.left, a0, b0);
+    if (TALL) { (*sums).lower.left = outer((*sums).lower.left, a1, b0); }
+  }
+  if (NORMED) {
+    if (APART) {
+      addUpper(squares, memory[at + rowVectors() + row]);
+      if (TALL) { addLower(squares, memory[at + rowVectors() + row + ROW_GROUPS]); }
+    } else {
+      addUpper(squares, a0);
+      if (TALL) { addLower(squares, a1); }
+    }
+  }
+}
+fn addUpper(squares: ptr<function, Squares>, a: vec4<f32>) { (*squares).upper = fma(a, a, (*squares).upper); }
+fn addLower(squares: ptr<function, Squares>, a: vec4<f32>) { (*squares).lower = fma(a, a, (*squares).lower); }
+fn addPairs(sums: ptr<function, Tile>, squares: ptr<function, Squares>, at: u32, row: u32, column: u32) {
+  let next = 16u * STEP * PITCH;
+  addProducts(sums, squares, at, row, column);
+  addProducts(sums, squares, at + next, row, column);
+  addProducts(sums, squares, at + 2u * next, row, column);
+  addProducts(sums, squares, at + 3u * next, row, column);
+  addProducts(sums, squares, at + PITCH, row, column);
+  addProducts(sums, squares, at + next + PITCH, row, column);
+  addProducts(sums, squares, at + 2u * next + PITCH, row, column);
+  addProducts(sums, squares, at + 3u * next + PITCH, row, column);
+}
+fn lanesOf(at: u32) -> vec4<f32> {
+  let n = POSITIONS;
+  return ((memory[at] + memory[at + 4u * n]) + (memory[at + 2u * n] + memory[at + 6u * n])) +
+    ((memory[at + n] + memory[at + 5u * n]) + (memory[at + 3u * n] + memory[at + 7u * n]));
+}
+struct Place { row: u32, column: u32 }
+fn finishRow(left: vec4<f32>, right: vec4<f32>, local: u32, place: Place, thread: u32) {
+  workgroupBarrier();
+  memory[thread] = left;
+  if (BROAD) { memory[THREADS + thread] = right; }
+  workgroupBarrier();
+  let half = thread / POSITIONS;
+  if (half >= select(1u, 2u, BROAD && !GATED)) { return; }
+  let position = thread % POSITIONS;
+  let sums = lanesOf(half * THREADS + position);
+  var gates = vec4<f32>();
+  if (GATED) { gates = lanesOf(THREADS + position); }
+  let group = position / COLUMN_GROUPS + local / 4u * ROW_GROUPS;
+  var factor = 1.0;
+  if (NORMED) { factor = memory[2u * THREADS + group][local % 4u]; }
+  let row = place.row + 4u * group + local % 4u;
+  let column = place.column + 4u * (position % COLUMN_GROUPS + half * COLUMN_GROUPS);
+  write(row, column, sums.x, gates.x, factor);
+  write(row, column + 1u, sums.y, gates.y, factor);
+  write(row, column + 2u, sums.z, gates.z, factor);
+  write(row, column + 3u, sums.w, gates.w, factor);
+}
+fn finishRows(sums: Rows, local: u32, place: Place, thread: u32) {
+  finishRow(sums.left[0], sums.right[0], local, place, thread);
+  finishRow(sums.left[1].wzyx, sums.right[1].wzyx, local + 1u, place, thread);
+  finishRow(sums.left[2], sums.right[2], local + 2u, place, thread);
+  finishRow(sums.left[3].wzyx, sums.right[3].wzyx, local + 3u, place, thread);
+}
+@compute @workgroup_size(THREADS)
+fn fewRows(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let width = 4u * COLUMN_GROUPS * select(1u, 2u, BROAD && !GATED);
+  let across = (parameters.outCount + width - 1u) / width;
+  let place = Place(id / across * 4u * rowVectors(), id % across * width);
+  let lane = thread / POSITIONS;
+  let row = thread % POSITIONS / COLUMN_GROUPS;
+  let column = thread % COLUMN_GROUPS;
+  let quad = thread % 16u;
+  let slot = thread / 16u;
+  let slots = THREADS / 16u;
+  let units = GROUPS * STEP;
+  let u0 = slot;
+  let u1 = slot + slots;
+  let u2 = slot + 2u * slots;
+  let u3 = slot + 3u * slots;
+  let u4 = slot + 4u * slots;
+  let rows0 = rowsOf(u0 % GROUPS, place.row, place.column);
+  let rows1 = rowsOf(u1 % GROUPS, place.row, place.column);
+  let rows2 = rowsOf(u2 % GROUPS, place.row, place.column);
+  let rows3 = rowsOf(u3 % GROUPS, place.row, place.column);
+  let rows4 = rowsOf(u4 % GROUPS, place.row, place.column);
+  let v0 = u0 / GROUPS * 16u + quad;
+  let v1 = u1 / GROUPS * 16u + quad;
+  let v2 = u2 / GROUPS * 16u + quad;
+  let v3 = u3 / GROUPS * 16u + quad;
+  let v4 = u4 / GROUPS * 16u + quad;
+  let inVectors = parameters.inVectors;
+  let rangeVectors = 2u * parameters.rangePairs;
+  let ranges = (inVectors + rangeVectors - 1u) / rangeVectors;
+  let stepVectors = 16u * STEP;
+  let rangeSteps = (min(rangeVectors, inVectors) + stepVectors - 1u) / stepVectors;
+  let steps = ranges * rangeSteps;
+  var sums = Tile();
+  var squares = Squares();
+  var totals = Tile();
+  var totalSquares = Squares();
+  var l0 = mat4x4<f32>();
+  var l1 = mat4x4<f32>();
+  var l2 = mat4x4<f32>();
+  var l3 = mat4x4<f32>();
+  var l4 = mat4x4<f32>();
+  for (var step = 0u; step <= steps; step++) {
+    let range = step / rangeSteps;
+    let first = range * rangeVectors + step % rangeSteps * stepVectors;
+    let end = min((range + 1u) * rangeVectors, inVectors);
+    if (step < steps) {
+      let last = inVectors - 1u;
+      if (u0 < units) { l0 = load(u0 % GROUPS, rows0, min(first + v0, last)); }
+      if (UNITS > 1u && u1 < units) { l1 = load(u1 % GROUPS, rows1, min(first + v1, last)); }
+      if (UNITS > 2u && u2 < units) { l2 = load(u2 % GROUPS, rows2, min(first + v2, last)); }
+      if (UNITS > 3u && u3 < units) { l3 = load(u3 % GROUPS, rows3, min(first + v3, last)); }
+      if (UNITS > 4u && u4 < units) { l4 = load(u4 % GROUPS, rows4, min(first + v4, last)); }
+    }
+    if (step > 0u) {
+      let buffer = (step - 1u) % BUFFERS;
+      for (var i = 0u; i < STEP; i++) {
+        let at = (buffer * 64u * STEP + 16u * i + 2u * lane) * PITCH;
+        addPairs(&sums, &squares, at, row, column);
+      }
+      if (RANGES > 1u && step % rangeSteps == 0u) {
+        totals.upper.left += sums.upper.left;
+        totals.upper.right += sums.upper.right;
+        totals.lower.left += sums.lower.left;
+        totals.lower.right += sums.lower.right;
+        totalSquares.upper += squares.upper;
+        totalSquares.lower += squares.lower;
+        sums = Tile();
+        squares = Squares();
+      }
+    }
+    if (step < steps) {
+      let buffer = step % BUFFERS;
+      if (BUFFERS == 1u) { workgroupBarrier(); }
+      if (u0 < units) { store(buffer, u0 % GROUPS, v0, l0, first + v0 < end); }
+      if (UNITS > 1u && u1 < units) { store(buffer, u1 % GROUPS, v1, l1, first + v1 < end); }
+      if (UNITS > 2u && u2 < units) { store(buffer, u2 % GROUPS, v2, l2, first + v2 < end); }
+      if (UNITS > 3u && u3 < units) { store(buffer, u3 % GROUPS, v3, l3, first + v3 < end); }
+      if (UNITS > 4u && u4 < units) { store(buffer, u4 % GROUPS, v4, l4, first + v4 < end); }
+      workgroupBarrier();
+    }
+  }
+  if (RANGES > 1u) {
+    sums = totals;
+    squares = totalSquares;
+  }
+  if (NORMED) {
+    workgroupBarrier();
+    memory[thread] = squares.upper;
+    memory[THREADS + thread] = squares.lower;
+    workgroupBarrier();
+    if (thread < rowVectors()) {
+      let total = lanesOf(thread / ROW_GROUPS * THREADS + thread % ROW_GROUPS * COLUMN_GROUPS);
+      memory[2u * THREADS + thread] =
+        vec4<f32>(factorOf(total.x), factorOf(total.y), factorOf(total.z), factorOf(total.w));
+    }
+  }
+  finishRows(sums.upper, 0u, place, thread);
+  if (TALL) { finishRows(sums.lower, 4u, place, thread); }
 }
 `;
 
@@ -980,7 +1384,6 @@ override BUFFERS: u32;
 const INNER = 16u;
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-struct Tile { upper: Rows, lower: Rows }
 fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
@@ -994,16 +1397,30 @@ fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, col
     (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
   }
 }
+fn addTerms(accumulators: ptr<function, Tile>, buffer: u32, row: u32, column: u32) {
+  addTerm(accumulators, buffer, 0u, row, column);
+  addTerm(accumulators, buffer, 1u, row, column);
+  addTerm(accumulators, buffer, 2u, row, column);
+  addTerm(accumulators, buffer, 3u, row, column);
+  addTerm(accumulators, buffer, 4u, row, column);
+  addTerm(accumulators, buffer, 5u, row, column);
+  addTerm(accumulators, buffer, 6u, row, column);
+  addTerm(accumulators, buffer, 7u, row, column);
+  addTerm(accumulators, buffer, 8u, row, column);
+  addTerm(accumulators, buffer, 9u, row, column);
+  addTerm(accumulators, buffer, 10u, row, column);
+  addTerm(accumulators, buffer, 11u, row, column);
+  addTerm(accumulators, buffer, 12u, row, column);
+  addTerm(accumulators, buffer, 13u, row, column);
+  addTerm(accumulators, buffer, 14u, row, column);
+  addTerm(accumulators, buffer, 15u, row, column);
+}
 `;
 
 // gpu/linear.wgsl
 const linearSource = `override PACKED: bool;
-override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
-override TIMES: bool;
-override NORMED: bool;
-override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -1011,7 +1428,6 @@ struct Parameters {
   firstOut: u32,
   stride: u32,
   workgroups: u32,
-  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
@@ -1022,13 +1438,6 @@ fn weights(at: u32) -> vec4<f32> {
     return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
   }
   return vec4<f32>(weight[at]);
-}
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
-}
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
 }
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
@@ -1093,22 +1502,7 @@ fn tiled(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < inVectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -1141,191 +1535,6 @@ fn tiled(
     writeTile(outRow, outColumn + 16u, accumulators.upper.right);
     writeTile(outRow + edge / 2u, outColumn + 16u, accumulators.lower.right);
   }
-}
-@group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
-@group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
-@group(0) @binding(5) var<storage, read> rowFactors: array<f32>;
-override TEAM: u32;
-var<workgroup> partial: array<mat4x4<f32>, 128>;
-fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
-  let last = parameters.rows - 1u;
-  let x0 = vec4<f32>(x[min(row, last) * parameters.inVectors + i]);
-  let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i]);
-  let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i]);
-  let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i]);
-  return mat4x4<f32>(
-    vec4<f32>(dot(w[0], x0), dot(w[0], x1), dot(w[0], x2), dot(w[0], x3)),
-    vec4<f32>(dot(w[1], x0), dot(w[1], x1), dot(w[1], x2), dot(w[1], x3)),
-    vec4<f32>(dot(w[2], x0), dot(w[2], x1), dot(w[2], x2), dot(w[2], x3)),
-    vec4<f32>(dot(w[3], x0), dot(w[3], x1), dot(w[3], x2), dot(w[3], x3)),
-  );
-}
-fn writeScalar(row: u32, column: u32, sum: f32) {
-  if (row >= parameters.rows || column >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column;
-  let at = row * parameters.stride + global;
-  var y = sum;
-  if (NORMED) { y *= rowFactors[row]; }
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) {
-    let other = f32(scalarResidual[at]);
-    y = select(y + other, y * other, TIMES);
-  }
-  scalarOutput[at] = Output(y);
-}
-fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
-  let lane = thread % TEAM;
-  workgroupBarrier();
-  partial[thread] = accumulators;
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) { partial[thread] += partial[thread + half]; }
-  }
-  workgroupBarrier();
-  if (lane >= 16u) { return; }
-  writeScalar(row + lane % 4u, column + lane / 4u, partial[thread - lane][lane / 4u][lane % 4u]);
-}
-fn firstColumn(id: u32, thread: u32) -> u32 {
-  return (id * (128u / TEAM) + thread / TEAM) * 4u;
-}
-@compute @workgroup_size(128)
-fn fewRows(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
-  let row = id / blocks * ROWS;
-  let column = firstColumn(id % blocks, thread);
-  let inVectors = parameters.inVectors;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * inVectors;
-  let at1 = min(column + 1u, last) * inVectors;
-  let at2 = min(column + 2u, last) * inVectors;
-  let at3 = min(column + 3u, last) * inVectors;
-  var s0 = mat4x4<f32>();
-  var s1 = mat4x4<f32>();
-  var s2 = mat4x4<f32>();
-  var s3 = mat4x4<f32>();
-  for (var i = thread % TEAM * 2u; i < inVectors; i += select(1u, 2u * TEAM - 1u, i % 2u == 1u)) {
-    let w = mat4x4<f32>(weights(at0 + i), weights(at1 + i), weights(at2 + i), weights(at3 + i));
-    s0 += products(w, row, i);
-    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
-    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
-    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
-  }
-  finish(s0, row, column, thread);
-  if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
-  if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
-  if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
-}
-@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
-@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
-@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-var<workgroup> partialRow: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquare: array<f32, 128>;
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
-}
-fn addSquares(sum: f32, at: u32) -> f32 {
-  let left = vec4<f32>(normed[2u * at]);
-  let right = vec4<f32>(normed[2u * at + 1u]);
-  return sum + dot(left, left) + dot(right, right);
-}
-fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
-}
-@compute @workgroup_size(128)
-fn oneRow(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let lane = thread % TEAM;
-  let column = firstColumn(id, thread);
-  let pairs = parameters.inVectors / 2u;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var square = 0.0;
-  for (var i = lane; i < pairs; i += TEAM) {
-    let w0 = weightPair(at0 + i);
-    let w1 = weightPair(at1 + i);
-    let w2 = weightPair(at2 + i);
-    let w3 = weightPair(at3 + i);
-    let x0 = vec4<f32>(x[2u * i]);
-    let x1 = vec4<f32>(x[2u * i + 1u]);
-    sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
-    sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
-    if (GATED) {
-      let g0 = gatePair(at0 + i);
-      let g1 = gatePair(at1 + i);
-      let g2 = gatePair(at2 + i);
-      let g3 = gatePair(at3 + i);
-      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
-      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
-    }
-    if (NORMED) { square = addSquares(square, i); }
-  }
-  partialRow[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquare[thread] = square; }
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      partialRow[thread] += partialRow[thread + half];
-      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
-      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
-    }
-  }
-  workgroupBarrier();
-  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column + lane;
-  let team = thread - lane;
-  var factor = 1.0;
-  if (NORMED) { factor = factorOf(partialSquare[team]); }
-  var y = partialRow[team][lane];
-  if (NORMED) { y *= factor; }
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (GATED) {
-    var gate = partialGate[team][lane] * factor;
-    if (BIAS) { gate += f32(gateBias[global]); }
-    y *= gate;
-  }
-  if (RESIDUAL) { y += f32(scalarResidual[global]); }
-  scalarOutput[global] = Output(y);
-}
-@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>;
-@compute @workgroup_size(128)
-fn factors(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let row = folded(workgroup, workgroups);
-  if (row >= parameters.workgroups) { return; }
-  let pairs = parameters.inVectors / 2u;
-  var square = 0.0;
-  if (thread < TEAM) {
-    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
-  }
-  partialSquare[thread] = square;
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
-  }
-  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
 }
 `;
 
@@ -1400,22 +1609,7 @@ fn weights(
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
@@ -1513,22 +1707,7 @@ fn input(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < vectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -2625,6 +2804,67 @@ export const embeddingBackward = /* @__PURE__ */ (() => ({
   },
 } as const))();
 
+const fewRowsModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + bfloat16Source + outerSource + fewRowsSource,
+  overrides: ["PACKED","RANGES","BIAS","RESIDUAL","NORMED","GATED","TEAM","COLUMNS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","APART","POSITIONS","THREADS","STEP","BUFFERS","UNITS","GROUPS","PITCH","MEMORY"],
+  aliases: ["Bias","Output","Residual","Weight","X"],
+} as const))();
+
+/** gpu/fewRows.wgsl */
+export const fewRows = /* @__PURE__ */ (() => ({
+  constants: { LANES: 8 },
+  oneRow: {
+    ...fewRowsModule,
+    entryPoint: "oneRow",
+    threads: 128,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      bias: [2, "read"],
+      residual: [3, "read"],
+      output: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      rangePairs: [5, "u32"],
+      workgroups: [6, "u32"],
+      eps: [7, "f32"],
+    },
+  },
+  fewRows: {
+    ...fewRowsModule,
+    entryPoint: "fewRows",
+    threads: undefined,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      bias: [2, "read"],
+      residual: [3, "read"],
+      output: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inVectors: [1, "u32"],
+      outCount: [2, "u32"],
+      firstOut: [3, "u32"],
+      stride: [4, "u32"],
+      rangePairs: [5, "u32"],
+      workgroups: [6, "u32"],
+      eps: [7, "f32"],
+    },
+  },
+} as const))();
+
 const lightningModule = /* @__PURE__ */ (() => ({
   code: foldedSource + outerSource + lightningSource,
   overrides: ["WIDE_HEAD","WIDE_VALUE","THREADS","HALVES","BUFFERS","ROUNDS","LATER","STEEP","REVERSE"],
@@ -2811,7 +3051,7 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 
 const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + tileSource + linearSource,
-  overrides: ["WIDE","THREADS","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","TEAM"],
+  overrides: ["WIDE","THREADS","BUFFERS","PACKED","BIAS","RESIDUAL"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2836,71 +3076,6 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  fewRows: {
-    ...linearModule,
-    entryPoint: "fewRows",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      scalarBias: [2, "read"],
-      scalarResidual: [3, "read"],
-      scalarOutput: [4, "read_write"],
-      rowFactors: [5, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  oneRow: {
-    ...linearModule,
-    entryPoint: "oneRow",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      scalarBias: [2, "read"],
-      scalarResidual: [3, "read"],
-      scalarOutput: [4, "read_write"],
-      normed: [5, "read"],
-      gateWeight: [6, "read"],
-      gateBias: [7, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  factors: {
-    ...linearModule,
-    entryPoint: "factors",
-    threads: 128,
-    bindings: {
-      factorsOut: [4, "read_write"],
-      normed: [5, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
     },
   },
 } as const))();

@@ -465,7 +465,7 @@ gpuTest(
       if (i < 4) continue; // buffers, bind groups and pipelines are made for the first ones
       assert.equal(called(), 0, "layers are enqueued from the plan of the step before");
       assert.deepEqual(counts, {
-        dispatchWorkgroups: 9 * decoder_layers + 5,
+        dispatchWorkgroups: 5 * decoder_layers + 5,
         beginComputePass: 1,
         submit: 1,
         writeBuffer: 2,
