@@ -70,7 +70,10 @@ export function tileConstants(
     GROUPS,
     PITCH,
     UNITS: Math.ceil(GROUPS * STEP / (THREADS / 16)),
-    MEMORY: Math.max(BUFFERS * 64 * STEP * PITCH, 2 * THREADS + rowVectors),
+    /** Vectors of workgroup memory. */
+    memory: BUFFERS * 64 * STEP * PITCH,
+    /** Those that are needed after the last step, of the first buffer. */
+    ending: 2 * THREADS + rowVectors,
     /** Of a workgroup. */
     rows: 4 * rowVectors,
     columns: gated ? 4 * COLUMN_GROUPS : 4 * columnVectors,
@@ -78,14 +81,15 @@ export function tileConstants(
 }
 
 /** The tile of `fewRows` for a product. */
-function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
+export function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
   const kind = { gated: gate !== undefined, apart: norm !== undefined && norm.normed !== x };
   const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } =
     device.adapterLimits;
   const { rangePairs } = rangesOf(inDim);
   const fits = (shape: TileShape) => {
-    const { MEMORY, THREADS, UNITS } = tileConstants(shape, kind);
-    return 16 * MEMORY <= bytes && THREADS <= threads && UNITS <= MOST_UNITS &&
+    const { memory, ending, THREADS, UNITS } = tileConstants(shape, kind);
+    return 16 * memory <= bytes && ending * shape.BUFFERS <= memory && THREADS <= threads &&
+      UNITS <= MOST_UNITS &&
       rangePairs % (LANES * shape.STEP) === 0;
   };
   // As high as there are rows, as wide as leaves enough workgroups, as deep as fits.
@@ -113,7 +117,7 @@ function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows)
 export function multiplyFewRows(device: Device, product: FewRows): void {
   const { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate } = product;
   const { RANGES, rangePairs } = rangesOf(inDim), TEAM = LANES * RANGES;
-  const { rows: height, columns, ...tile } = tileOf(device, product);
+  const tile = tileOf(device, product), { rows: height, columns, PITCH, STEP } = tile;
   const options = {
     access: { output: "update" },
     types: {
@@ -122,6 +126,7 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
       Bias: bias?.dtype ?? "f32",
       Residual: residual?.dtype ?? "f32",
       Output: output.dtype,
+      Buffer: `array<array<array<vec4<f32>, ${PITCH}>, ${16 * STEP}>, 4>`,
     },
     constants: {
       ...tile,

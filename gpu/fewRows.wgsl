@@ -204,11 +204,21 @@ override BUFFERS: u32;       // with 2, loading overlaps with computing
 override UNITS: u32;         // blocks of 4 × 4 elements that a thread loads per step, 5 at most
 override GROUPS: u32;        // of 4 rows that a step loads: of x, if APART of normed, of weights
 override PITCH: u32;         // GROUPS, made odd: so threads store to different banks
-override MEMORY: u32;        // vectors of workgroup memory
 
-// Of each buffer: [4][16 · STEP][PITCH], element e of vector v of 4 rows of each operand. Then partial sums, 2 vectors of
-// each thread, and factors of rows.
-var<workgroup> memory: array<vec4<f32>, MEMORY>;
+// Buffer is array<array<array<vec4<f32>, PITCH>, 16 · STEP>, 4>: element e of vector v of 4 rows of each operand. With
+// nested arrays an address is found once for several reads, and what keeps an index in bounds is outside of the loop.
+var<workgroup> memory: array<Buffer, BUFFERS>;
+
+// The same memory after the last step: partial sums, 2 vectors of each thread, and factors of rows.
+fn keep(at: u32, value: vec4<f32>) {
+  let vectors = 16u * STEP * PITCH;
+  memory[0][at / vectors][at % vectors / PITCH][at % PITCH] = value;
+}
+
+fn kept(at: u32) -> vec4<f32> {
+  let vectors = 16u * STEP * PITCH;
+  return memory[0][at / vectors][at % vectors / PITCH][at % PITCH];
+}
 
 struct Squares { upper: vec4<f32>, lower: vec4<f32> }
 
@@ -270,23 +280,33 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
 // Stores them element by element. Vectors outside the range count as zeros.
 fn store(buffer: u32, group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
   let columns = transpose(elements);
-  let at = (buffer * 64u * STEP + vector) * PITCH + group;
-  let next = 16u * STEP * PITCH;
-  memory[at] = select(vec4<f32>(), columns[0], inside);
-  memory[at + next] = select(vec4<f32>(), columns[1], inside);
-  memory[at + 2u * next] = select(vec4<f32>(), columns[2], inside);
-  memory[at + 3u * next] = select(vec4<f32>(), columns[3], inside);
+  memory[buffer][0][vector][group] = select(vec4<f32>(), columns[0], inside);
+  memory[buffer][1][vector][group] = select(vec4<f32>(), columns[1], inside);
+  memory[buffer][2][vector][group] = select(vec4<f32>(), columns[2], inside);
+  memory[buffer][3][vector][group] = select(vec4<f32>(), columns[3], inside);
 }
 
-// The products of one term.
-fn addProducts(sums: ptr<function, Tile>, squares: ptr<function, Squares>, at: u32, row: u32, column: u32) {
-  let a0 = memory[at + row];
-  let b0 = memory[at + weightsAt() + column];
+// Where a thread's operands lie in a tile.
+struct Position { row: u32, column: u32 }
+
+// The products of one term: element e of a vector.
+fn addProducts(
+  sums: ptr<function, Tile>,
+  squares: ptr<function, Squares>,
+  buffer: u32,
+  e: u32,
+  vector: u32,
+  position: Position,
+) {
+  let row = position.row;
+  let column = weightsAt() + position.column;
+  let a0 = memory[buffer][e][vector][row];
+  let b0 = memory[buffer][e][vector][column];
   var a1 = vec4<f32>();
   var b1 = vec4<f32>();
-  if (TALL) { a1 = memory[at + row + ROW_GROUPS]; }
-  if (BROAD) { b1 = memory[at + weightsAt() + column + COLUMN_GROUPS]; }
+  if (TALL) { a1 = memory[buffer][e][vector][row + ROW_GROUPS]; }
   if (BROAD) {
+    b1 = memory[buffer][e][vector][column + COLUMN_GROUPS];
     (*sums).upper = outerRows((*sums).upper, a0, b0, b1);
     if (TALL) { (*sums).lower = outerRows((*sums).lower, a1, b0, b1); }
   } else {
@@ -294,37 +314,40 @@ fn addProducts(sums: ptr<function, Tile>, squares: ptr<function, Squares>, at: u
     if (TALL) { (*sums).lower.left = outer((*sums).lower.left, a1, b0); }
   }
   if (NORMED) {
+    var y0 = a0;
+    var y1 = a1;
     if (APART) {
-      addUpper(squares, memory[at + rowVectors() + row]);
-      if (TALL) { addLower(squares, memory[at + rowVectors() + row + ROW_GROUPS]); }
-    } else {
-      addUpper(squares, a0);
-      if (TALL) { addLower(squares, a1); }
+      y0 = memory[buffer][e][vector][rowVectors() + row];
+      if (TALL) { y1 = memory[buffer][e][vector][rowVectors() + row + ROW_GROUPS]; }
     }
+    (*squares).upper = fma(y0, y0, (*squares).upper);
+    if (TALL) { (*squares).lower = fma(y1, y1, (*squares).lower); }
   }
 }
 
-fn addUpper(squares: ptr<function, Squares>, a: vec4<f32>) { (*squares).upper = fma(a, a, (*squares).upper); }
-fn addLower(squares: ptr<function, Squares>, a: vec4<f32>) { (*squares).lower = fma(a, a, (*squares).lower); }
-
-// The products of one pair of vectors, written out as in tile.wgsl.
-fn addPairs(sums: ptr<function, Tile>, squares: ptr<function, Squares>, at: u32, row: u32, column: u32) {
-  let next = 16u * STEP * PITCH;
-  addProducts(sums, squares, at, row, column);
-  addProducts(sums, squares, at + next, row, column);
-  addProducts(sums, squares, at + 2u * next, row, column);
-  addProducts(sums, squares, at + 3u * next, row, column);
-  addProducts(sums, squares, at + PITCH, row, column);
-  addProducts(sums, squares, at + next + PITCH, row, column);
-  addProducts(sums, squares, at + 2u * next + PITCH, row, column);
-  addProducts(sums, squares, at + 3u * next + PITCH, row, column);
+// The products of a pair of vectors, written out as in tile.wgsl.
+fn addPairs(
+  sums: ptr<function, Tile>,
+  squares: ptr<function, Squares>,
+  buffer: u32,
+  vector: u32,
+  position: Position,
+) {
+  addProducts(sums, squares, buffer, 0u, vector, position);
+  addProducts(sums, squares, buffer, 1u, vector, position);
+  addProducts(sums, squares, buffer, 2u, vector, position);
+  addProducts(sums, squares, buffer, 3u, vector, position);
+  addProducts(sums, squares, buffer, 0u, vector + 1u, position);
+  addProducts(sums, squares, buffer, 1u, vector + 1u, position);
+  addProducts(sums, squares, buffer, 2u, vector + 1u, position);
+  addProducts(sums, squares, buffer, 3u, vector + 1u, position);
 }
 
 // The lanes of one position, pairwise.
 fn lanesOf(at: u32) -> vec4<f32> {
   let n = POSITIONS;
-  return ((memory[at] + memory[at + 4u * n]) + (memory[at + 2u * n] + memory[at + 6u * n])) +
-    ((memory[at + n] + memory[at + 5u * n]) + (memory[at + 3u * n] + memory[at + 7u * n]));
+  return ((kept(at) + kept(at + 4u * n)) + (kept(at + 2u * n) + kept(at + 6u * n))) +
+    ((kept(at + n) + kept(at + 5u * n)) + (kept(at + 3u * n) + kept(at + 7u * n)));
 }
 
 // Where a tile begins.
@@ -333,8 +356,8 @@ struct Place { row: u32, column: u32 }
 // Adds up the lanes of one row of each position, the `local`-th of its rows, and writes it.
 fn finishRow(left: vec4<f32>, right: vec4<f32>, local: u32, place: Place, thread: u32) {
   workgroupBarrier();
-  memory[thread] = left;
-  if (BROAD) { memory[THREADS + thread] = right; }
+  keep(thread, left);
+  if (BROAD) { keep(THREADS + thread, right); }
   workgroupBarrier();
   let half = thread / POSITIONS;
   if (half >= select(1u, 2u, BROAD && !GATED)) { return; }
@@ -344,7 +367,7 @@ fn finishRow(left: vec4<f32>, right: vec4<f32>, local: u32, place: Place, thread
   if (GATED) { gates = lanesOf(THREADS + position); }
   let group = position / COLUMN_GROUPS + local / 4u * ROW_GROUPS;
   var factor = 1.0;
-  if (NORMED) { factor = memory[2u * THREADS + group][local % 4u]; }
+  if (NORMED) { factor = kept(2u * THREADS + group)[local % 4u]; }
   let row = place.row + 4u * group + local % 4u;
   let column = place.column + 4u * (position % COLUMN_GROUPS + half * COLUMN_GROUPS);
   write(row, column, sums.x, gates.x, factor);
@@ -372,8 +395,7 @@ fn fewRows(
   let across = (parameters.outCount + width - 1u) / width;
   let place = Place(id / across * 4u * rowVectors(), id % across * width);
   let lane = thread / POSITIONS;
-  let row = thread % POSITIONS / COLUMN_GROUPS;
-  let column = thread % COLUMN_GROUPS;
+  let position = Position(thread % POSITIONS / COLUMN_GROUPS, thread % COLUMN_GROUPS);
 
   // Of each step, threads of 16 load adjacent vectors of 4 rows.
   let quad = thread % 16u;
@@ -428,8 +450,7 @@ fn fewRows(
     if (step > 0u) {
       let buffer = (step - 1u) % BUFFERS;
       for (var i = 0u; i < STEP; i++) {
-        let at = (buffer * 64u * STEP + 16u * i + 2u * lane) * PITCH;
-        addPairs(&sums, &squares, at, row, column);
+        addPairs(&sums, &squares, buffer, 16u * i + 2u * lane, position);
       }
       if (RANGES > 1u && step % rangeSteps == 0u) {
         totals.upper.left += sums.upper.left;
@@ -460,13 +481,13 @@ fn fewRows(
 
   if (NORMED) {
     workgroupBarrier();
-    memory[thread] = squares.upper;
-    memory[THREADS + thread] = squares.lower;
+    keep(thread, squares.upper);
+    keep(THREADS + thread, squares.lower);
     workgroupBarrier();
     if (thread < rowVectors()) {
       let total = lanesOf(thread / ROW_GROUPS * THREADS + thread % ROW_GROUPS * COLUMN_GROUPS);
-      memory[2u * THREADS + thread] =
-        vec4<f32>(factorOf(total.x), factorOf(total.y), factorOf(total.z), factorOf(total.w));
+      let factors = vec4<f32>(factorOf(total.x), factorOf(total.y), factorOf(total.z), factorOf(total.w));
+      keep(2u * THREADS + thread, factors);
     }
   }
   finishRows(sums.upper, 0u, place, thread);

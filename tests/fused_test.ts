@@ -6,7 +6,7 @@ import { Backend, type Quantization, quantize, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
-import { createMachine, type WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
+import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
 import { Decoding, readLogits, type Session, TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
@@ -21,6 +21,7 @@ import {
 } from "./harness.ts";
 import * as reference from "./reference.ts";
 import { type ConfigJson, randomTensors, referenceLogits, SMALL, type Tensors } from "./reference_model.ts";
+import { smallDevice } from "./small_device.ts";
 
 const LIMIT = 2e-6;
 const EPS = 1e-6;
@@ -121,7 +122,7 @@ async function checkNormLinear(
 }
 
 async function checkNormLinears(backend: Backend): Promise<void> {
-  for (const rows of [1, 2, 5, 17, 64]) {
+  for (const rows of [1, 2, 5, 9, 17, 64]) {
     for (const [inDim, outDim] of [[8, 3], [64, 70], [136, 9]]) {
       for (const extra of ["gate", "residual"] as const) {
         for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, outDim], extra, stored);
@@ -137,6 +138,17 @@ gpuTest("a norm as a factor of the product that reads it", async (backend) => {
       for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, 9], "gate", stored);
     }
   }
+  for (const rows of [3, 7, 16, 20, 50]) { // tiles as wide as they become
+    for (const extra of ["gate", "residual"] as const) {
+      await checkNormLinear(backend, [rows, 24, 4100], extra, ["f32", "bf16"]);
+    }
+  }
+});
+
+gpuTest("a product of few rows where a workgroup has 16 KiB, WebGPU's least", async () => {
+  using backend = new Backend(new WebgpuMachine(await smallDevice(), "asked for by the test"));
+  await checkNormLinears(backend);
+  for (const rows of [3, 7, 16, 20, 50]) await checkNormLinear(backend, [rows, 1032, 600], "gate", ["f32"]);
 });
 
 async function checkMixerStep(
