@@ -29,11 +29,13 @@ export interface FewRows {
   readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
 }
 
-const { fewRows, oneRow, constants: { LANES } } = shaders.fewRows;
+const { teams, tiles, constants: { LANES } } = shaders.fewRows;
 
-/** Threads of a workgroup of `oneRow`, and the columns of each of its teams. */
-const ONE_ROW_THREADS = oneRow.threads, ONE_ROW_COLUMNS = 4;
-/** Blocks of 4 × 4 elements that a thread of `fewRows` can load per step. */
+/** Threads of a workgroup of `teams`, and the columns of each team. */
+const TEAM_THREADS = teams.threads, TEAM_COLUMNS = 4;
+/** Up to this many rows are computed by teams, as many each: a tile would have too few threads. */
+const TEAM_ROWS = 4;
+/** Blocks of 4 × 4 elements that a thread of `tiles` can load per step. */
 const MOST_UNITS = 5;
 /** Workgroups that fill a large GPU. */
 const ENOUGH_WORKGROUPS = 128;
@@ -44,7 +46,7 @@ export function rangesOf(inDim: number): { RANGES: number; rangePairs: number } 
   return { RANGES, rangePairs: roundUp(Math.ceil(inDim / 8 / RANGES), LANES) };
 }
 
-/** Shape of a tile of `fewRows`: threads, and what each of them has. */
+/** Shape of a tile of `tiles`: threads, and what each of them has. */
 export interface TileShape {
   readonly ROW_GROUPS: number;
   readonly COLUMN_GROUPS: number;
@@ -80,7 +82,7 @@ export function tileConstants(
   };
 }
 
-/** The tile of `fewRows` for a product. */
+/** The tile of `tiles` for a product. */
 export function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
   const kind = { gated: gate !== undefined, apart: norm !== undefined && norm.normed !== x };
   const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } =
@@ -117,6 +119,7 @@ export function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: F
 export function multiplyFewRows(device: Device, product: FewRows): void {
   const { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate } = product;
   const { RANGES, rangePairs } = rangesOf(inDim), TEAM = LANES * RANGES;
+  const byTeams = rows <= TEAM_ROWS, teamRows = rows === 3 ? 4 : Math.min(rows, 4);
   const tile = tileOf(device, product), { rows: height, columns, PITCH, STEP } = tile;
   const options = {
     access: { output: "update" },
@@ -132,7 +135,8 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
       ...tile,
       RANGES,
       TEAM,
-      COLUMNS: ONE_ROW_COLUMNS,
+      COLUMNS: TEAM_COLUMNS,
+      ROWS: teamRows,
       PACKED: weight.dtype === "bf16",
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
@@ -141,15 +145,15 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
       APART: norm !== undefined && norm.normed !== x,
     },
   } as const;
-  const kernel = device.kernel(rows === 1 ? oneRow : fewRows, options);
+  const kernel = device.kernel(byTeams ? teams : tiles, options);
   const residualRows = residual === undefined ? [] : [[residual, outDim] as const];
   for (const { start, count } of device.chunks(rows, [x, inDim], [output, outDim], ...residualRows)) {
     const inside = (store: Store) => store.window(start * inDim, count * inDim);
     const outside = (store: Store) => store.window(start * outDim, count * outDim);
     for (const { start: firstOut, count: outCount } of vectorsOfRows(device, weight, outDim, inDim)) {
       const part = (weight: Store) => weight.window(firstOut * inDim, outCount * inDim);
-      const workgroups = rows === 1
-        ? Math.ceil(outCount / (ONE_ROW_COLUMNS * ONE_ROW_THREADS / TEAM))
+      const workgroups = byTeams
+        ? Math.ceil(outCount / (TEAM_COLUMNS * TEAM_THREADS / TEAM)) * Math.ceil(count / teamRows)
         : Math.ceil(outCount / columns) * Math.ceil(count / height);
       device.dispatch(
         kernel,

@@ -1,7 +1,7 @@
 // output = x weightᵀ + bias + residual for few rows, as in linear.wgsl: bound by reading the weight.
 //
-//   oneRow    TEAM threads per COLUMNS columns of the result
-//   fewRows   one workgroup per tile of results, 8 threads for each part of it
+//   teams   TEAM threads per ROWS × COLUMNS results, so that even a row alone has many threads
+//   tiles   one workgroup per tile of results, 8 threads per 4 × 4 to 8 × 8 of them, so that operands are read less often
 //
 // NORMED: of each row the product is divided by sqrt(mean(normed²) + eps), which makes x weightᵀ into norm(x) weightᵀ
 // where normed is x. GATED: the result is multiplied by that with another weight and bias.
@@ -11,7 +11,7 @@
 // Sums have one order, whichever kernel takes them, how large its tiles are, and whatever stores the weight: the same row
 // gives the same bits in any company. inDim is cut into RANGES ranges. In each, lane l of 8 adds up the terms of every
 // eighth pair of vectors, one after another. The ranges of a lane are added one after another, then the lanes pairwise.
-// In oneRow each lane of each range is a thread; in fewRows a thread is a lane, and walks all ranges.
+// In teams each lane of each range is a thread; in tiles a thread is a lane, and walks all ranges.
 
 // import folded.wgsl, outer.wgsl, bfloat16.wgsl
 
@@ -68,12 +68,13 @@ fn factorOf(squares: f32) -> f32 {
   return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
 }
 
-// ------------------------------------------------------------------------------------------------------ oneRow
+// ------------------------------------------------------------------------------------------------------- teams
 
 override TEAM: u32;    // LANES · RANGES
+override ROWS: u32;    // of a team: 1, 2 or 4
 override COLUMNS: u32; // of a team: 1, 2 or 4
 
-var<workgroup> partialRow: array<vec4<f32>, 128>;
+var<workgroup> partial: array<vec4<f32>, 128>;
 var<workgroup> partialGate: array<vec4<f32>, 128>;
 var<workgroup> partialSquare: array<f32, 128>;
 
@@ -93,86 +94,61 @@ fn gatePair(at: u32) -> mat2x4<f32> {
   return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
 }
 
-// The sum and 8 products, one after another.
-fn addPair(sum: f32, w: mat2x4<f32>, x0: vec4<f32>, x1: vec4<f32>) -> f32 {
-  let left = fma(w[0].w, x0.w, fma(w[0].z, x0.z, fma(w[0].y, x0.y, fma(w[0].x, x0.x, sum))));
-  return fma(w[1].w, x1.w, fma(w[1].z, x1.z, fma(w[1].y, x1.y, fma(w[1].x, x1.x, left))));
+// Those of x and of normed.
+fn xPair(at: u32) -> mat2x4<f32> { return mat2x4<f32>(vec4<f32>(x[2u * at]), vec4<f32>(x[2u * at + 1u])); }
+
+fn normedPair(at: u32) -> mat2x4<f32> {
+  return mat2x4<f32>(vec4<f32>(normed[2u * at]), vec4<f32>(normed[2u * at + 1u]));
 }
 
-@compute @workgroup_size(128)
-fn oneRow(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let member = thread % TEAM;
-  let column = (id * (128u / TEAM) + thread / TEAM) * COLUMNS;
-  let pairs = parameters.inVectors / 2u;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
-  let range = member / LANES;
-  let end = min((range + 1u) * parameters.rangePairs, pairs);
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var square = 0.0;
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
-    let w0 = weightPair(at0 + i);
-    var w1 = mat2x4<f32>();
-    var w2 = mat2x4<f32>();
-    var w3 = mat2x4<f32>();
-    if (COLUMNS > 1u) { w1 = weightPair(at1 + i); }
-    if (COLUMNS > 2u) {
-      w2 = weightPair(at2 + i);
-      w3 = weightPair(at3 + i);
-    }
-    let x0 = vec4<f32>(x[2u * i]);
-    let x1 = vec4<f32>(x[2u * i + 1u]);
-    sums.x = addPair(sums.x, w0, x0, x1);
-    if (COLUMNS > 1u) { sums.y = addPair(sums.y, w1, x0, x1); }
-    if (COLUMNS > 2u) {
-      sums.z = addPair(sums.z, w2, x0, x1);
-      sums.w = addPair(sums.w, w3, x0, x1);
-    }
-    if (GATED) {
-      gates.x = addPair(gates.x, gatePair(at0 + i), x0, x1);
-      if (COLUMNS > 1u) { gates.y = addPair(gates.y, gatePair(at1 + i), x0, x1); }
-      if (COLUMNS > 2u) {
-        gates.z = addPair(gates.z, gatePair(at2 + i), x0, x1);
-        gates.w = addPair(gates.w, gatePair(at3 + i), x0, x1);
-      }
-    }
-    if (NORMED) {
-      let y0 = vec4<f32>(normed[2u * i]);
-      let y1 = vec4<f32>(normed[2u * i + 1u]);
-      square = addPair(square, mat2x4<f32>(y0, y1), y0, y1);
-    }
+// A pair of each column of a weight.
+struct Pairs { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
+
+// The sum and 8 products, one after another.
+fn addPair(sum: f32, w: mat2x4<f32>, y: mat2x4<f32>) -> f32 {
+  let left = fma(w[0].w, y[0].w, fma(w[0].z, y[0].z, fma(w[0].y, y[0].y, fma(w[0].x, y[0].x, sum))));
+  return fma(w[1].w, y[1].w, fma(w[1].z, y[1].z, fma(w[1].y, y[1].y, fma(w[1].x, y[1].x, left))));
+}
+
+fn addPairs(sums: vec4<f32>, w: Pairs, y: mat2x4<f32>) -> vec4<f32> {
+  var next = sums;
+  next.x = addPair(sums.x, w.a, y);
+  if (COLUMNS > 1u) { next.y = addPair(sums.y, w.b, y); }
+  if (COLUMNS > 2u) {
+    next.z = addPair(sums.z, w.c, y);
+    next.w = addPair(sums.w, w.d, y);
   }
-  partialRow[thread] = sums;
+  return next;
+}
+
+// Adds up what the threads of a team found for one row, and writes it.
+fn finishTeam(row: u32, column: u32, rowSums: vec4<f32>, rowGates: vec4<f32>, rowSquare: f32, thread: u32) {
+  let member = thread % TEAM;
+  var sums = rowSums;
+  var gates = rowGates;
+  var square = rowSquare;
+  workgroupBarrier();
+  partial[thread] = sums;
   if (GATED) { partialGate[thread] = gates; }
   if (NORMED) { partialSquare[thread] = square; }
   workgroupBarrier();
   if (RANGES > 1u && member < LANES) {
-    for (var i = thread + LANES; i < thread + TEAM; i += LANES) {
-      sums += partialRow[i];
+    for (var i = thread + LANES; i < thread - member + TEAM; i += LANES) {
+      sums += partial[i];
       if (GATED) { gates += partialGate[i]; }
       if (NORMED) { square += partialSquare[i]; }
     }
-    partialRow[thread] = sums;
+    partial[thread] = sums;
     if (GATED) { partialGate[thread] = gates; }
     if (NORMED) { partialSquare[thread] = square; }
   }
   workgroupBarrier();
   if (member >= COLUMNS) { return; }
   let team = thread - member;
-  let sum = ((partialRow[team][member] + partialRow[team + 4u][member]) +
-    (partialRow[team + 2u][member] + partialRow[team + 6u][member])) +
-    ((partialRow[team + 1u][member] + partialRow[team + 5u][member]) +
-      (partialRow[team + 3u][member] + partialRow[team + 7u][member]));
+  let sum = ((partial[team][member] + partial[team + 4u][member]) +
+    (partial[team + 2u][member] + partial[team + 6u][member])) +
+    ((partial[team + 1u][member] + partial[team + 5u][member]) +
+      (partial[team + 3u][member] + partial[team + 7u][member]));
   var gate = 0.0;
   if (GATED) {
     gate = ((partialGate[team][member] + partialGate[team + 4u][member]) +
@@ -187,10 +163,99 @@ fn oneRow(
       ((partialSquare[team + 1u] + partialSquare[team + 5u]) +
         (partialSquare[team + 3u] + partialSquare[team + 7u])));
   }
-  write(0u, column + member, sum, gate, factor);
+  write(row, column + member, sum, gate, factor);
 }
 
-// ----------------------------------------------------------------------------------------------------- fewRows
+@compute @workgroup_size(128)
+fn teams(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let member = thread % TEAM;
+  let width = 128u / TEAM * COLUMNS;
+  let across = (parameters.outCount + width - 1u) / width;
+  let row = id / across * ROWS;
+  let column = id % across * width + thread / TEAM * COLUMNS;
+  let pairs = parameters.inVectors / 2u;
+  let lastRow = parameters.rows - 1u;
+  let x0 = min(row, lastRow) * pairs;
+  let x1 = min(row + 1u, lastRow) * pairs;
+  let x2 = min(row + 2u, lastRow) * pairs;
+  let x3 = min(row + 3u, lastRow) * pairs;
+  let last = parameters.outCount - 1u;
+  let at0 = min(column, last) * pairs;
+  let at1 = min(column + 1u, last) * pairs;
+  let at2 = min(column + 2u, last) * pairs;
+  let at3 = min(column + 3u, last) * pairs;
+  let range = member / LANES;
+  let end = min((range + 1u) * parameters.rangePairs, pairs);
+  var sums = mat4x4<f32>();
+  var gates = mat4x4<f32>();
+  var squares = vec4<f32>();
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
+    var w = Pairs();
+    w.a = weightPair(at0 + i);
+    if (COLUMNS > 1u) { w.b = weightPair(at1 + i); }
+    if (COLUMNS > 2u) {
+      w.c = weightPair(at2 + i);
+      w.d = weightPair(at3 + i);
+    }
+    let y0 = xPair(x0 + i);
+    var y1 = mat2x4<f32>();
+    var y2 = mat2x4<f32>();
+    var y3 = mat2x4<f32>();
+    if (ROWS > 1u) { y1 = xPair(x1 + i); }
+    if (ROWS > 2u) {
+      y2 = xPair(x2 + i);
+      y3 = xPair(x3 + i);
+    }
+    sums[0] = addPairs(sums[0], w, y0);
+    if (ROWS > 1u) { sums[1] = addPairs(sums[1], w, y1); }
+    if (ROWS > 2u) {
+      sums[2] = addPairs(sums[2], w, y2);
+      sums[3] = addPairs(sums[3], w, y3);
+    }
+    if (GATED) {
+      w.a = gatePair(at0 + i);
+      if (COLUMNS > 1u) { w.b = gatePair(at1 + i); }
+      if (COLUMNS > 2u) {
+        w.c = gatePair(at2 + i);
+        w.d = gatePair(at3 + i);
+      }
+      gates[0] = addPairs(gates[0], w, y0);
+      if (ROWS > 1u) { gates[1] = addPairs(gates[1], w, y1); }
+      if (ROWS > 2u) {
+        gates[2] = addPairs(gates[2], w, y2);
+        gates[3] = addPairs(gates[3], w, y3);
+      }
+    }
+    if (NORMED) {
+      let n0 = normedPair(x0 + i);
+      squares.x = addPair(squares.x, n0, n0);
+      if (ROWS > 1u) {
+        let n1 = normedPair(x1 + i);
+        squares.y = addPair(squares.y, n1, n1);
+      }
+      if (ROWS > 2u) {
+        let n2 = normedPair(x2 + i);
+        let n3 = normedPair(x3 + i);
+        squares.z = addPair(squares.z, n2, n2);
+        squares.w = addPair(squares.w, n3, n3);
+      }
+    }
+  }
+  finishTeam(row, column, sums[0], gates[0], squares.x, thread);
+  if (ROWS > 1u) { finishTeam(row + 1u, column, sums[1], gates[1], squares.y, thread); }
+  if (ROWS > 2u) {
+    finishTeam(row + 2u, column, sums[2], gates[2], squares.z, thread);
+    finishTeam(row + 3u, column, sums[3], gates[3], squares.w, thread);
+  }
+}
+
+// ------------------------------------------------------------------------------------------------------- tiles
 
 override ROW_GROUPS: u32;    // positions of threads from top to bottom of a tile
 override COLUMN_GROUPS: u32; // and from left to right
@@ -326,7 +391,7 @@ fn addProducts(
 }
 
 // The products of a pair of vectors, written out as in tile.wgsl.
-fn addPairs(
+fn addTerms(
   sums: ptr<function, Tile>,
   squares: ptr<function, Squares>,
   buffer: u32,
@@ -384,7 +449,7 @@ fn finishRows(sums: Rows, local: u32, place: Place, thread: u32) {
 }
 
 @compute @workgroup_size(THREADS)
-fn fewRows(
+fn tiles(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
   @builtin(local_invocation_index) thread: u32,
@@ -450,7 +515,7 @@ fn fewRows(
     if (step > 0u) {
       let buffer = (step - 1u) % BUFFERS;
       for (var i = 0u; i < STEP; i++) {
-        addPairs(&sums, &squares, buffer, 16u * i + 2u * lane, position);
+        addTerms(&sums, &squares, buffer, 16u * i + 2u * lane, position);
       }
       if (RANGES > 1u && step % rangeSteps == 0u) {
         totals.upper.left += sums.upper.left;
