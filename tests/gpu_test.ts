@@ -25,7 +25,7 @@ import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
-import { Device, type Store, storeOf } from "../gpu/device.ts";
+import { type Device, type Store, storeOf } from "../gpu/device.ts";
 import { gradients as training } from "../gpu/gradients.ts";
 import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
