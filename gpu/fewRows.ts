@@ -37,9 +37,6 @@ const TEAM_THREADS = teams.threads, TEAM_COLUMNS = 4;
 const TEAM_ROWS = 4;
 /** Blocks of 4 × 4 elements that a thread of `tiles` can load per step. */
 const MOST_UNITS = 5;
-/** Workgroups that fill a large GPU. */
-const ENOUGH_WORKGROUPS = 128;
-
 /** How inDim is cut, which is part of the order of sums: it depends on nothing else. */
 export function rangesOf(inDim: number): { RANGES: number; rangePairs: number } {
   const RANGES = inDim >= 2048 ? 16 : inDim >= 1024 ? 8 : 4;
@@ -82,37 +79,38 @@ export function tileConstants(
   };
 }
 
-/** The tile of `tiles` for a product. */
+/** Heights of tiles, and what they are best made of: how many workgroups at least, and then steps and buffers. */
+const HEIGHTS: readonly (readonly [height: number, workgroups: number])[] = [
+  [64, 128],
+  [32, 128],
+  [16, 256],
+  [8, 256],
+];
+/** Steps and buffers, the best first. */
+const DEPTHS: readonly (readonly [STEP: number, BUFFERS: number])[] = [[2, 2], [2, 1], [1, 2], [1, 1]];
+
+/** The tile for a product: as high as it has rows, as wide as leaves enough workgroups, as deep as fits. */
 export function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
-  const kind = { gated: gate !== undefined, apart: norm !== undefined && norm.normed !== x };
-  const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } =
-    device.adapterLimits;
-  const { rangePairs } = rangesOf(inDim);
-  const fits = (shape: TileShape) => {
-    const { memory, ending, THREADS, UNITS } = tileConstants(shape, kind);
-    return 16 * memory <= bytes && ending * shape.BUFFERS <= memory && THREADS <= threads &&
-      UNITS <= MOST_UNITS &&
-      rangePairs % (LANES * shape.STEP) === 0;
-  };
-  // As high as there are rows, as wide as leaves enough workgroups, as deep as fits.
-  const few = Math.min(roundUp(rows, 4), 64);
-  for (
-    let height = few <= 4 ? 4 : few <= 8 ? 8 : few <= 16 ? 16 : few <= 32 ? 32 : 64;
-    height >= 4;
-    height /= 2
-  ) {
-    const TALL = height === 64, ROW_GROUPS = height / (TALL ? 8 : 4), BROAD = kind.gated || height >= 32;
-    for (const COLUMN_GROUPS of [8, 4, 2]) {
-      if (ROW_GROUPS * COLUMN_GROUPS > 32) continue;
-      const width = 4 * COLUMN_GROUPS * (BROAD && !kind.gated ? 2 : 1);
-      if (COLUMN_GROUPS > 2 && Math.ceil(outDim / width) < ENOUGH_WORKGROUPS) continue;
-      for (const [STEP, BUFFERS] of [[2, 2], [1, 2], [2, 1], [1, 1]]) {
-        const shape = { ROW_GROUPS, COLUMN_GROUPS, TALL, BROAD, STEP, BUFFERS };
-        if (fits(shape)) return tileConstants(shape, kind);
+  const gated = gate !== undefined, apart = norm !== undefined && norm.normed !== x;
+  const { maxComputeWorkgroupStorageSize: bytes } = device.adapterLimits;
+  const rounds = rangesOf(inDim).rangePairs / LANES;
+  for (const [height, workgroups] of HEIGHTS) {
+    if (height > 8 && 2 * rows <= height) continue;
+    const TALL = height === 64, BROAD = gated || height >= 32, ROW_GROUPS = height / (TALL ? 8 : 4);
+    for (let COLUMN_GROUPS = 32 / Math.max(ROW_GROUPS, 4); COLUMN_GROUPS >= 2; COLUMN_GROUPS /= 2) {
+      for (const [STEP, BUFFERS] of DEPTHS) {
+        const tile = tileConstants({ ROW_GROUPS, COLUMN_GROUPS, TALL, BROAD, STEP, BUFFERS }, {
+          gated,
+          apart,
+        });
+        const isEnough = COLUMN_GROUPS === 2 || Math.ceil(outDim / tile.columns) >= workgroups;
+        const fits = 16 * tile.memory <= bytes && tile.ending * BUFFERS <= tile.memory &&
+          tile.UNITS <= MOST_UNITS;
+        if (isEnough && fits && rounds % STEP === 0) return tile;
       }
     }
   }
-  throw new RangeError(`no tile fits ${bytes} bytes of workgroup memory`);
+  throw new RangeError(`no tile fits ${bytes} bytes of workgroup memory`); // which all devices have 16 KiB of
 }
 
 /** Multiplies. */
