@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Quantization } from "../core/quantize.ts";
 import type { Device, Store } from "./device.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
@@ -11,8 +12,7 @@ import { roundUp } from "./store.ts";
 export interface FewRows {
   /** `[rows, inDim]` */
   readonly x: Store;
-  /** `[outDim, inDim]` */
-  readonly weight: Store;
+  readonly weight: WeightRows;
   /** `[outDim]` */
   readonly bias: Store | undefined;
   /** `[rows, outDim]` */
@@ -20,13 +20,26 @@ export interface FewRows {
   /** `[rows, outDim]` */
   readonly output: Store;
   readonly rows: number;
-  /** A multiple of 8. */
+  /** Elements of a row of x that count; with more, the rest are zeros. */
   readonly inDim: number;
   readonly outDim: number;
   /** What each row's product is divided by: the root of the mean square of this, `[rows, inDim]`, stored as x. */
   readonly norm?: { readonly normed: Store; readonly eps: number };
   /** What the result is multiplied by: the same with another weight of the same type, and another bias. */
-  readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
+  readonly gate?: { readonly weight: WeightRows; readonly bias: Store | undefined };
+}
+
+/** How a weight lies in memory. */
+export interface WeightRows {
+  readonly store: Store;
+  /** Elements of the store in a row. */
+  readonly rowLength: number;
+  /** Of x that a row is multiplied by, a multiple of 8: inDim, or with a quantised weight whole groups. */
+  readonly inside: number;
+  /** Of a quantised weight. */
+  readonly quantization?: Quantization;
+  /** Word of its row where its scales begin. */
+  readonly scalesAt?: number;
 }
 
 const { fewRows, oneRow, constants: { LANES } } = shaders.fewRows;
@@ -78,11 +91,11 @@ export function tileConstants(
 }
 
 /** The tile of `fewRows` for a product. */
-function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
+function tileOf(device: Device, { rows, weight, outDim, x, norm, gate }: FewRows) {
   const kind = { gated: gate !== undefined, apart: norm !== undefined && norm.normed !== x };
   const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } =
     device.adapterLimits;
-  const { rangePairs } = rangesOf(inDim);
+  const { rangePairs } = rangesOf(weight.inside);
   const fits = (shape: TileShape) => {
     const { MEMORY, THREADS, UNITS } = tileConstants(shape, kind);
     return 16 * MEMORY <= bytes && THREADS <= threads && UNITS <= MOST_UNITS &&
@@ -112,13 +125,14 @@ function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows)
 /** Multiplies. */
 export function multiplyFewRows(device: Device, product: FewRows): void {
   const { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate } = product;
-  const { RANGES, rangePairs } = rangesOf(inDim), TEAM = LANES * RANGES;
+  const { store, rowLength, inside: width, quantization, scalesAt = 0 } = weight;
+  const { RANGES, rangePairs } = rangesOf(width), TEAM = LANES * RANGES;
   const { rows: height, columns, ...tile } = tileOf(device, product);
   const options = {
     access: { output: "update" },
     types: {
       X: x.dtype,
-      Weight: weight.dtype,
+      Weight: quantization === undefined ? store.dtype : "u32",
       Bias: bias?.dtype ?? "f32",
       Residual: residual?.dtype ?? "f32",
       Output: output.dtype,
@@ -128,7 +142,10 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
       RANGES,
       TEAM,
       COLUMNS: ONE_ROW_COLUMNS,
-      PACKED: weight.dtype === "bf16",
+      PAIRS: quantization === undefined ? 1 : 2,
+      PACKED: quantization === undefined && store.dtype === "bf16",
+      BITS: quantization?.bits ?? 0,
+      GROUP: quantization?.group ?? 32,
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
       NORMED: norm !== undefined,
@@ -138,11 +155,11 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
   } as const;
   const kernel = device.kernel(rows === 1 ? oneRow : fewRows, options);
   const residualRows = residual === undefined ? [] : [[residual, outDim] as const];
-  for (const { start, count } of device.chunks(rows, [x, inDim], [output, outDim], ...residualRows)) {
-    const inside = (store: Store) => store.window(start * inDim, count * inDim);
+  for (const { start, count } of device.chunks(rows, [x, width], [output, outDim], ...residualRows)) {
+    const inside = (store: Store) => store.window(start * width, count * width);
     const outside = (store: Store) => store.window(start * outDim, count * outDim);
-    for (const { start: firstOut, count: outCount } of vectorsOfRows(device, weight, outDim, inDim)) {
-      const part = (weight: Store) => weight.window(firstOut * inDim, outCount * inDim);
+    for (const { start: firstOut, count: outCount } of vectorsOfRows(device, store, outDim, rowLength)) {
+      const part = ({ store }: WeightRows) => store.window(firstOut * rowLength, outCount * rowLength);
       const workgroups = rows === 1
         ? Math.ceil(outCount / (ONE_ROW_COLUMNS * ONE_ROW_THREADS / TEAM))
         : Math.ceil(outCount / columns) * Math.ceil(count / height);
@@ -160,7 +177,10 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
         },
         {
           rows: count,
-          inVectors: inDim / 4,
+          inDim,
+          inVectors: width / 4,
+          weightStride: quantization !== undefined ? rowLength : width / (store.dtype === "bf16" ? 8 : 4),
+          scalesAt,
           outCount,
           firstOut,
           stride: outDim,

@@ -6,7 +6,7 @@
 // NORMED: of each row the product is divided by sqrt(mean(normed²) + eps), which makes x weightᵀ into norm(x) weightᵀ
 // where normed is x. GATED: the result is multiplied by that with another weight and bias.
 //
-// inDim is a multiple of 8: vectors are read in pairs, which are 16 bytes of bfloat16.
+// Rows of x are multiples of 8 long: vectors are read in pairs, which are 16 bytes of bfloat16.
 //
 // Sums have one order, whichever kernel takes them, how large its tiles are, and whatever stores the weight: the same row
 // gives the same bits in any company. inDim is cut into RANGES ranges. In each, lane l of 8 adds up the terms of every
@@ -16,6 +16,8 @@
 // import folded.wgsl, outer.wgsl, bfloat16.wgsl
 
 override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to a word
+override BITS: u32;    // of an element of a quantised weight, 8 or 4: Weight is u32; else 0
+override GROUP: u32;   // elements of such a weight that share a scale: 32 or 64
 override RANGES: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
@@ -26,7 +28,10 @@ const LANES = 8u;
 
 struct Parameters {
   rows: u32,
-  inVectors: u32,  // inDim / 4
+  inDim: u32,
+  inVectors: u32,  // of a row of x: inDim / 4; with a quantised weight in whole groups
+  weightStride: u32, // of a row of the weight: vectors, or, of a quantised one, words
+  scalesAt: u32,   // word of a row of a quantised weight where its scales begin, two to a word
   outCount: u32,   // rows of the weight in this dispatch, from firstOut: columns of the result
   firstOut: u32,
   stride: u32,     // elements of a row of the output: outDim
@@ -36,7 +41,7 @@ struct Parameters {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>; // [rows, inVectors]
-@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>; // [outCount, inVectors], of PACKED inVectors / 2
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>; // [outCount, weightStride]
 @group(0) @binding(2) var<storage, read> bias: array<Bias>; // [stride]
 @group(0) @binding(3) var<storage, read> residual: array<Residual>; // [rows, stride]
 @group(0) @binding(4) var<storage, read_write> output: array<Output>; // [rows, stride]
@@ -65,38 +70,131 @@ fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
 
 // What NORMED multiplies a row by.
 fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+  return 1.0 / sqrt(squares / f32(parameters.inDim) + parameters.eps);
+}
+
+// Elements of a weight are floats as they are, pairs of bfloat16, or integers with scales. `other`: those of gateWeight.
+
+fn floats(at: u32, other: bool) -> vec4<f32> {
+  if (other) { return vec4<f32>(gateWeight[at]); }
+  return vec4<f32>(weight[at]);
+}
+
+fn words(at: u32, other: bool) -> vec4<u32> {
+  if (other) { return vec4<u32>(gateWeight[at]); }
+  return vec4<u32>(weight[at]);
+}
+
+fn word(at: u32, other: bool) -> u32 {
+  if (other) { return u32(gateWeight[at / 4u][at % 4u]); }
+  return u32(weight[at / 4u][at % 4u]);
+}
+
+// The scale of vector `vector` of the row that begins at word `row`, a bfloat16.
+fn scaleOf(row: u32, vector: u32, other: bool) -> f32 {
+  let group = 4u * vector / GROUP;
+  let pair = word(row + parameters.scalesAt + group / 2u, other);
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
+}
+
+// 4 integers in the low bits of a word, times their scale. Each is put into the mantissa of 2²³, where it stands for
+// itself times a power of two, which is divided out together with the scale: nothing is rounded, and no integer is
+// converted, which takes a GPU four times as long.
+fn scaled4(bits: u32, scale: f32) -> vec4<f32> {
+  let masked = vec4<u32>(bits) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u)); // 2²³ + (integer + 8) · 16ⁱ
+  return (raised - vec4<f32>(8388616.0, 8388736.0, 8390656.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625));
+}
+
+fn scaled8(bits: u32, scale: f32) -> vec4<f32> {
+  let positive = bits ^ 0x80808080u; // integer + 128
+  let masked = vec4<u32>(positive, positive, positive >> 16u, positive >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388736.0, 8421376.0, 8388736.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625));
+}
+
+// Vector `vector` of the row of a weight that begins at `row`.
+fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
+  if (BITS == 8u) { return scaled8(word(row + vector, other), scaleOf(row, vector, other)); }
+  if (BITS == 4u) {
+    let bits = word(row + vector / 2u, other) >> (16u * (vector % 2u));
+    return scaled4(bits, scaleOf(row, vector, other));
+  }
+  if (PACKED) {
+    let four = words(row + vector / 2u, other);
+    return fromBfloat16s(select(four.xy, four.zw, vector % 2u == 1u));
+  }
+  return floats(row + vector, other);
 }
 
 // ------------------------------------------------------------------------------------------------------ oneRow
 
 override TEAM: u32;    // LANES · RANGES
 override COLUMNS: u32; // of a team: 1, 2 or 4
+override PAIRS: u32;   // that a thread loads before it multiplies: 1, or 2 where they are few bytes
 
 var<workgroup> partialRow: array<vec4<f32>, 128>;
 var<workgroup> partialGate: array<vec4<f32>, 128>;
 var<workgroup> partialSquare: array<f32, 128>;
 
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
-}
-
-// Vectors 2 · at and 2 · at + 1 of the weight.
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
-}
-
-// Those of gateWeight.
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+// Vectors 2 · pair and 2 · pair + 1 of the row of a weight that begins at `row`.
+fn weightPair(row: u32, pair: u32, other: bool) -> mat2x4<f32> {
+  if (PACKED) {
+    let four = words(row + pair, other);
+    return mat2x4<f32>(fromBfloat16s(four.xy), fromBfloat16s(four.zw));
+  }
+  return mat2x4<f32>(weights(row, 2u * pair, other), weights(row, 2u * pair + 1u, other));
 }
 
 // The sum and 8 products, one after another.
 fn addPair(sum: f32, w: mat2x4<f32>, x0: vec4<f32>, x1: vec4<f32>) -> f32 {
   let left = fma(w[0].w, x0.w, fma(w[0].z, x0.z, fma(w[0].y, x0.y, fma(w[0].x, x0.x, sum))));
   return fma(w[1].w, x1.w, fma(w[1].z, x1.z, fma(w[1].y, x1.y, fma(w[1].x, x1.x, left))));
+}
+
+// The products of a pair of vectors with COLUMNS rows of the weight. Pairs behind the end count as zeros.
+fn addTerms(
+  sums: ptr<function, vec4<f32>>,
+  gates: ptr<function, vec4<f32>>,
+  square: ptr<function, f32>,
+  starts: vec4<u32>,
+  index: u32,
+  end: u32,
+) {
+  let inside = PAIRS == 1u || index < end;
+  let i = select(end - 1u, index, inside);
+  let w0 = weightPair(starts.x, i, false);
+  var w1 = mat2x4<f32>();
+  var w2 = mat2x4<f32>();
+  var w3 = mat2x4<f32>();
+  if (COLUMNS > 1u) { w1 = weightPair(starts.y, i, false); }
+  if (COLUMNS > 2u) {
+    w2 = weightPair(starts.z, i, false);
+    w3 = weightPair(starts.w, i, false);
+  }
+  let x0 = select(vec4<f32>(), vec4<f32>(x[2u * i]), inside);
+  let x1 = select(vec4<f32>(), vec4<f32>(x[2u * i + 1u]), inside);
+  (*sums).x = addPair((*sums).x, w0, x0, x1);
+  if (COLUMNS > 1u) { (*sums).y = addPair((*sums).y, w1, x0, x1); }
+  if (COLUMNS > 2u) {
+    (*sums).z = addPair((*sums).z, w2, x0, x1);
+    (*sums).w = addPair((*sums).w, w3, x0, x1);
+  }
+  if (GATED) {
+    (*gates).x = addPair((*gates).x, weightPair(starts.x, i, true), x0, x1);
+    if (COLUMNS > 1u) { (*gates).y = addPair((*gates).y, weightPair(starts.y, i, true), x0, x1); }
+    if (COLUMNS > 2u) {
+      (*gates).z = addPair((*gates).z, weightPair(starts.z, i, true), x0, x1);
+      (*gates).w = addPair((*gates).w, weightPair(starts.w, i, true), x0, x1);
+    }
+  }
+  if (NORMED) {
+    let y0 = select(vec4<f32>(), vec4<f32>(normed[2u * i]), inside);
+    let y1 = select(vec4<f32>(), vec4<f32>(normed[2u * i + 1u]), inside);
+    *square = addPair(*square, mat2x4<f32>(y0, y1), y0, y1);
+  }
 }
 
 @compute @workgroup_size(128)
@@ -111,46 +209,19 @@ fn oneRow(
   let column = (id * (128u / TEAM) + thread / TEAM) * COLUMNS;
   let pairs = parameters.inVectors / 2u;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let at0 = min(column, last) * parameters.weightStride;
+  let at1 = min(column + 1u, last) * parameters.weightStride;
+  let at2 = min(column + 2u, last) * parameters.weightStride;
+  let at3 = min(column + 3u, last) * parameters.weightStride;
   let range = member / LANES;
   let end = min((range + 1u) * parameters.rangePairs, pairs);
   var sums = vec4<f32>();
   var gates = vec4<f32>();
   var square = 0.0;
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
-    let w0 = weightPair(at0 + i);
-    var w1 = mat2x4<f32>();
-    var w2 = mat2x4<f32>();
-    var w3 = mat2x4<f32>();
-    if (COLUMNS > 1u) { w1 = weightPair(at1 + i); }
-    if (COLUMNS > 2u) {
-      w2 = weightPair(at2 + i);
-      w3 = weightPair(at3 + i);
-    }
-    let x0 = vec4<f32>(x[2u * i]);
-    let x1 = vec4<f32>(x[2u * i + 1u]);
-    sums.x = addPair(sums.x, w0, x0, x1);
-    if (COLUMNS > 1u) { sums.y = addPair(sums.y, w1, x0, x1); }
-    if (COLUMNS > 2u) {
-      sums.z = addPair(sums.z, w2, x0, x1);
-      sums.w = addPair(sums.w, w3, x0, x1);
-    }
-    if (GATED) {
-      gates.x = addPair(gates.x, gatePair(at0 + i), x0, x1);
-      if (COLUMNS > 1u) { gates.y = addPair(gates.y, gatePair(at1 + i), x0, x1); }
-      if (COLUMNS > 2u) {
-        gates.z = addPair(gates.z, gatePair(at2 + i), x0, x1);
-        gates.w = addPair(gates.w, gatePair(at3 + i), x0, x1);
-      }
-    }
-    if (NORMED) {
-      let y0 = vec4<f32>(normed[2u * i]);
-      let y1 = vec4<f32>(normed[2u * i + 1u]);
-      square = addPair(square, mat2x4<f32>(y0, y1), y0, y1);
-    }
+  let starts = vec4<u32>(at0, at1, at2, at3);
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += PAIRS * LANES) {
+    addTerms(&sums, &gates, &square, starts, i, end);
+    if (PAIRS > 1u) { addTerms(&sums, &gates, &square, starts, i + LANES, end); }
   }
   partialRow[thread] = sums;
   if (GATED) { partialGate[thread] = gates; }
@@ -217,34 +288,19 @@ fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
 // The first group of weights.
 fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
 
-// Vector `at` of a weight.
-fn weights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(weight[at]);
-}
-
-fn gateWeights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(gateWeight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(gateWeight[at]);
-}
-
-// Where the 4 rows of a group begin, in vectors. Rows outside repeat the last one: what they give is not written.
+// Where the 4 rows of a group begin. Rows outside repeat the last one: what they give is not written.
 fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
   var first = row + group % rowVectors() * 4u;
   var last = parameters.rows - 1u;
+  var stride = parameters.inVectors;
   if (group >= weightsAt()) {
     first = group - weightsAt();
     if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
     first = column + 4u * first;
     last = parameters.outCount - 1u;
+    stride = parameters.weightStride;
   }
-  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * parameters.inVectors;
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * stride;
 }
 
 // A vector of each row of a group.
@@ -261,10 +317,13 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
       vec4<f32>(normed[at.w]),
     );
   }
-  if (GATED && group >= weightsAt() + COLUMN_GROUPS) {
-    return mat4x4<f32>(gateWeights(at.x), gateWeights(at.y), gateWeights(at.z), gateWeights(at.w));
-  }
-  return mat4x4<f32>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+  let isGate = GATED && group >= weightsAt() + COLUMN_GROUPS;
+  return mat4x4<f32>(
+    weights(rows.x, vector, isGate),
+    weights(rows.y, vector, isGate),
+    weights(rows.z, vector, isGate),
+    weights(rows.w, vector, isGate),
+  );
 }
 
 // Stores them element by element. Vectors outside the range count as zeros.

@@ -362,6 +362,8 @@ fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
 
 // gpu/fewRows.wgsl
 const fewRowsSource = `override PACKED: bool;
+override BITS: u32;
+override GROUP: u32;
 override RANGES: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
@@ -370,7 +372,10 @@ override GATED: bool;
 const LANES = 8u;
 struct Parameters {
   rows: u32,
+  inDim: u32,
   inVectors: u32,
+  weightStride: u32,
+  scalesAt: u32,
   outCount: u32,
   firstOut: u32,
   stride: u32,
@@ -404,27 +409,107 @@ fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
   output[at] = Output(y);
 }
 fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+  return 1.0 / sqrt(squares / f32(parameters.inDim) + parameters.eps);
+}
+fn floats(at: u32, other: bool) -> vec4<f32> {
+  if (other) { return vec4<f32>(gateWeight[at]); }
+  return vec4<f32>(weight[at]);
+}
+fn words(at: u32, other: bool) -> vec4<u32> {
+  if (other) { return vec4<u32>(gateWeight[at]); }
+  return vec4<u32>(weight[at]);
+}
+fn word(at: u32, other: bool) -> u32 {
+  if (other) { return u32(gateWeight[at / 4u][at % 4u]); }
+  return u32(weight[at / 4u][at % 4u]);
+}
+fn scaleOf(row: u32, vector: u32, other: bool) -> f32 {
+  let group = 4u * vector / GROUP;
+  let pair = word(row + parameters.scalesAt + group / 2u, other);
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
+}
+fn scaled4(bits: u32, scale: f32) -> vec4<f32> {
+  let masked = vec4<u32>(bits) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388616.0, 8388736.0, 8390656.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625));
+}
+fn scaled8(bits: u32, scale: f32) -> vec4<f32> {
+  let positive = bits ^ 0x80808080u;
+  let masked = vec4<u32>(positive, positive, positive >> 16u, positive >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388736.0, 8421376.0, 8388736.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625));
+}
+fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
+  if (BITS == 8u) { return scaled8(word(row + vector, other), scaleOf(row, vector, other)); }
+  if (BITS == 4u) {
+    let bits = word(row + vector / 2u, other) >> (16u * (vector % 2u));
+    return scaled4(bits, scaleOf(row, vector, other));
+  }
+  if (PACKED) {
+    let four = words(row + vector / 2u, other);
+    return fromBfloat16s(select(four.xy, four.zw, vector % 2u == 1u));
+  }
+  return floats(row + vector, other);
 }
 override TEAM: u32;
 override COLUMNS: u32;
+override PAIRS: u32;
 var<workgroup> partialRow: array<vec4<f32>, 128>;
 var<workgroup> partialGate: array<vec4<f32>, 128>;
 var<workgroup> partialSquare: array<f32, 128>;
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
-}
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
-}
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+fn weightPair(row: u32, pair: u32, other: bool) -> mat2x4<f32> {
+  if (PACKED) {
+    let four = words(row + pair, other);
+    return mat2x4<f32>(fromBfloat16s(four.xy), fromBfloat16s(four.zw));
+  }
+  return mat2x4<f32>(weights(row, 2u * pair, other), weights(row, 2u * pair + 1u, other));
 }
 fn addPair(sum: f32, w: mat2x4<f32>, x0: vec4<f32>, x1: vec4<f32>) -> f32 {
   let left = fma(w[0].w, x0.w, fma(w[0].z, x0.z, fma(w[0].y, x0.y, fma(w[0].x, x0.x, sum))));
   return fma(w[1].w, x1.w, fma(w[1].z, x1.z, fma(w[1].y, x1.y, fma(w[1].x, x1.x, left))));
+}
+fn addTerms(
+  sums: ptr<function, vec4<f32>>,
+  gates: ptr<function, vec4<f32>>,
+  square: ptr<function, f32>,
+  starts: vec4<u32>,
+  index: u32,
+  end: u32,
+) {
+  let inside = PAIRS == 1u || index < end;
+  let i = select(end - 1u, index, inside);
+  let w0 = weightPair(starts.x, i, false);
+  var w1 = mat2x4<f32>();
+  var w2 = mat2x4<f32>();
+  var w3 = mat2x4<f32>();
+  if (COLUMNS > 1u) { w1 = weightPair(starts.y, i, false); }
+  if (COLUMNS > 2u) {
+    w2 = weightPair(starts.z, i, false);
+    w3 = weightPair(starts.w, i, false);
+  }
+  let x0 = select(vec4<f32>(), vec4<f32>(x[2u * i]), inside);
+  let x1 = select(vec4<f32>(), vec4<f32>(x[2u * i + 1u]), inside);
+  (*sums).x = addPair((*sums).x, w0, x0, x1);
+  if (COLUMNS > 1u) { (*sums).y = addPair((*sums).y, w1, x0, x1); }
+  if (COLUMNS > 2u) {
+    (*sums).z = addPair((*sums).z, w2, x0, x1);
+    (*sums).w = addPair((*sums).w, w3, x0, x1);
+  }
+  if (GATED) {
+    (*gates).x = addPair((*gates).x, weightPair(starts.x, i, true), x0, x1);
+    if (COLUMNS > 1u) { (*gates).y = addPair((*gates).y, weightPair(starts.y, i, true), x0, x1); }
+    if (COLUMNS > 2u) {
+      (*gates).z = addPair((*gates).z, weightPair(starts.z, i, true), x0, x1);
+      (*gates).w = addPair((*gates).w, weightPair(starts.w, i, true), x0, x1);
+    }
+  }
+  if (NORMED) {
+    let y0 = select(vec4<f32>(), vec4<f32>(normed[2u * i]), inside);
+    let y1 = select(vec4<f32>(), vec4<f32>(normed[2u * i + 1u]), inside);
+    *square = addPair(*square, mat2x4<f32>(y0, y1), y0, y1);
+  }
 }
 @compute @workgroup_size(128)
 fn oneRow(
@@ -438,46 +523,19 @@ fn oneRow(
   let column = (id * (128u / TEAM) + thread / TEAM) * COLUMNS;
   let pairs = parameters.inVectors / 2u;
   let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let at0 = min(column, last) * parameters.weightStride;
+  let at1 = min(column + 1u, last) * parameters.weightStride;
+  let at2 = min(column + 2u, last) * parameters.weightStride;
+  let at3 = min(column + 3u, last) * parameters.weightStride;
   let range = member / LANES;
   let end = min((range + 1u) * parameters.rangePairs, pairs);
   var sums = vec4<f32>();
   var gates = vec4<f32>();
   var square = 0.0;
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
-    let w0 = weightPair(at0 + i);
-    var w1 = mat2x4<f32>();
-    var w2 = mat2x4<f32>();
-    var w3 = mat2x4<f32>();
-    if (COLUMNS > 1u) { w1 = weightPair(at1 + i); }
-    if (COLUMNS > 2u) {
-      w2 = weightPair(at2 + i);
-      w3 = weightPair(at3 + i);
-    }
-    let x0 = vec4<f32>(x[2u * i]);
-    let x1 = vec4<f32>(x[2u * i + 1u]);
-    sums.x = addPair(sums.x, w0, x0, x1);
-    if (COLUMNS > 1u) { sums.y = addPair(sums.y, w1, x0, x1); }
-    if (COLUMNS > 2u) {
-      sums.z = addPair(sums.z, w2, x0, x1);
-      sums.w = addPair(sums.w, w3, x0, x1);
-    }
-    if (GATED) {
-      gates.x = addPair(gates.x, gatePair(at0 + i), x0, x1);
-      if (COLUMNS > 1u) { gates.y = addPair(gates.y, gatePair(at1 + i), x0, x1); }
-      if (COLUMNS > 2u) {
-        gates.z = addPair(gates.z, gatePair(at2 + i), x0, x1);
-        gates.w = addPair(gates.w, gatePair(at3 + i), x0, x1);
-      }
-    }
-    if (NORMED) {
-      let y0 = vec4<f32>(normed[2u * i]);
-      let y1 = vec4<f32>(normed[2u * i + 1u]);
-      square = addPair(square, mat2x4<f32>(y0, y1), y0, y1);
-    }
+  let starts = vec4<u32>(at0, at1, at2, at3);
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += PAIRS * LANES) {
+    addTerms(&sums, &gates, &square, starts, i, end);
+    if (PAIRS > 1u) { addTerms(&sums, &gates, &square, starts, i + LANES, end); }
   }
   partialRow[thread] = sums;
   if (GATED) { partialGate[thread] = gates; }
@@ -533,30 +591,18 @@ var<workgroup> memory: array<vec4<f32>, MEMORY>;
 struct Squares { upper: vec4<f32>, lower: vec4<f32> }
 fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
 fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
-fn weights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(weight[at]);
-}
-fn gateWeights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(gateWeight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(gateWeight[at]);
-}
 fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
   var first = row + group % rowVectors() * 4u;
   var last = parameters.rows - 1u;
+  var stride = parameters.inVectors;
   if (group >= weightsAt()) {
     first = group - weightsAt();
     if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
     first = column + 4u * first;
     last = parameters.outCount - 1u;
+    stride = parameters.weightStride;
   }
-  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * parameters.inVectors;
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * stride;
 }
 fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
   let at = rows + vector;
@@ -571,10 +617,13 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
       vec4<f32>(normed[at.w]),
     );
   }
-  if (GATED && group >= weightsAt() + COLUMN_GROUPS) {
-    return mat4x4<f32>(gateWeights(at.x), gateWeights(at.y), gateWeights(at.z), gateWeights(at.w));
-  }
-  return mat4x4<f32>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+  let isGate = GATED && group >= weightsAt() + COLUMN_GROUPS;
+  return mat4x4<f32>(
+    weights(rows.x, vector, isGate),
+    weights(rows.y, vector, isGate),
+    weights(rows.z, vector, isGate),
+    weights(rows.w, vector, isGate),
+  );
 }
 fn store(buffer: u32, group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
   let columns = transpose(elements);
@@ -2134,140 +2183,6 @@ fn main(
 }
 `;
 
-// gpu/quantizedLinear.wgsl
-const quantizedLinearSource = `override BITS: u32;
-override GROUP: u32;
-override TEAM: u32;
-override ONE_ROW: bool;
-override BIAS: bool;
-override RESIDUAL: bool;
-override NORMED: bool;
-override GATED: bool;
-struct Parameters {
-  rows: u32,
-  inVectors: u32,
-  vectors: u32,
-  scalesAt: u32,
-  firstOut: u32,
-  outCount: u32,
-  stride: u32,
-  workgroups: u32,
-  inDim: u32,
-  eps: f32,
-}
-@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> bias: array<Bias>;
-@group(0) @binding(3) var<storage, read> residual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> output: array<Output>;
-@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
-@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<u32>>;
-@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-@group(0) @binding(15) var<uniform> parameters: Parameters;
-var<workgroup> partial: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquares: array<vec4<f32>, 128>;
-fn rowAt(row: u32) -> u32 {
-  return min(row, parameters.rows - 1u) * parameters.inVectors;
-}
-fn products(w: vec4<f32>, row: u32, i: u32) -> vec4<f32> {
-  let x0 = dot(w, vec4<f32>(x[rowAt(row) + i]));
-  if (ONE_ROW) { return vec4<f32>(x0, 0.0, 0.0, 0.0); }
-  return vec4<f32>(
-    x0,
-    dot(w, vec4<f32>(x[rowAt(row + 1u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 2u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 3u) + i])),
-  );
-}
-fn square(row: u32, i: u32) -> f32 {
-  let y = vec4<f32>(normed[rowAt(row) + i]);
-  return dot(y, y);
-}
-fn squares(row: u32, i: u32) -> vec4<f32> {
-  if (ONE_ROW) { return vec4<f32>(square(row, i), 0.0, 0.0, 0.0); }
-  return vec4<f32>(square(row, i), square(row + 1u, i), square(row + 2u, i), square(row + 3u, i));
-}
-fn word(bits: u32, row: u32, i: u32) -> vec4<f32> {
-  if (BITS == 8u) {
-    return products(vec4<f32>(vec4<i32>(vec4<u32>(bits) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u)), row, i);
-  }
-  let low = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - 8.0;
-  let high = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u)) - 8.0;
-  return products(low, row, i) + products(high, row, i + 1u);
-}
-fn vector(integers: vec4<u32>, row: u32, first: u32) -> vec4<f32> {
-  let step = 8u / BITS;
-  return word(integers.x, row, first) + word(integers.y, row, first + step) +
-    word(integers.z, row, first + 2u * step) + word(integers.w, row, first + 3u * step);
-}
-fn scaleOf(words: vec4<u32>, scaleWord: u32, group: u32) -> f32 {
-  let pair = words[scaleWord % 4u];
-  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
-}
-@compute @workgroup_size(128)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let teams = 128u / TEAM;
-  let blocks = (parameters.outCount + teams - 1u) / teams;
-  let row = id / blocks * 4u;
-  let lane = thread % TEAM;
-  let column = id % blocks * teams + thread / TEAM;
-  let at = min(column, parameters.outCount - 1u) * parameters.vectors;
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var squareSums = vec4<f32>();
-  for (var i = lane; i < parameters.scalesAt / 4u; i += TEAM) {
-    let group = i * (128u / BITS) / GROUP;
-    let scaleWord = parameters.scalesAt + group / 2u;
-    let first = i * (32u / BITS);
-    let scale = scaleOf(weight[at + scaleWord / 4u], scaleWord, group);
-    sums += scale * vector(weight[at + i], row, first);
-    if (GATED) {
-      let gateScale = scaleOf(gateWeight[at + scaleWord / 4u], scaleWord, group);
-      gates += gateScale * vector(gateWeight[at + i], row, first);
-    }
-    if (NORMED) {
-      for (var j = 0u; j < 32u / BITS; j++) { squareSums += squares(row, first + j); }
-    }
-  }
-  partial[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquares[thread] = squareSums; }
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      partial[thread] += partial[thread + half];
-      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
-      if (NORMED) { partialSquares[thread] += partialSquares[thread + half]; }
-    }
-  }
-  workgroupBarrier();
-  let r = row + lane;
-  if (lane >= 4u || r >= parameters.rows || column >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column;
-  let to = r * parameters.stride + global;
-  var factor = 1.0;
-  if (NORMED) {
-    factor = 1.0 / sqrt(partialSquares[thread - lane][lane] / f32(parameters.inDim) + parameters.eps);
-  }
-  var y = partial[thread - lane][lane] * factor;
-  if (BIAS) { y += f32(bias[global]); }
-  if (GATED) {
-    var gate = partialGate[thread - lane][lane] * factor;
-    if (BIAS) { gate += f32(gateBias[global]); }
-    y *= gate;
-  }
-  if (RESIDUAL) { y += f32(residual[to]); }
-  output[to] = Output(y);
-}
-`;
-
 // gpu/quantizedRows.wgsl
 const quantizedRowsSource = `override BITS: u32;
 override GROUP: u32;
@@ -2806,7 +2721,7 @@ export const embeddingBackward = /* @__PURE__ */ (() => ({
 
 const fewRowsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + fewRowsSource,
-  overrides: ["PACKED","RANGES","BIAS","RESIDUAL","NORMED","GATED","TEAM","COLUMNS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","APART","POSITIONS","THREADS","STEP","BUFFERS","UNITS","GROUPS","PITCH","MEMORY"],
+  overrides: ["PACKED","BITS","GROUP","RANGES","BIAS","RESIDUAL","NORMED","GATED","TEAM","COLUMNS","PAIRS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","APART","POSITIONS","THREADS","STEP","BUFFERS","UNITS","GROUPS","PITCH","MEMORY"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2829,13 +2744,16 @@ export const fewRows = /* @__PURE__ */ (() => ({
     },
     parameters: {
       rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      rangePairs: [5, "u32"],
-      workgroups: [6, "u32"],
-      eps: [7, "f32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
     },
   },
   fewRows: {
@@ -2854,13 +2772,16 @@ export const fewRows = /* @__PURE__ */ (() => ({
     },
     parameters: {
       rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      rangePairs: [5, "u32"],
-      workgroups: [6, "u32"],
-      eps: [7, "f32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
     },
   },
 } as const))();
@@ -3347,44 +3268,6 @@ export const pad = /* @__PURE__ */ (() => ({
       columns: [2, "u32"],
       toRows: [3, "u32"],
       toColumns: [4, "u32"],
-    },
-  },
-} as const))();
-
-const quantizedLinearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + quantizedLinearSource,
-  overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL","NORMED","GATED"],
-  aliases: ["Bias","Output","Residual","X"],
-} as const))();
-
-/** gpu/quantizedLinear.wgsl */
-export const quantizedLinear = /* @__PURE__ */ (() => ({
-  constants: {},
-  main: {
-    ...quantizedLinearModule,
-    entryPoint: "main",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      bias: [2, "read"],
-      residual: [3, "read"],
-      output: [4, "read_write"],
-      normed: [5, "read"],
-      gateWeight: [6, "read"],
-      gateBias: [7, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      vectors: [2, "u32"],
-      scalesAt: [3, "u32"],
-      firstOut: [4, "u32"],
-      outCount: [5, "u32"],
-      stride: [6, "u32"],
-      workgroups: [7, "u32"],
-      inDim: [8, "u32"],
-      eps: [9, "f32"],
     },
   },
 } as const))();
