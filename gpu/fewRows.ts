@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Quantization } from "../core/quantize.ts";
 import type { Device, Store } from "./device.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
@@ -11,8 +12,7 @@ import { roundUp } from "./store.ts";
 export interface FewRows {
   /** `[rows, inDim]` */
   readonly x: Store;
-  /** `[outDim, inDim]` */
-  readonly weight: Store;
+  readonly weight: WeightRows;
   /** `[outDim]` */
   readonly bias: Store | undefined;
   /** `[rows, outDim]` */
@@ -20,31 +20,57 @@ export interface FewRows {
   /** `[rows, outDim]` */
   readonly output: Store;
   readonly rows: number;
-  /** A multiple of 8. */
+  /** Elements of a row of x that count; with more, the rest are zeros. */
   readonly inDim: number;
   readonly outDim: number;
   /** What each row's product is divided by: the root of the mean square of this, `[rows, inDim]`, stored as x. */
   readonly norm?: { readonly normed: Store; readonly eps: number };
   /** What the result is multiplied by: the same with another weight of the same type, and another bias. */
-  readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
+  readonly gate?: { readonly weight: WeightRows; readonly bias: Store | undefined };
+}
+
+/** How a weight lies in memory. */
+export interface WeightRows {
+  readonly store: Store;
+  /** Elements of the store in a row. */
+  readonly rowLength: number;
+  /** Of x that a row is multiplied by, a multiple of 8: inDim, or with a quantised weight whole groups. */
+  readonly inside: number;
+  /** Of a quantised weight. */
+  readonly quantization?: Quantization;
+  /** Word of its row where its scales begin. */
+  readonly scalesAt?: number;
 }
 
 const { teams, tiles, constants: { LANES } } = shaders.fewRows;
 
-/** Threads of a workgroup of `teams`, and the columns of each team. */
-const TEAM_THREADS = teams.threads, TEAM_COLUMNS = 4;
-/** Up to this many rows are computed by teams, as many each: a tile would have too few threads. */
-const TEAM_ROWS = 4;
 /** Blocks of 4 × 4 elements that a thread of `tiles` can load per step. */
 const MOST_UNITS = 5;
+/** Up to this many rows are computed by teams, more in tiles. */
+const TEAM_ROWS = 16;
+
+/** Workgroups that fill a large GPU. */
+const ENOUGH_WORKGROUPS = 128;
+
 /** How inDim is cut, which is part of the order of sums: it depends on nothing else. */
-export function rangesOf(inDim: number): { RANGES: number; rangePairs: number } {
+function rangesOf(inDim: number): { RANGES: number; rangePairs: number } {
   const RANGES = inDim >= 2048 ? 16 : inDim >= 1024 ? 8 : 4;
   return { RANGES, rangePairs: roundUp(Math.ceil(inDim / 8 / RANGES), LANES) };
 }
 
-/** Shape of a tile of `tiles`: threads, and what each of them has. */
+/** What a workgroup computes, and how. The result does not depend on it. */
+export type Shape = TeamShape | TileShape;
+
+/** Of the kernel `teams`. */
+export interface TeamShape {
+  readonly kernel: "teams";
+  readonly ROWS: number;
+  readonly THREADS: number;
+}
+
+/** Of the kernel `tiles`. */
 export interface TileShape {
+  readonly kernel: "tiles";
   readonly ROW_GROUPS: number;
   readonly COLUMN_GROUPS: number;
   readonly TALL: boolean;
@@ -53,106 +79,124 @@ export interface TileShape {
   readonly BUFFERS: number;
 }
 
-/** What follows from the shape of a tile. */
-export function tileConstants(
-  shape: TileShape,
-  { gated, apart }: { gated: boolean; apart: boolean },
-) {
+const isApart = ({ x, norm }: FewRows): boolean => norm !== undefined && norm.normed !== x;
+
+/** What follows from a shape: constants of both kernels, rows and columns of a workgroup, bytes of its memory. */
+function constantsOf(shape: Shape, product: FewRows) {
+  const { RANGES, rangePairs } = rangesOf(product.weight.inside), TEAM = LANES * RANGES;
+  const gated = product.gate !== undefined;
+  if (shape.kernel === "teams") {
+    const { ROWS, THREADS } = shape;
+    const PARTIALS = THREADS * (Math.min(ROWS, 4) + (product.norm === undefined ? 0 : 1));
+    return {
+      ...{ TEAM, RANGES, PARTIALS, ...NO_TILE, ...shape },
+      rows: ROWS,
+      columns: THREADS / TEAM * (gated ? 2 : 4),
+      bytes: 16 * PARTIALS,
+      fits: THREADS % TEAM === 0,
+    };
+  }
   const { ROW_GROUPS, COLUMN_GROUPS, TALL, BROAD, STEP, BUFFERS } = shape;
   const rowVectors = ROW_GROUPS * (TALL ? 2 : 1), columnVectors = COLUMN_GROUPS * (BROAD ? 2 : 1);
   const POSITIONS = ROW_GROUPS * COLUMN_GROUPS, THREADS = LANES * POSITIONS;
-  const GROUPS = rowVectors * (apart ? 2 : 1) + columnVectors, PITCH = GROUPS | 1;
+  const GROUPS = rowVectors * (isApart(product) ? 2 : 1) + columnVectors, PITCH = GROUPS | 1;
+  const UNITS = Math.ceil(GROUPS * STEP / (THREADS / 16)), vectors = 64 * STEP * PITCH;
   return {
-    ...shape,
-    POSITIONS,
-    THREADS,
-    GROUPS,
-    PITCH,
-    UNITS: Math.ceil(GROUPS * STEP / (THREADS / 16)),
-    /** Vectors of workgroup memory. */
-    memory: BUFFERS * 64 * STEP * PITCH,
-    /** Those that are needed after the last step, of the first buffer. */
-    ending: 2 * THREADS + rowVectors,
-    /** Of a workgroup. */
+    ...{ TEAM, RANGES, PARTIALS: 1, ROWS: 1, ...shape, POSITIONS, THREADS, GROUPS, PITCH, UNITS },
     rows: 4 * rowVectors,
     columns: gated ? 4 * COLUMN_GROUPS : 4 * columnVectors,
+    bytes: 16 * BUFFERS * vectors,
+    // Its partial sums and factors of rows lie in the first buffer.
+    fits: 2 * THREADS + rowVectors <= vectors && UNITS <= MOST_UNITS && rangePairs % (LANES * STEP) === 0,
   };
 }
 
-/** Heights of tiles, and what they are best made of: how many workgroups at least, and then steps and buffers. */
-const HEIGHTS: readonly (readonly [height: number, workgroups: number])[] = [
-  [64, 128],
-  [32, 128],
-  [16, 256],
-  [8, 256],
-];
-/** Steps and buffers, the best first. */
-const DEPTHS: readonly (readonly [STEP: number, BUFFERS: number])[] = [[2, 2], [2, 1], [1, 2], [1, 1]];
+/** Constants of `tiles` that `teams` does not read. */
+const NO_TILE = {
+  ...{ ROW_GROUPS: 1, COLUMN_GROUPS: 1, TALL: false, BROAD: false, STEP: 1, BUFFERS: 1 },
+  ...{ POSITIONS: 1, UNITS: 1, GROUPS: 1, PITCH: 1 },
+};
 
-/** The tile for a product: as high as it has rows, as wide as leaves enough workgroups, as deep as fits. */
-export function tileOf(device: Device, { rows, inDim, outDim, x, norm, gate }: FewRows) {
-  const gated = gate !== undefined, apart = norm !== undefined && norm.normed !== x;
-  const { maxComputeWorkgroupStorageSize: bytes } = device.adapterLimits;
-  const rounds = rangesOf(inDim).rangePairs / LANES;
-  for (const [height, workgroups] of HEIGHTS) {
-    if (height > 8 && 2 * rows <= height) continue;
-    const TALL = height === 64, BROAD = gated || height >= 32, ROW_GROUPS = height / (TALL ? 8 : 4);
-    for (let COLUMN_GROUPS = 32 / Math.max(ROW_GROUPS, 4); COLUMN_GROUPS >= 2; COLUMN_GROUPS /= 2) {
-      for (const [STEP, BUFFERS] of DEPTHS) {
-        const tile = tileConstants({ ROW_GROUPS, COLUMN_GROUPS, TALL, BROAD, STEP, BUFFERS }, {
-          gated,
-          apart,
-        });
-        const isEnough = COLUMN_GROUPS === 2 || Math.ceil(outDim / tile.columns) >= workgroups;
-        const fits = 16 * tile.memory <= bytes && tile.ending * BUFFERS <= tile.memory &&
-          tile.UNITS <= MOST_UNITS;
-        if (isEnough && fits && rounds % STEP === 0) return tile;
-      }
+/** Shapes for a product, by how many rows they take together; each list from the widest to the narrowest. */
+function* shapesOf({ rows, gate }: FewRows): Generator<Shape[]> {
+  const height = 2 ** Math.ceil(Math.log2(rows));
+  if (rows <= TEAM_ROWS) {
+    for (let ROWS = height; ROWS >= 1; ROWS /= 2) {
+      yield (ROWS > 4 ? [256, 128] : [128]).map((THREADS) => ({ kernel: "teams", ROWS, THREADS }));
     }
+    return;
   }
-  throw new RangeError(`no tile fits ${bytes} bytes of workgroup memory`); // which all devices have 16 KiB of
+  for (let high = height; high >= 8; high /= 2) {
+    const TALL = high === 64, BROAD = gate !== undefined || high >= 32, ROW_GROUPS = high / (TALL ? 8 : 4);
+    const tile = { kernel: "tiles", ROW_GROUPS, TALL, BROAD } as const;
+    yield [8, 4, 2].filter((groups) => groups * ROW_GROUPS <= 32)
+      .flatMap((COLUMN_GROUPS) => DEPTHS.map((depth) => ({ ...tile, COLUMN_GROUPS, ...depth })));
+  }
+}
+
+/** Of tiles, the best first. */
+const DEPTHS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 2 }, { STEP: 1, BUFFERS: 1 }];
+
+/** Whether a device has what a shape takes. */
+export function fits({ adapterLimits }: Device, product: FewRows, shape: Shape): boolean {
+  const { bytes, THREADS, fits } = constantsOf(shape, product);
+  return fits && bytes <= adapterLimits.maxComputeWorkgroupStorageSize &&
+    THREADS <= adapterLimits.maxComputeInvocationsPerWorkgroup;
+}
+
+/** The shape that a product gets: as many rows as fit the device, and as wide as leaves enough workgroups. */
+export function shapeOf(device: Device, product: FewRows): Shape {
+  const isEnough = (shape: Shape) => {
+    const { rows, columns } = constantsOf(shape, product);
+    return Math.ceil(product.rows / rows) * Math.ceil(product.outDim / columns) >= ENOUGH_WORKGROUPS;
+  };
+  for (const shapes of shapesOf(product)) {
+    const fitting = shapes.filter((shape) => fits(device, product, shape));
+    if (fitting.length > 0) return fitting.find(isEnough) ?? fitting.at(-1)!;
+  }
+  throw new RangeError("Cannot multiply few rows as the device has less workgroup memory than 16 KiB");
 }
 
 /** Multiplies. */
-export function multiplyFewRows(device: Device, product: FewRows): void {
+export function multiplyFewRows(
+  device: Device,
+  product: FewRows,
+  shape: Shape = shapeOf(device, product),
+): void {
   const { x, weight, bias, residual, output, rows, inDim, outDim, norm, gate } = product;
-  const { RANGES, rangePairs } = rangesOf(inDim), TEAM = LANES * RANGES;
-  const byTeams = rows <= TEAM_ROWS, teamRows = rows === 3 ? 4 : Math.min(rows, 4);
-  const tile = tileOf(device, product), { rows: height, columns, PITCH, STEP } = tile;
-  const options = {
+  const { store, rowLength, inside: width, quantization, scalesAt = 0 } = weight;
+  const constants = constantsOf(shape, product), { PITCH, STEP, rows: height, columns } = constants;
+  const kernel = device.kernel(shape.kernel === "teams" ? teams : tiles, {
     access: { output: "update" },
     types: {
       X: x.dtype,
-      Weight: weight.dtype,
+      Weight: quantization === undefined ? store.dtype : "u32",
       Bias: bias?.dtype ?? "f32",
       Residual: residual?.dtype ?? "f32",
       Output: output.dtype,
       Buffer: `array<array<array<vec4<f32>, ${PITCH}>, ${16 * STEP}>, 4>`,
     },
     constants: {
-      ...tile,
-      RANGES,
-      TEAM,
-      COLUMNS: TEAM_COLUMNS,
-      ROWS: teamRows,
-      PACKED: weight.dtype === "bf16",
+      ...constants,
+      PAIRS: quantization === undefined ? 1 : 2,
+      PACKED: quantization === undefined && store.dtype === "bf16",
+      BITS: quantization?.bits ?? 0,
+      GROUP: quantization?.group ?? 32,
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
       NORMED: norm !== undefined,
       GATED: gate !== undefined,
-      APART: norm !== undefined && norm.normed !== x,
+      APART: isApart(product),
     },
-  } as const;
-  const kernel = device.kernel(byTeams ? teams : tiles, options);
+  });
+  const { rangePairs } = rangesOf(width);
   const residualRows = residual === undefined ? [] : [[residual, outDim] as const];
-  for (const { start, count } of device.chunks(rows, [x, inDim], [output, outDim], ...residualRows)) {
-    const inside = (store: Store) => store.window(start * inDim, count * inDim);
+  for (const { start, count } of device.chunks(rows, [x, width], [output, outDim], ...residualRows)) {
+    const inside = (store: Store) => store.window(start * width, count * width);
     const outside = (store: Store) => store.window(start * outDim, count * outDim);
-    for (const { start: firstOut, count: outCount } of vectorsOfRows(device, weight, outDim, inDim)) {
-      const part = (weight: Store) => weight.window(firstOut * inDim, outCount * inDim);
-      const workgroups = byTeams
-        ? Math.ceil(outCount / (TEAM_COLUMNS * TEAM_THREADS / TEAM)) * Math.ceil(count / teamRows)
-        : Math.ceil(outCount / columns) * Math.ceil(count / height);
+    for (const { start: firstOut, count: outCount } of vectorsOfRows(device, store, outDim, rowLength)) {
+      const part = ({ store }: WeightRows) => store.window(firstOut * rowLength, outCount * rowLength);
+      const workgroups = Math.ceil(outCount / columns) * Math.ceil(count / height);
       device.dispatch(
         kernel,
         {
@@ -167,7 +211,10 @@ export function multiplyFewRows(device: Device, product: FewRows): void {
         },
         {
           rows: count,
-          inVectors: inDim / 4,
+          inDim,
+          inVectors: width / 4,
+          weightStride: quantization !== undefined ? rowLength : width / (store.dtype === "bf16" ? 8 : 4),
+          scalesAt,
           outCount,
           firstOut,
           stride: outDim,

@@ -1,12 +1,12 @@
 // output = x weightᵀ + bias + residual for few rows, as in linear.wgsl: bound by reading the weight.
 //
-//   teams   TEAM threads per ROWS × COLUMNS results, so that even a row alone has many threads
-//   tiles   one workgroup per tile of results, 8 threads per 4 × 4 to 8 × 8 of them, so that operands are read less often
+//   teams   TEAM threads per 4 columns of ROWS rows: each reads its part of the weight as it lies, and of each row
+//   tiles   one workgroup per tile of results, 8 threads per 4 × 4 to 8 × 8 of them: operands go through workgroup memory
 //
 // NORMED: of each row the product is divided by sqrt(mean(normed²) + eps), which makes x weightᵀ into norm(x) weightᵀ
 // where normed is x. GATED: the result is multiplied by that with another weight and bias.
 //
-// inDim is a multiple of 8: vectors are read in pairs, which are 16 bytes of bfloat16.
+// Rows of x are multiples of 8 long: vectors are read in pairs, which are 16 bytes of bfloat16.
 //
 // Sums have one order, whichever kernel takes them, how large its tiles are, and whatever stores the weight: the same row
 // gives the same bits in any company. inDim is cut into RANGES ranges. In each, lane l of 8 adds up the terms of every
@@ -16,17 +16,24 @@
 // import folded.wgsl, outer.wgsl, bfloat16.wgsl
 
 override PACKED: bool; // the weight is bfloat16: Weight is u32, two elements to a word
+override BITS: u32;    // of an element of a quantised weight, 8 or 4: Weight is u32; else 0
+override GROUP: u32;   // elements of such a weight that share a scale: 32 or 64
 override RANGES: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
 override NORMED: bool;
+override APART: bool;  // normed is not x
 override GATED: bool;
+override THREADS: u32; // of a workgroup
 
 const LANES = 8u;
 
 struct Parameters {
   rows: u32,
-  inVectors: u32,  // inDim / 4
+  inDim: u32,
+  inVectors: u32,  // of a row of x: inDim / 4; with a quantised weight in whole groups
+  weightStride: u32, // of a row of the weight: vectors, or, of a quantised one, words
+  scalesAt: u32,   // word of a row of a quantised weight where its scales begin, two to a word
   outCount: u32,   // rows of the weight in this dispatch, from firstOut: columns of the result
   firstOut: u32,
   stride: u32,     // elements of a row of the output: outDim
@@ -36,7 +43,7 @@ struct Parameters {
 }
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>; // [rows, inVectors]
-@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>; // [outCount, inVectors], of PACKED inVectors / 2
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>; // [outCount, weightStride]
 @group(0) @binding(2) var<storage, read> bias: array<Bias>; // [stride]
 @group(0) @binding(3) var<storage, read> residual: array<Residual>; // [rows, stride]
 @group(0) @binding(4) var<storage, read_write> output: array<Output>; // [rows, stride]
@@ -65,108 +72,226 @@ fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
 
 // What NORMED multiplies a row by.
 fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+  return 1.0 / sqrt(squares / f32(parameters.inDim) + parameters.eps);
+}
+
+// Elements of a weight are floats as they are, pairs of bfloat16, or integers with scales. `other`: those of gateWeight.
+
+fn floats(at: u32, other: bool) -> vec4<f32> {
+  if (other) { return vec4<f32>(gateWeight[at]); }
+  return vec4<f32>(weight[at]);
+}
+
+fn words(at: u32, other: bool) -> vec4<u32> {
+  if (other) { return vec4<u32>(gateWeight[at]); }
+  return vec4<u32>(weight[at]);
+}
+
+fn word(at: u32, other: bool) -> u32 {
+  if (other) { return u32(gateWeight[at / 4u][at % 4u]); }
+  return u32(weight[at / 4u][at % 4u]);
+}
+
+// The scale of vector `vector` of the row that begins at word `row`, a bfloat16.
+fn scaleOf(row: u32, vector: u32, other: bool) -> f32 {
+  let group = 4u * vector / GROUP;
+  let pair = word(row + parameters.scalesAt + group / 2u, other);
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
+}
+
+// 4 integers in the low bits of a word, times their scale. Each is put into the mantissa of 2²³, where it stands for
+// itself times a power of two, which is divided out together with the scale: nothing is rounded, and no integer is
+// converted, which takes a GPU four times as long.
+fn scaled4(bits: u32, scale: f32) -> vec4<f32> {
+  let masked = vec4<u32>(bits) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u)); // 2²³ + (integer + 8) · 16ⁱ
+  return (raised - vec4<f32>(8388616.0, 8388736.0, 8390656.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625));
+}
+
+fn scaled8(bits: u32, scale: f32) -> vec4<f32> {
+  let positive = bits ^ 0x80808080u; // integer + 128
+  let masked = vec4<u32>(positive, positive, positive >> 16u, positive >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388736.0, 8421376.0, 8388736.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625));
+}
+
+// Vector `vector` of the row of a weight that begins at `row`.
+fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
+  if (BITS == 8u) { return scaled8(word(row + vector, other), scaleOf(row, vector, other)); }
+  if (BITS == 4u) {
+    let bits = word(row + vector / 2u, other) >> (16u * (vector % 2u));
+    return scaled4(bits, scaleOf(row, vector, other));
+  }
+  if (PACKED) {
+    let four = words(row + vector / 2u, other);
+    return fromBfloat16s(select(four.xy, four.zw, vector % 2u == 1u));
+  }
+  return floats(row + vector, other);
 }
 
 // ------------------------------------------------------------------------------------------------------- teams
 
-override TEAM: u32;    // LANES · RANGES
-override ROWS: u32;    // of a team: 1, 2 or 4
-override COLUMNS: u32; // of a team: 1, 2 or 4
+override TEAM: u32;     // LANES · RANGES
+override ROWS: u32;     // of a team: 1, 2, 4, 8 or 16
+override PAIRS: u32;    // that a thread loads before it multiplies: 1, or 2 where they are few bytes
+override PARTIALS: u32; // vectors of workgroup memory: for each thread one per row, of 4 rows, and with NORMED one more
 
-var<workgroup> partial: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquare: array<f32, 128>;
+var<workgroup> partial: array<vec4<f32>, PARTIALS>;
 
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
+// 4 rows: of each the sums of 4 columns, with GATED of 2 and then of gateWeight; and their squares.
+struct RowSums { columns: mat4x4<f32>, squares: vec4<f32> }
+
+struct Sums { a: RowSums, b: RowSums, c: RowSums, d: RowSums }
+
+// Columns of a team.
+fn width() -> u32 { return select(4u, 2u, GATED); }
+
+// Vectors 2 · pair and 2 · pair + 1 of the row of a weight that begins at `row`.
+fn weightPair(row: u32, pair: u32, other: bool) -> mat2x4<f32> {
+  if (PACKED) {
+    let four = words(row + pair, other);
+    return mat2x4<f32>(fromBfloat16s(four.xy), fromBfloat16s(four.zw));
+  }
+  return mat2x4<f32>(weights(row, 2u * pair, other), weights(row, 2u * pair + 1u, other));
 }
 
-// Vectors 2 · at and 2 · at + 1 of the weight.
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+// The sum and 4 products, one after another.
+fn addProducts4(sum: f32, w: vec4<f32>, y: vec4<f32>) -> f32 {
+  return fma(w.w, y.w, fma(w.z, y.z, fma(w.y, y.y, fma(w.x, y.x, sum))));
 }
 
-// Those of gateWeight.
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+fn addColumns(sums: vec4<f32>, w: mat4x4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(
+    addProducts4(sums.x, w[0], y),
+    addProducts4(sums.y, w[1], y),
+    addProducts4(sums.z, w[2], y),
+    addProducts4(sums.w, w[3], y),
+  );
 }
 
-// Those of x and of normed.
-fn xPair(at: u32) -> mat2x4<f32> { return mat2x4<f32>(vec4<f32>(x[2u * at]), vec4<f32>(x[2u * at + 1u])); }
-
-fn normedPair(at: u32) -> mat2x4<f32> {
-  return mat2x4<f32>(vec4<f32>(normed[2u * at]), vec4<f32>(normed[2u * at + 1u]));
+// A vector of a row of x, of the last one for rows outside, or zeros.
+fn xAt(row: u32, vector: u32, inside: bool) -> vec4<f32> {
+  return select(vec4<f32>(), vec4<f32>(x[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
 }
 
-// A pair of each column of a weight.
-struct Pairs { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
-
-// The sum and 8 products, one after another.
-fn addPair(sum: f32, w: mat2x4<f32>, y: mat2x4<f32>) -> f32 {
-  let left = fma(w[0].w, y[0].w, fma(w[0].z, y[0].z, fma(w[0].y, y[0].y, fma(w[0].x, y[0].x, sum))));
-  return fma(w[1].w, y[1].w, fma(w[1].z, y[1].z, fma(w[1].y, y[1].y, fma(w[1].x, y[1].x, left))));
+// That of normed; y is that of x.
+fn normedAt(row: u32, vector: u32, inside: bool, y: vec4<f32>) -> vec4<f32> {
+  if (!APART) { return y; }
+  return select(vec4<f32>(), vec4<f32>(normed[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
 }
 
-fn addPairs(sums: vec4<f32>, w: Pairs, y: mat2x4<f32>) -> vec4<f32> {
+// Adds one vector of 4 rows of x times that of 4 columns.
+fn addVector(sums: RowSums, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) -> RowSums {
   var next = sums;
-  next.x = addPair(sums.x, w.a, y);
-  if (COLUMNS > 1u) { next.y = addPair(sums.y, w.b, y); }
-  if (COLUMNS > 2u) {
-    next.z = addPair(sums.z, w.c, y);
-    next.w = addPair(sums.w, w.d, y);
+  let y0 = xAt(row, vector, inside);
+  next.columns[0] = addColumns(sums.columns[0], w, y0);
+  if (NORMED) {
+    let n0 = normedAt(row, vector, inside, y0);
+    next.squares.x = addProducts4(sums.squares.x, n0, n0);
+  }
+  if (ROWS > 1u) {
+    let y1 = xAt(row + 1u, vector, inside);
+    next.columns[1] = addColumns(sums.columns[1], w, y1);
+    if (NORMED) {
+      let n1 = normedAt(row + 1u, vector, inside, y1);
+      next.squares.y = addProducts4(sums.squares.y, n1, n1);
+    }
+  }
+  if (ROWS > 2u) {
+    let y2 = xAt(row + 2u, vector, inside);
+    let y3 = xAt(row + 3u, vector, inside);
+    next.columns[2] = addColumns(sums.columns[2], w, y2);
+    next.columns[3] = addColumns(sums.columns[3], w, y3);
+    if (NORMED) {
+      let n2 = normedAt(row + 2u, vector, inside, y2);
+      let n3 = normedAt(row + 3u, vector, inside, y3);
+      next.squares.z = addProducts4(sums.squares.z, n2, n2);
+      next.squares.w = addProducts4(sums.squares.w, n3, n3);
+    }
   }
   return next;
 }
 
-// Adds up what the threads of a team found for one row, and writes it.
-fn finishTeam(row: u32, column: u32, rowSums: vec4<f32>, rowGates: vec4<f32>, rowSquare: f32, thread: u32) {
-  let member = thread % TEAM;
-  var sums = rowSums;
-  var gates = rowGates;
-  var square = rowSquare;
-  workgroupBarrier();
-  partial[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquare[thread] = square; }
-  workgroupBarrier();
-  if (RANGES > 1u && member < LANES) {
-    for (var i = thread + LANES; i < thread - member + TEAM; i += LANES) {
-      sums += partial[i];
-      if (GATED) { gates += partialGate[i]; }
-      if (NORMED) { square += partialSquare[i]; }
-    }
-    partial[thread] = sums;
-    if (GATED) { partialGate[thread] = gates; }
-    if (NORMED) { partialSquare[thread] = square; }
+fn addVectors(sums: ptr<function, Sums>, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) {
+  (*sums).a = addVector((*sums).a, w, row, vector, inside);
+  if (ROWS > 4u) { (*sums).b = addVector((*sums).b, w, row + 4u, vector, inside); }
+  if (ROWS > 8u) {
+    (*sums).c = addVector((*sums).c, w, row + 8u, vector, inside);
+    (*sums).d = addVector((*sums).d, w, row + 12u, vector, inside);
   }
-  workgroupBarrier();
-  if (member >= COLUMNS) { return; }
-  let team = thread - member;
-  let sum = ((partial[team][member] + partial[team + 4u][member]) +
-    (partial[team + 2u][member] + partial[team + 6u][member])) +
-    ((partial[team + 1u][member] + partial[team + 5u][member]) +
-      (partial[team + 3u][member] + partial[team + 7u][member]));
-  var gate = 0.0;
-  if (GATED) {
-    gate = ((partialGate[team][member] + partialGate[team + 4u][member]) +
-      (partialGate[team + 2u][member] + partialGate[team + 6u][member])) +
-      ((partialGate[team + 1u][member] + partialGate[team + 5u][member]) +
-        (partialGate[team + 3u][member] + partialGate[team + 7u][member]));
-  }
-  var factor = 1.0;
-  if (NORMED) {
-    factor = factorOf(((partialSquare[team] + partialSquare[team + 4u]) +
-      (partialSquare[team + 2u] + partialSquare[team + 6u])) +
-      ((partialSquare[team + 1u] + partialSquare[team + 5u]) +
-        (partialSquare[team + 3u] + partialSquare[team + 7u])));
-  }
-  write(row, column + member, sum, gate, factor);
 }
 
-@compute @workgroup_size(128)
+// Adds a pair of vectors; those behind the end count as zeros. `starts`: of the rows of the weight.
+fn addPair(sums: ptr<function, Sums>, starts: vec4<u32>, row: u32, pair: u32, end: u32) {
+  let inside = PAIRS == 1u || pair < end;
+  let i = select(end - 1u, pair, inside);
+  if (ROWS <= 4u || PACKED) {
+    let a = weightPair(starts.x, i, false);
+    let b = weightPair(starts.y, i, false);
+    let c = weightPair(starts.z, i, GATED);
+    let d = weightPair(starts.w, i, GATED);
+    addVectors(sums, mat4x4<f32>(a[0], b[0], c[0], d[0]), row, 2u * i, inside);
+    addVectors(sums, mat4x4<f32>(a[1], b[1], c[1], d[1]), row, 2u * i + 1u, inside);
+  } else { // vector by vector: with whole pairs in registers there would be too few for the sums
+    for (var vector = 2u * i; vector < 2u * i + 2u; vector++) {
+      let w = mat4x4<f32>(
+        weights(starts.x, vector, false),
+        weights(starts.y, vector, false),
+        weights(starts.z, vector, GATED),
+        weights(starts.w, vector, GATED),
+      );
+      addVectors(sums, w, row, vector, inside);
+    }
+  }
+}
+
+fn lanesOfTeam(at: u32) -> vec4<f32> {
+  return ((partial[at] + partial[at + 4u]) + (partial[at + 2u] + partial[at + 6u])) +
+    ((partial[at + 1u] + partial[at + 5u]) + (partial[at + 3u] + partial[at + 7u]));
+}
+
+// Adds up what the threads of each team found for 4 rows, and writes it. `column`: of the workgroup.
+fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
+  let rows = min(ROWS, 4u);
+  let teams = THREADS / TEAM;
+  workgroupBarrier();
+  partial[thread] = sums.columns[0];
+  if (ROWS > 1u) { partial[THREADS + thread] = sums.columns[1]; }
+  if (ROWS > 2u) {
+    partial[2u * THREADS + thread] = sums.columns[2];
+    partial[3u * THREADS + thread] = sums.columns[3];
+  }
+  if (NORMED) { partial[rows * THREADS + thread] = sums.squares; }
+  workgroupBarrier();
+  if (RANGES > 1u) {
+    let jobs = (rows + select(0u, 1u, NORMED)) * teams * LANES;
+    for (var job = thread; job < jobs; job += THREADS) {
+      let at = job / LANES * TEAM + job % LANES; // teams of all rows lie one behind the other
+      var sum = partial[at];
+      for (var i = 1u; i < RANGES; i++) { sum += partial[at + i * LANES]; }
+      partial[at] = sum;
+    }
+  }
+  workgroupBarrier();
+  for (var job = thread; job < rows * teams; job += THREADS) {
+    let local = job / teams;
+    let team = job % teams;
+    let found = lanesOfTeam(job * TEAM);
+    var factor = 1.0;
+    if (NORMED) { factor = factorOf(lanesOfTeam((rows * teams + team) * TEAM)[local]); }
+    let first = column + team * width();
+    write(row + local, first, found.x, found.z, factor);
+    write(row + local, first + 1u, found.y, found.w, factor);
+    if (!GATED) {
+      write(row + local, first + 2u, found.z, 0.0, factor);
+      write(row + local, first + 3u, found.w, 0.0, factor);
+    }
+  }
+}
+
+@compute @workgroup_size(THREADS)
 fn teams(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -174,84 +299,26 @@ fn teams(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let member = thread % TEAM;
-  let width = 128u / TEAM * COLUMNS;
-  let across = (parameters.outCount + width - 1u) / width;
+  let columns = THREADS / TEAM * width();
+  let across = (parameters.outCount + columns - 1u) / columns;
   let row = id / across * ROWS;
-  let column = id % across * width + thread / TEAM * COLUMNS;
-  let pairs = parameters.inVectors / 2u;
-  let lastRow = parameters.rows - 1u;
-  let x0 = min(row, lastRow) * pairs;
-  let x1 = min(row + 1u, lastRow) * pairs;
-  let x2 = min(row + 2u, lastRow) * pairs;
-  let x3 = min(row + 3u, lastRow) * pairs;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let firstColumn = id % across * columns;
+  let column = firstColumn + thread / TEAM * width();
+  let offsets = select(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(0u, 1u, 0u, 1u), GATED);
+  let starts = min(column + offsets, vec4<u32>(parameters.outCount - 1u)) * parameters.weightStride;
+  let member = thread % TEAM;
   let range = member / LANES;
-  let end = min((range + 1u) * parameters.rangePairs, pairs);
-  var sums = mat4x4<f32>();
-  var gates = mat4x4<f32>();
-  var squares = vec4<f32>();
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
-    var w = Pairs();
-    w.a = weightPair(at0 + i);
-    if (COLUMNS > 1u) { w.b = weightPair(at1 + i); }
-    if (COLUMNS > 2u) {
-      w.c = weightPair(at2 + i);
-      w.d = weightPair(at3 + i);
-    }
-    let y0 = xPair(x0 + i);
-    var y1 = mat2x4<f32>();
-    var y2 = mat2x4<f32>();
-    var y3 = mat2x4<f32>();
-    if (ROWS > 1u) { y1 = xPair(x1 + i); }
-    if (ROWS > 2u) {
-      y2 = xPair(x2 + i);
-      y3 = xPair(x3 + i);
-    }
-    sums[0] = addPairs(sums[0], w, y0);
-    if (ROWS > 1u) { sums[1] = addPairs(sums[1], w, y1); }
-    if (ROWS > 2u) {
-      sums[2] = addPairs(sums[2], w, y2);
-      sums[3] = addPairs(sums[3], w, y3);
-    }
-    if (GATED) {
-      w.a = gatePair(at0 + i);
-      if (COLUMNS > 1u) { w.b = gatePair(at1 + i); }
-      if (COLUMNS > 2u) {
-        w.c = gatePair(at2 + i);
-        w.d = gatePair(at3 + i);
-      }
-      gates[0] = addPairs(gates[0], w, y0);
-      if (ROWS > 1u) { gates[1] = addPairs(gates[1], w, y1); }
-      if (ROWS > 2u) {
-        gates[2] = addPairs(gates[2], w, y2);
-        gates[3] = addPairs(gates[3], w, y3);
-      }
-    }
-    if (NORMED) {
-      let n0 = normedPair(x0 + i);
-      squares.x = addPair(squares.x, n0, n0);
-      if (ROWS > 1u) {
-        let n1 = normedPair(x1 + i);
-        squares.y = addPair(squares.y, n1, n1);
-      }
-      if (ROWS > 2u) {
-        let n2 = normedPair(x2 + i);
-        let n3 = normedPair(x3 + i);
-        squares.z = addPair(squares.z, n2, n2);
-        squares.w = addPair(squares.w, n3, n3);
-      }
-    }
+  let end = min((range + 1u) * parameters.rangePairs, parameters.inVectors / 2u);
+  var sums = Sums();
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += PAIRS * LANES) {
+    addPair(&sums, starts, row, i, end);
+    if (PAIRS > 1u) { addPair(&sums, starts, row, i + LANES, end); }
   }
-  finishTeam(row, column, sums[0], gates[0], squares.x, thread);
-  if (ROWS > 1u) { finishTeam(row + 1u, column, sums[1], gates[1], squares.y, thread); }
-  if (ROWS > 2u) {
-    finishTeam(row + 2u, column, sums[2], gates[2], squares.z, thread);
-    finishTeam(row + 3u, column, sums[3], gates[3], squares.w, thread);
+  finishTeams(sums.a, row, firstColumn, thread);
+  if (ROWS > 4u) { finishTeams(sums.b, row + 4u, firstColumn, thread); }
+  if (ROWS > 8u) {
+    finishTeams(sums.c, row + 8u, firstColumn, thread);
+    finishTeams(sums.d, row + 12u, firstColumn, thread);
   }
 }
 
@@ -261,9 +328,7 @@ override ROW_GROUPS: u32;    // positions of threads from top to bottom of a til
 override COLUMN_GROUPS: u32; // and from left to right
 override TALL: bool;         // 8 rows per thread, 4 of each half of the tile; else 4
 override BROAD: bool;        // 8 columns per thread, 4 of each half; else 4. With GATED the right half is that of gateWeight
-override APART: bool;        // normed is not x
-override POSITIONS: u32;     // ROW_GROUPS · COLUMN_GROUPS
-override THREADS: u32;       // LANES · POSITIONS
+override POSITIONS: u32;     // ROW_GROUPS · COLUMN_GROUPS; a workgroup has LANES times as many threads
 override STEP: u32;          // pairs per lane that workgroup memory holds together
 override BUFFERS: u32;       // with 2, loading overlaps with computing
 override UNITS: u32;         // blocks of 4 × 4 elements that a thread loads per step, 5 at most
@@ -292,34 +357,19 @@ fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
 // The first group of weights.
 fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
 
-// Vector `at` of a weight.
-fn weights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(weight[at]);
-}
-
-fn gateWeights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(gateWeight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(gateWeight[at]);
-}
-
-// Where the 4 rows of a group begin, in vectors. Rows outside repeat the last one: what they give is not written.
+// Where the 4 rows of a group begin. Rows outside repeat the last one: what they give is not written.
 fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
   var first = row + group % rowVectors() * 4u;
   var last = parameters.rows - 1u;
+  var stride = parameters.inVectors;
   if (group >= weightsAt()) {
     first = group - weightsAt();
     if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
     first = column + 4u * first;
     last = parameters.outCount - 1u;
+    stride = parameters.weightStride;
   }
-  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * parameters.inVectors;
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * stride;
 }
 
 // A vector of each row of a group.
@@ -336,10 +386,13 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
       vec4<f32>(normed[at.w]),
     );
   }
-  if (GATED && group >= weightsAt() + COLUMN_GROUPS) {
-    return mat4x4<f32>(gateWeights(at.x), gateWeights(at.y), gateWeights(at.z), gateWeights(at.w));
-  }
-  return mat4x4<f32>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+  let isGate = GATED && group >= weightsAt() + COLUMN_GROUPS;
+  return mat4x4<f32>(
+    weights(rows.x, vector, isGate),
+    weights(rows.y, vector, isGate),
+    weights(rows.z, vector, isGate),
+    weights(rows.w, vector, isGate),
+  );
 }
 
 // Stores them element by element. Vectors outside the range count as zeros.

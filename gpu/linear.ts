@@ -5,10 +5,11 @@
  */
 import type { LinearBackwardCall, LinearCall, NormLinearCall } from "../core/machine.ts";
 import { FEW_ROWS } from "../core/sizes.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
-import { multiplyFewRows, vectorsOfRows } from "./fewRows.ts";
+import { multiplyFewRows, vectorsOfRows, type WeightRows } from "./fewRows.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import { dequantized, multiplyQuantized } from "./quantized.ts";
+import { dequantized, integerRows } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
@@ -24,11 +25,13 @@ const RANGE_ROWS = 256;
 export function linear(device: Device, call: LinearCall): void {
   const { weight, rows, output } = call;
   if (output.size === 0) return;
-  if (weight.quantization === undefined) return multiplyByWeight(device, call, storeOf(weight));
-  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
-  if (rows <= FEW_ROWS) return multiplyQuantized(device, call, weight.quantization);
+  if (rows <= FEW_ROWS) return multiplyRows(device, call);
   using scope = device.scope();
-  multiplyByWeight(device, call, dequantized(scope, weight, weight.quantization, storeOf(output).dtype));
+  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
+  const floats = weight.quantization === undefined
+    ? storeOf(weight)
+    : dequantized(scope, weight, weight.quantization, storeOf(output).dtype);
+  multiplyByWeight(device, call, floats);
 }
 
 /** The product of a call with a weight, `[outDim, inDim]`, that is not quantised. */
@@ -38,10 +41,6 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
   const residual = call.residual && storeOf(call.residual);
   using scope = device.scope();
   const inputs = (store: Store, inside: number) => padded(scope, store, [1, inDim], [1, inside]);
-  if (rows <= FEW_ROWS) {
-    const inside = roundUp(inDim, 8), operands = { x: inputs(x, inside), weight: inputs(weight, inside) };
-    return multiplyFewRows(device, { ...operands, bias, residual, output, rows, inDim: inside, outDim });
-  }
   const inside = multipleOf4(inDim), outside = multipleOf4(outDim);
   const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, outside]);
   const result = outDim === outside ? output : scope.allocate([rows, outside], output.dtype);
@@ -61,20 +60,35 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
 
 /** See {@linkcode Fused.normLinear}. The norm is a factor of each row, which is found on the way. */
 export function normLinear(device: Device, call: NormLinearCall): void {
-  const { weight: { quantization }, bias, residual, normed, gate, eps, rows, inDim, outDim } = call;
-  if (call.output.size === 0) return;
-  if (quantization !== undefined) return multiplyQuantized(device, call, quantization, call);
+  if (call.output.size > 0) multiplyRows(device, call, call);
+}
+
+/** The product of a call of few rows, whatever stores its weight. */
+function multiplyRows(
+  device: Device,
+  { x, weight, bias, residual, output, rows, inDim, outDim }: LinearCall,
+  norm?: Pick<NormLinearCall, "normed" | "eps" | "gate">,
+): void {
+  using scope = device.scope();
+  const rowsOf = (weight: Tensor): WeightRows => {
+    if (weight.quantization !== undefined) return integerRows(weight, weight.quantization);
+    const inside = roundUp(inDim, 8);
+    return { store: padded(scope, storeOf(weight), [1, inDim], [1, inside]), rowLength: inside, inside };
+  };
+  const operand = rowsOf(weight), gate = norm?.gate;
+  const inputs = (tensor: Tensor) => padded(scope, storeOf(tensor), [1, inDim], [1, operand.inside]);
+  const own = inputs(x);
   multiplyFewRows(device, {
-    x: storeOf(call.x),
-    weight: storeOf(call.weight),
+    x: own,
+    weight: operand,
     bias: bias && storeOf(bias),
     residual: residual && storeOf(residual),
-    output: storeOf(call.output),
+    output: storeOf(output),
     rows,
     inDim,
     outDim,
-    norm: { normed: storeOf(normed), eps },
-    gate: gate && { weight: storeOf(gate.weight), bias: gate.bias && storeOf(gate.bias) },
+    norm: norm && { normed: norm.normed.storage === x.storage ? own : inputs(norm.normed), eps: norm.eps },
+    gate: gate && { weight: rowsOf(gate.weight), bias: gate.bias && storeOf(gate.bias) },
   });
 }
 

@@ -362,15 +362,22 @@ fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
 
 // gpu/fewRows.wgsl
 const fewRowsSource = `override PACKED: bool;
+override BITS: u32;
+override GROUP: u32;
 override RANGES: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
 override NORMED: bool;
+override APART: bool;
 override GATED: bool;
+override THREADS: u32;
 const LANES = 8u;
 struct Parameters {
   rows: u32,
+  inDim: u32,
   inVectors: u32,
+  weightStride: u32,
+  scalesAt: u32,
   outCount: u32,
   firstOut: u32,
   stride: u32,
@@ -404,88 +411,185 @@ fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
   output[at] = Output(y);
 }
 fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
+  return 1.0 / sqrt(squares / f32(parameters.inDim) + parameters.eps);
+}
+fn floats(at: u32, other: bool) -> vec4<f32> {
+  if (other) { return vec4<f32>(gateWeight[at]); }
+  return vec4<f32>(weight[at]);
+}
+fn words(at: u32, other: bool) -> vec4<u32> {
+  if (other) { return vec4<u32>(gateWeight[at]); }
+  return vec4<u32>(weight[at]);
+}
+fn word(at: u32, other: bool) -> u32 {
+  if (other) { return u32(gateWeight[at / 4u][at % 4u]); }
+  return u32(weight[at / 4u][at % 4u]);
+}
+fn scaleOf(row: u32, vector: u32, other: bool) -> f32 {
+  let group = 4u * vector / GROUP;
+  let pair = word(row + parameters.scalesAt + group / 2u, other);
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
+}
+fn scaled4(bits: u32, scale: f32) -> vec4<f32> {
+  let masked = vec4<u32>(bits) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388616.0, 8388736.0, 8390656.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625));
+}
+fn scaled8(bits: u32, scale: f32) -> vec4<f32> {
+  let positive = bits ^ 0x80808080u;
+  let masked = vec4<u32>(positive, positive, positive >> 16u, positive >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388736.0, 8421376.0, 8388736.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625));
+}
+fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
+  if (BITS == 8u) { return scaled8(word(row + vector, other), scaleOf(row, vector, other)); }
+  if (BITS == 4u) {
+    let bits = word(row + vector / 2u, other) >> (16u * (vector % 2u));
+    return scaled4(bits, scaleOf(row, vector, other));
+  }
+  if (PACKED) {
+    let four = words(row + vector / 2u, other);
+    return fromBfloat16s(select(four.xy, four.zw, vector % 2u == 1u));
+  }
+  return floats(row + vector, other);
 }
 override TEAM: u32;
 override ROWS: u32;
-override COLUMNS: u32;
-var<workgroup> partial: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquare: array<f32, 128>;
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
+override PAIRS: u32;
+override PARTIALS: u32;
+var<workgroup> partial: array<vec4<f32>, PARTIALS>;
+struct RowSums { columns: mat4x4<f32>, squares: vec4<f32> }
+struct Sums { a: RowSums, b: RowSums, c: RowSums, d: RowSums }
+fn width() -> u32 { return select(4u, 2u, GATED); }
+fn weightPair(row: u32, pair: u32, other: bool) -> mat2x4<f32> {
+  if (PACKED) {
+    let four = words(row + pair, other);
+    return mat2x4<f32>(fromBfloat16s(four.xy), fromBfloat16s(four.zw));
+  }
+  return mat2x4<f32>(weights(row, 2u * pair, other), weights(row, 2u * pair + 1u, other));
 }
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
+fn addProducts4(sum: f32, w: vec4<f32>, y: vec4<f32>) -> f32 {
+  return fma(w.w, y.w, fma(w.z, y.z, fma(w.y, y.y, fma(w.x, y.x, sum))));
 }
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
+fn addColumns(sums: vec4<f32>, w: mat4x4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(
+    addProducts4(sums.x, w[0], y),
+    addProducts4(sums.y, w[1], y),
+    addProducts4(sums.z, w[2], y),
+    addProducts4(sums.w, w[3], y),
+  );
 }
-fn xPair(at: u32) -> mat2x4<f32> { return mat2x4<f32>(vec4<f32>(x[2u * at]), vec4<f32>(x[2u * at + 1u])); }
-fn normedPair(at: u32) -> mat2x4<f32> {
-  return mat2x4<f32>(vec4<f32>(normed[2u * at]), vec4<f32>(normed[2u * at + 1u]));
+fn xAt(row: u32, vector: u32, inside: bool) -> vec4<f32> {
+  return select(vec4<f32>(), vec4<f32>(x[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
 }
-struct Pairs { a: mat2x4<f32>, b: mat2x4<f32>, c: mat2x4<f32>, d: mat2x4<f32> }
-fn addPair(sum: f32, w: mat2x4<f32>, y: mat2x4<f32>) -> f32 {
-  let left = fma(w[0].w, y[0].w, fma(w[0].z, y[0].z, fma(w[0].y, y[0].y, fma(w[0].x, y[0].x, sum))));
-  return fma(w[1].w, y[1].w, fma(w[1].z, y[1].z, fma(w[1].y, y[1].y, fma(w[1].x, y[1].x, left))));
+fn normedAt(row: u32, vector: u32, inside: bool, y: vec4<f32>) -> vec4<f32> {
+  if (!APART) { return y; }
+  return select(vec4<f32>(), vec4<f32>(normed[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
 }
-fn addPairs(sums: vec4<f32>, w: Pairs, y: mat2x4<f32>) -> vec4<f32> {
+fn addVector(sums: RowSums, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) -> RowSums {
   var next = sums;
-  next.x = addPair(sums.x, w.a, y);
-  if (COLUMNS > 1u) { next.y = addPair(sums.y, w.b, y); }
-  if (COLUMNS > 2u) {
-    next.z = addPair(sums.z, w.c, y);
-    next.w = addPair(sums.w, w.d, y);
+  let y0 = xAt(row, vector, inside);
+  next.columns[0] = addColumns(sums.columns[0], w, y0);
+  if (NORMED) {
+    let n0 = normedAt(row, vector, inside, y0);
+    next.squares.x = addProducts4(sums.squares.x, n0, n0);
+  }
+  if (ROWS > 1u) {
+    let y1 = xAt(row + 1u, vector, inside);
+    next.columns[1] = addColumns(sums.columns[1], w, y1);
+    if (NORMED) {
+      let n1 = normedAt(row + 1u, vector, inside, y1);
+      next.squares.y = addProducts4(sums.squares.y, n1, n1);
+    }
+  }
+  if (ROWS > 2u) {
+    let y2 = xAt(row + 2u, vector, inside);
+    let y3 = xAt(row + 3u, vector, inside);
+    next.columns[2] = addColumns(sums.columns[2], w, y2);
+    next.columns[3] = addColumns(sums.columns[3], w, y3);
+    if (NORMED) {
+      let n2 = normedAt(row + 2u, vector, inside, y2);
+      let n3 = normedAt(row + 3u, vector, inside, y3);
+      next.squares.z = addProducts4(sums.squares.z, n2, n2);
+      next.squares.w = addProducts4(sums.squares.w, n3, n3);
+    }
   }
   return next;
 }
-fn finishTeam(row: u32, column: u32, rowSums: vec4<f32>, rowGates: vec4<f32>, rowSquare: f32, thread: u32) {
-  let member = thread % TEAM;
-  var sums = rowSums;
-  var gates = rowGates;
-  var square = rowSquare;
-  workgroupBarrier();
-  partial[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquare[thread] = square; }
-  workgroupBarrier();
-  if (RANGES > 1u && member < LANES) {
-    for (var i = thread + LANES; i < thread - member + TEAM; i += LANES) {
-      sums += partial[i];
-      if (GATED) { gates += partialGate[i]; }
-      if (NORMED) { square += partialSquare[i]; }
-    }
-    partial[thread] = sums;
-    if (GATED) { partialGate[thread] = gates; }
-    if (NORMED) { partialSquare[thread] = square; }
+fn addVectors(sums: ptr<function, Sums>, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) {
+  (*sums).a = addVector((*sums).a, w, row, vector, inside);
+  if (ROWS > 4u) { (*sums).b = addVector((*sums).b, w, row + 4u, vector, inside); }
+  if (ROWS > 8u) {
+    (*sums).c = addVector((*sums).c, w, row + 8u, vector, inside);
+    (*sums).d = addVector((*sums).d, w, row + 12u, vector, inside);
   }
-  workgroupBarrier();
-  if (member >= COLUMNS) { return; }
-  let team = thread - member;
-  let sum = ((partial[team][member] + partial[team + 4u][member]) +
-    (partial[team + 2u][member] + partial[team + 6u][member])) +
-    ((partial[team + 1u][member] + partial[team + 5u][member]) +
-      (partial[team + 3u][member] + partial[team + 7u][member]));
-  var gate = 0.0;
-  if (GATED) {
-    gate = ((partialGate[team][member] + partialGate[team + 4u][member]) +
-      (partialGate[team + 2u][member] + partialGate[team + 6u][member])) +
-      ((partialGate[team + 1u][member] + partialGate[team + 5u][member]) +
-        (partialGate[team + 3u][member] + partialGate[team + 7u][member]));
-  }
-  var factor = 1.0;
-  if (NORMED) {
-    factor = factorOf(((partialSquare[team] + partialSquare[team + 4u]) +
-      (partialSquare[team + 2u] + partialSquare[team + 6u])) +
-      ((partialSquare[team + 1u] + partialSquare[team + 5u]) +
-        (partialSquare[team + 3u] + partialSquare[team + 7u])));
-  }
-  write(row, column + member, sum, gate, factor);
 }
-@compute @workgroup_size(128)
+fn addPair(sums: ptr<function, Sums>, starts: vec4<u32>, row: u32, pair: u32, end: u32) {
+  let inside = PAIRS == 1u || pair < end;
+  let i = select(end - 1u, pair, inside);
+  if (ROWS <= 4u || PACKED) {
+    let a = weightPair(starts.x, i, false);
+    let b = weightPair(starts.y, i, false);
+    let c = weightPair(starts.z, i, GATED);
+    let d = weightPair(starts.w, i, GATED);
+    addVectors(sums, mat4x4<f32>(a[0], b[0], c[0], d[0]), row, 2u * i, inside);
+    addVectors(sums, mat4x4<f32>(a[1], b[1], c[1], d[1]), row, 2u * i + 1u, inside);
+  } else {
+    for (var vector = 2u * i; vector < 2u * i + 2u; vector++) {
+      let w = mat4x4<f32>(
+        weights(starts.x, vector, false),
+        weights(starts.y, vector, false),
+        weights(starts.z, vector, GATED),
+        weights(starts.w, vector, GATED),
+      );
+      addVectors(sums, w, row, vector, inside);
+    }
+  }
+}
+fn lanesOfTeam(at: u32) -> vec4<f32> {
+  return ((partial[at] + partial[at + 4u]) + (partial[at + 2u] + partial[at + 6u])) +
+    ((partial[at + 1u] + partial[at + 5u]) + (partial[at + 3u] + partial[at + 7u]));
+}
+fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
+  let rows = min(ROWS, 4u);
+  let teams = THREADS / TEAM;
+  workgroupBarrier();
+  partial[thread] = sums.columns[0];
+  if (ROWS > 1u) { partial[THREADS + thread] = sums.columns[1]; }
+  if (ROWS > 2u) {
+    partial[2u * THREADS + thread] = sums.columns[2];
+    partial[3u * THREADS + thread] = sums.columns[3];
+  }
+  if (NORMED) { partial[rows * THREADS + thread] = sums.squares; }
+  workgroupBarrier();
+  if (RANGES > 1u) {
+    let jobs = (rows + select(0u, 1u, NORMED)) * teams * LANES;
+    for (var job = thread; job < jobs; job += THREADS) {
+      let at = job / LANES * TEAM + job % LANES;
+      var sum = partial[at];
+      for (var i = 1u; i < RANGES; i++) { sum += partial[at + i * LANES]; }
+      partial[at] = sum;
+    }
+  }
+  workgroupBarrier();
+  for (var job = thread; job < rows * teams; job += THREADS) {
+    let local = job / teams;
+    let team = job % teams;
+    let found = lanesOfTeam(job * TEAM);
+    var factor = 1.0;
+    if (NORMED) { factor = factorOf(lanesOfTeam((rows * teams + team) * TEAM)[local]); }
+    let first = column + team * width();
+    write(row + local, first, found.x, found.z, factor);
+    write(row + local, first + 1u, found.y, found.w, factor);
+    if (!GATED) {
+      write(row + local, first + 2u, found.z, 0.0, factor);
+      write(row + local, first + 3u, found.w, 0.0, factor);
+    }
+  }
+}
+@compute @workgroup_size(THREADS)
 fn teams(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -493,93 +597,33 @@ fn teams(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let member = thread % TEAM;
-  let width = 128u / TEAM * COLUMNS;
-  let across = (parameters.outCount + width - 1u) / width;
+  let columns = THREADS / TEAM * width();
+  let across = (parameters.outCount + columns - 1u) / columns;
   let row = id / across * ROWS;
-  let column = id % across * width + thread / TEAM * COLUMNS;
-  let pairs = parameters.inVectors / 2u;
-  let lastRow = parameters.rows - 1u;
-  let x0 = min(row, lastRow) * pairs;
-  let x1 = min(row + 1u, lastRow) * pairs;
-  let x2 = min(row + 2u, lastRow) * pairs;
-  let x3 = min(row + 3u, lastRow) * pairs;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
+  let firstColumn = id % across * columns;
+  let column = firstColumn + thread / TEAM * width();
+  let offsets = select(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(0u, 1u, 0u, 1u), GATED);
+  let starts = min(column + offsets, vec4<u32>(parameters.outCount - 1u)) * parameters.weightStride;
+  let member = thread % TEAM;
   let range = member / LANES;
-  let end = min((range + 1u) * parameters.rangePairs, pairs);
-  var sums = mat4x4<f32>();
-  var gates = mat4x4<f32>();
-  var squares = vec4<f32>();
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
-    var w = Pairs();
-    w.a = weightPair(at0 + i);
-    if (COLUMNS > 1u) { w.b = weightPair(at1 + i); }
-    if (COLUMNS > 2u) {
-      w.c = weightPair(at2 + i);
-      w.d = weightPair(at3 + i);
-    }
-    let y0 = xPair(x0 + i);
-    var y1 = mat2x4<f32>();
-    var y2 = mat2x4<f32>();
-    var y3 = mat2x4<f32>();
-    if (ROWS > 1u) { y1 = xPair(x1 + i); }
-    if (ROWS > 2u) {
-      y2 = xPair(x2 + i);
-      y3 = xPair(x3 + i);
-    }
-    sums[0] = addPairs(sums[0], w, y0);
-    if (ROWS > 1u) { sums[1] = addPairs(sums[1], w, y1); }
-    if (ROWS > 2u) {
-      sums[2] = addPairs(sums[2], w, y2);
-      sums[3] = addPairs(sums[3], w, y3);
-    }
-    if (GATED) {
-      w.a = gatePair(at0 + i);
-      if (COLUMNS > 1u) { w.b = gatePair(at1 + i); }
-      if (COLUMNS > 2u) {
-        w.c = gatePair(at2 + i);
-        w.d = gatePair(at3 + i);
-      }
-      gates[0] = addPairs(gates[0], w, y0);
-      if (ROWS > 1u) { gates[1] = addPairs(gates[1], w, y1); }
-      if (ROWS > 2u) {
-        gates[2] = addPairs(gates[2], w, y2);
-        gates[3] = addPairs(gates[3], w, y3);
-      }
-    }
-    if (NORMED) {
-      let n0 = normedPair(x0 + i);
-      squares.x = addPair(squares.x, n0, n0);
-      if (ROWS > 1u) {
-        let n1 = normedPair(x1 + i);
-        squares.y = addPair(squares.y, n1, n1);
-      }
-      if (ROWS > 2u) {
-        let n2 = normedPair(x2 + i);
-        let n3 = normedPair(x3 + i);
-        squares.z = addPair(squares.z, n2, n2);
-        squares.w = addPair(squares.w, n3, n3);
-      }
-    }
+  let end = min((range + 1u) * parameters.rangePairs, parameters.inVectors / 2u);
+  var sums = Sums();
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += PAIRS * LANES) {
+    addPair(&sums, starts, row, i, end);
+    if (PAIRS > 1u) { addPair(&sums, starts, row, i + LANES, end); }
   }
-  finishTeam(row, column, sums[0], gates[0], squares.x, thread);
-  if (ROWS > 1u) { finishTeam(row + 1u, column, sums[1], gates[1], squares.y, thread); }
-  if (ROWS > 2u) {
-    finishTeam(row + 2u, column, sums[2], gates[2], squares.z, thread);
-    finishTeam(row + 3u, column, sums[3], gates[3], squares.w, thread);
+  finishTeams(sums.a, row, firstColumn, thread);
+  if (ROWS > 4u) { finishTeams(sums.b, row + 4u, firstColumn, thread); }
+  if (ROWS > 8u) {
+    finishTeams(sums.c, row + 8u, firstColumn, thread);
+    finishTeams(sums.d, row + 12u, firstColumn, thread);
   }
 }
 override ROW_GROUPS: u32;
 override COLUMN_GROUPS: u32;
 override TALL: bool;
 override BROAD: bool;
-override APART: bool;
 override POSITIONS: u32;
-override THREADS: u32;
 override STEP: u32;
 override BUFFERS: u32;
 override UNITS: u32;
@@ -597,30 +641,18 @@ fn kept(at: u32) -> vec4<f32> {
 struct Squares { upper: vec4<f32>, lower: vec4<f32> }
 fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
 fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
-fn weights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(weight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(weight[at]);
-}
-fn gateWeights(at: u32) -> vec4<f32> {
-  if (PACKED) {
-    let words = vec4<u32>(gateWeight[at / 2u]);
-    return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
-  }
-  return vec4<f32>(gateWeight[at]);
-}
 fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
   var first = row + group % rowVectors() * 4u;
   var last = parameters.rows - 1u;
+  var stride = parameters.inVectors;
   if (group >= weightsAt()) {
     first = group - weightsAt();
     if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
     first = column + 4u * first;
     last = parameters.outCount - 1u;
+    stride = parameters.weightStride;
   }
-  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * parameters.inVectors;
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * stride;
 }
 fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
   let at = rows + vector;
@@ -635,10 +667,13 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
       vec4<f32>(normed[at.w]),
     );
   }
-  if (GATED && group >= weightsAt() + COLUMN_GROUPS) {
-    return mat4x4<f32>(gateWeights(at.x), gateWeights(at.y), gateWeights(at.z), gateWeights(at.w));
-  }
-  return mat4x4<f32>(weights(at.x), weights(at.y), weights(at.z), weights(at.w));
+  let isGate = GATED && group >= weightsAt() + COLUMN_GROUPS;
+  return mat4x4<f32>(
+    weights(rows.x, vector, isGate),
+    weights(rows.y, vector, isGate),
+    weights(rows.z, vector, isGate),
+    weights(rows.w, vector, isGate),
+  );
 }
 fn store(buffer: u32, group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
   let columns = transpose(elements);
@@ -2208,140 +2243,6 @@ fn main(
 }
 `;
 
-// gpu/quantizedLinear.wgsl
-const quantizedLinearSource = `override BITS: u32;
-override GROUP: u32;
-override TEAM: u32;
-override ONE_ROW: bool;
-override BIAS: bool;
-override RESIDUAL: bool;
-override NORMED: bool;
-override GATED: bool;
-struct Parameters {
-  rows: u32,
-  inVectors: u32,
-  vectors: u32,
-  scalesAt: u32,
-  firstOut: u32,
-  outCount: u32,
-  stride: u32,
-  workgroups: u32,
-  inDim: u32,
-  eps: f32,
-}
-@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> bias: array<Bias>;
-@group(0) @binding(3) var<storage, read> residual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> output: array<Output>;
-@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
-@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<u32>>;
-@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-@group(0) @binding(15) var<uniform> parameters: Parameters;
-var<workgroup> partial: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquares: array<vec4<f32>, 128>;
-fn rowAt(row: u32) -> u32 {
-  return min(row, parameters.rows - 1u) * parameters.inVectors;
-}
-fn products(w: vec4<f32>, row: u32, i: u32) -> vec4<f32> {
-  let x0 = dot(w, vec4<f32>(x[rowAt(row) + i]));
-  if (ONE_ROW) { return vec4<f32>(x0, 0.0, 0.0, 0.0); }
-  return vec4<f32>(
-    x0,
-    dot(w, vec4<f32>(x[rowAt(row + 1u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 2u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 3u) + i])),
-  );
-}
-fn square(row: u32, i: u32) -> f32 {
-  let y = vec4<f32>(normed[rowAt(row) + i]);
-  return dot(y, y);
-}
-fn squares(row: u32, i: u32) -> vec4<f32> {
-  if (ONE_ROW) { return vec4<f32>(square(row, i), 0.0, 0.0, 0.0); }
-  return vec4<f32>(square(row, i), square(row + 1u, i), square(row + 2u, i), square(row + 3u, i));
-}
-fn word(bits: u32, row: u32, i: u32) -> vec4<f32> {
-  if (BITS == 8u) {
-    return products(vec4<f32>(vec4<i32>(vec4<u32>(bits) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u)), row, i);
-  }
-  let low = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - 8.0;
-  let high = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u)) - 8.0;
-  return products(low, row, i) + products(high, row, i + 1u);
-}
-fn vector(integers: vec4<u32>, row: u32, first: u32) -> vec4<f32> {
-  let step = 8u / BITS;
-  return word(integers.x, row, first) + word(integers.y, row, first + step) +
-    word(integers.z, row, first + 2u * step) + word(integers.w, row, first + 3u * step);
-}
-fn scaleOf(words: vec4<u32>, scaleWord: u32, group: u32) -> f32 {
-  let pair = words[scaleWord % 4u];
-  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
-}
-@compute @workgroup_size(128)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let teams = 128u / TEAM;
-  let blocks = (parameters.outCount + teams - 1u) / teams;
-  let row = id / blocks * 4u;
-  let lane = thread % TEAM;
-  let column = id % blocks * teams + thread / TEAM;
-  let at = min(column, parameters.outCount - 1u) * parameters.vectors;
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var squareSums = vec4<f32>();
-  for (var i = lane; i < parameters.scalesAt / 4u; i += TEAM) {
-    let group = i * (128u / BITS) / GROUP;
-    let scaleWord = parameters.scalesAt + group / 2u;
-    let first = i * (32u / BITS);
-    let scale = scaleOf(weight[at + scaleWord / 4u], scaleWord, group);
-    sums += scale * vector(weight[at + i], row, first);
-    if (GATED) {
-      let gateScale = scaleOf(gateWeight[at + scaleWord / 4u], scaleWord, group);
-      gates += gateScale * vector(gateWeight[at + i], row, first);
-    }
-    if (NORMED) {
-      for (var j = 0u; j < 32u / BITS; j++) { squareSums += squares(row, first + j); }
-    }
-  }
-  partial[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquares[thread] = squareSums; }
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      partial[thread] += partial[thread + half];
-      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
-      if (NORMED) { partialSquares[thread] += partialSquares[thread + half]; }
-    }
-  }
-  workgroupBarrier();
-  let r = row + lane;
-  if (lane >= 4u || r >= parameters.rows || column >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column;
-  let to = r * parameters.stride + global;
-  var factor = 1.0;
-  if (NORMED) {
-    factor = 1.0 / sqrt(partialSquares[thread - lane][lane] / f32(parameters.inDim) + parameters.eps);
-  }
-  var y = partial[thread - lane][lane] * factor;
-  if (BIAS) { y += f32(bias[global]); }
-  if (GATED) {
-    var gate = partialGate[thread - lane][lane] * factor;
-    if (BIAS) { gate += f32(gateBias[global]); }
-    y *= gate;
-  }
-  if (RESIDUAL) { y += f32(residual[to]); }
-  output[to] = Output(y);
-}
-`;
-
 // gpu/quantizedRows.wgsl
 const quantizedRowsSource = `override BITS: u32;
 override GROUP: u32;
@@ -2880,7 +2781,7 @@ export const embeddingBackward = /* @__PURE__ */ (() => ({
 
 const fewRowsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + fewRowsSource,
-  overrides: ["PACKED","RANGES","BIAS","RESIDUAL","NORMED","GATED","TEAM","ROWS","COLUMNS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","APART","POSITIONS","THREADS","STEP","BUFFERS","UNITS","GROUPS","PITCH"],
+  overrides: ["PACKED","BITS","GROUP","RANGES","BIAS","RESIDUAL","NORMED","APART","GATED","THREADS","TEAM","ROWS","PAIRS","PARTIALS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","POSITIONS","STEP","BUFFERS","UNITS","GROUPS","PITCH"],
   aliases: ["Bias","Buffer","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2890,7 +2791,7 @@ export const fewRows = /* @__PURE__ */ (() => ({
   teams: {
     ...fewRowsModule,
     entryPoint: "teams",
-    threads: 128,
+    threads: undefined,
     bindings: {
       x: [0, "read"],
       weight: [1, "read"],
@@ -2903,13 +2804,16 @@ export const fewRows = /* @__PURE__ */ (() => ({
     },
     parameters: {
       rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      rangePairs: [5, "u32"],
-      workgroups: [6, "u32"],
-      eps: [7, "f32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
     },
   },
   tiles: {
@@ -2928,13 +2832,16 @@ export const fewRows = /* @__PURE__ */ (() => ({
     },
     parameters: {
       rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      rangePairs: [5, "u32"],
-      workgroups: [6, "u32"],
-      eps: [7, "f32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
     },
   },
 } as const))();
@@ -3421,44 +3328,6 @@ export const pad = /* @__PURE__ */ (() => ({
       columns: [2, "u32"],
       toRows: [3, "u32"],
       toColumns: [4, "u32"],
-    },
-  },
-} as const))();
-
-const quantizedLinearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + quantizedLinearSource,
-  overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL","NORMED","GATED"],
-  aliases: ["Bias","Output","Residual","X"],
-} as const))();
-
-/** gpu/quantizedLinear.wgsl */
-export const quantizedLinear = /* @__PURE__ */ (() => ({
-  constants: {},
-  main: {
-    ...quantizedLinearModule,
-    entryPoint: "main",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      bias: [2, "read"],
-      residual: [3, "read"],
-      output: [4, "read_write"],
-      normed: [5, "read"],
-      gateWeight: [6, "read"],
-      gateBias: [7, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      vectors: [2, "u32"],
-      scalesAt: [3, "u32"],
-      firstOut: [4, "u32"],
-      outCount: [5, "u32"],
-      stride: [6, "u32"],
-      workgroups: [7, "u32"],
-      inDim: [8, "u32"],
-      eps: [9, "f32"],
     },
   },
 } as const))();

@@ -121,11 +121,19 @@ async function checkNormLinear(
   for (const result of results.slice(1)) assertSameBits(result, results[0], what);
 }
 
-async function checkNormLinears(backend: Backend): Promise<void> {
-  for (const rows of [1, 2, 5, 9, 17, 64]) {
+/** Numbers of rows that take different kernels and shapes, each with one extra: every combination would compile for minutes. */
+const ROWS = [[1, "gate"], [3, "residual"], [5, "gate"], [16, "residual"], [17, "gate"], [
+  64,
+  "residual",
+]] as const;
+
+async function checkNormLinears(backend: Backend, stored = STORED): Promise<void> {
+  for (const [rows, extra] of ROWS) {
     for (const [inDim, outDim] of [[8, 3], [64, 70], [136, 9]]) {
-      for (const extra of ["gate", "residual"] as const) {
-        for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, outDim], extra, stored);
+      await checkNormLinear(backend, [rows, inDim, outDim], extra, ["f32", "bf16"]);
+      if (rows % 4 !== 1) continue;
+      for (const formats of stored.slice(1)) {
+        await checkNormLinear(backend, [rows, inDim, outDim], extra, formats);
       }
     }
   }
@@ -134,21 +142,15 @@ async function checkNormLinears(backend: Backend): Promise<void> {
 gpuTest("a norm as a factor of the product that reads it", async (backend) => {
   await checkNormLinears(backend);
   for (const inDim of [1024, 1032, 2056]) { // 64 and 128 threads share a column
-    for (const rows of [1, 3]) {
-      for (const stored of STORED) await checkNormLinear(backend, [rows, inDim, 9], "gate", stored);
-    }
+    for (const rows of [1, 3, 20]) await checkNormLinear(backend, [rows, inDim, 9], "gate", ["f32", "bf16"]);
   }
-  for (const rows of [3, 7, 16, 20, 50]) { // tiles as wide as they become
-    for (const extra of ["gate", "residual"] as const) {
-      await checkNormLinear(backend, [rows, 24, 4100], extra, ["f32", "bf16"]);
-    }
-  }
+  // Tiles as wide as they become, and many workgroups.
+  for (const rows of [7, 20, 50]) await checkNormLinear(backend, [rows, 24, 4100], "gate", ["f32"]);
 });
 
 gpuTest("a product of few rows where a workgroup has 16 KiB, WebGPU's least", async () => {
   using backend = new Backend(new WebgpuMachine(await smallDevice(), "asked for by the test"));
-  await checkNormLinears(backend);
-  for (const rows of [3, 7, 16, 20, 50]) await checkNormLinear(backend, [rows, 1032, 600], "gate", ["f32"]);
+  await checkNormLinears(backend, STORED.slice(0, 1));
 });
 
 async function checkMixerStep(
