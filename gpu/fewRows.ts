@@ -131,12 +131,12 @@ function* shapesOf({ rows, weight }: FewRows): Generator<Shape[]> {
   }
   for (let high = height; high >= 8; high /= 2) {
     const tile = { kernel: "tiles", ROW_GROUPS: high / 4, TALL: false, BROAD: true } as const;
-    yield [4, 2].flatMap((COLUMN_GROUPS) => DEPTHS.map((depth) => ({ ...tile, COLUMN_GROUPS, ...depth })));
+    yield [4, 2].flatMap((COLUMN_GROUPS) => STEPS.map((step) => ({ ...tile, COLUMN_GROUPS, ...step })));
   }
 }
 
 /** Of tiles, the best first. */
-const DEPTHS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 1 }];
+const STEPS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 1 }];
 
 /** Whether a device has what a shape takes. */
 export function fits({ adapterLimits }: Device, product: FewRows, shape: Shape): boolean {

@@ -6,6 +6,8 @@ import { Backend, type Quantization, quantize, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
+import { multiplyFewRows, type Shape } from "../gpu/fewRows.ts";
+import { storeOf } from "../gpu/device.ts";
 import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
 import { Decoding, readLogits, type Session, TransNormerLLM } from "../model/mod.ts";
@@ -146,6 +148,32 @@ gpuTest("a norm as a factor of the product that reads it", async (backend) => {
   }
   // Tiles as wide as they become, and many workgroups.
   for (const rows of [7, 20, 50]) await checkNormLinear(backend, [rows, 24, 4100], "gate", ["f32"]);
+});
+
+gpuTest("a product of few rows has the same bits in every shape", async (backend) => {
+  const { device } = backend.machine as WebgpuMachine, [rows, inDim, outDim] = [20, 136, 70];
+  using scope = new Scope();
+  const store = (shape: number[], seed: number) => storeOf(upload(scope, backend, shape, seed)[1]);
+  const x = store([rows, inDim], 1), weight = store([outDim, inDim], 2), normed = store([rows, inDim], 3);
+  const tile = { kernel: "tiles", ROW_GROUPS: 2, COLUMN_GROUPS: 4, STEP: 1 } as const;
+  const shapes: Shape[] = [
+    { kernel: "teams", ROWS: 1, THREADS: 128, PAIRS: 2 },
+    { kernel: "teams", ROWS: 16, THREADS: 256, PAIRS: 1 },
+    { ...tile, TALL: false, BROAD: false, BUFFERS: 2 },
+    { ...tile, TALL: true, BROAD: true, BUFFERS: 1 },
+  ];
+  const results: Float32Array[] = [];
+  for (const shape of shapes) {
+    poison(backend, [rows, outDim]);
+    const output = scope.keep(backend.empty([rows, outDim]));
+    multiplyFewRows(device, {
+      ...{ x, bias: undefined, residual: undefined, output: storeOf(output), rows, inDim, outDim },
+      weight: { store: weight, rowLength: inDim, inside: inDim },
+      norm: { normed, eps: EPS },
+    }, shape);
+    results.push(await output.data());
+    assertSameBits(results.at(-1)!, results[0], JSON.stringify(shape));
+  }
 });
 
 gpuTest("a product of few rows where a workgroup has 16 KiB, WebGPU's least", async () => {
