@@ -3,7 +3,7 @@
  * The WebGPU device: pipelines, and one queue of work over the memory of `store.ts` and `pool.ts`.
  *
  * Everything enqueued is recorded into one command encoder and submitted by {@linkcode Device.flush}, which reading a
- * tensor calls, and much recorded work too: a decoded token of a model is one submit and one readback. Windows of stores are bound as they are if
+ * tensor calls, and much recorded work too: a decoded token of a model is a few submits and one readback. Windows of stores are bound as they are if
  * they lie inside one piece. One that crosses a cut, or starts at an offset that cannot be bound, is copied to a scratch
  * buffer before the dispatch and back after it.
  *

@@ -460,6 +460,26 @@ gpuTest(
   },
 );
 
+gpuTest("a token of many layers is submitted in parts of 32 dispatches", async (backend) => {
+  const decoder_layers = 13,
+    deep = { ...EVEN, decoder_layers, linear_use_lrpe_list: Array(decoder_layers).fill(1) };
+  using network = model(backend, deep);
+  using session = network.session();
+  const ids = [3, 1, 4, 1, 5], exact = referenceLogits(deep, randomTensors(deep, 5), [ids]);
+  for (const [i, id] of ids.entries()) {
+    const counts = await counted(async () => {
+      using logits = session.step(id);
+      const expected = exact.subarray(i * deep.vocab_size, (i + 1) * deep.vocab_size);
+      assertClose(await logits.data(), expected, 1e-4, `token ${i}`);
+    });
+    if (i < 4) continue; // recorded, or with new buffers
+    // The embedding and 5 dispatches per layer are the plan; what makes logits of them goes with its last part.
+    assert.equal(counts.dispatchWorkgroups, 5 * decoder_layers + 3);
+    assert.equal(counts.submit, Math.ceil((5 * decoder_layers + 1) / 32));
+    assert.equal(counts.writeBuffer, 1 + counts.submit);
+  }
+});
+
 gpuTest("with integer weights too, alone and in company", async (backend) => {
   for (const format of [{ bits: 8, group: 32 }, { bits: 4, group: 32 }] as const) {
     using network = model(backend, GROUPED, format);
