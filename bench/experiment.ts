@@ -1,6 +1,7 @@
 /**
  * Runs the experiments of `docs/evidence.md` that train, one after another, and keeps each result when it is there.
- * Stopped, by Ctrl-C or by `--seconds`, it continues where it was.
+ * Stopped, by Ctrl-C or by `--seconds`, it continues where it was. Processes with the same `--json` and `--work` share
+ * the work, each on a GPU of its own: each takes a run that no other has taken.
  *
  *     deno task text --out out/english.text.gz
  *     deno task experiment --size small --data out/english.text.gz --seconds 540
@@ -26,6 +27,8 @@ import {
   type ExperimentRecipe,
   type Experiments,
   planRuns,
+  readyRuns,
+  type Run,
   runExperiment,
   VARIANTS,
 } from "./measure/experiments.ts";
@@ -63,11 +66,10 @@ await cli(
       const file = options.json ?? `docs/evidence/training-${size}.json`;
       const recipe = { size, seqLen, ...SIZES[size] };
       const { steps = recipe.steps, batch = recipe.batch } = options;
-      const plan = planRuns(variants, seeds);
-      let kept = await read(file);
       if (options.list) {
-        for (const { name } of plan) {
-          write(`${kept?.runs[name]?.bitsPerByte.toFixed(4) ?? "  -   "}  ${name}\n`);
+        const kept = await read(file);
+        for (const { name } of planRuns(variants, seeds, kept?.runs)) {
+          write(`${kept?.runs[name]?.bitsPerByte?.toFixed(4) ?? "  -   "}  ${name}\n`);
         }
         return;
       }
@@ -83,20 +85,29 @@ await cli(
         command: `deno task experiment ${Deno.args.join(" ")}`,
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
-      checkSame(kept, about, file);
-      const status = new StatusLine();
-      for (const [i, run] of plan.entries()) {
-        if (kept?.runs[run.name] !== undefined) continue;
-        if (deadline.aborted) break;
+      const folder = `${work}/${size}`, status = new StatusLine();
+      await Deno.mkdir(folder, { recursive: true });
+      while (!deadline.aborted) {
+        const kept = await read(file);
+        checkSame(kept, about, file);
+        const plan = planRuns(variants, seeds, kept?.runs), ready = readyRuns(plan, kept?.runs ?? {});
+        if (ready.length === 0) break;
+        using taken = await takeOne(ready, folder);
+        if (taken === undefined) {
+          status.draw("other processes have taken what can be run now");
+          await waitASecond(deadline);
+          continue;
+        }
+        const { run } = taken, runs = (await read(file))?.runs ?? {};
+        if (runs[run.name] !== undefined) continue; // finished by another process in the meantime
+        const place = plan.findIndex(({ name }) => name === run.name) + 1;
         const result = await runExperiment(run, { size, steps, seqLen, batch }, {
-          ...{ backend, corpus, folder: `${work}/${size}/${run.name.replaceAll(" ", "-")}` },
-          ...{ runs: kept?.runs ?? {}, signal: deadline },
+          ...{ backend, corpus, runs, folder: `${folder}/${fileName(run)}`, signal: deadline },
           onStep: ({ step, loss }) =>
-            status.draw(`${i + 1}/${plan.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
+            status.draw(`${place}/${plan.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
         });
         if (result === undefined) break;
-        kept = { ...about, runs: { ...kept?.runs, [run.name]: result } };
-        await keep(file, kept);
+        await keep(file, folder, about, { [run.name]: result });
         status.end();
         const seconds = ((performance.now() - begin) / 1000).toFixed(0);
         write(
@@ -106,11 +117,34 @@ await cli(
             `${result.tokensPerSecond.toFixed(0)} tokens/s, ${seconds} s\n`,
         );
       }
-      const left = plan.filter(({ name }) => kept?.runs[name] === undefined).length;
+      status.end();
+      const runs = (await read(file))?.runs ?? {};
+      const left = planRuns(variants, seeds, runs).filter(({ name }) => runs[name] === undefined).length;
       write(left === 0 ? `finished: ${file}\n` : `${left} runs are to come: the same command continues\n`);
       stop.throwIfAborted();
     }),
 );
+
+/** Name of what belongs to a run, in the folder of checkpoints. */
+function fileName({ name }: Run): string {
+  return name.replaceAll(" ", "-");
+}
+
+/** The first run that no other process works on, taken until it is disposed or this process ends. */
+async function takeOne(runs: readonly Run[], folder: string): Promise<{ run: Run } & Disposable | undefined> {
+  for (const run of runs) {
+    const lock = await Deno.open(`${folder}/${fileName(run)}.lock`, { create: true, write: true });
+    if (await lock.tryLock(true)) return { run, [Symbol.dispose]: () => lock.close() };
+    lock.close();
+  }
+}
+
+/** Waits for what other processes do, unless it is time to stop. */
+function waitASecond(signal: AbortSignal): Promise<void> {
+  const { promise, resolve } = Promise.withResolvers<void>(), timer = setTimeout(resolve, 1000);
+  signal.addEventListener("abort", () => resolve(), { once: true });
+  return promise.finally(() => clearTimeout(timer));
+}
 
 /** Results that were kept, if any. */
 async function read(file: string): Promise<Experiments | undefined> {
@@ -122,9 +156,19 @@ async function read(file: string): Promise<Experiments | undefined> {
   }
 }
 
-/** Writes results whole or not at all. */
-async function keep(file: string, experiments: Experiments): Promise<void> {
-  await Deno.writeTextFile(`${file}.partial`, `${JSON.stringify(experiments, null, 2)}\n`);
+/** Adds results to those that this and other processes have kept. The file is written whole or not at all. */
+async function keep(
+  file: string,
+  folder: string,
+  about: Omit<Experiments, "runs">,
+  runs: Experiments["runs"],
+): Promise<void> {
+  using lock = await Deno.open(`${folder}/results.lock`, { create: true, write: true });
+  await lock.lock(true);
+  const kept = await read(file);
+  checkSame(kept, about, file);
+  const all: Experiments = { ...about, runs: { ...kept?.runs, ...runs } };
+  await Deno.writeTextFile(`${file}.partial`, `${JSON.stringify(all, null, 2)}\n`);
   await Deno.rename(`${file}.partial`, file);
 }
 
