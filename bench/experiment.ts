@@ -28,10 +28,10 @@ import {
   type Experiments,
   planRuns,
   readyRuns,
-  type Run,
   runExperiment,
   VARIANTS,
 } from "./measure/experiments.ts";
+import { fileName, readKept, Shared, work as workOn } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
 /** Steps, and sequences of a batch, by size: what an H100 trains in half a minute. */
@@ -67,7 +67,7 @@ await cli(
       const recipe = { size, seqLen, ...SIZES[size] };
       const { steps = recipe.steps, batch = recipe.batch } = options;
       if (options.list) {
-        const kept = await read(file);
+        const kept = await readKept<Experiments>(file);
         for (const { name } of planRuns(variants, seeds, kept?.runs)) {
           write(`${kept?.runs[name]?.bitsPerByte?.toFixed(4) ?? "  -   "}  ${name}\n`);
         }
@@ -86,99 +86,41 @@ await cli(
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
       const folder = `${work}/${size}`, status = new StatusLine();
-      await Deno.mkdir(folder, { recursive: true });
-      while (!deadline.aborted) {
-        const kept = await read(file);
-        checkSame(kept, about, file);
-        const plan = planRuns(variants, seeds, kept?.runs), ready = readyRuns(plan, kept?.runs ?? {});
-        if (ready.length === 0) break;
-        using taken = await takeOne(ready, folder);
-        if (taken === undefined) {
-          status.draw("other processes have taken what can be run now");
-          await waitASecond(deadline);
-          continue;
-        }
-        const { run } = taken, runs = (await read(file))?.runs ?? {};
-        if (runs[run.name] !== undefined) continue; // finished by another process in the meantime
-        const place = plan.findIndex(({ name }) => name === run.name) + 1;
-        const result = await runExperiment(run, { size, steps, seqLen, batch }, {
-          ...{ backend, corpus, runs, folder: `${folder}/${fileName(run)}`, signal: deadline },
-          onStep: ({ step, loss }) =>
-            status.draw(`${place}/${plan.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
-        });
-        if (result === undefined) break;
-        await keep(file, folder, about, { [run.name]: result });
-        status.end();
-        const seconds = ((performance.now() - begin) / 1000).toFixed(0);
-        write(
-          `${run.name}: ${
-            result.bitsPerByte.toFixed(4)
-          } bits per byte, learning rate ${result.learningRate}, ` +
-            `${result.tokensPerSecond.toFixed(0)} tokens/s, ${seconds} s\n`,
-        );
-      }
+      const shared = new Shared<Experiments>(file, folder, (kept) => checkSame(kept, about, file));
+      const plan = (kept: Experiments | undefined) => planRuns(variants, seeds, kept?.runs);
+      await workOn(shared, (kept) => readyRuns(plan(kept), kept?.runs ?? {}), {
+        signal: deadline,
+        onWait: () => status.draw("other processes have taken what can be run now"),
+        async run(run, kept) {
+          const all = plan(kept), place = all.findIndex(({ name }) => name === run.name) + 1;
+          const result = await runExperiment(run, { size, steps, seqLen, batch }, {
+            ...{ backend, corpus, folder: `${folder}/${fileName(run.name)}`, signal: deadline },
+            runs: kept?.runs ?? {},
+            onStep: ({ step, loss }) =>
+              status.draw(`${place}/${all.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
+          });
+          if (result === undefined) return false;
+          await shared.keep(about, { [run.name]: result });
+          const { bitsPerByte, learningRate, tokensPerSecond } = result;
+          const seconds = ((performance.now() - begin) / 1000).toFixed(0);
+          status.end();
+          write(
+            `${run.name}: ${bitsPerByte.toFixed(4)} bits per byte, learning rate ${learningRate}, ` +
+              `${tokensPerSecond.toFixed(0)} tokens/s, ${seconds} s\n`,
+          );
+          return true;
+        },
+      });
       status.end();
-      const runs = (await read(file))?.runs ?? {};
-      const left = planRuns(variants, seeds, runs).filter(({ name }) => runs[name] === undefined).length;
+      const kept = await shared.read();
+      const left = plan(kept).filter(({ name }) => kept?.runs[name] === undefined).length;
       write(left === 0 ? `finished: ${file}\n` : `${left} runs are to come: the same command continues\n`);
       stop.throwIfAborted();
     }),
 );
 
-/** Name of what belongs to a run, in the folder of checkpoints. */
-function fileName({ name }: Run): string {
-  return name.replaceAll(" ", "-");
-}
-
-/** The first run that no other process works on, taken until it is disposed or this process ends. */
-async function takeOne(runs: readonly Run[], folder: string): Promise<{ run: Run } & Disposable | undefined> {
-  for (const run of runs) {
-    const lock = await Deno.open(`${folder}/${fileName(run)}.lock`, { create: true, write: true });
-    if (await lock.tryLock(true)) return { run, [Symbol.dispose]: () => lock.close() };
-    lock.close();
-  }
-}
-
-/** Waits for what other processes do, unless it is time to stop. */
-function waitASecond(signal: AbortSignal): Promise<void> {
-  const { promise, resolve } = Promise.withResolvers<void>(), timer = setTimeout(resolve, 1000);
-  signal.addEventListener("abort", () => resolve(), { once: true });
-  return promise.finally(() => clearTimeout(timer));
-}
-
-/** Results that were kept, if any. */
-async function read(file: string): Promise<Experiments | undefined> {
-  try {
-    return JSON.parse(await Deno.readTextFile(file));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
-}
-
-/** Adds results to those that this and other processes have kept. The file is written whole or not at all. */
-async function keep(
-  file: string,
-  folder: string,
-  about: Omit<Experiments, "runs">,
-  runs: Experiments["runs"],
-): Promise<void> {
-  using lock = await Deno.open(`${folder}/results.lock`, { create: true, write: true });
-  await lock.lock(true);
-  const kept = await read(file);
-  checkSame(kept, about, file);
-  const all: Experiments = { ...about, runs: { ...kept?.runs, ...runs } };
-  await Deno.writeTextFile(`${file}.partial`, `${JSON.stringify(all, null, 2)}\n`);
-  await Deno.rename(`${file}.partial`, file);
-}
-
 /** Runs that are to be compared must have one recipe, one text and one device. */
-function checkSame(
-  kept: Experiments | undefined,
-  about: Omit<Experiments, "runs">,
-  file: string,
-): void {
-  if (kept === undefined) return;
+function checkSame(kept: Experiments, about: Omit<Experiments, "runs">, file: string): void {
   const facts = (
     { steps, seqLen, batch, device, data }: ExperimentRecipe & Pick<Experiments, "device" | "data">,
   ) => JSON.stringify({ steps, seqLen, batch, device, data: data.sha256 });
