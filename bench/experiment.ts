@@ -82,7 +82,6 @@ await cli(
       const about = {
         ...{ format: "levin experiments 1" as const, ...recipe, steps, batch, device: backend.info.device },
         ...{ date: new Date().toISOString().slice(0, 10), commit: await commit() },
-        command: `deno task experiment ${Deno.args.join(" ")}`,
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
       const folder = `${work}/${size}`, status = new StatusLine();

@@ -25,9 +25,9 @@ import {
 } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { readText } from "../train/data.ts";
-import { VARIANTS } from "./measure/experiments.ts";
+import { bestLearningRate, type Experiments, VARIANTS } from "./measure/experiments.ts";
 import { planRecall, planted, type RecallRecipe, type RecallResults, runRecall } from "./measure/recall.ts";
-import { fileName, Shared, work as workOn } from "./measure/sharing.ts";
+import { fileName, readKept, Shared, work as workOn } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
 const NAMES = Object.keys(VARIANTS);
@@ -40,9 +40,14 @@ await cli(
     .option("--data <path>", "text, best a .text.gz of deno task text", path, "out/english.text.gz")
     .option("--variants <names>", NAMES.join(", "), (names: string) => names.split(","), ["tnl", "llama"])
     .option("--lengths <n,n,...>", "tokens of the sequences to train on", items(tokens), [2048, 8192])
-    .option("--steps <n>", "of a run", integer(1), 3000)
+    .option("--steps <n>", "of a run", integer(1), 1800)
     .option("--tokens <n>", "of a step", tokens, 2 ** 15)
-    .option("--learning-rate <x>", "highest", number(), 0.002)
+    .option(
+      "--learning-rate <x>",
+      "highest; default: what the sweep of deno task experiment has found",
+      number(),
+    )
+    .option("--sweep <file>", "where it was kept", path, "docs/evidence/training-small.json")
     .option("--most <n>", "longest context; distances go up to half of it", tokens, MOST)
     .option("--scored <n>", "tokens of held-out text whose loss is taken at each position", tokens, 2 ** 17)
     .option("--trials <n>", "numbers to be remembered at each distance", integer(1), 128)
@@ -50,27 +55,33 @@ await cli(
     .option("--json <file>", "results", path, "docs/evidence/recall.json")
     .option("--work <folder>", "checkpoints", path, "out/recall")
     .addOption(backendOption("webgpu"))
-    .action(async ({ data, variants, lengths, most, seconds, json, work, backend: prefer, ...options }) => {
+    .action(async (values) => {
+      const { data, variants, lengths, most, seconds, json, work, sweep, learningRate, backend: prefer } =
+        values;
+      const { size, steps, tokens, scored, trials } = values;
       const unknown = variants.find((name) => !Object.hasOwn(VARIANTS, name));
       if (unknown !== undefined) throw new UsageError(`--variants must be some of ${NAMES}: ${unknown}`);
-      if (lengths.some((length) => options.tokens % length !== 0)) {
-        throw new UsageError(`--tokens must be a multiple of --lengths: ${options.tokens}`);
+      if (lengths.some((length) => tokens % length !== 0)) {
+        throw new UsageError(`--tokens must be a multiple of --lengths: ${tokens}`);
       }
       const begin = performance.now(), stop = interruption();
       const signal = seconds === undefined
         ? stop
         : AbortSignal.any([stop, AbortSignal.timeout(1000 * seconds)]);
       const recipe: RecallRecipe = {
-        ...options,
+        ...{ size, steps, tokens, scored, trials },
         positions: doublings(Math.min(LEAST, most), most),
         distances: doublings(NEAR, most / 2),
       };
+      const swept = learningRate === undefined ? await readKept<Experiments>(sweep) : undefined;
+      const rateOf = (variant: string) =>
+        learningRate ?? bestLearningRate(VARIANTS[variant].family, swept?.runs ?? {});
+      variants.forEach(rateOf); // fails before anything is measured
       const corpus = await planted(await readText([data]));
       using backend = await createBackend({ prefer, threads: "auto" });
       const about = {
         ...{ format: "levin recall 1" as const, ...recipe, device: backend.info.device },
         ...{ date: new Date().toISOString().slice(0, 10), commit: await commit() },
-        command: `deno task recall ${Deno.args.join(" ")}`.trim(),
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
       const folder = `${work}/${recipe.size}`, status = new StatusLine();
@@ -83,7 +94,13 @@ await cli(
         onWait: () => status.draw("other processes have taken what is left"),
         async run(run) {
           const result = await runRecall(run, recipe, {
-            ...{ backend, corpus, folder: `${folder}/${fileName(run.name)}`, signal },
+            ...{
+              backend,
+              corpus,
+              learningRate: rateOf(run.variant),
+              folder: `${folder}/${fileName(run.name)}`,
+              signal,
+            },
             onStep: ({ step, loss }) => status.draw(`${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
             onEvaluate: (what) => status.draw(`${run.name}  ${what}`),
           });
@@ -118,7 +135,7 @@ function doublings(least: number, most: number): number[] {
 
 /** Runs that are to be compared must have one recipe, one text and one device. */
 function checkSame(kept: RecallResults, about: Omit<RecallResults, "runs">, file: string): void {
-  const facts = ({ date: _date, commit: _commit, command: _command, ...same }: Omit<RecallResults, "runs">) =>
+  const facts = ({ date: _date, commit: _commit, ...same }: Omit<RecallResults, "runs">) =>
     JSON.stringify({ ...same, runs: undefined });
   if (facts(kept) !== facts(about)) {
     throw new RangeError(`${file} was measured otherwise: ${facts(kept)} instead of ${facts(about)}`);

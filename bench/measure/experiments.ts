@@ -85,7 +85,6 @@ export interface Experiments extends ExperimentRecipe {
   readonly device: string;
   readonly date: string;
   readonly commit: string;
-  readonly command: string;
   /** Fingerprint of the text, its tokens to learn from and those held out. */
   readonly data: { readonly sha256: string; readonly train: number; readonly heldOut: number };
   /** By {@linkcode Run.name}. */

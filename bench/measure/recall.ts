@@ -50,7 +50,6 @@ export interface RecallRecipe {
   readonly steps: number;
   /** Tokens of a step. */
   readonly tokens: number;
-  readonly learningRate: number;
   /** Tokens of the held-out text whose loss is taken, whatever the position. */
   readonly scored: number;
   /** Positions of {@linkcode PositionLoss}. */
@@ -84,6 +83,7 @@ export interface Recall {
 /** A run that is finished. */
 export interface RecallResult {
   readonly parameters: number;
+  readonly learningRate: number;
   /** On held-out text without needles, in windows of the trained length. */
   readonly bitsPerByte: number;
   /** Median of the steps. */
@@ -98,7 +98,6 @@ export interface RecallResults extends RecallRecipe {
   readonly device: string;
   readonly date: string;
   readonly commit: string;
-  readonly command: string;
   /** Fingerprint of the text with its needles, its tokens to learn from and those held out. */
   readonly data: { readonly sha256: string; readonly train: number; readonly heldOut: number };
   /** By {@linkcode RecallRun.name}. */
@@ -121,9 +120,10 @@ export function planRecall(variants: readonly string[], lengths: readonly number
 export async function runRecall(
   { variant: name, seqLen }: RecallRun,
   recipe: RecallRecipe,
-  { backend, corpus, folder, signal, onStep, onEvaluate }: {
+  { backend, corpus, learningRate, folder, signal, onStep, onEvaluate }: {
     backend: Backend;
     corpus: Corpus;
+    learningRate: number;
     folder: string;
     signal: AbortSignal;
     onStep(step: StepReport): void;
@@ -138,7 +138,7 @@ export async function runRecall(
   // A run that was stopped in its evaluation has nothing to train.
   const { finished } = await train({
     ...{ backend, data: corpus, out: folder, config, mixer, signal, seqLen, steps, seed: 1 },
-    ...{ batch: recipe.tokens / seqLen, learningRate: recipe.learningRate, warmup: Math.ceil(steps / 10) },
+    ...{ batch: recipe.tokens / seqLen, learningRate, warmup: Math.ceil(steps / 10) },
     ...{ logEvery: Math.min(20, steps), saveEvery: Math.min(500, steps), evaluateEvery: steps + 1, keep: 1 },
     resume: (await findCheckpoints(folder)).length > 0,
     onStep: (step) => {
@@ -171,7 +171,7 @@ export async function runRecall(
   }
   if (evaluation === undefined) return undefined;
   return {
-    ...{ parameters: network.count, bitsPerByte: evaluation.bitsPerByte },
+    ...{ parameters: network.count, learningRate, bitsPerByte: evaluation.bitsPerByte },
     ...{ tokensPerSecond: speeds.length > 0 ? median(speeds) : NaN, positions, recall },
   };
 }
