@@ -29,16 +29,17 @@ import {
   planRuns,
   readyRuns,
   runExperiment,
+  sweepRuns,
   VARIANTS,
 } from "./measure/experiments.ts";
 import { fileName, readKept, Shared, work as workOn } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
-/** Steps, and sequences of a batch, by size: what an H100 trains in half a minute. */
+/** Steps, and sequences of a batch, by size: what an H100 trains in half a minute, or one to two. */
 const SIZES: Readonly<Record<string, { steps: number; batch: number }>> = {
   tiny: { steps: 240, batch: 2 },
   small: { steps: 240, batch: 32 },
-  medium: { steps: 150, batch: 32 },
+  medium: { steps: 600, batch: 8 },
 };
 const NAMES = Object.keys(VARIANTS);
 
@@ -51,6 +52,7 @@ await cli(
     .option("--steps <n>", "of a run; those of the sweep take two fifths", integer(1))
     .option("--batch <n>", "sequences of a step", integer(1))
     .option("--seq-len <n>", "tokens of a sequence", integer(1), 2048)
+    .option("--sweep <file>", "results whose sweep to go by, instead of one of this size", path)
     .option("--seconds <n>", "stop after this long, with a checkpoint", integer(1))
     .option("--json <file>", "results; default: docs/evidence/training-<size>.json", path)
     .option("--work <folder>", "checkpoints", path, "out/experiments")
@@ -66,10 +68,15 @@ await cli(
       const file = options.json ?? `docs/evidence/training-${size}.json`;
       const recipe = { size, seqLen, ...SIZES[size] };
       const { steps = recipe.steps, batch = recipe.batch } = options;
+      const swept = options.sweep === undefined
+        ? {}
+        : sweepRuns((await readKept<Experiments>(options.sweep))?.runs);
+      const known = (kept: Experiments | undefined) => ({ ...swept, ...kept?.runs });
+      const plan = (kept: Experiments | undefined) => planRuns(variants, seeds, known(kept));
       if (options.list) {
         const kept = await readKept<Experiments>(file);
-        for (const { name } of planRuns(variants, seeds, kept?.runs)) {
-          write(`${kept?.runs[name]?.bitsPerByte?.toFixed(4) ?? "  -   "}  ${name}\n`);
+        for (const { name } of plan(kept)) {
+          write(`${known(kept)[name]?.bitsPerByte?.toFixed(4) ?? "  -   "}  ${name}\n`);
         }
         return;
       }
@@ -86,15 +93,14 @@ await cli(
       };
       const folder = `${work}/${size}`, status = new StatusLine();
       const shared = new Shared<Experiments>(file, folder, (kept) => checkSame(kept, about, file));
-      const plan = (kept: Experiments | undefined) => planRuns(variants, seeds, kept?.runs);
-      await workOn(shared, (kept) => readyRuns(plan(kept), kept?.runs ?? {}), {
+      await workOn(shared, (kept) => readyRuns(plan(kept), known(kept)), {
         signal: deadline,
         onWait: () => status.draw("other processes have taken what can be run now"),
         async run(run, kept) {
           const all = plan(kept), place = all.findIndex(({ name }) => name === run.name) + 1;
           const result = await runExperiment(run, { size, steps, seqLen, batch }, {
             ...{ backend, corpus, folder: `${folder}/${fileName(run.name)}`, signal: deadline },
-            runs: kept?.runs ?? {},
+            runs: known(kept),
             onStep: ({ step, loss }) =>
               status.draw(`${place}/${all.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
           });
@@ -112,7 +118,7 @@ await cli(
       });
       status.end();
       const kept = await shared.read();
-      const left = plan(kept).filter(({ name }) => kept?.runs[name] === undefined).length;
+      const left = plan(kept).filter(({ name }) => known(kept)[name] === undefined).length;
       write(left === 0 ? `finished: ${file}\n` : `${left} runs are to come: the same command continues\n`);
       stop.throwIfAborted();
     }),

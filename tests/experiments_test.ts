@@ -142,6 +142,12 @@ Deno.test("the command keeps each result, continues with the next, and refuses t
     assert.notEqual(other.code, 0);
     assert.match(other.errors, /was measured otherwise/);
     assert.deepEqual(await names(), [...await planned(["tnl"]), "rmsnorm 1"]);
+    // The sweep of another file serves as well.
+    const found = `${folder}/found.json`,
+      more = ["--seeds", "1", "--steps", "3", "--json", `${folder}/other.json`];
+    const swept = await task("--variants", "layernorm", ...more, "--sweep", found);
+    assert.match(swept.out, /^layernorm 1: .*\nfinished: /m, swept.errors);
+    assert.doesNotMatch(swept.out, /sweep/);
     const wrong = await task("--variants", "gpt");
     assert.equal(wrong.code, 2);
   });

@@ -131,6 +131,11 @@ export function sweepRates(family: string, runs: Runs): number[] {
   return rates;
 }
 
+/** Those of the runs that are of a sweep. */
+export function sweepRuns(runs: Runs = {}): Runs {
+  return Object.fromEntries(Object.entries(runs).filter(([name]) => name.includes(" sweep ")));
+}
+
 /** All runs in their order: the sweep of each family, then the first seed of all variants, the second, ... */
 export function planRuns(variants: readonly string[], seeds: readonly number[], kept: Runs = {}): Run[] {
   const families = new Set(variants.map((name) => VARIANTS[name].family));

@@ -371,12 +371,13 @@ const experiments = (size: string, ...options: string[]): Result => ({
   command: ["experiment", "--size", size, ...options],
 });
 const SMALL = experiments("small");
-const MEDIUM = experiments("medium", "--variants", "tnl,llama", "--seeds", "1,2");
+const SWEPT = ["--sweep", "docs/evidence/training-small.json"];
+const MEDIUM = experiments("medium", "--variants", "tnl,llama", "--seeds", "1,2", ...SWEPT);
 const METHODS: Result = {
   file: "docs/evidence/methods.json",
   command: [
     ...["experiment", "--variants", "tnl,left-product", "--seeds", "1,2", "--steps", "2000", "--batch", "8"],
-    ...["--work", "out/methods", "--json", "docs/evidence/methods.json"],
+    ...[...SWEPT, "--work", "out/methods", "--json", "docs/evidence/methods.json"],
   ],
 };
 const RECALLED =
