@@ -18,7 +18,7 @@ import { evaluate } from "../../train/evaluate.ts";
 import { Parameters } from "../../train/optimizer.ts";
 import { type StepReport, train } from "../../train/train.ts";
 import { VARIANTS } from "./experiments.ts";
-import { DIGITS, type Needle, plant, type Planting } from "./needles.ts";
+import { DIGITS, plant, type Planting } from "./needles.ts";
 import { median } from "./timing.ts";
 
 /** Needles of the text that models are trained on: a third of it, every pair within the longest sequences. */
@@ -184,7 +184,7 @@ async function loadParameters(backend: Backend, folder: string): Promise<Paramet
 }
 
 /** A model that is evaluated, until `signal` stops it: its reason is thrown. */
-interface Model {
+export interface Model {
   readonly network: Network;
   readonly mixer: Mixer;
   readonly signal: AbortSignal;
@@ -215,28 +215,15 @@ export async function lossAtPosition(
   return sum / count;
 }
 
-/** Plants needles into held-out text, from a random place on, and asks for them after the distance. */
+/** Plants needles into held-out text, from random places on, and asks for them after the distance. */
 export async function recallOver(
   model: Model,
   heldOut: Uint16Array,
   distance: number,
   trials: number,
 ): Promise<Recall> {
-  const random = randomNumbers(distance), length = distance + MARGIN;
-  const text = Uint8Array.from(heldOut.filter((id) => id < 256));
-  const rows: Row[] = [];
-  for (let asked = 0; asked < trials;) {
-    const start = Math.floor(random() * (text.length - length));
-    const planting: Planting = { ...ASKED, distances: [distance, distance] };
-    const { bytes, needles } = plant(text.subarray(start, start + length), planting, rows.length + 1);
-    const whole = needles.filter(({ at }) => at + DIGITS <= length).slice(0, trials - asked);
-    // A token is predicted at the place before it.
-    const places = whole.flatMap(({ at }: Needle) => Array.from({ length: DIGITS }, (_, i) => at - 1 + i));
-    rows.push({ ids: Uint16Array.from(bytes.subarray(0, length + 1)), places });
-    asked += whole.length;
-  }
   let recalled = 0, sum = 0;
-  for await (const losses of lossesOf(model, rows, length)) {
+  for await (const losses of lossesOf(model, needleRows(heldOut, distance, trials), distance + MARGIN)) {
     for (let i = 0; i < losses.length; i += DIGITS) {
       const loss = losses.slice(i, i + DIGITS).reduce((sum, one) => sum + one, 0);
       if (Math.exp(-loss) > 0.5) recalled++;
@@ -249,8 +236,29 @@ export async function recallOver(
   };
 }
 
+/** Rows in which so many numbers are asked for: the places before their digits. */
+export function needleRows(heldOut: Uint16Array, distance: number, trials: number): Row[] {
+  const random = randomNumbers(distance), length = distance + MARGIN;
+  const text = Uint8Array.from(heldOut.filter((id) => id < 256));
+  if (text.length <= length) {
+    throw new RangeError(`A distance of ${distance} needs more held-out text than ${text.length} bytes`);
+  }
+  const rows: Row[] = [];
+  for (let asked = 0; asked < trials;) {
+    const start = Math.floor(random() * (text.length - length));
+    const planting: Planting = { ...ASKED, distances: [distance, distance] };
+    const { bytes, needles } = plant(text.subarray(start, start + length), planting, rows.length + 1);
+    const whole = needles.filter(({ at }) => at + DIGITS <= length).slice(0, trials - asked);
+    // A token is predicted at the place before it.
+    const places = whole.flatMap(({ at }) => Array.from({ length: DIGITS }, (_, i) => at - 1 + i));
+    rows.push({ ids: Uint16Array.from(bytes.subarray(0, length + 1)), places });
+    asked += whole.length;
+  }
+  return rows;
+}
+
 /** A sequence that begins with nothing before it, and the places in it whose next token is to be predicted. */
-interface Row {
+export interface Row {
   readonly ids: Uint16Array;
   readonly places: readonly number[];
 }
