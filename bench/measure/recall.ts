@@ -21,8 +21,8 @@ import { VARIANTS } from "./experiments.ts";
 import { DIGITS, plant, type Planting } from "./needles.ts";
 import { median } from "./timing.ts";
 
-/** Needles of the text that models are trained on: a third of it, every pair within the longest sequences. */
-const TRAINED: Planting = { every: 200, distances: [64, 8192] };
+/** Needles of the text that models are trained on: nearly half of it, every pair within the longest sequences. */
+const TRAINED: Planting = { every: 120, distances: [64, 8192] };
 /** Needles of a context that is asked, and bytes of text for each. */
 const ASKED = { every: 128, count: 8 };
 /** Text of a context besides the distance: room for the needles and their repetitions. */
