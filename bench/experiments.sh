@@ -12,12 +12,12 @@
 # Seconds of one H100; measured where they say so, else predicted from 832,000 (TNL) and 361,000 (LLaMA) tokens/s at 5 M:
 #   model        the next shipped model, the size of today's: small, 5.3 M, 262 M tokens      370 s
 #   model-base   the same of twice the size: base, 11.3 M, 157 M tokens                       420 s
-#   recall       TNL and LLaMA of 5 M trained on 2K and 8K, used on 128K                      750 s
+#   recall       TNL and LLaMA of 5 M trained on 2K and 8K, used on 128K                      650 s
 #   throughput   125 M and 1B in batches, TNL and softmax with a cache, 1K to 128K            130 s
-#   speed        training speed and memory, 5 M and 27 M, 1K to 128K                          190 s
-#   medium       TNL and LLaMA, 27 M, 600 steps, 2 seeds, learning rates of main's sweep      330 s
+#   speed        training speed and memory, 5 M and 27 M, 1K to 128K                          175 s
+#   medium       TNL and LLaMA, 27 M, 600 steps, 2 seeds, learning rates of main's sweep      290 s
 #   methods      Lightning-2 and -1, 2,000 steps, 2 seeds                                     330 s
-#   speed-large  the same of 125 M                                                            150 s
+#   speed-large  the same of 125 M                                                            170 s
 #   little       activations and norms, 2 seeds                                               210 s
 #   main         TNL, LLaMA, TNL with softmax, 5 M, 3 seeds, with their sweep                 measured: 410 s
 #   ablations    decay temperature, output gate, LRPE, 3 seeds                                measured: 310 s
@@ -32,12 +32,13 @@ program() { # name of the task, of the bundle
 run="$(program experiment experiment)"
 swept="--sweep docs/evidence/training-small.json"
 
-speed() { # config, mixer, longest length, options
+speed() { # config, mixer, lengths, options
   config=$1 mixer=$2 lengths=$3
   shift 3
   $(program bench:training training) --backend webgpu --config "$config" --mixer "$mixer" --tokens 128K \
-    --lengths "$lengths" --repeats 2 "$@" --seconds "$seconds" --json "docs/evidence/speed-$config.json"
+    --lengths "$lengths" "$@" --seconds "$seconds" --json "docs/evidence/speed-$config.json"
 }
+to16K=1K,2K,4K,8K,16K
 
 # A model on the State of the Union alone, whose text is in the public domain.
 model() { # config, folder, steps
@@ -56,18 +57,16 @@ case $part in
   recall) $(program recall recall) --seconds "$seconds" ;;
   throughput) $(program bench:throughput throughput) --models 125M,1B --seconds "$seconds" ;;
   speed)
-    all=1K,2K,4K,8K,16K,32K,64K,128K
-    speed small lightning $all
-    speed small llama "${all%,128K}"
-    speed small left-product "${all%,128K}"
-    speed medium lightning $all
-    speed medium llama "${all%,64K,128K}"
-    speed medium left-product "${all%,64K,128K}"
+    speed small lightning $to16K,32K,64K,128K --repeats 2
+    speed medium lightning $to16K,32K,64K,128K --repeats 2
+    speed small llama $to16K,32K --repeats 2
+    speed medium llama $to16K --repeats 2
+    speed small left-product $to16K,32K --repeats 2
+    speed medium left-product $to16K --repeats 2
     ;;
   speed-large)
-    speed large lightning 1K,2K,4K,8K,16K,32K,64K,128K --recompute
-    speed large llama 1K,2K,4K,8K,16K --recompute
-    speed large left-product 1K,2K,4K,8K,16K --recompute
+    speed large lightning 1K,4K,16K,64K,128K --repeats 1 --recompute
+    speed large llama 1K,4K,16K --repeats 1 --recompute
     ;;
   medium) $run --size medium --variants tnl,llama --seeds 1,2 $swept --seconds "$seconds" ;;
   methods)

@@ -40,8 +40,8 @@ await cli(
     .option("--data <path>", "text, best a .text.gz of deno task text", path, "out/english.text.gz")
     .option("--variants <names>", NAMES.join(", "), (names: string) => names.split(","), ["tnl", "llama"])
     .option("--lengths <n,n,...>", "tokens of the sequences to train on", items(tokens), [2048, 8192])
-    .option("--steps <n>", "of a run", integer(1), 1800)
-    .option("--tokens <n>", "of a step", tokens, 2 ** 15)
+    .option("--steps <n>", "of a run", integer(1), 2400)
+    .option("--tokens <n>", "of a step", tokens, 2 ** 14)
     .option(
       "--learning-rate <x>",
       "highest; default: what the sweep of deno task experiment has found",

@@ -172,40 +172,29 @@ const [WASM, WEBGPU] = ["wasm", "webgpu"].map((backend): Result => ({
   file: `docs/benchmarks/${backend}.json`,
   command: ["report", "--backend", backend],
 }));
-/** Lengths that each mixer is measured at, as far as a step ends in a time that a person waits. */
-const speeds = (config: string, mixer: string, most: string, ...options: string[]): Result => ({
+/** Training speeds, at lengths whose steps end in a time that a person waits. */
+const speeds = (config: string, mixer: string, lengths: string, ...options: string[]): Result => ({
   file: `docs/evidence/speed-${config}.json`,
   command: [
     ...["bench:training", "--backend", "webgpu", "--config", config, "--mixer", mixer, "--tokens", "128K"],
-    ...[
-      "--lengths",
-      doublings(most),
-      "--repeats",
-      "2",
-      ...options,
-      "--json",
-      `docs/evidence/speed-${config}.json`,
-    ],
+    ...["--lengths", lengths, ...options, "--json", `docs/evidence/speed-${config}.json`],
   ],
 });
-const doublings = (most: string) =>
-  ["1K", "2K", "4K", "8K", "16K", "32K", "64K", "128K"].filter((_, i, all) => i <= all.indexOf(most)).join(
-    ",",
-  );
+const TO_16K = "1K,2K,4K,8K,16K", TO_32K = `${TO_16K},32K`, TO_128K = `${TO_32K},64K,128K`;
+const TWICE = ["--repeats", "2"], LARGE = ["--repeats", "1", "--recompute"];
 const LIGHTNING_SPEEDS = [
-  speeds("small", "lightning", "128K"),
-  speeds("medium", "lightning", "128K"),
-  speeds("large", "lightning", "128K", "--recompute"),
+  speeds("small", "lightning", TO_128K, ...TWICE),
+  speeds("medium", "lightning", TO_128K, ...TWICE),
+  speeds("large", "lightning", "1K,4K,16K,64K,128K", ...LARGE),
 ];
 const LLAMA_SPEEDS = [
-  speeds("small", "llama", "64K"),
-  speeds("medium", "llama", "32K"),
-  speeds("large", "llama", "16K", "--recompute"),
+  speeds("small", "llama", TO_32K, ...TWICE),
+  speeds("medium", "llama", TO_16K, ...TWICE),
+  speeds("large", "llama", "1K,4K,16K", ...LARGE),
 ];
 const LEFT_SPEEDS = [
-  speeds("small", "left-product", "64K"),
-  speeds("medium", "left-product", "32K"),
-  speeds("large", "left-product", "16K", "--recompute"),
+  speeds("small", "left-product", TO_32K, ...TWICE),
+  speeds("medium", "left-product", TO_16K, ...TWICE),
 ];
 const throughputOf = (model: string): Result => ({
   file: "docs/evidence/throughput.json",
