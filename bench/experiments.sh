@@ -27,7 +27,7 @@
 set -eu
 part=$1 seconds=${2:-540}
 program() { # name of the task, of the bundle
-  if [ -f "out/$2.js" ]; then echo "deno run -A out/$2.js"; else echo "deno task $1"; fi
+  if [ -f "out/$2.js" ]; then echo "deno run --no-lock --no-config -A out/$2.js"; else echo "deno task $1"; fi
 }
 run="$(program experiment experiment)"
 swept="--sweep docs/evidence/training-small.json"
