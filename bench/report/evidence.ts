@@ -261,14 +261,16 @@ function throughputFindings(result: ThroughputResults): Finding[] {
     );
     const same = runs.filter((run) => run.softmax.batch === run.lightning.batch).at(-1);
     return {
-      setting: `${result.device}, ${model}, ${result.weights}, caches of ${result.memory / 2 ** 30} GiB`,
+      setting: `${result.device}, ${model}, weights in ${result.weights}, caches in f32 of ${
+        result.memory / 2 ** 30
+      } GiB at most`,
       ours:
         `up to ${times(ratio)} times, at ${
           shortLength(length)
-        }, ${lightning.batch} sequences and ${softmax.batch}` +
+        }, ${lightning.batch} sequences against the ${softmax.batch} that fit` +
         (same === undefined
           ? ""
-          : `; ${same.lightning.batch} and as many at ${shortLength(same.length)}: ${
+          : `; ${same.lightning.batch} against ${same.softmax.batch}, at ${shortLength(same.length)}: ${
             times(same.ratio)
           } times`),
       verdict: reaching(ratio, 11),
