@@ -32,7 +32,7 @@ import {
   sweepRuns,
   VARIANTS,
 } from "./measure/experiments.ts";
-import { fileName, readKept, Shared, work as workOn } from "./measure/sharing.ts";
+import { fileName, readKept, Shared, workInTurns } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
 /** Steps, and sequences of a batch, by size: what an H100 trains in half a minute, or one to two. */
@@ -93,7 +93,7 @@ await cli(
       };
       const folder = `${work}/${size}`, status = new StatusLine();
       const shared = new Shared<Experiments>(file, folder, (kept) => checkSame(kept, about, file));
-      await workOn(shared, (kept) => readyRuns(plan(kept), known(kept)), {
+      await workInTurns(shared, (kept) => readyRuns(plan(kept), known(kept)), {
         signal: deadline,
         onWait: () => status.draw("other processes have taken what can be run now"),
         async run(run, kept) {

@@ -27,7 +27,7 @@ import { createBackend } from "../mod.ts";
 import { readText } from "../train/data.ts";
 import { bestLearningRate, type Experiments, VARIANTS } from "./measure/experiments.ts";
 import { planRecall, planted, type RecallRecipe, type RecallResults, runRecall } from "./measure/recall.ts";
-import { fileName, readKept, Shared, work as workOn } from "./measure/sharing.ts";
+import { fileName, readKept, Shared, workInTurns } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
 const NAMES = Object.keys(VARIANTS);
@@ -89,7 +89,7 @@ await cli(
       const plan = planRecall(variants, lengths);
       const left = (kept: RecallResults | undefined) =>
         plan.filter(({ name }) => kept?.runs[name] === undefined);
-      await workOn(shared, left, {
+      await workInTurns(shared, left, {
         signal,
         onWait: () => status.draw("other processes have taken what is left"),
         async run(run) {

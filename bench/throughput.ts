@@ -22,7 +22,7 @@ import {
   write,
 } from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
-import { Shared, work as workOn } from "./measure/sharing.ts";
+import { Shared, workInTurns } from "./measure/sharing.ts";
 import { LastModel, MODELS, throughput, type ThroughputResults } from "./measure/throughput.ts";
 import { shortLength } from "./report/evaluation.ts";
 import { commit } from "./report/results.ts";
@@ -78,7 +78,7 @@ await cli(
         plan.filter(({ name }) => kept?.runs[name] === undefined);
       const status = new StatusLine();
       using loaded = new LastModel(backend, weights);
-      await workOn(shared, left, {
+      await workInTurns(shared, left, {
         signal,
         onWait: () => status.draw("other processes have taken what is left"),
         async run({ name, model, length }) {

@@ -79,7 +79,7 @@ export function fileName(name: string): string {
  * @param run does it and keeps its result; false where it was stopped
  * @param onWait called every second while others do what there is
  */
-export async function work<F extends Kept<unknown>, T extends { readonly name: string }>(
+export async function workInTurns<F extends Kept<unknown>, T extends { readonly name: string }>(
   shared: Shared<F>,
   ready: (kept: F | undefined) => readonly T[],
   { run, onWait, signal }: {

@@ -564,7 +564,7 @@ export const CLAIMS: readonly Claim[] = [
     claim: "A model reads longer contexts than it was trained on.",
     paper: "no figure; “unlimited” (Lightning-2, title)",
     rule:
-      "holds where bits per byte in the longest windows are at most those at the trained length; contradicts at 5 % more",
+      "holds where the loss with the longest contexts is at most that at the trained length; contradicts at 5 % more",
     results: [LENGTHS, RECALL],
     find(result: Evaluation | RecallResults) {
       if ("runs" in result) return positionFindings("tnl", notRising)(result);
