@@ -72,6 +72,12 @@ export interface Begun {
   readonly memory: readonly unknown[];
 }
 
+/** An operation that is done. */
+export interface Done {
+  /** That were received. */
+  readonly bytes: number;
+}
+
 /** A view of plain memory. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -184,8 +190,8 @@ export class Mpi {
     );
   }
 
-  /** Whether an operation is done; then the number of bytes that were received. */
-  test({ name, request }: Begun): { bytes: number } | undefined {
+  /** What came of an operation, if it is done. */
+  test({ name, request }: Begun): Done | undefined {
     this.#check(name, this.#symbols.MPI_Test(request, this.#flag, this.#status));
     if (this.#flag[0] === 0) return undefined;
     this.#courier?.done();

@@ -6,7 +6,7 @@
 import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { message, show } from "../core/errors.ts";
 import { RankError } from "./errors.ts";
-import { type Begun, type Bytes, MESSAGE_BYTES, Mpi } from "./mpi.ts";
+import { type Begun, type Bytes, type Done, MESSAGE_BYTES, Mpi } from "./mpi.ts";
 
 /** Memory that ranks exchange. */
 export type Plain =
@@ -23,8 +23,16 @@ export type Facts = Readonly<Record<string, string | number | boolean>>;
 const OPERATIONS = ["allReduce", "allGather", "broadcast", "agree", "together"] as const;
 type Operation = typeof OPERATIONS[number];
 
-/** Asks so often whether a message has come before others get their turn, and so often before it sleeps. */
-const QUICK_TESTS = 50, TESTS = 300;
+/** Asks so often whether an operation is done before the event loop turns. */
+const QUICK_TESTS = 50;
+/**
+ * Sleeps so many milliseconds between two looks at what is under way: layers follow one another within one, and a rank that
+ * is only waiting must not take a core from those that compute. When nothing has come for `AWAKE` milliseconds it sleeps
+ * by a timer, which takes one or two.
+ */
+const NAP = 0.05, AWAKE = 20;
+/** Nobody wakes who sleeps on this. */
+const NOBODY = new Int32Array(new SharedArrayBuffer(4));
 
 /** Bytes that are added up at a time: they stay in a core's cache, and messages are long enough to be fast. */
 const PIECE_BYTES = 2 ** 22;
@@ -48,6 +56,9 @@ export class Ranks {
   #left = false;
   /** What all call together is done one after another. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** What is waited for, and when something last came or was asked for. */
+  readonly #waiting = new Map<Begun, Pick<PromiseWithResolvers<Done>, "resolve" | "reject">>();
+  #lookedAt = 0;
   /** Memory of sums. */
   #rooms: readonly Room[] | undefined;
 
@@ -281,13 +292,38 @@ export class Ranks {
     this.#bytesSent += 2 * (size - 1) * bytes;
   }
 
-  /** Waits for an operation: awake for a moment, then asleep for a millisecond at a time. */
-  async #done(begun: Begun): Promise<{ bytes: number }> {
-    for (let tests = 1;; tests++) {
+  /** Waits for an operation: asks for a moment, then leaves it to {@linkcode #look}. */
+  async #done(begun: Begun): Promise<Done> {
+    for (let tests = 0; tests < QUICK_TESTS; tests++) {
       const done = this.#mpi.test(begun);
       if (done !== undefined) return done;
-      if (tests > TESTS) await new Promise((resolve) => setTimeout(resolve, 1));
-      else if (tests > QUICK_TESTS) await yieldToEventLoop();
+    }
+    const { promise, resolve, reject } = Promise.withResolvers<Done>();
+    this.#waiting.set(begun, { resolve, reject });
+    this.#lookedAt = performance.now();
+    if (this.#waiting.size === 1) this.#look();
+    return await promise;
+  }
+
+  /** Asks for all operations that are waited for, and sleeps in between. */
+  async #look(): Promise<void> {
+    while (this.#waiting.size > 0) {
+      if (performance.now() - this.#lookedAt > AWAKE) await new Promise((resolve) => setTimeout(resolve, 1));
+      else {
+        Atomics.wait(NOBODY, 0, 0, NAP);
+        await yieldToEventLoop();
+      }
+      for (const [begun, { resolve, reject }] of this.#waiting) {
+        try {
+          const done = this.#mpi.test(begun);
+          if (done === undefined) continue;
+          resolve(done);
+        } catch (error) {
+          reject(error);
+        }
+        this.#waiting.delete(begun);
+        this.#lookedAt = performance.now();
+      }
     }
   }
 }

@@ -65,8 +65,9 @@ Deno.test({
     const folder = await Deno.makeTempDir();
     try {
       const script = fileURLToPath(new URL("../bench/ranks.ts", import.meta.url));
-      const given = "--backend wasm --prompts 200,400 --steps 64 --layers 2 --embed 64 --pass-tokens 100"
-        .split(" ");
+      const given =
+        "--backend wasm --prompts 200,400 --batches 64 --sequences 64 --layers 2 --embed 64 --pass-tokens 100"
+          .split(" ");
       const [command, ...args] = program(script, "--out", `${folder}/ranks`, ...given);
       const { success, stderr } = await new Deno.Command(command, { args }).output();
       assert(success, new TextDecoder().decode(stderr));
@@ -90,12 +91,18 @@ Deno.test({
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
-    const row = { what: "prefill", seconds: 1, bytes: 0, device: "" };
-    const rows = [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(([ranks, tokens, tokensPerSecond]) => ({
-      ...row,
-      ...{ ranks, tokens, tokensPerSecond },
-    }));
-    assert.deepEqual(speedups(rows), ["prefill, 8 tokens: 1.50 × with 2 processes"]);
+    // Prompts of the same length; training steps of as many tokens for each process.
+    const rows = ["prefill", "training"].flatMap((what) =>
+      [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(
+        ([ranks, tokens, tokensPerSecond]): Row => {
+          return { what, ranks, tokens, tokensPerSecond, seconds: 1, range: [1, 1], bytes: 0, device: "" };
+        },
+      )
+    );
+    assert.deepEqual(speedups(rows), [
+      "prefill, 8 tokens: 1.50 × with 2 processes",
+      "training, 8 tokens for each: 1.90 × with 2 processes",
+    ]);
   },
 });
 
