@@ -205,8 +205,9 @@ export class Mpi {
     this.#check("MPI_Finalize", this.#symbols.MPI_Finalize());
   }
 
-  /** Ends all ranks. */
+  /** Ends all ranks, once the launcher has read what this one wrote to stderr: it drops what it has not. */
   abort(status: number): void {
+    awaitReader();
     this.#symbols.MPI_Abort(this.#constants.world, status);
   }
 
@@ -244,6 +245,21 @@ function pin(path: string): void {
   });
   const RTLD_NOW = 0x2, RTLD_NODELETE = 0x1000;
   symbols.dlopen(new TextEncoder().encode(`${path}\0`), RTLD_NOW | RTLD_NODELETE);
+}
+
+/** Waits until somebody has read what stands in the pipe that is stderr, for a second at most. */
+function awaitReader(): void {
+  if (Deno.build.os !== "linux" || Deno.stderr.isTerminal()) return;
+  const { symbols } = Deno.dlopen("libc.so.6", {
+    ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
+  });
+  const FIONREAD = 0x541bn,
+    STDERR = 2,
+    unread = new Int32Array(32),
+    nobody = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < 1000 && symbols.ioctl(STDERR, FIONREAD, unread) === 0 && unread[0] > 0; i++) {
+    Atomics.wait(nobody, 0, 0, 1);
+  }
 }
 
 /** What started this process, as far as its environment says. */
