@@ -363,6 +363,27 @@ async function failure(ranks: Ranks): Promise<void> {
   await ranks.agree("failure", { never: true });
 }
 
+/**
+ * A rank blocks its thread, as a wait for a GPU does, until another one has what it has sent, says so, and is heard: by a
+ * file, since nothing else is heard then.
+ */
+async function blocked(ranks: Ranks): Promise<void> {
+  const file = `${Deno.env.get("RECEIVED")}`, floats = 5_000_000, end = performance.now() + 60_000;
+  if (ranks.rank === 0) {
+    const sent = ranks.send(new Float32Array(floats).fill(7), 1);
+    const nobody = new Int32Array(new SharedArrayBuffer(4));
+    for (; Deno.statSync(file).size === 0; Atomics.wait(nobody, 0, 0, 1)) {
+      assert(performance.now() < end, "the message arrives while its sender is blocked");
+    }
+    await sent;
+  } else {
+    const received = new Float32Array(floats);
+    await ranks.receive(received, 0);
+    assert(received.every((value) => value === 7));
+    Deno.writeTextFileSync(file, "received");
+  }
+}
+
 /** All ranks fail together. */
 async function disagreement(ranks: Ranks): Promise<void> {
   await ranks.agree("disagreement", { rank: ranks.rank });
@@ -373,6 +394,7 @@ const CASES: Record<string, (ranks: Ranks, backend: Backend) => Promise<void>> =
   attention,
   prompts,
   gradients,
+  blocked,
   failure,
   disagreement,
 };

@@ -38,7 +38,7 @@ const config = {
  * Runs before any is timed, in which pipelines are compiled and buffers learnt, and what is timed: at least so many runs,
  * more where they are short.
  */
-const WARM_UPS = 4, LEAST = 5, MOST = 15, SECONDS = 1.5;
+const WARM_UPS = 3, LEAST = 3, MOST = 15, SECONDS = 1.5;
 /** Most tokens of a pass of training with sequences of one rank; longer steps accumulate gradients, as trainers do. */
 const PASS_TOKENS = 32_768;
 
