@@ -7,7 +7,7 @@
  *
  * What bounds them is measured too: what N threads multiply in L1 and read from memory at best, and into which factors
  * their time falls (see `measure/trace.ts`). The large rows are of backends that note the times of their parts, which
- * takes some 0.2 microseconds for each.
+ * takes some 0.2 microseconds for each, and whose workers never rest.
  *
  * Cores are told apart, kept to and made busy on Linux only; elsewhere the system places threads as it likes, and the
  * rows of a busy machine are missing.
