@@ -73,6 +73,9 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
+/** Parts of the least job in which workers have a part: with two they gain little, and asking costs, too. */
+const LEAST_PARTS = 3;
+
 /** Milliseconds for which the calling thread looks whether the last workers are done, before it sleeps. */
 const LOOKS = 0.05;
 
@@ -355,7 +358,8 @@ export class Crew {
 
 /** Into how many parts so many multiply-adds can be cut. */
 function mostParts(work: number): number {
-  return Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
+  const parts = Math.min(MOST_PARTS, Math.floor(work / PART_WORK));
+  return parts < LEAST_PARTS ? 1 : parts;
 }
 
 /** Whether this thread may sleep. */
