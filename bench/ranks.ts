@@ -17,6 +17,8 @@ export interface Row {
   readonly tokens: number;
   readonly tokensPerSecond: number;
   readonly seconds: number;
+  /** The least and the most of those of which {@linkcode seconds} is the median. */
+  readonly range: readonly [number, number];
   /** That all ranks send together. */
   readonly bytes: number;
   readonly device: string;
@@ -61,15 +63,18 @@ export function renderScaling({ rows }: Scaling): Promise<string> {
   return renderPanels(panels);
 }
 
-/** How much faster several processes are than one at the same length. */
+/**
+ * How much faster several processes are than one: with a prompt of the same length, and with training steps of as many
+ * tokens for each process.
+ */
 export function speedups(rows: readonly Row[]): string[] {
   return rows.filter(({ ranks }) => ranks > 1).flatMap((row) => {
-    const alone = rows.find(({ what, ranks, tokens }) =>
-      what === row.what && ranks === 1 && tokens === row.tokens
-    );
+    const isTraining = row.what !== "prefill", tokens = isTraining ? row.tokens / row.ranks : row.tokens;
+    const alone = rows.find((one) => one.what === row.what && one.ranks === 1 && one.tokens === tokens);
     if (alone === undefined) return [];
     const times = (row.tokensPerSecond / alone.tokensPerSecond).toFixed(2);
-    return [`${row.what}, ${row.tokens} tokens: ${times} × with ${row.ranks} processes`];
+    const length = `${tokens} tokens${isTraining ? " for each" : ""}`;
+    return [`${row.what}, ${length}: ${times} × with ${row.ranks} processes`];
   });
 }
 
@@ -105,26 +110,35 @@ if (import.meta.main) {
       )
       .option("--gpus", "each process sees one GPU of its own")
       .option("--prompts <list>", "tokens of each prompt; none: an empty text", String, LENGTHS)
-      .option("--steps <list>", "tokens of a training step, for each process", String, "8192,32768")
+      .option("--batches <list>", "tokens of a training step, for each process", String, "8192,32768,131072")
+      .option(
+        "--sequences <list>",
+        "the same with parts of one sequence, in a single pass",
+        String,
+        "8192,32768,65536",
+      )
       .option("--layers <n>", "of the model", integer(1), 8)
       .option("--embed <n>", "width of the model, a multiple of 64", integer(64), 512)
       .option("--pass-tokens <n>", "most tokens of a part of a prompt", integer(1))
-      .action(async ({ out, plot, processes, backend, gpus = false, prompts, steps, ...model }) => {
-        const file = `${out}.json`;
-        if (!plot) {
-          if (model.embed % 64 > 0) throw new UsageError("--embed must be a multiple of 64");
-          const { layers, embed, passTokens } = model;
-          const args = [backend, prompts, steps, ...[layers, embed, passTokens ?? []].flat().map(String)];
-          const rows: Row[] = [];
-          for (const count of processes) {
-            rows.push(...await measure(count, gpus, args));
-            const kept: Scaling = { date: new Date().toISOString(), deno: Deno.version.deno, rows };
-            await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`); // what there is, should the next fail
+      .action(
+        async ({ out, plot, processes, backend, gpus = false, prompts, batches, sequences, ...model }) => {
+          const file = `${out}.json`;
+          if (!plot) {
+            if (model.embed % 64 > 0) throw new UsageError("--embed must be a multiple of 64");
+            const { layers, embed, passTokens } = model;
+            const own = [layers, embed, passTokens ?? []].flat().map(String);
+            const args = [backend, prompts, batches, sequences, ...own];
+            const rows: Row[] = [];
+            for (const count of processes) {
+              rows.push(...await measure(count, gpus, args));
+              const kept: Scaling = { date: new Date().toISOString(), deno: Deno.version.deno, rows };
+              await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`); // what there is, should the next fail
+            }
+            for (const line of speedups(rows)) console.log(line);
           }
-          for (const line of speedups(rows)) console.log(line);
-        }
-        const kept: Scaling = JSON.parse(await readFile(file, "utf8"));
-        await writeFile(`${out}.svg`, `${await renderScaling(kept)}\n`);
-      }),
+          const kept: Scaling = JSON.parse(await readFile(file, "utf8"));
+          await writeFile(`${out}.svg`, `${await renderScaling(kept)}\n`);
+        },
+      ),
   );
 }

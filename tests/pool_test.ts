@@ -4,7 +4,7 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { PART_TOKENS } from "../distributed/prefill.ts";
+import { partTokens } from "../distributed/prefill.ts";
 import { parseConfig } from "../model/config.ts";
 import { PREFILL_TOKENS } from "../model/session.ts";
 import { forward, lastLogits, stateShapes } from "../model/transnormer.ts";
@@ -23,7 +23,9 @@ Deno.test("passes of a small model over many tokens find the buffers of the pass
   );
   const states = stateShapes(config, 1).map((shape) => backend.zeros(shape));
   // A model alone, ranks, and twice that.
-  for (const tokens of [PREFILL_TOKENS.webgpu, PART_TOKENS.webgpu, 2 * PART_TOKENS.webgpu]) {
+  const part = partTokens(config, "webgpu");
+  assert.equal(part, 32_768);
+  for (const tokens of [PREFILL_TOKENS.webgpu, part, 2 * part]) {
     const input = { ids: new Uint32Array(tokens), batch: 1, seqLen: tokens, positions: [0], states };
     for (let again = 0; again < 5; again++) {
       counts.reset();
