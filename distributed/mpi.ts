@@ -9,6 +9,7 @@
  */
 import { Courier } from "./courier.ts";
 import { RankError } from "./errors.ts";
+import { launcherDescriptor, sayFarewell } from "./launcher.ts";
 
 /** A handle of MPI. */
 type Handle = bigint;
@@ -19,6 +20,7 @@ const { request, comm, type } = HANDLES;
 const SYMBOLS = {
   MPI_Init_thread: { parameters: ["pointer", "pointer", "i32", "buffer"], result: "i32" },
   MPI_Finalize: { parameters: [], result: "i32" },
+  MPI_Barrier: { parameters: [comm], result: "i32" },
   MPI_Abort: { parameters: [comm, "i32"], result: "i32" },
   MPI_Comm_rank: { parameters: [comm, "buffer"], result: "i32" },
   MPI_Comm_size: { parameters: [comm, "buffer"], result: "i32" },
@@ -199,10 +201,13 @@ export class Mpi {
     return { bytes: this.#flag[0] };
   }
 
-  /** Ends MPI in this process: all ranks do so together. */
+  /** Ends MPI in this process: all ranks do so together, when nothing is under way. See `launcher.ts`. */
   finalize(): void {
     this.#courier?.end();
-    this.#check("MPI_Finalize", this.#symbols.MPI_Finalize());
+    const descriptor = this.#constants === MPICH ? launcherDescriptor() : undefined;
+    if (descriptor === undefined) return this.#check("MPI_Finalize", this.#symbols.MPI_Finalize());
+    this.#check("MPI_Barrier", this.#symbols.MPI_Barrier(this.#constants.world));
+    sayFarewell(descriptor);
   }
 
   /** Ends all ranks, once the launcher has read what this one wrote to stderr: it drops what it has not. */

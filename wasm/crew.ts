@@ -8,12 +8,13 @@
  * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
  * fewer. Nobody waits for a thread that has not begun: a job is closed when its last call is taken, and then only those
  * who are still at one are waited for. On a busy machine even they may not run, and a worker that wakes may take the
- * calling thread's core. So the crew keeps an account of what workers save. If they cost more, they rest, and the calling
- * thread makes all calls, until the loss is a small share of the time since.
+ * calling thread's core. So the crew keeps accounts of what workers save, see `account.ts`. Where they cost more, they
+ * rest: then jobs are not even cut.
  *
  * @module
  */
 import { BackendError } from "../core/errors.ts";
+import { Account } from "./account.ts";
 import { awaitChange, type KernelFunction, makeCalls } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import { type LinearMemory, ReusedBlock } from "./memory.ts";
@@ -68,22 +69,17 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
-/** Milliseconds that are remembered of what workers saved. */
-const MOST_SAVED = 10;
-
-/** Milliseconds that are remembered of what they cost: a clock may jump. */
-const MOST_LOST = 100;
-
-/** Milliseconds that a new trial of workers may lose: waking them costs some before they can save any. */
-const TRIAL = 0.5;
-
-/** The share of the time alone that may be lost by trials. */
-const TRIALS = 1 / 32;
-
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
 
+/** Kinds of jobs that are told apart: a program that has more begins anew. */
+const MOST_ACCOUNTS = 1024;
+
 const KERNEL_NAMES = Object.keys(IN_ORDER) as Kernel[];
+const NUMBERS = Object.fromEntries(KERNEL_NAMES.map((name, number) => [name, number])) as Record<
+  Kernel,
+  number
+>;
 
 // Words of the control block, in Int32.
 //   GENERATION  of the job, which counts up: workers wait for it to change
@@ -119,9 +115,12 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
-  /** Milliseconds that workers saved lately, below 0 what they cost. */
-  #saved = MOST_SAVED;
-  #resting = false;
+  /** What workers save, by kind of job. */
+  readonly #accounts = new Map<number, Account>();
+  /** Of these, those that rest. */
+  #resting = 0;
+  /** Milliseconds in jobs that workers could have a part in. */
+  #time = 0;
 
   /** A crew of the calling thread and of workers that are ready. */
   constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
@@ -178,14 +177,14 @@ export class Crew {
     return this.#workers.length === 0 ? 0 : Atomics.load(this.#words(), SLEEPING);
   }
 
-  /** Whether workers rest, as they cost more than they saved: the calling thread makes all calls. */
-  get resting(): boolean {
-    return this.#resting;
+  /** Whether workers rest from a kind of job, as they cost more than they save: the calling thread makes all calls. */
+  rests(kernel: Kernel, work: number): boolean {
+    return this.#account(kernel, work)?.resting ?? false;
   }
 
-  /** Into how many parts to cut so many multiply-adds, or what takes as long; 1 without workers. */
-  parts(work: number): number {
-    return this.#workers.length === 0 ? 1 : Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
+  /** Into how many parts to cut so many multiply-adds of a kernel, or what takes as long; 1 if nobody helps. */
+  parts(kernel: Kernel, work: number): number {
+    return this.#account(kernel, work)?.resting === false ? mostParts(work) : 1;
   }
 
   /**
@@ -235,18 +234,19 @@ export class Crew {
     { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
-    const chains = Math.ceil(calls.length / chain);
-    const helpers = Math.min(this.#workers.length, chains - 1, this.parts(work) - 1);
-    const began = helpers < 1 ? 0 : performance.now();
-    if (helpers < 1 || this.#resting) {
+    const chains = Math.ceil(calls.length / chain), account = this.#account(kernel, work);
+    const began = account === undefined ? 0 : performance.now();
+    if (account === undefined || account.resting || chains === 1) {
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
-      if (helpers >= 1) {
-        this.#saved += TRIALS * (performance.now() - began);
-        this.#resting = this.#saved < TRIAL;
+      if (account?.resting) {
+        const taken = performance.now() - began;
+        account.addAlone(taken, this.#time += taken);
+        if (!account.resting) this.#resting--;
       }
       return;
     }
+    const helpers = Math.min(this.#workers.length, chains - 1, mostParts(work) - 1);
     let ordered: number[] = [];
     const order = (...args: number[]) => {
       ordered = args;
@@ -261,7 +261,7 @@ export class Crew {
     });
     const words = this.#words();
     const { offset = 0, bytes = 0 } = scratch ?? {};
-    words.set([KERNEL_NAMES.indexOf(kernel), calls.length, width, chain, table, offset, bytes], JOB);
+    words.set([NUMBERS[kernel], calls.length, width, chain, table, offset, bytes], JOB);
     Atomics.store(words, NEXT, 1);
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
@@ -278,10 +278,9 @@ export class Crew {
         awaitChange(words, ACTIVE, active, this.#maySleep);
       }
     }
-    // Alone, the calling thread would have made all chains at the speed at which it made its own.
-    const alone = (finished - published) * chains / made, saved = alone - (performance.now() - began);
-    this.#saved = Math.max(-MOST_LOST, Math.min(MOST_SAVED, this.#saved + saved));
-    this.#resting = this.#saved < 0;
+    const taken = performance.now() - began;
+    account.addTogether(taken, finished - published, made / chains, this.#time += taken, this.#resting);
+    if (account.resting) this.#resting++;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
@@ -302,6 +301,23 @@ export class Crew {
     for (const worker of this.#workers) worker.terminate();
   }
 
+  /** The account of a kind of job; undefined if workers can have no part in it. */
+  #account(kernel: Kernel, work: number): Account | undefined {
+    const parts = this.#workers.length === 0 ? 1 : mostParts(work);
+    if (parts === 1) return undefined;
+    const kind = work * KERNEL_NAMES.length + NUMBERS[kernel];
+    let account = this.#accounts.get(kind);
+    if (account === undefined) {
+      if (this.#accounts.size === MOST_ACCOUNTS) {
+        this.#accounts.clear();
+        this.#resting = 0;
+      }
+      this.#accounts.set(kind, account = new Account(parts > MOST_PARTS / 2));
+      if (account.resting) this.#resting++;
+    }
+    return account;
+  }
+
   /** The control block. */
   #words(): Int32Array {
     return new Int32Array(this.memory.memory.buffer, this.#control, JOB + JOB_WORDS);
@@ -313,6 +329,11 @@ export class Crew {
     }
     return this.#workplace;
   }
+}
+
+/** Into how many parts so many multiply-adds can be cut. */
+function mostParts(work: number): number {
+  return Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
 }
 
 /** Whether this thread may sleep. */

@@ -62,7 +62,7 @@ export function lightning(crew: Crew, call: LightningCall): void {
   }
   const bytes = crew.call("lightningScratch", { headDim, valueDim });
   // Few sequences and heads would leave threads idle: then the sequences are cut as well, if that is worth its price.
-  const parts = crew.parts(work), rounds = Math.ceil(calls.length / crew.threads);
+  const parts = crew.parts("lightning", work), rounds = Math.ceil(calls.length / crew.threads);
   const isCut = parts > calls.length && calls.length < BUSY * rounds * crew.threads;
   const stateBytes = 4 * roundUp(headDim, TILE_ROWS) * roundUp(valueDim, TILE_COLUMNS);
   const blocks = Math.max(1, Math.floor(STATES_BYTES / (calls.length * stateBytes)) - 1);

@@ -1,5 +1,6 @@
 /**
- * Which cores a process runs on, and what keeps them busy: Linux only, as it is the one that tells and obeys.
+ * Which cores a process runs on, what keeps them busy, and what takes them away: Linux only, as it is the one that tells
+ * and obeys.
  *
  * @module
  */
@@ -49,6 +50,62 @@ export async function pin(to: readonly number[]): Promise<void> {
     stdout: "null",
   }).output();
   if (!success) throw new Error(`taskset failed: ${new TextDecoder().decode(stderr)}`);
+}
+
+/**
+ * The same processors, where a virtual machine may hide which of them share a core: two that together compute little more
+ * than one alone do. `rate` says how much the processors of a list compute together.
+ */
+export async function measuredSiblings(
+  { cores, siblings }: Processors,
+  rate: (processors: readonly number[]) => Promise<number>,
+): Promise<Processors> {
+  if (siblings.length > 0 || cores.length < 2) return { cores, siblings };
+  const alone = await rate(cores.slice(0, 1));
+  if (await rate(cores) > 0.8 * alone * cores.length) return { cores, siblings };
+  const found: Processors & { cores: number[]; siblings: number[] } = { cores: [], siblings: [] };
+  const left = [...cores];
+  for (let core; (core = left.shift()) !== undefined;) {
+    found.cores.push(core);
+    for (const [index, other] of left.entries()) {
+      if (await rate([core, other]) > 1.6 * alone) continue;
+      found.siblings.push(...left.splice(index, 1));
+      break;
+    }
+  }
+  return found;
+}
+
+/** What was taken from this machine's processors since the last call, in words; empty where the system does not tell. */
+export class Taken {
+  #before = Taken.#now();
+
+  static #now(): { steal: number; all: number; throttled: number } {
+    const read = (path: string) => {
+      try {
+        return Deno.readTextFileSync(path);
+      } catch {
+        return "";
+      }
+    };
+    const times = read("/proc/stat").split("\n")[0].split(/\s+/).slice(1, 9).map(Number);
+    const throttled = /^throttled_usec (\d+)/m.exec(read("/sys/fs/cgroup/cpu.stat"))?.[1] ?? 0;
+    return {
+      steal: times[7] ?? 0,
+      all: times.reduce((sum, value) => sum + value, 0),
+      throttled: Number(throttled),
+    };
+  }
+
+  /** Percent of all processors' time that the hypervisor gave to others, and seconds by which a quota held threads up. */
+  describe(): string {
+    const now = Taken.#now(), before = this.#before;
+    this.#before = now;
+    const steal = 100 * (now.steal - before.steal) / Math.max(1, now.all - before.all);
+    return `${steal.toFixed(1)} % stolen, ${
+      ((now.throttled - before.throttled) / 1e6).toFixed(2)
+    } s throttled`;
+  }
 }
 
 /** Processes that compute for ever, one on each of some processors, until they are disposed. */

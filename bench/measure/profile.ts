@@ -100,7 +100,9 @@ function nameOf({ shader, values }: TimedDispatch): string {
 /** rows, inDim and outDim of a matrix product; undefined of other kernels. */
 function productOf({ shader, values }: TimedDispatch): [number, number, number] | undefined {
   const { rows, inVectors, outCount, inDim, terms } = values as Record<string, number>;
-  if (shader === shaders.linear.tiled || shader === shaders.linear.fewRows) {
+  if (
+    shader === shaders.linear.tiled || shader === shaders.fewRows.tiles || shader === shaders.fewRows.teams
+  ) {
     return [rows, 4 * inVectors, outCount];
   }
   if (shader === shaders.linearBackward.input) return [rows, terms, 4 * inVectors];
