@@ -18,6 +18,8 @@ export class Counts {
   dispatches = 0;
   maps = 0;
   pipelines = 0;
+  /** Submits, maps of buffers and reads of what is mapped, in their order. */
+  order: ("submit" | "map" | "read")[] = [];
 
   reset(): void {
     Object.assign(this, new Counts());
@@ -58,9 +60,13 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     return {
       destroy: ignore,
       unmap: ignore,
-      getMappedRange: () => mapped ??= new ArrayBuffer(size),
+      getMappedRange: () => {
+        counts.order.push("read");
+        return mapped ??= new ArrayBuffer(size);
+      },
       mapAsync: () => {
         counts.maps++;
+        counts.order.push("map");
         return Promise.resolve();
       },
     };
@@ -87,7 +93,13 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     },
     createCommandEncoder: () => encoder,
     destroy: ignore,
-    queue: { writeBuffer: ignore, submit: () => void counts.submits++ },
+    queue: {
+      writeBuffer: ignore,
+      submit: () => {
+        counts.submits++;
+        counts.order.push("submit");
+      },
+    },
   };
   const adapter = {
     limits: LIMITS,
