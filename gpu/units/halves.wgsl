@@ -1,7 +1,7 @@
 // An operand of product.wgsl: rounded to f16, scaled by a power of two so that its largest element comes to 2^14 or above,
 // and below 2^15. Elements down to 2^−28 of the largest keep their 11 bits, and none becomes infinite.
 //
-//   largest   the largest element of each of PARTS workgroups, as bits of f32 without the sign
+//   largest   the largest element of each workgroup, of PARTS at most, as bits of f32 without the sign
 //   round     the scaled operand, padded with zeros, and the exponent of its scale
 //
 // Infinities and NaN do not count for the scale, and stay what they are.
@@ -17,6 +17,7 @@ struct Parameters {
   vectors: u32, // of 8 elements, in a row of x
   size: u32,    // of largest: vectors of x; of round: vectors of the result
   padded: u32,  // vectors in a row of the result
+  parts: u32,   // workgroups of largest
   workgroups: u32,
 }
 
@@ -46,12 +47,12 @@ fn gather(thread: u32, value: u32) {
   workgroupBarrier();
 }
 
-@group(0) @binding(1) var<storage, read_write> found: array<u32>; // [PARTS]
+@group(0) @binding(1) var<storage, read_write> found: array<u32>; // [parts]
 
 @compute @workgroup_size(256)
 fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   var most = vec4<u32>();
-  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += PARTS * PARTS) {
+  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += parameters.parts * PARTS) {
     let elements = vectorOf(i);
     let first = bitcast<vec4<u32>>(elements[0]) & vec4<u32>(0x7fffffffu);
     let second = bitcast<vec4<u32>>(elements[1]) & vec4<u32>(0x7fffffffu);
@@ -62,7 +63,7 @@ fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
   if (thread == 0u) { found[workgroup.x] = partial[0]; }
 }
 
-@group(0) @binding(1) var<storage, read> known: array<u32>; // [PARTS]
+@group(0) @binding(1) var<storage, read> known: array<u32>; // [parts]
 @group(0) @binding(2) var<storage, read_write> halves: array<vec4<u32>>; // [padded rows, padded]
 @group(0) @binding(3) var<storage, read_write> exponent: array<i32>; // [1]
 
@@ -85,7 +86,7 @@ fn round(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  gather(thread, known[thread]);
+  gather(thread, select(0u, known[thread], thread < parameters.parts));
   // Both the scale and, of all products that are not zero, its inverse are normal numbers.
   let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
   let scale = bitcast<f32>(u32(power + 127) << 23u);

@@ -64,19 +64,20 @@ interface Operand {
 const paddedLength = (lines: number, width: number) => roundUp(lines, PADDED) * roundUp(width, PADDED);
 
 /** Rounds `[lines, width]`, a multiple of 8, to an operand. */
-function operandOf(scope: Scope, x: Window, lines: number, width: number): Operand {
+export function operandOf(scope: Scope, x: Window, lines: number, width: number): Operand {
   const { device } = scope, { dtype } = x.store;
   const toLines = roundUp(lines, PADDED), toWidth = roundUp(width, PADDED);
   const { PARTS } = shaders.halves.constants;
-  const found = scope.allocate([PARTS]), exponent = scope.allocate([1]);
+  const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
+  const found = scope.allocate([parts]), exponent = scope.allocate([1]);
   const halves = scope.allocate([toLines, toWidth], "f16");
   const options = { types: { X: dtype }, constants: { PACKED: dtype === "bf16" } };
-  const sizes = { rows: lines, vectors: width / 8, padded: toWidth / 8 };
+  const sizes = { rows: lines, vectors: width / 8, padded: toWidth / 8, parts };
   device.dispatch(
     device.kernel(shaders.halves.largest, { access: { found: "write" }, ...options }),
     { x, found },
-    { ...sizes, size: lines * width / 8, workgroups: PARTS },
-    PARTS,
+    { ...sizes, size: lines * width / 8, workgroups: parts },
+    parts,
   );
   const size = toLines * toWidth / 8, workgroups = Math.ceil(size / (8 * PARTS));
   device.dispatch(
@@ -127,14 +128,19 @@ function shapeFor(matrices: Matrices, rows: number, columns: number): TileShape 
 }
 
 /** Enqueues a product. */
-export function multiply(device: Device, { M, N, K, lanes }: Matrices, product: Product): void {
+export function multiply(
+  device: Device,
+  { M, N, K, lanes }: Matrices,
+  product: Product,
+  shader = shaders.product.multiply,
+): void {
   const { left, right, shape, rows, columns, terms, bias, residual, result, ranges = 1, add = false } =
     product;
   const { DOWN, ACROSS, ROWS, COLUMNS, DEPTH } = shape;
   const threads = DOWN * ACROSS * lanes, lefts = ROWS * EDGE / M, rights = COLUMNS * EDGE / N;
   const loads = (strips: number) => `array<vec4<u32>, ${strips * DEPTH * 128 / threads}>`;
   const Left = `subgroup_matrix_left<f16, ${K}, ${M}>`;
-  const kernel = device.kernel(shaders.product.multiply, {
+  const kernel = device.kernel(shader, {
     access: { result: "update" },
     types: {
       Left,

@@ -58,8 +58,9 @@ struct Parameters {
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>; // [ranges, rows, stride]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
-// Those of left, of right, and again for the second buffer.
-var<workgroup> strips: array<array<vec4<u32>, STRIP>, BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS)>;
+// Those of left, of right, and again for the second buffer; at the end one for each subgroup.
+override STRIPS = max(BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS), DOWN * ACROSS);
+var<workgroup> strips: array<array<vec4<u32>, STRIP>, STRIPS>;
 
 // Where vector `i` of the strips of an operand lies, in the first step: 128 vectors to a strip, strips first along the
 // terms.

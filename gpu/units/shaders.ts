@@ -32,6 +32,7 @@ struct Parameters {
   vectors: u32,
   size: u32,
   padded: u32,
+  parts: u32,
   workgroups: u32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
@@ -57,7 +58,7 @@ fn gather(thread: u32, value: u32) {
 @compute @workgroup_size(256)
 fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   var most = vec4<u32>();
-  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += PARTS * PARTS) {
+  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += parameters.parts * PARTS) {
     let elements = vectorOf(i);
     let first = bitcast<vec4<u32>>(elements[0]) & vec4<u32>(0x7fffffffu);
     let second = bitcast<vec4<u32>>(elements[1]) & vec4<u32>(0x7fffffffu);
@@ -87,7 +88,7 @@ fn round(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  gather(thread, known[thread]);
+  gather(thread, select(0u, known[thread], thread < parameters.parts));
   let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
   let scale = bitcast<f32>(u32(power + 127) << 23u);
   if (id == 0u && thread == 0u) { exponent[0] = power; }
@@ -151,7 +152,8 @@ struct Parameters {
 @group(0) @binding(5) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>;
 @group(0) @binding(15) var<uniform> parameters: Parameters;
-var<workgroup> strips: array<array<vec4<u32>, STRIP>, BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS)>;
+override STRIPS = max(BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS), DOWN * ACROSS);
+var<workgroup> strips: array<array<vec4<u32>, STRIP>, STRIPS>;
 fn place(i: u32, first: u32, stride: u32, byTerms: bool) -> u32 {
   let strip = i / 128u;
   let line = i % 128u / 4u;
@@ -300,7 +302,8 @@ export const halves = /* @__PURE__ */ (() => ({
       vectors: [1, "u32"],
       size: [2, "u32"],
       padded: [3, "u32"],
-      workgroups: [4, "u32"],
+      parts: [4, "u32"],
+      workgroups: [5, "u32"],
     },
   },
   round: {
@@ -318,7 +321,8 @@ export const halves = /* @__PURE__ */ (() => ({
       vectors: [1, "u32"],
       size: [2, "u32"],
       padded: [3, "u32"],
-      workgroups: [4, "u32"],
+      parts: [4, "u32"],
+      workgroups: [5, "u32"],
     },
   },
 } as const))();
