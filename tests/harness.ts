@@ -67,11 +67,11 @@ export function eachBackend(
 }
 
 /**
- * What an error may be: `limit` in f32; on matrix units what two operands rounded to f16 give, 2^-11 √(1/6) RMS each, which
- * is 2.8e-4, and 2/5 more.
+ * What the error of a product may be: `limit` in f32. Matrix units round both operands to f16, each to 2^-11 √(1/6) RMS of
+ * its elements: 2.8e-4 together, where there are many. Of a few, each may be off by 2^-11.
  */
-export function limitOn(backend: Backend, limit: number): number {
-  return backend.info.units === "f32" ? limit : Math.max(limit, 4e-4);
+export function limitOn({ info }: Backend, limit: number, many = false): number {
+  return info.units === "f32" ? limit : Math.max(limit, many ? 4e-4 : 1e-3);
 }
 
 /** Makes a memory of `size` elements that later results will land in hold NaN, so that unwritten elements show. */
