@@ -1,12 +1,13 @@
 /**
  * Times products, prefill and training on the matrix units of Dawn, by the device's own clock:
  *
- *     deno run -A bench/units.ts <dawn.node> [tune] [products] [prefill:<size>] [train:<size>]
+ *     deno run -A bench/units.ts [<dawn.node>] [tune] [products] [prefill:<size>] [train:<size>]
  *
- * `<dawn.node>` is the file for this system in npm's `webgpu`. `tune` goes through shapes of tiles at 4096³, operands rounded
- * before; `fast` in a row means that Dawn's bounds checks are off, `unrolled` that loops are written out. Results are held to
- * float64 at random places first. A chain of fmas at both ends of a row tells the card's clock: the figure after the times
- * is how much longer it took than the fastest seen.
+ * Dawn is npm's `webgpu`, or a file `dawn.node` of it where there is no registry. `tune` goes through shapes of tiles at 4096³,
+ * operands rounded before; `fast` in a row means that Dawn's bounds checks are off. Some rows lack a part of the kernel, to
+ * tell what the rest takes: their results are wrong. The others are held to float64 at random places first. All are compiled
+ * before any is timed, and timed in turns, as the card lowers its clock while the host compiles. A chain of fmas tells the
+ * clock: the figure is how much longer it takes than the fastest seen.
  *
  * @module
  */
@@ -24,6 +25,7 @@ import * as shaders from "../gpu/units/shaders.ts";
 import { multiply, type Operand, operandOf, SHAPES, type TileShape } from "../gpu/units/product.ts";
 import type { GpuObject } from "../backend.ts";
 import type { Tensor } from "../mod.ts";
+import { dawnPackage, FEATURES } from "../cli/dawn.ts";
 import { parseConfig } from "../model/config.ts";
 import { TransNormerLLM } from "../model/mod.ts";
 import { mapWeights } from "../model/weights.ts";
@@ -34,17 +36,15 @@ import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { median } from "./measure/timing.ts";
 import { TrainingSteps } from "./measure/training.ts";
 
-const [file, ...wanted] = Deno.args;
-assert(file !== undefined, "name dawn.node");
-const { create, globals } = createRequire(import.meta.url)(resolve(file)) as {
-  create(options: string[]): GpuObject;
-  globals: object;
-};
+const file = Deno.args.find((argument) => argument.endsWith(".node"));
+const wanted = Deno.args.filter((argument) => argument !== file);
+const { create, globals } = file === undefined
+  ? await dawnPackage()
+  : createRequire(import.meta.url)(resolve(file)) as Awaited<ReturnType<typeof dawnPackage>>;
 Object.assign(globalThis, globals);
 
-const UNSAFE = "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia";
-const gpuOf = (more: string) =>
-  create(["backend=vulkan", UNSAFE + more, "disable-dawn-features=timestamp_quantization"]);
+const gpuOf = (more: string): GpuObject =>
+  create(["backend=vulkan", FEATURES + more, "disable-dawn-features=timestamp_quantization"]);
 const gpu = gpuOf("");
 const adapter = await gpu.requestAdapter() as GPUAdapter;
 assert(adapter !== null, "no adapter");
