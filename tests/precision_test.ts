@@ -99,12 +99,9 @@ eachBackend("products: weights of every type, and results of f16", async (backen
   for (const width of [8, 4] as const) {
     const weight = quantize(data, [OUT, IN], { bits: width });
     using quantized = backend.quantized(weight), y = linear(tx, quantized);
-    assertClose(
-      await y.data(),
-      reference.linear(x, dequantize(weight), [ROWS, IN, OUT]),
-      limit,
-      `int${width}`,
-    );
+    const expected = reference.linear(x, dequantize(weight), [ROWS, IN, OUT]);
+    // WASM rounds x to integers.
+    assertClose(await y.data(), expected, Math.max(limit, 3e-5), `int${width}`);
   }
   if (!backend.machine.dtypes.includes("f16")) return;
   using hx = backend.tensor(x, [ROWS, IN], { dtype: "f16" }),
