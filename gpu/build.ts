@@ -123,7 +123,9 @@ function partsOf(path: string, sources: ReadonlyMap<string, Source>): Source[] {
   return [...sources.values()].filter((source) => wanted.has(source.path));
 }
 
-const overridesOf = (text: string) => [...text.matchAll(/^override (\w+)/gm)].map(([, name]) => name);
+/** Overrides that wait for a value; the others are expressions of them. */
+const overridesOf = (text: string) =>
+  [...text.matchAll(/^override (\w+)(?=[^=\n]*;)/gm)].map(([, name]) => name);
 
 /** Names with a capital that nothing declares. */
 function aliasesOf(text: string): string[] {
