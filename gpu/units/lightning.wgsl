@@ -31,6 +31,7 @@ override HALF: bool;     // operands are f16, else f32
 override REVERSE: bool;
 override SUMS: bool;     // of walkSegments, see there
 override BLOCK: u32;     // tokens that a walk takes into memory together
+override DECAYS: u32;    // numbers of a head in `decays`
 override CHUNK: u32;     // tokens from one stored state to the next, a multiple of BLOCK and of ROWS
 override COLUMNS: u32;   // of the state, of one workgroup of a walk
 override ROWS: u32;      // queries of a workgroup: UNIT of each subgroup
@@ -63,7 +64,7 @@ struct Shape {
 // Segments: first token, tokens, batch element, first chunk. Sequences: first segment, segments but the last, row of the
 // state, origin. Chunks: first token, tokens, batch element, 1 for the first one of a segment.
 @group(0) @binding(0) var<storage, read> table: array<vec4<u32>>;
-// [heads, DECAYS]: slope · log2(e), decayChange of core/decay.ts for 0 ... BLOCK tokens
+// [heads, DECAYS]: slope · log2(e), decayChange of core/decay.ts for 0 ... DECAYS − 2 tokens
 @group(0) @binding(1) var<storage, read> decays: array<f32>;
 // [segments, headCount, HEAD, VALUE / 4]: the sum of each segment, or the state before it
 @group(0) @binding(2) var<storage, read_write> scratch: array<StateSums>;
@@ -77,8 +78,6 @@ struct Shape {
 @group(0) @binding(9) var<storage, read_write> exponents: array<i32>;
 @group(0) @binding(8) var<storage, read> chunkStates: array<StateHalves>;
 @group(0) @binding(9) var<storage, read> chunkExponents: array<i32>;
-
-override DECAYS = BLOCK + 2u;
 
 // Workgroup memory is strips, each an array, and what is loaded from one begins at a constant place: so the check that
 // Dawn puts before each load of a matrix is decided when the kernel is compiled. Rows are one vector longer than they need
