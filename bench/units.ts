@@ -161,8 +161,8 @@ async function tune(
     ...shape,
     THREADS,
     EDGE: 32,
-    leftLoads: DEPTH * DOWN * ROWS * 128 / THREADS,
-    rightLoads: DEPTH * ACROSS * COLUMNS * 128 / THREADS,
+    LEFT_LOADS: DEPTH * DOWN * ROWS * 128 / THREADS,
+    RIGHT_LOADS: DEPTH * ACROSS * COLUMNS * 128 / THREADS,
   };
   const { multiply: whole } = shaders.product;
   const shader = unrolled ? { ...whole, code: unroll(whole.code, names) as typeof whole.code } : whole;

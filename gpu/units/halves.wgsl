@@ -11,6 +11,7 @@
 override PACKED: bool; // x is bfloat16: X is u32, two elements to a word
 
 const PARTS = 256u;
+const VECTORS = 8u; // of the result, for each thread of round
 
 struct Parameters {
   rows: u32,    // of x
@@ -47,17 +48,23 @@ fn gather(thread: u32, value: u32) {
   workgroupBarrier();
 }
 
+// The bits of elements without the sign; zero for infinities and NaN.
+fn finite(elements: vec4<f32>) -> vec4<u32> {
+  let bits = bitcast<vec4<u32>>(elements) & vec4<u32>(0x7fffffffu);
+  return select(vec4<u32>(), bits, bits < vec4<u32>(INFINITE));
+}
+
 @group(0) @binding(1) var<storage, read_write> found: array<u32>; // [parts]
 
 @compute @workgroup_size(256)
 fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   var most = vec4<u32>();
-  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += parameters.parts * PARTS) {
-    let elements = vectorOf(i);
-    let first = bitcast<vec4<u32>>(elements[0]) & vec4<u32>(0x7fffffffu);
-    let second = bitcast<vec4<u32>>(elements[1]) & vec4<u32>(0x7fffffffu);
-    most = max(most, select(vec4<u32>(), first, first < vec4<u32>(INFINITE)));
-    most = max(most, select(vec4<u32>(), second, second < vec4<u32>(INFINITE)));
+  let stride = parameters.parts * PARTS;
+  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += 4u * stride) {
+    for (var n = 0u; n < 4u; n++) { // four loads on their way
+      let elements = vectorOf(min(i + n * stride, parameters.size - 1u));
+      most = max(most, max(finite(elements[0]), finite(elements[1])));
+    }
   }
   gather(thread, max(max(most.x, most.y), max(most.z, most.w)));
   if (thread == 0u) { found[workgroup.x] = partial[0]; }
@@ -91,8 +98,9 @@ fn round(
   let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
   let scale = bitcast<f32>(u32(power + 127) << 23u);
   if (id == 0u && thread == 0u) { exponent[0] = power; }
-  // Eight vectors for each thread.
-  for (var i = id * 8u * PARTS + thread; i < min((id + 1u) * 8u * PARTS, parameters.size); i += PARTS) {
+  for (var n = 0u; n < VECTORS; n++) {
+    let i = (id * VECTORS + n) * PARTS + thread;
+    if (i >= parameters.size) { return; }
     let row = i / parameters.padded;
     let at = i % parameters.padded;
     var words = vec4<u32>();

@@ -67,7 +67,7 @@ const paddedLength = (lines: number, width: number) => roundUp(lines, PADDED) * 
 export function operandOf(scope: Scope, x: Window, lines: number, width: number): Operand {
   const { device } = scope, { dtype } = x.store;
   const toLines = roundUp(lines, PADDED), toWidth = roundUp(width, PADDED);
-  const { PARTS } = shaders.halves.constants;
+  const { PARTS, VECTORS } = shaders.halves.constants;
   const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
   const found = scope.allocate([parts]), exponent = scope.allocate([1]);
   const halves = scope.allocate([toLines, toWidth], "f16");
@@ -79,7 +79,7 @@ export function operandOf(scope: Scope, x: Window, lines: number, width: number)
     { ...sizes, size: lines * width / 8, workgroups: parts },
     parts,
   );
-  const size = toLines * toWidth / 8, workgroups = Math.ceil(size / (8 * PARTS));
+  const size = toLines * toWidth / 8, workgroups = Math.ceil(size / (VECTORS * PARTS));
   device.dispatch(
     device.kernel(shaders.halves.round, { access: { halves: "write", exponent: "write" }, ...options }),
     { x, known: found, halves, exponent },

@@ -7,7 +7,8 @@
 // A workgroup computes a tile of results, each of its subgroups a part of the tile. Operands lie in workgroup memory in
 // strips of 32 × 32, whichever way they came: 32 lines of 4 vectors, and one more vector that keeps lines in different
 // banks. A strip is an array, and what is loaded from it begins at a constant place: so the check that Dawn puts before
-// each load of a matrix is decided when the kernel is compiled. (Checks that are made take a quarter of the speed.)
+// each load of a matrix is decided when the kernel is compiled. Bounds of loops are constants for the same reason: else
+// Dawn adds a counter that ends them, and they are not unrolled.
 
 // import directives.wgsl, ../folded.wgsl
 
@@ -58,8 +59,13 @@ struct Parameters {
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>; // [ranges, rows, stride]
 @group(1) @binding(0) var<uniform> parameters: Parameters;
 
+override LEFT_STRIPS = DEPTH * DOWN * ROWS; // of a step
+override RIGHT_STRIPS = DEPTH * ACROSS * COLUMNS;
+override LEFT_LOADS = LEFT_STRIPS * 128u / THREADS; // vectors that a thread loads: a whole number
+override RIGHT_LOADS = RIGHT_STRIPS * 128u / THREADS;
+
 // Those of left, of right, and again for the second buffer; at the end one for each subgroup.
-override STRIPS = max(BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS), DOWN * ACROSS);
+override STRIPS = max(BUFFERS * (LEFT_STRIPS + RIGHT_STRIPS), DOWN * ACROSS);
 var<workgroup> strips: array<array<vec4<u32>, STRIP>, STRIPS>;
 
 // Where vector `i` of the strips of an operand lies, in the first step: 128 vectors to a strip, strips first along the
@@ -101,11 +107,6 @@ fn multiply(
   let partDown = subgroup / ACROSS;
   let partAcross = subgroup % ACROSS;
 
-  let leftStrips = DEPTH * DOWN * ROWS;
-  let rightStrips = DEPTH * ACROSS * COLUMNS;
-  let leftLoads = leftStrips * 128u / THREADS; // whole numbers
-  let rightLoads = rightStrips * 128u / THREADS;
-
   let firstStep = range * parameters.steps;
   let steps = min(parameters.steps, parameters.allSteps - firstStep);
   let leftStep = select(EDGE / 8u, EDGE * parameters.leftStride, LEFT_BY_TERMS) * DEPTH;
@@ -114,35 +115,35 @@ fn multiply(
   var accumulators: Accumulators;
   var leftVectors: LeftVectors;
   var rightVectors: RightVectors;
-  for (var j = 0u; j < leftLoads; j++) {
+  for (var j = 0u; j < LEFT_LOADS; j++) {
     let at = place(j * THREADS + thread, firstRow, parameters.leftStride, LEFT_BY_TERMS);
     leftVectors[j] = left[at + firstStep * leftStep];
   }
-  for (var j = 0u; j < rightLoads; j++) {
+  for (var j = 0u; j < RIGHT_LOADS; j++) {
     let at = place(j * THREADS + thread, firstColumn, parameters.rightStride, RIGHT_BY_TERMS);
     rightVectors[j] = right[at + firstStep * rightStep];
   }
 
   for (var step = 0u; step < steps; step++) {
-    let buffer = step % BUFFERS * (leftStrips + rightStrips);
+    let buffer = step % BUFFERS * (LEFT_STRIPS + RIGHT_STRIPS);
     if (BUFFERS == 1u && step > 0u) { workgroupBarrier(); }
-    for (var j = 0u; j < leftLoads; j++) { store(j * THREADS + thread, buffer, leftVectors[j]); }
-    for (var j = 0u; j < rightLoads; j++) { store(j * THREADS + thread, buffer + leftStrips, rightVectors[j]); }
+    for (var j = 0u; j < LEFT_LOADS; j++) { store(j * THREADS + thread, buffer, leftVectors[j]); }
+    for (var j = 0u; j < RIGHT_LOADS; j++) { store(j * THREADS + thread, buffer + LEFT_STRIPS, rightVectors[j]); }
     workgroupBarrier();
     // The loads of the next step, while this one is computed. The last step loads again what it has.
     let next = firstStep + min(step + 1u, steps - 1u);
-    for (var j = 0u; j < leftLoads; j++) {
+    for (var j = 0u; j < LEFT_LOADS; j++) {
       let at = place(j * THREADS + thread, firstRow, parameters.leftStride, LEFT_BY_TERMS);
       leftVectors[j] = left[at + next * leftStep];
     }
-    for (var j = 0u; j < rightLoads; j++) {
+    for (var j = 0u; j < RIGHT_LOADS; j++) {
       let at = place(j * THREADS + thread, firstColumn, parameters.rightStride, RIGHT_BY_TERMS);
       rightVectors[j] = right[at + next * rightStep];
     }
 
-    for (var term = 0u; term < EDGE * DEPTH; term += K) {
-      let depth = term / EDGE;
-      let within = term % EDGE;
+    for (var k = 0u; k < EDGE * DEPTH / K; k++) {
+      let depth = k * K / EDGE;
+      let within = k * K % EDGE;
       var a: Lefts;
       for (var i = 0u; i < ROWS * EDGE / M; i++) {
         let strip = &strips[buffer + (partDown * ROWS + i * M / EDGE) * DEPTH + depth];
@@ -154,7 +155,7 @@ fn multiply(
         }
       }
       for (var j = 0u; j < COLUMNS * EDGE / N; j++) {
-        let at = leftStrips + (partAcross * COLUMNS + j * N / EDGE) * DEPTH + depth;
+        let at = LEFT_STRIPS + (partAcross * COLUMNS + j * N / EDGE) * DEPTH + depth;
         let strip = &strips[buffer + at];
         let other = j * N % EDGE;
         var b: Right;
@@ -183,7 +184,8 @@ fn multiply(
         subgroupMatrixStore<row_major>(&strips[subgroup], j * N / 4u, accumulators[at], 9u);
       }
       workgroupBarrier();
-      for (var at = thread; at < DOWN * ACROSS * M * EDGE / 4u; at += THREADS) {
+      for (var n = 0u; n < DOWN * ACROSS * M * EDGE / 4u / THREADS; n++) { // a whole number
+        let at = n * THREADS + thread;
         let part = at / (M * EDGE / 4u);
         let line = at / (EDGE / 4u) % M;
         let vector = at % (EDGE / 4u);

@@ -27,6 +27,7 @@ fn fromBfloat16(word: u32, second: bool) -> f32 {
 // gpu/units/halves.wgsl
 const halvesSource = `override PACKED: bool;
 const PARTS = 256u;
+const VECTORS = 8u;
 struct Parameters {
   rows: u32,
   vectors: u32,
@@ -54,16 +55,20 @@ fn gather(thread: u32, value: u32) {
   }
   workgroupBarrier();
 }
+fn finite(elements: vec4<f32>) -> vec4<u32> {
+  let bits = bitcast<vec4<u32>>(elements) & vec4<u32>(0x7fffffffu);
+  return select(vec4<u32>(), bits, bits < vec4<u32>(INFINITE));
+}
 @group(0) @binding(1) var<storage, read_write> found: array<u32>;
 @compute @workgroup_size(256)
 fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
   var most = vec4<u32>();
-  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += parameters.parts * PARTS) {
-    let elements = vectorOf(i);
-    let first = bitcast<vec4<u32>>(elements[0]) & vec4<u32>(0x7fffffffu);
-    let second = bitcast<vec4<u32>>(elements[1]) & vec4<u32>(0x7fffffffu);
-    most = max(most, select(vec4<u32>(), first, first < vec4<u32>(INFINITE)));
-    most = max(most, select(vec4<u32>(), second, second < vec4<u32>(INFINITE)));
+  let stride = parameters.parts * PARTS;
+  for (var i = workgroup.x * PARTS + thread; i < parameters.size; i += 4u * stride) {
+    for (var n = 0u; n < 4u; n++) {
+      let elements = vectorOf(min(i + n * stride, parameters.size - 1u));
+      most = max(most, max(finite(elements[0]), finite(elements[1])));
+    }
   }
   gather(thread, max(max(most.x, most.y), max(most.z, most.w)));
   if (thread == 0u) { found[workgroup.x] = partial[0]; }
@@ -92,7 +97,9 @@ fn round(
   let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
   let scale = bitcast<f32>(u32(power + 127) << 23u);
   if (id == 0u && thread == 0u) { exponent[0] = power; }
-  for (var i = id * 8u * PARTS + thread; i < min((id + 1u) * 8u * PARTS, parameters.size); i += PARTS) {
+  for (var n = 0u; n < VECTORS; n++) {
+    let i = (id * VECTORS + n) * PARTS + thread;
+    if (i >= parameters.size) { return; }
     let row = i / parameters.padded;
     let at = i % parameters.padded;
     var words = vec4<u32>();
@@ -747,7 +754,11 @@ struct Parameters {
 @group(0) @binding(5) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>;
 @group(0) @binding(15) var<uniform> parameters: Parameters;
-override STRIPS = max(BUFFERS * DEPTH * (DOWN * ROWS + ACROSS * COLUMNS), DOWN * ACROSS);
+override LEFT_STRIPS = DEPTH * DOWN * ROWS;
+override RIGHT_STRIPS = DEPTH * ACROSS * COLUMNS;
+override LEFT_LOADS = LEFT_STRIPS * 128u / THREADS;
+override RIGHT_LOADS = RIGHT_STRIPS * 128u / THREADS;
+override STRIPS = max(BUFFERS * (LEFT_STRIPS + RIGHT_STRIPS), DOWN * ACROSS);
 var<workgroup> strips: array<array<vec4<u32>, STRIP>, STRIPS>;
 fn place(i: u32, first: u32, stride: u32, byTerms: bool) -> u32 {
   let strip = i / 128u;
@@ -780,10 +791,6 @@ fn multiply(
   let firstColumn = inBand / bandRows * ACROSS * COLUMNS * EDGE;
   let partDown = subgroup / ACROSS;
   let partAcross = subgroup % ACROSS;
-  let leftStrips = DEPTH * DOWN * ROWS;
-  let rightStrips = DEPTH * ACROSS * COLUMNS;
-  let leftLoads = leftStrips * 128u / THREADS;
-  let rightLoads = rightStrips * 128u / THREADS;
   let firstStep = range * parameters.steps;
   let steps = min(parameters.steps, parameters.allSteps - firstStep);
   let leftStep = select(EDGE / 8u, EDGE * parameters.leftStride, LEFT_BY_TERMS) * DEPTH;
@@ -791,32 +798,32 @@ fn multiply(
   var accumulators: Accumulators;
   var leftVectors: LeftVectors;
   var rightVectors: RightVectors;
-  for (var j = 0u; j < leftLoads; j++) {
+  for (var j = 0u; j < LEFT_LOADS; j++) {
     let at = place(j * THREADS + thread, firstRow, parameters.leftStride, LEFT_BY_TERMS);
     leftVectors[j] = left[at + firstStep * leftStep];
   }
-  for (var j = 0u; j < rightLoads; j++) {
+  for (var j = 0u; j < RIGHT_LOADS; j++) {
     let at = place(j * THREADS + thread, firstColumn, parameters.rightStride, RIGHT_BY_TERMS);
     rightVectors[j] = right[at + firstStep * rightStep];
   }
   for (var step = 0u; step < steps; step++) {
-    let buffer = step % BUFFERS * (leftStrips + rightStrips);
+    let buffer = step % BUFFERS * (LEFT_STRIPS + RIGHT_STRIPS);
     if (BUFFERS == 1u && step > 0u) { workgroupBarrier(); }
-    for (var j = 0u; j < leftLoads; j++) { store(j * THREADS + thread, buffer, leftVectors[j]); }
-    for (var j = 0u; j < rightLoads; j++) { store(j * THREADS + thread, buffer + leftStrips, rightVectors[j]); }
+    for (var j = 0u; j < LEFT_LOADS; j++) { store(j * THREADS + thread, buffer, leftVectors[j]); }
+    for (var j = 0u; j < RIGHT_LOADS; j++) { store(j * THREADS + thread, buffer + LEFT_STRIPS, rightVectors[j]); }
     workgroupBarrier();
     let next = firstStep + min(step + 1u, steps - 1u);
-    for (var j = 0u; j < leftLoads; j++) {
+    for (var j = 0u; j < LEFT_LOADS; j++) {
       let at = place(j * THREADS + thread, firstRow, parameters.leftStride, LEFT_BY_TERMS);
       leftVectors[j] = left[at + next * leftStep];
     }
-    for (var j = 0u; j < rightLoads; j++) {
+    for (var j = 0u; j < RIGHT_LOADS; j++) {
       let at = place(j * THREADS + thread, firstColumn, parameters.rightStride, RIGHT_BY_TERMS);
       rightVectors[j] = right[at + next * rightStep];
     }
-    for (var term = 0u; term < EDGE * DEPTH; term += K) {
-      let depth = term / EDGE;
-      let within = term % EDGE;
+    for (var k = 0u; k < EDGE * DEPTH / K; k++) {
+      let depth = k * K / EDGE;
+      let within = k * K % EDGE;
       var a: Lefts;
       for (var i = 0u; i < ROWS * EDGE / M; i++) {
         let strip = &strips[buffer + (partDown * ROWS + i * M / EDGE) * DEPTH + depth];
@@ -828,7 +835,7 @@ fn multiply(
         }
       }
       for (var j = 0u; j < COLUMNS * EDGE / N; j++) {
-        let at = leftStrips + (partAcross * COLUMNS + j * N / EDGE) * DEPTH + depth;
+        let at = LEFT_STRIPS + (partAcross * COLUMNS + j * N / EDGE) * DEPTH + depth;
         let strip = &strips[buffer + at];
         let other = j * N % EDGE;
         var b: Right;
@@ -855,7 +862,8 @@ fn multiply(
         subgroupMatrixStore<row_major>(&strips[subgroup], j * N / 4u, accumulators[at], 9u);
       }
       workgroupBarrier();
-      for (var at = thread; at < DOWN * ACROSS * M * EDGE / 4u; at += THREADS) {
+      for (var n = 0u; n < DOWN * ACROSS * M * EDGE / 4u / THREADS; n++) {
+        let at = n * THREADS + thread;
         let part = at / (M * EDGE / 4u);
         let line = at / (EDGE / 4u) % M;
         let vector = at % (EDGE / 4u);
@@ -883,7 +891,7 @@ const halvesModule = /* @__PURE__ */ (() => ({
 
 /** gpu/units/halves.wgsl */
 export const halves = /* @__PURE__ */ (() => ({
-  constants: { PARTS: 256 },
+  constants: { PARTS: 256, VECTORS: 8 },
   largest: {
     ...halvesModule,
     entryPoint: "largest",
