@@ -18,12 +18,12 @@ import * as shaders from "./shaders.ts";
 /** Workgroups of a walk that fill a large GPU. */
 const TARGET_WORKGROUPS = 128;
 /** Tokens of a segment at least. */
-const SEGMENT_TOKENS = 1024;
+export const SEGMENT_TOKENS = 1024;
 /** Largest slope · log2(e): beyond, the next token has forgotten everything. */
 const LARGEST_SLOPE = 1e4;
 
 /** Tokens from one state in f16 to the next: a multiple of all blocks and of the queries of a workgroup. */
-const CHUNK = 128;
+export const CHUNK = 128;
 /** Tokens of a block at most. */
 const LONGEST_BLOCK = 64;
 

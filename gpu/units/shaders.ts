@@ -211,18 +211,18 @@ fn tokenStride(strides: vec4<u32>) -> u32 {
 fn power(e: i32) -> f32 {
   return select(bitcast<f32>(u32(min(e, 127) + 127) << 23u), 0.0, e < -126);
 }
+fn finiteBits(x: vec4<u32>) -> u32 {
+  let positive = x & vec4<u32>(0x7fffffffu);
+  let four = select(positive, vec4<u32>(), positive >= vec4<u32>(0x7f800000u));
+  return max(max(four.x, four.y), max(four.z, four.w));
+}
 fn largestBits(x: Packed) -> u32 {
   if (HALF) {
     let four = max(abs(bitcast<vec4<f16>>(x.first.xy)), abs(bitcast<vec4<f16>>(x.first.zw)));
     let two = max(four.xy, four.zw);
     return bitcast<u32>(min(f32(max(two.x, two.y)), 65504.0));
   }
-  var first = x.first & vec4<u32>(0x7fffffffu);
-  var second = x.second & vec4<u32>(0x7fffffffu);
-  first = select(first, vec4<u32>(), first >= vec4<u32>(0x7f800000u));
-  second = select(second, vec4<u32>(), second >= vec4<u32>(0x7f800000u));
-  let four = max(first, second);
-  return max(max(four.x, four.y), max(four.z, four.w));
+  return max(finiteBits(x.first), finiteBits(x.second));
 }
 fn binaryExponent(bits: u32) -> i32 {
   return i32(bits >> 23u) - 126;
@@ -244,6 +244,10 @@ fn exponentFor(bound: i32) -> i32 {
 }
 override ROW_TILES = HEAD / UNIT / SUBGROUPS;
 override COLUMN_TILES = COLUMNS / UNIT;
+override TILES = ROW_TILES * COLUMN_TILES;
+override STATE_VECTORS = ROW_TILES * UNIT * COLUMNS / 8u;
+override STATE_STEPS = (STATE_VECTORS + LANES - 1u) / LANES;
+override BLOCK_STEPS = BLOCK / UNIT;
 override KEY_LOADS = (BLOCK * HEAD / 8u + THREADS - 1u) / THREADS;
 override VALUE_LOADS = (BLOCK * COLUMNS / 8u + THREADS - 1u) / THREADS;
 struct Walk {
@@ -280,10 +284,11 @@ fn storeState(sums: ptr<function, WalkSums>, index: u32, columnTile: u32, unit: 
   }
   workgroupBarrier();
   var bits = 0u;
-  for (var at = lane; at < ROW_TILES * UNIT * COLUMNS / 4u; at += LANES) {
-    let x = walkKeys[subgroup][at] & vec4<u32>(0x7fffffffu);
-    let finite = select(x, vec4<u32>(), x >= vec4<u32>(0x7f800000u));
-    bits = max(bits, max(max(finite.x, finite.y), max(finite.z, finite.w)));
+  for (var i = 0u; i < STATE_STEPS; i++) {
+    let at = i * LANES + lane;
+    if (STATE_VECTORS % LANES == 0u || at < STATE_VECTORS) {
+      bits = max(bits, max(finiteBits(walkKeys[subgroup][2u * at]), finiteBits(walkKeys[subgroup][2u * at + 1u])));
+    }
   }
   shareLargest(1u, subgroup, lane, vec2<u32>(bits, 0u));
   workgroupBarrier();
@@ -291,9 +296,15 @@ fn storeState(sums: ptr<function, WalkSums>, index: u32, columnTile: u32, unit: 
   let e = exponentFor(bound);
   let scale = power(e);
   let start = subgroup * ROW_TILES * UNIT * (VALUE / 8u) + columnTile * (COLUMNS / 8u);
-  for (var at = lane; at < ROW_TILES * UNIT * COLUMNS / 8u; at += LANES) {
-    let x = mat2x4<f32>(bitcast<vec4<f32>>(walkKeys[subgroup][2u * at]), bitcast<vec4<f32>>(walkKeys[subgroup][2u * at + 1u]));
-    states[index][start + at / (COLUMNS / 8u) * (VALUE / 8u) + at % (COLUMNS / 8u)] = halves(scale * x);
+  for (var i = 0u; i < STATE_STEPS; i++) {
+    let at = i * LANES + lane;
+    if (STATE_VECTORS % LANES == 0u || at < STATE_VECTORS) {
+      let x = mat2x4<f32>(
+        bitcast<vec4<f32>>(walkKeys[subgroup][2u * at]),
+        bitcast<vec4<f32>>(walkKeys[subgroup][2u * at + 1u]),
+      );
+      states[index][start + at / (COLUMNS / 8u) * (VALUE / 8u) + at % (COLUMNS / 8u)] = halves(scale * x);
+    }
   }
   if (thread == 0u) { exponents[index * (VALUE / COLUMNS) + columnTile] = unit + e; }
   return bound;
@@ -384,22 +395,22 @@ fn walkSegment(
       rest = (change + rest) - (factor - 1.0);
     }
     factor *= power(ratio);
-    for (var i = 0u; i < ROW_TILES * COLUMN_TILES; i++) {
+    for (var i = 0u; i < TILES; i++) {
       (*sums)[i] = subgroupMatrixScalarMultiply((*sums)[i], factor);
     }
-    for (var inner = 0u; inner < BLOCK; inner += UNIT) {
+    for (var inner = 0u; inner < BLOCK_STEPS; inner++) {
       var rights: WalkRights;
       for (var column = 0u; column < COLUMN_TILES; column++) {
         rights[column] = subgroupMatrixLoad<Right, row_major>(
           &walkValues,
-          inner * WALK_VALUE_STRIDE + column * (UNIT / 8u),
+          inner * UNIT * WALK_VALUE_STRIDE + column * (UNIT / 8u),
           WALK_VALUE_STRIDE,
         );
       }
       for (var row = 0u; row < ROW_TILES; row++) {
         let left = subgroupMatrixLoad<Left, col_major>(
           &walkKeys[subgroup],
-          inner * WALK_KEY_STRIDE + row * (UNIT / 8u),
+          inner * UNIT * WALK_KEY_STRIDE + row * (UNIT / 8u),
           WALK_KEY_STRIDE,
         );
         for (var column = 0u; column < COLUMN_TILES; column++) {
@@ -461,6 +472,13 @@ override ATTEND_VALUE_LOADS = (KEYS * VALUE / 8u + THREADS - 1u) / THREADS;
 override KEY_STRIPS = KEYS / UNIT;
 override OUTPUTS = VALUE / UNIT;
 override INNERS = HEAD / UNIT;
+override MASK_VECTORS = UNIT * KEYS / 8u;
+override MASK_STEPS = (MASK_VECTORS + LANES - 1u) / LANES;
+override PASSES = VALUE / PASS;
+override PASS_COLUMNS = PASS / UNIT;
+override PASS_VECTORS = UNIT * PASS / 8u;
+override PASS_STEPS = (PASS_VECTORS + LANES - 1u) / LANES;
+override WIDE_COLUMNS = VALUE / COLUMNS;
 fn loadKeys(walk: Walk, key: u32, thread: u32, keys: ptr<function, AttendKeys>, values: ptr<function, AttendValues>) {
   let last = walk.count - 1u;
   for (var i = 0u; i < ATTEND_KEY_LOADS; i++) {
@@ -571,7 +589,7 @@ fn attendChunks(
   }
   let exponentStart = stateIndex * (VALUE / COLUMNS);
   var unit = chunkExponents[exponentStart];
-  for (var i = 1u; i < VALUE / COLUMNS; i++) { unit = min(unit, chunkExponents[exponentStart + i]); }
+  for (var i = 1u; i < WIDE_COLUMNS; i++) { unit = min(unit, chunkExponents[exponentStart + i]); }
   for (var column = 0u; column < OUTPUTS; column++) {
     let e = chunkExponents[exponentStart + column * UNIT / COLUMNS];
     sums[column] = subgroupMatrixScalarMultiply(sums[column], power(unit - e));
@@ -604,7 +622,7 @@ fn attendChunks(
   for (var key = 0u; key < count; key += KEYS) {
     let step = key / KEYS;
     let start = step % BUFFERS * 2u * KEY_STRIPS;
-    for (var column = 0u; column < KEYS / UNIT; column++) {
+    for (var column = 0u; column < KEY_STRIPS; column++) {
       if (key + column * UNIT <= lastRow) {
         var sum = Sums();
         for (var inner = 0u; inner < INNERS; inner++) {
@@ -628,7 +646,9 @@ fn attendChunks(
     unit = min(unit, min(exponent, 200) + valueExponent);
     exponent = unit - valueExponent;
     if (!HALF) { exponent -= queryExponent + exponentFor(bounds.x); }
-    for (var at = lane; at < UNIT * KEYS / 8u; at += LANES) {
+    for (var i = 0u; i < MASK_STEPS; i++) {
+      let at = i * LANES + lane;
+      if (MASK_VECTORS % LANES != 0u && at >= MASK_VECTORS) { break; }
       let row = at / (KEYS / 8u);
       let column = at % (KEYS / 8u);
       let ahead = i32(first + subgroup * UNIT + row) - i32(key + 8u * column);
@@ -653,7 +673,7 @@ fn attendChunks(
     for (var column = 0u; column < OUTPUTS; column++) {
       sums[column] = subgroupMatrixScalarMultiply(sums[column], ratio);
     }
-    for (var inner = 0u; inner < KEYS / UNIT; inner++) {
+    for (var inner = 0u; inner < KEY_STRIPS; inner++) {
       if (key + inner * UNIT <= lastRow) {
         let left = subgroupMatrixLoad<Left, row_major>(
           &masked[subgroup],
@@ -681,18 +701,20 @@ fn attendChunks(
   let half = clamp(-unit, -250, 250) / 2;
   let factor = power(half) * shape.queryScale;
   let other = power(clamp(-unit, -250, 250) - half);
-  for (var part = 0u; part < VALUE / PASS; part++) {
+  for (var part = 0u; part < PASSES; part++) {
     workgroupBarrier();
-    for (var column = 0u; column < PASS / UNIT; column++) {
+    for (var column = 0u; column < PASS_COLUMNS; column++) {
       subgroupMatrixStore<row_major>(
         &strips[subgroup],
         column * (UNIT / 4u),
-        subgroupMatrixScalarMultiply(sums[part * (PASS / UNIT) + column], factor),
+        subgroupMatrixScalarMultiply(sums[part * PASS_COLUMNS + column], factor),
         PASS / 4u,
       );
     }
     workgroupBarrier();
-    for (var at = lane; at < UNIT * PASS / 8u; at += LANES) {
+    for (var i = 0u; i < PASS_STEPS; i++) {
+      let at = i * LANES + lane;
+      if (PASS_VECTORS % LANES != 0u && at >= PASS_VECTORS) { break; }
       let row = first + subgroup * UNIT + at / (PASS / 8u);
       let x = other * mat2x4<f32>(
         bitcast<vec4<f32>>(strips[subgroup][2u * at]),
