@@ -24,8 +24,8 @@ const BACKENDS: Record<string, BackendOptions> = {
   "wasm-threads": { prefer: "wasm", threads: 3 },
 };
 if (wanted?.includes("webgpu-f16")) {
-  const { dawn } = await import("./dawn.ts");
-  BACKENDS["webgpu-f16"] = { prefer: "webgpu", precision: "f16", gpu: dawn() };
+  const { dawn } = await import("../cli/dawn.ts");
+  BACKENDS["webgpu-f16"] = { prefer: "webgpu", precision: "f16", gpu: await dawn() };
 }
 
 const adapter = await navigator.gpu?.requestAdapter();
