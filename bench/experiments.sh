@@ -60,8 +60,8 @@ case $part in
     speed small lightning $to16K,32K,64K,128K --repeats 2
     speed medium lightning $to16K,32K,64K,128K --repeats 2
     speed small llama $to16K,32K --repeats 2
-    speed medium llama $to16K --repeats 2
     speed small left-product $to16K,32K --repeats 2
+    speed medium llama $to16K --repeats 2
     speed medium left-product $to16K --repeats 2
     ;;
   speed-large)
