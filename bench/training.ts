@@ -104,7 +104,7 @@ await cli(
       });
       status.end();
       write(
-        `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n\n`,
+        `${values.config}, ${values.mixer}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n\n`,
       );
       if (values.json !== undefined && speeds.length > 0) {
         await keepSpeeds(values.json, backend.info.device, values, speeds);
