@@ -169,6 +169,8 @@ const BATCH_DISPATCHES = 2048;
  * A token's 138 dispatches are fewer workgroups, and stay one submit.
  */
 const BEGUN_DISPATCHES = 64, BEGUN_WORKGROUPS = 2 ** 18;
+/** Dispatches of a plan that are submitted together: the device begins with them while the host encodes the next. */
+const PLAN_DISPATCHES = 32;
 /** Where the parameters of each dispatch begin: as an array of this type, an offset costs no conversion. */
 const OFFSETS = Uint32Array.from({ length: BATCH_DISPATCHES }, (_, slot) => slot * PARAMETER_BYTES);
 /** Bind groups kept for reuse. */
@@ -493,18 +495,24 @@ export class Device {
     for (const { pieces } of plan.stores) if (pieces.length === 0) return undefined;
     const { commands, words, blocks, written, input } = plan;
     // Uploads overtake the commands that are recorded but not submitted, as in `write`.
-    const isUsed = input.usedAt >= this.#faults.batchStart;
-    if (isUsed || this.#dispatches + commands.length > BATCH_DISPATCHES) this.flush();
+    if (input.usedAt >= this.#faults.batchStart) this.flush();
     this.#device.queue.writeBuffer(input.buffer, 0, data as BufferSource);
-    const first = this.#dispatches;
-    this.#words.set(words, first * PARAMETER_BYTES / 4);
-    this.#dispatches += commands.length;
-    const pass = this.#pass ??= this.#encode().beginComputePass();
-    for (let i = 0; i < commands.length; i++) {
-      const { pipeline, group, workgroups } = commands[i];
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group, OFFSETS, first + i, 1);
-      pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+    for (let start = 0; start < commands.length; start += PLAN_DISPATCHES) {
+      const end = Math.min(start + PLAN_DISPATCHES, commands.length), count = end - start;
+      if (start > 0 || this.#dispatches + count > BATCH_DISPATCHES) this.flush();
+      const first = this.#dispatches;
+      this.#words.set(
+        words.subarray(start * PARAMETER_BYTES / 4, end * PARAMETER_BYTES / 4),
+        first * PARAMETER_BYTES / 4,
+      );
+      this.#dispatches += count;
+      const pass = this.#pass ??= this.#encode().beginComputePass();
+      for (let i = start; i < end; i++) {
+        const { pipeline, group, workgroups } = commands[i];
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, group, OFFSETS, first + i - start, 1);
+        pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+      }
     }
     const { clock } = this.#faults;
     for (const block of blocks) block.usedAt = clock;

@@ -42,13 +42,12 @@ export interface WeightRows {
   readonly scalesAt?: number;
 }
 
-const { teams, tiles, constants: { LANES } } = shaders.fewRows;
+const { teams, tiles, constants: { LANES, TEAM_THREADS } } = shaders.fewRows;
 
 /** Blocks of 4 × 4 elements that a thread of `tiles` can load per step. */
-const MOST_UNITS = 5;
+const MOST_UNITS = 3;
 /** Up to this many rows are computed by teams, more in tiles. */
 const TEAM_ROWS = 16;
-
 /** Workgroups that fill a large GPU. */
 const ENOUGH_WORKGROUPS = 128;
 
@@ -65,8 +64,6 @@ export type Shape = TeamShape | TileShape;
 export interface TeamShape {
   readonly kernel: "teams";
   readonly ROWS: number;
-  readonly THREADS: number;
-  readonly PAIRS: number;
 }
 
 /** Of the kernel `tiles`. */
@@ -74,69 +71,55 @@ export interface TileShape {
   readonly kernel: "tiles";
   readonly ROW_GROUPS: number;
   readonly COLUMN_GROUPS: number;
-  readonly TALL: boolean;
-  readonly BROAD: boolean;
   readonly STEP: number;
-  readonly BUFFERS: number;
 }
 
 const isApart = ({ x, norm }: FewRows): boolean => norm !== undefined && norm.normed !== x;
 
-/** What follows from a shape: constants of both kernels, rows and columns of a workgroup, bytes of its memory. */
+/** What follows from a shape: constants of both kernels, rows and columns of a workgroup, and what it takes. */
 function constantsOf(shape: Shape, product: FewRows) {
   const { RANGES, rangePairs } = rangesOf(product.weight.inside), TEAM = LANES * RANGES;
   const gated = product.gate !== undefined;
   if (shape.kernel === "teams") {
-    const { ROWS, THREADS } = shape;
-    const PARTIALS = THREADS * (Math.min(ROWS, 4) + (product.norm === undefined ? 0 : 1));
+    const { ROWS } = shape;
+    const PARTIALS = TEAM_THREADS * (Math.min(ROWS, 4) + (product.norm === undefined ? 0 : 1));
     return {
-      ...{ TEAM, RANGES, PARTIALS, ...NO_TILE, ...shape },
+      ...{ TEAM, RANGES, PARTIALS, ROWS, ...NO_TILE },
       rows: ROWS,
-      columns: THREADS / TEAM * (gated ? 2 : 4),
+      columns: TEAM_THREADS / TEAM * (gated ? 2 : 4),
       bytes: 16 * PARTIALS,
-      fits: THREADS % TEAM === 0,
+      fits: true,
     };
   }
-  const { ROW_GROUPS, COLUMN_GROUPS, TALL, BROAD, STEP, BUFFERS } = shape;
-  const rowVectors = ROW_GROUPS * (TALL ? 2 : 1), columnVectors = COLUMN_GROUPS * (BROAD ? 2 : 1);
+  const { ROW_GROUPS, COLUMN_GROUPS, STEP } = shape;
   const POSITIONS = ROW_GROUPS * COLUMN_GROUPS, THREADS = LANES * POSITIONS;
-  const GROUPS = rowVectors * (isApart(product) ? 2 : 1) + columnVectors, PITCH = GROUPS | 1;
+  const GROUPS = ROW_GROUPS * (isApart(product) ? 2 : 1) + 2 * COLUMN_GROUPS, PITCH = GROUPS | 1;
   const UNITS = Math.ceil(GROUPS * STEP / (THREADS / 16)), vectors = 64 * STEP * PITCH;
   return {
-    ...{ TEAM, RANGES, PARTIALS: 1, ROWS: 1, PAIRS: 1, ...shape, POSITIONS, THREADS, GROUPS, PITCH, UNITS },
-    rows: 4 * rowVectors,
-    columns: gated ? 4 * COLUMN_GROUPS : 4 * columnVectors,
-    bytes: 16 * BUFFERS * vectors,
-    // Its partial sums and factors of rows lie in the first buffer; the right half of a gated tile is the gate's.
-    fits: 2 * THREADS + rowVectors <= vectors && UNITS <= MOST_UNITS && rangePairs % (LANES * STEP) === 0 &&
-      (BROAD || !gated),
+    ...{ TEAM, RANGES, PARTIALS: 1, ROWS: 1, ROW_GROUPS, COLUMN_GROUPS, STEP },
+    ...{ POSITIONS, THREADS, GROUPS, PITCH, UNITS },
+    rows: 4 * ROW_GROUPS,
+    columns: COLUMN_GROUPS * (gated ? 4 : 8),
+    bytes: 16 * vectors,
+    // Partial sums and factors of rows take the place of operands.
+    fits: 2 * THREADS + ROW_GROUPS <= vectors && UNITS <= MOST_UNITS && rangePairs % (LANES * STEP) === 0,
   };
 }
 
 /** Constants of `tiles` that `teams` does not read. */
 const NO_TILE = {
-  ...{ ROW_GROUPS: 1, COLUMN_GROUPS: 1, TALL: false, BROAD: false, STEP: 1, BUFFERS: 1 },
-  ...{ POSITIONS: 1, UNITS: 1, GROUPS: 1, PITCH: 1 },
+  ...{ ROW_GROUPS: 1, COLUMN_GROUPS: 1, STEP: 1, POSITIONS: 1, THREADS: 1, UNITS: 1, GROUPS: 1, PITCH: 1 },
 };
 
 /** Shapes for a product, by how many rows they take together; each list from the widest to the narrowest. */
-function* shapesOf({ rows, weight }: FewRows): Generator<Shape[]> {
+function* shapesOf({ rows }: FewRows): Generator<Shape[]> {
   const height = 2 ** Math.ceil(Math.log2(rows));
-  if (rows <= TEAM_ROWS) {
-    const PAIRS = weight.quantization === undefined ? 1 : 2;
-    for (let ROWS = height; ROWS >= 1; ROWS /= 2) {
-      yield (ROWS > 4 ? [256, 128] : [128]).map((THREADS) => ({ kernel: "teams", ROWS, THREADS, PAIRS }));
-    }
-    return;
-  }
+  if (rows <= TEAM_ROWS) return yield [{ kernel: "teams", ROWS: height }];
   for (let high = height; high >= 8; high /= 2) {
-    const tile = { kernel: "tiles", ROW_GROUPS: high / 4, TALL: false, BROAD: true } as const;
-    yield [4, 2].flatMap((COLUMN_GROUPS) => DEPTHS.map((depth) => ({ ...tile, COLUMN_GROUPS, ...depth })));
+    const tile = { kernel: "tiles", ROW_GROUPS: high / 4 } as const;
+    yield [4, 2].flatMap((COLUMN_GROUPS) => [2, 1].map((STEP) => ({ ...tile, COLUMN_GROUPS, STEP })));
   }
 }
-
-/** Of tiles, the best first. */
-const DEPTHS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 1 }];
 
 /** Whether a device has what a shape takes. */
 export function fits({ adapterLimits }: Device, product: FewRows, shape: Shape): boolean {
@@ -175,7 +158,7 @@ export function multiplyFewRows(
       Bias: bias?.dtype ?? "f32",
       Residual: residual?.dtype ?? "f32",
       Output: output.dtype,
-      Buffer: `array<array<array<vec4<f32>, ${PITCH}>, ${16 * STEP}>, 4>`,
+      Vectors: `array<array<vec4<f32>, ${PITCH}>, ${16 * STEP}>`,
     },
     constants: {
       ...constants,

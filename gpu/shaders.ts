@@ -370,7 +370,6 @@ override RESIDUAL: bool;
 override NORMED: bool;
 override APART: bool;
 override GATED: bool;
-override THREADS: u32;
 const LANES = 8u;
 struct Parameters {
   rows: u32,
@@ -457,8 +456,8 @@ fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
 }
 override TEAM: u32;
 override ROWS: u32;
-override PAIRS: u32;
 override PARTIALS: u32;
+const TEAM_THREADS = 128u;
 var<workgroup> partial: array<vec4<f32>, PARTIALS>;
 struct RowSums { columns: mat4x4<f32>, squares: vec4<f32> }
 struct Sums { a: RowSums, b: RowSums, c: RowSums, d: RowSums }
@@ -481,70 +480,68 @@ fn addColumns(sums: vec4<f32>, w: mat4x4<f32>, y: vec4<f32>) -> vec4<f32> {
     addProducts4(sums.w, w[3], y),
   );
 }
-fn xAt(row: u32, vector: u32, inside: bool) -> vec4<f32> {
-  return select(vec4<f32>(), vec4<f32>(x[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
+fn xAt(row: u32, vector: u32) -> vec4<f32> {
+  return vec4<f32>(x[min(row, parameters.rows - 1u) * parameters.inVectors + vector]);
 }
-fn normedAt(row: u32, vector: u32, inside: bool, y: vec4<f32>) -> vec4<f32> {
+fn normedAt(row: u32, vector: u32, y: vec4<f32>) -> vec4<f32> {
   if (!APART) { return y; }
-  return select(vec4<f32>(), vec4<f32>(normed[min(row, parameters.rows - 1u) * parameters.inVectors + vector]), inside);
+  return vec4<f32>(normed[min(row, parameters.rows - 1u) * parameters.inVectors + vector]);
 }
-fn addVector(sums: RowSums, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) -> RowSums {
+fn addVector(sums: RowSums, w: mat4x4<f32>, row: u32, vector: u32) -> RowSums {
   var next = sums;
-  let y0 = xAt(row, vector, inside);
+  let y0 = xAt(row, vector);
   next.columns[0] = addColumns(sums.columns[0], w, y0);
   if (NORMED) {
-    let n0 = normedAt(row, vector, inside, y0);
+    let n0 = normedAt(row, vector, y0);
     next.squares.x = addProducts4(sums.squares.x, n0, n0);
   }
   if (ROWS > 1u) {
-    let y1 = xAt(row + 1u, vector, inside);
+    let y1 = xAt(row + 1u, vector);
     next.columns[1] = addColumns(sums.columns[1], w, y1);
     if (NORMED) {
-      let n1 = normedAt(row + 1u, vector, inside, y1);
+      let n1 = normedAt(row + 1u, vector, y1);
       next.squares.y = addProducts4(sums.squares.y, n1, n1);
     }
   }
   if (ROWS > 2u) {
-    let y2 = xAt(row + 2u, vector, inside);
-    let y3 = xAt(row + 3u, vector, inside);
+    let y2 = xAt(row + 2u, vector);
+    let y3 = xAt(row + 3u, vector);
     next.columns[2] = addColumns(sums.columns[2], w, y2);
     next.columns[3] = addColumns(sums.columns[3], w, y3);
     if (NORMED) {
-      let n2 = normedAt(row + 2u, vector, inside, y2);
-      let n3 = normedAt(row + 3u, vector, inside, y3);
+      let n2 = normedAt(row + 2u, vector, y2);
+      let n3 = normedAt(row + 3u, vector, y3);
       next.squares.z = addProducts4(sums.squares.z, n2, n2);
       next.squares.w = addProducts4(sums.squares.w, n3, n3);
     }
   }
   return next;
 }
-fn addVectors(sums: ptr<function, Sums>, w: mat4x4<f32>, row: u32, vector: u32, inside: bool) {
-  (*sums).a = addVector((*sums).a, w, row, vector, inside);
-  if (ROWS > 4u) { (*sums).b = addVector((*sums).b, w, row + 4u, vector, inside); }
+fn addVectors(sums: ptr<function, Sums>, w: mat4x4<f32>, row: u32, vector: u32) {
+  (*sums).a = addVector((*sums).a, w, row, vector);
+  if (ROWS > 4u) { (*sums).b = addVector((*sums).b, w, row + 4u, vector); }
   if (ROWS > 8u) {
-    (*sums).c = addVector((*sums).c, w, row + 8u, vector, inside);
-    (*sums).d = addVector((*sums).d, w, row + 12u, vector, inside);
+    (*sums).c = addVector((*sums).c, w, row + 8u, vector);
+    (*sums).d = addVector((*sums).d, w, row + 12u, vector);
   }
 }
-fn addPair(sums: ptr<function, Sums>, starts: vec4<u32>, row: u32, pair: u32, end: u32) {
-  let inside = PAIRS == 1u || pair < end;
-  let i = select(end - 1u, pair, inside);
-  if (ROWS <= 4u || PACKED) {
-    let a = weightPair(starts.x, i, false);
-    let b = weightPair(starts.y, i, false);
-    let c = weightPair(starts.z, i, GATED);
-    let d = weightPair(starts.w, i, GATED);
-    addVectors(sums, mat4x4<f32>(a[0], b[0], c[0], d[0]), row, 2u * i, inside);
-    addVectors(sums, mat4x4<f32>(a[1], b[1], c[1], d[1]), row, 2u * i + 1u, inside);
+fn addPair(sums: ptr<function, Sums>, starts: vec4<u32>, row: u32, pair: u32) {
+  if (ROWS <= 4u) {
+    let a = weightPair(starts.x, pair, false);
+    let b = weightPair(starts.y, pair, false);
+    let c = weightPair(starts.z, pair, GATED);
+    let d = weightPair(starts.w, pair, GATED);
+    addVectors(sums, mat4x4<f32>(a[0], b[0], c[0], d[0]), row, 2u * pair);
+    addVectors(sums, mat4x4<f32>(a[1], b[1], c[1], d[1]), row, 2u * pair + 1u);
   } else {
-    for (var vector = 2u * i; vector < 2u * i + 2u; vector++) {
+    for (var vector = 2u * pair; vector < 2u * pair + 2u; vector++) {
       let w = mat4x4<f32>(
         weights(starts.x, vector, false),
         weights(starts.y, vector, false),
         weights(starts.z, vector, GATED),
         weights(starts.w, vector, GATED),
       );
-      addVectors(sums, w, row, vector, inside);
+      addVectors(sums, w, row, vector);
     }
   }
 }
@@ -554,19 +551,19 @@ fn lanesOfTeam(at: u32) -> vec4<f32> {
 }
 fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
   let rows = min(ROWS, 4u);
-  let teams = THREADS / TEAM;
+  let teams = TEAM_THREADS / TEAM;
   workgroupBarrier();
   partial[thread] = sums.columns[0];
-  if (ROWS > 1u) { partial[THREADS + thread] = sums.columns[1]; }
+  if (ROWS > 1u) { partial[TEAM_THREADS + thread] = sums.columns[1]; }
   if (ROWS > 2u) {
-    partial[2u * THREADS + thread] = sums.columns[2];
-    partial[3u * THREADS + thread] = sums.columns[3];
+    partial[2u * TEAM_THREADS + thread] = sums.columns[2];
+    partial[3u * TEAM_THREADS + thread] = sums.columns[3];
   }
-  if (NORMED) { partial[rows * THREADS + thread] = sums.squares; }
+  if (NORMED) { partial[rows * TEAM_THREADS + thread] = sums.squares; }
   workgroupBarrier();
   if (RANGES > 1u) {
     let jobs = (rows + select(0u, 1u, NORMED)) * teams * LANES;
-    for (var job = thread; job < jobs; job += THREADS) {
+    for (var job = thread; job < jobs; job += TEAM_THREADS) {
       let at = job / LANES * TEAM + job % LANES;
       var sum = partial[at];
       for (var i = 1u; i < RANGES; i++) { sum += partial[at + i * LANES]; }
@@ -574,7 +571,7 @@ fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
     }
   }
   workgroupBarrier();
-  for (var job = thread; job < rows * teams; job += THREADS) {
+  for (var job = thread; job < rows * teams; job += TEAM_THREADS) {
     let local = job / teams;
     let team = job % teams;
     let found = lanesOfTeam(job * TEAM);
@@ -589,7 +586,7 @@ fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
     }
   }
 }
-@compute @workgroup_size(THREADS)
+@compute @workgroup_size(TEAM_THREADS)
 fn teams(
   @builtin(workgroup_id) workgroup: vec3<u32>,
   @builtin(num_workgroups) workgroups: vec3<u32>,
@@ -597,7 +594,7 @@ fn teams(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let columns = THREADS / TEAM * width();
+  let columns = TEAM_THREADS / TEAM * width();
   let across = (parameters.outCount + columns - 1u) / columns;
   let row = id / across * ROWS;
   let firstColumn = id % across * columns;
@@ -608,9 +605,8 @@ fn teams(
   let range = member / LANES;
   let end = min((range + 1u) * parameters.rangePairs, parameters.inVectors / 2u);
   var sums = Sums();
-  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += PAIRS * LANES) {
-    addPair(&sums, starts, row, i, end);
-    if (PAIRS > 1u) { addPair(&sums, starts, row, i + LANES, end); }
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
+    addPair(&sums, starts, row, i);
   }
   finishTeams(sums.a, row, firstColumn, thread);
   if (ROWS > 4u) { finishTeams(sums.b, row + 4u, firstColumn, thread); }
@@ -621,28 +617,24 @@ fn teams(
 }
 override ROW_GROUPS: u32;
 override COLUMN_GROUPS: u32;
-override TALL: bool;
-override BROAD: bool;
 override POSITIONS: u32;
+override THREADS: u32;
 override STEP: u32;
-override BUFFERS: u32;
 override UNITS: u32;
 override GROUPS: u32;
 override PITCH: u32;
-var<workgroup> memory: array<Buffer, BUFFERS>;
+var<workgroup> memory: array<Vectors, 4>;
 fn keep(at: u32, value: vec4<f32>) {
   let vectors = 16u * STEP * PITCH;
-  memory[0][at / vectors][at % vectors / PITCH][at % PITCH] = value;
+  memory[at / vectors][at % vectors / PITCH][at % PITCH] = value;
 }
 fn kept(at: u32) -> vec4<f32> {
   let vectors = 16u * STEP * PITCH;
-  return memory[0][at / vectors][at % vectors / PITCH][at % PITCH];
+  return memory[at / vectors][at % vectors / PITCH][at % PITCH];
 }
-struct Squares { upper: vec4<f32>, lower: vec4<f32> }
-fn rowVectors() -> u32 { return ROW_GROUPS * select(1u, 2u, TALL); }
-fn weightsAt() -> u32 { return rowVectors() * select(1u, 2u, APART); }
+fn weightsAt() -> u32 { return ROW_GROUPS * select(1u, 2u, APART); }
 fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
-  var first = row + group % rowVectors() * 4u;
+  var first = row + group % ROW_GROUPS * 4u;
   var last = parameters.rows - 1u;
   var stride = parameters.inVectors;
   if (group >= weightsAt()) {
@@ -656,7 +648,7 @@ fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
 }
 fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
   let at = rows + vector;
-  if (group < rowVectors()) {
+  if (group < ROW_GROUPS) {
     return mat4x4<f32>(vec4<f32>(x[at.x]), vec4<f32>(x[at.y]), vec4<f32>(x[at.z]), vec4<f32>(x[at.w]));
   }
   if (APART && group < weightsAt()) {
@@ -675,63 +667,37 @@ fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
     weights(rows.w, vector, isGate),
   );
 }
-fn store(buffer: u32, group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
+fn store(group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
   let columns = transpose(elements);
-  memory[buffer][0][vector][group] = select(vec4<f32>(), columns[0], inside);
-  memory[buffer][1][vector][group] = select(vec4<f32>(), columns[1], inside);
-  memory[buffer][2][vector][group] = select(vec4<f32>(), columns[2], inside);
-  memory[buffer][3][vector][group] = select(vec4<f32>(), columns[3], inside);
+  memory[0][vector][group] = select(vec4<f32>(), columns[0], inside);
+  memory[1][vector][group] = select(vec4<f32>(), columns[1], inside);
+  memory[2][vector][group] = select(vec4<f32>(), columns[2], inside);
+  memory[3][vector][group] = select(vec4<f32>(), columns[3], inside);
 }
 struct Position { row: u32, column: u32 }
-fn addProducts(
-  sums: ptr<function, Tile>,
-  squares: ptr<function, Squares>,
-  buffer: u32,
-  e: u32,
-  vector: u32,
-  position: Position,
-) {
+struct TileSums { products: Rows, squares: vec4<f32> }
+fn addProducts(sums: ptr<function, TileSums>, e: u32, vector: u32, position: Position) {
   let row = position.row;
   let column = weightsAt() + position.column;
-  let a0 = memory[buffer][e][vector][row];
-  let b0 = memory[buffer][e][vector][column];
-  var a1 = vec4<f32>();
-  var b1 = vec4<f32>();
-  if (TALL) { a1 = memory[buffer][e][vector][row + ROW_GROUPS]; }
-  if (BROAD) {
-    b1 = memory[buffer][e][vector][column + COLUMN_GROUPS];
-    (*sums).upper = outerRows((*sums).upper, a0, b0, b1);
-    if (TALL) { (*sums).lower = outerRows((*sums).lower, a1, b0, b1); }
-  } else {
-    (*sums).upper.left = outer((*sums).upper.left, a0, b0);
-    if (TALL) { (*sums).lower.left = outer((*sums).lower.left, a1, b0); }
-  }
+  let y = memory[e][vector][row];
+  let left = memory[e][vector][column];
+  let right = memory[e][vector][column + COLUMN_GROUPS];
+  (*sums).products = outerRows((*sums).products, y, left, right);
   if (NORMED) {
-    var y0 = a0;
-    var y1 = a1;
-    if (APART) {
-      y0 = memory[buffer][e][vector][rowVectors() + row];
-      if (TALL) { y1 = memory[buffer][e][vector][rowVectors() + row + ROW_GROUPS]; }
-    }
-    (*squares).upper = fma(y0, y0, (*squares).upper);
-    if (TALL) { (*squares).lower = fma(y1, y1, (*squares).lower); }
+    var other = y;
+    if (APART) { other = memory[e][vector][ROW_GROUPS + row]; }
+    (*sums).squares = fma(other, other, (*sums).squares);
   }
 }
-fn addTerms(
-  sums: ptr<function, Tile>,
-  squares: ptr<function, Squares>,
-  buffer: u32,
-  vector: u32,
-  position: Position,
-) {
-  addProducts(sums, squares, buffer, 0u, vector, position);
-  addProducts(sums, squares, buffer, 1u, vector, position);
-  addProducts(sums, squares, buffer, 2u, vector, position);
-  addProducts(sums, squares, buffer, 3u, vector, position);
-  addProducts(sums, squares, buffer, 0u, vector + 1u, position);
-  addProducts(sums, squares, buffer, 1u, vector + 1u, position);
-  addProducts(sums, squares, buffer, 2u, vector + 1u, position);
-  addProducts(sums, squares, buffer, 3u, vector + 1u, position);
+fn addTerms(sums: ptr<function, TileSums>, vector: u32, position: Position) {
+  addProducts(sums, 0u, vector, position);
+  addProducts(sums, 1u, vector, position);
+  addProducts(sums, 2u, vector, position);
+  addProducts(sums, 3u, vector, position);
+  addProducts(sums, 0u, vector + 1u, position);
+  addProducts(sums, 1u, vector + 1u, position);
+  addProducts(sums, 2u, vector + 1u, position);
+  addProducts(sums, 3u, vector + 1u, position);
 }
 fn lanesOf(at: u32) -> vec4<f32> {
   let n = POSITIONS;
@@ -742,29 +708,23 @@ struct Place { row: u32, column: u32 }
 fn finishRow(left: vec4<f32>, right: vec4<f32>, local: u32, place: Place, thread: u32) {
   workgroupBarrier();
   keep(thread, left);
-  if (BROAD) { keep(THREADS + thread, right); }
+  keep(THREADS + thread, right);
   workgroupBarrier();
   let half = thread / POSITIONS;
-  if (half >= select(1u, 2u, BROAD && !GATED)) { return; }
+  if (half >= select(2u, 1u, GATED)) { return; }
   let position = thread % POSITIONS;
   let sums = lanesOf(half * THREADS + position);
   var gates = vec4<f32>();
   if (GATED) { gates = lanesOf(THREADS + position); }
-  let group = position / COLUMN_GROUPS + local / 4u * ROW_GROUPS;
+  let group = position / COLUMN_GROUPS;
   var factor = 1.0;
-  if (NORMED) { factor = kept(2u * THREADS + group)[local % 4u]; }
-  let row = place.row + 4u * group + local % 4u;
+  if (NORMED) { factor = kept(2u * THREADS + group)[local]; }
+  let row = place.row + 4u * group + local;
   let column = place.column + 4u * (position % COLUMN_GROUPS + half * COLUMN_GROUPS);
   write(row, column, sums.x, gates.x, factor);
   write(row, column + 1u, sums.y, gates.y, factor);
   write(row, column + 2u, sums.z, gates.z, factor);
   write(row, column + 3u, sums.w, gates.w, factor);
-}
-fn finishRows(sums: Rows, local: u32, place: Place, thread: u32) {
-  finishRow(sums.left[0], sums.right[0], local, place, thread);
-  finishRow(sums.left[1].wzyx, sums.right[1].wzyx, local + 1u, place, thread);
-  finishRow(sums.left[2], sums.right[2], local + 2u, place, thread);
-  finishRow(sums.left[3].wzyx, sums.right[3].wzyx, local + 3u, place, thread);
 }
 @compute @workgroup_size(THREADS)
 fn tiles(
@@ -774,9 +734,9 @@ fn tiles(
 ) {
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
-  let width = 4u * COLUMN_GROUPS * select(1u, 2u, BROAD && !GATED);
-  let across = (parameters.outCount + width - 1u) / width;
-  let place = Place(id / across * 4u * rowVectors(), id % across * width);
+  let columns = COLUMN_GROUPS * select(8u, 4u, GATED);
+  let across = (parameters.outCount + columns - 1u) / columns;
+  let place = Place(id / across * 4u * ROW_GROUPS, id % across * columns);
   let lane = thread / POSITIONS;
   let position = Position(thread % POSITIONS / COLUMN_GROUPS, thread % COLUMN_GROUPS);
   let quad = thread % 16u;
@@ -786,33 +746,23 @@ fn tiles(
   let u0 = slot;
   let u1 = slot + slots;
   let u2 = slot + 2u * slots;
-  let u3 = slot + 3u * slots;
-  let u4 = slot + 4u * slots;
   let rows0 = rowsOf(u0 % GROUPS, place.row, place.column);
   let rows1 = rowsOf(u1 % GROUPS, place.row, place.column);
   let rows2 = rowsOf(u2 % GROUPS, place.row, place.column);
-  let rows3 = rowsOf(u3 % GROUPS, place.row, place.column);
-  let rows4 = rowsOf(u4 % GROUPS, place.row, place.column);
   let v0 = u0 / GROUPS * 16u + quad;
   let v1 = u1 / GROUPS * 16u + quad;
   let v2 = u2 / GROUPS * 16u + quad;
-  let v3 = u3 / GROUPS * 16u + quad;
-  let v4 = u4 / GROUPS * 16u + quad;
   let inVectors = parameters.inVectors;
   let rangeVectors = 2u * parameters.rangePairs;
   let ranges = (inVectors + rangeVectors - 1u) / rangeVectors;
   let stepVectors = 16u * STEP;
   let rangeSteps = (min(rangeVectors, inVectors) + stepVectors - 1u) / stepVectors;
   let steps = ranges * rangeSteps;
-  var sums = Tile();
-  var squares = Squares();
-  var totals = Tile();
-  var totalSquares = Squares();
+  var sums = TileSums();
+  var totals = TileSums();
   var l0 = mat4x4<f32>();
   var l1 = mat4x4<f32>();
   var l2 = mat4x4<f32>();
-  var l3 = mat4x4<f32>();
-  var l4 = mat4x4<f32>();
   for (var step = 0u; step <= steps; step++) {
     let range = step / rangeSteps;
     let first = range * rangeVectors + step % rangeSteps * stepVectors;
@@ -822,53 +772,39 @@ fn tiles(
       if (u0 < units) { l0 = load(u0 % GROUPS, rows0, min(first + v0, last)); }
       if (UNITS > 1u && u1 < units) { l1 = load(u1 % GROUPS, rows1, min(first + v1, last)); }
       if (UNITS > 2u && u2 < units) { l2 = load(u2 % GROUPS, rows2, min(first + v2, last)); }
-      if (UNITS > 3u && u3 < units) { l3 = load(u3 % GROUPS, rows3, min(first + v3, last)); }
-      if (UNITS > 4u && u4 < units) { l4 = load(u4 % GROUPS, rows4, min(first + v4, last)); }
     }
     if (step > 0u) {
-      let buffer = (step - 1u) % BUFFERS;
-      for (var i = 0u; i < STEP; i++) {
-        addTerms(&sums, &squares, buffer, 16u * i + 2u * lane, position);
-      }
-      if (RANGES > 1u && step % rangeSteps == 0u) {
-        totals.upper.left += sums.upper.left;
-        totals.upper.right += sums.upper.right;
-        totals.lower.left += sums.lower.left;
-        totals.lower.right += sums.lower.right;
-        totalSquares.upper += squares.upper;
-        totalSquares.lower += squares.lower;
-        sums = Tile();
-        squares = Squares();
+      for (var i = 0u; i < STEP; i++) { addTerms(&sums, 16u * i + 2u * lane, position); }
+      if (step % rangeSteps == 0u) {
+        totals.products.left += sums.products.left;
+        totals.products.right += sums.products.right;
+        totals.squares += sums.squares;
+        sums = TileSums();
       }
     }
     if (step < steps) {
-      let buffer = step % BUFFERS;
-      if (BUFFERS == 1u) { workgroupBarrier(); }
-      if (u0 < units) { store(buffer, u0 % GROUPS, v0, l0, first + v0 < end); }
-      if (UNITS > 1u && u1 < units) { store(buffer, u1 % GROUPS, v1, l1, first + v1 < end); }
-      if (UNITS > 2u && u2 < units) { store(buffer, u2 % GROUPS, v2, l2, first + v2 < end); }
-      if (UNITS > 3u && u3 < units) { store(buffer, u3 % GROUPS, v3, l3, first + v3 < end); }
-      if (UNITS > 4u && u4 < units) { store(buffer, u4 % GROUPS, v4, l4, first + v4 < end); }
+      workgroupBarrier();
+      if (u0 < units) { store(u0 % GROUPS, v0, l0, first + v0 < end); }
+      if (UNITS > 1u && u1 < units) { store(u1 % GROUPS, v1, l1, first + v1 < end); }
+      if (UNITS > 2u && u2 < units) { store(u2 % GROUPS, v2, l2, first + v2 < end); }
       workgroupBarrier();
     }
   }
-  if (RANGES > 1u) {
-    sums = totals;
-    squares = totalSquares;
-  }
   if (NORMED) {
     workgroupBarrier();
-    keep(thread, squares.upper);
-    keep(THREADS + thread, squares.lower);
+    keep(thread, totals.squares);
     workgroupBarrier();
-    if (thread < rowVectors()) {
-      let total = lanesOf(thread / ROW_GROUPS * THREADS + thread % ROW_GROUPS * COLUMN_GROUPS);
+    if (thread < ROW_GROUPS) {
+      let total = lanesOf(thread * COLUMN_GROUPS);
       let factors = vec4<f32>(factorOf(total.x), factorOf(total.y), factorOf(total.z), factorOf(total.w));
       keep(2u * THREADS + thread, factors);
     }
   }
-  finishRows(sums.upper, 0u, place, thread);
-  if (TALL) { finishRows(sums.lower, 4u, place, thread); }
+  let found = totals.products;
+  finishRow(found.left[0], found.right[0], 0u, place, thread);
+  finishRow(found.left[1].wzyx, found.right[1].wzyx, 1u, place, thread);
+  finishRow(found.left[2], found.right[2], 2u, place, thread);
+  finishRow(found.left[3].wzyx, found.right[3].wzyx, 3u, place, thread);
 }
 `;
 
@@ -2781,17 +2717,17 @@ export const embeddingBackward = /* @__PURE__ */ (() => ({
 
 const fewRowsModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + fewRowsSource,
-  overrides: ["PACKED","BITS","GROUP","RANGES","BIAS","RESIDUAL","NORMED","APART","GATED","THREADS","TEAM","ROWS","PAIRS","PARTIALS","ROW_GROUPS","COLUMN_GROUPS","TALL","BROAD","POSITIONS","STEP","BUFFERS","UNITS","GROUPS","PITCH"],
-  aliases: ["Bias","Buffer","Output","Residual","Weight","X"],
+  overrides: ["PACKED","BITS","GROUP","RANGES","BIAS","RESIDUAL","NORMED","APART","GATED","TEAM","ROWS","PARTIALS","ROW_GROUPS","COLUMN_GROUPS","POSITIONS","THREADS","STEP","UNITS","GROUPS","PITCH"],
+  aliases: ["Bias","Output","Residual","Vectors","Weight","X"],
 } as const))();
 
 /** gpu/fewRows.wgsl */
 export const fewRows = /* @__PURE__ */ (() => ({
-  constants: { LANES: 8 },
+  constants: { LANES: 8, TEAM_THREADS: 128 },
   teams: {
     ...fewRowsModule,
     entryPoint: "teams",
-    threads: undefined,
+    threads: 128,
     bindings: {
       x: [0, "read"],
       weight: [1, "read"],

@@ -6,6 +6,8 @@ import { Backend, type Quantization, quantize, type Tensor } from "../mod.ts";
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
 import { mixerStep, normLinear, step, topLogits } from "../core/ops/fused.ts";
 import { gatherRows } from "../core/ops.ts";
+import { fits, multiplyFewRows, type Shape } from "../gpu/fewRows.ts";
+import { storeOf } from "../gpu/device.ts";
 import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import { parseConfig } from "../model/config.ts";
 import { Decoding, readLogits, type Session, TransNormerLLM } from "../model/mod.ts";
@@ -146,6 +148,33 @@ gpuTest("a norm as a factor of the product that reads it", async (backend) => {
   }
   // Tiles as wide as they become, and many workgroups.
   for (const rows of [7, 20, 50]) await checkNormLinear(backend, [rows, 24, 4100], "gate", ["f32"]);
+});
+
+gpuTest("a product of few rows has the same bits in every shape", async (backend) => {
+  const { device } = backend.machine as WebgpuMachine, [rows, inDim, outDim] = [20, 512, 70];
+  using scope = new Scope();
+  const store = (shape: number[], seed: number) => storeOf(upload(scope, backend, shape, seed)[1]);
+  const x = store([rows, inDim], 1), weight = store([outDim, inDim], 2);
+  const shapes: Shape[] = [
+    { kernel: "teams", ROWS: 1 },
+    { kernel: "teams", ROWS: 16 },
+    { kernel: "tiles", ROW_GROUPS: 2, COLUMN_GROUPS: 4, STEP: 1 },
+    { kernel: "tiles", ROW_GROUPS: 8, COLUMN_GROUPS: 2, STEP: 2 },
+  ];
+  const results: Float32Array[] = [];
+  for (const shape of shapes) {
+    poison(backend, [rows, outDim]);
+    const output = scope.keep(backend.empty([rows, outDim]));
+    const product = {
+      ...{ x, bias: undefined, residual: undefined, output: storeOf(output), rows, inDim, outDim },
+      weight: { store: weight, rowLength: inDim, inside: inDim },
+      norm: { normed: x, eps: EPS },
+    };
+    assert(fits(device, product, shape));
+    multiplyFewRows(device, product, shape);
+    results.push(await output.data());
+    assertSameBits(results.at(-1)!, results[0], JSON.stringify(shape));
+  }
 });
 
 gpuTest("a product of few rows where a workgroup has 16 KiB, WebGPU's least", async () => {
