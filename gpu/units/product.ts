@@ -35,7 +35,7 @@ export interface TileShape {
   readonly BUFFERS: number;
 }
 
-const { EDGE, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
+const { EDGE, STRIP, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
 
 /** The shapes of large and of small products, by the rows of a matrix; a part is 4 × 4 matrices at most. */
 export const SHAPES = {
@@ -46,10 +46,12 @@ export const SHAPES = {
   },
 };
 
-/** The shape of large or of small products. */
-function shapeOf({ M }: Matrices, wide: boolean): TileShape {
-  if (M <= 8) return SHAPES[8].wide;
-  return wide ? SHAPES[16].wide : SHAPES[16].narrow;
+/** The shape of large or of small products, as far as workgroup memory holds their strips. */
+function shapeOf({ adapterLimits }: Device, { M }: Matrices, wide: boolean): TileShape {
+  if (M === 8) return SHAPES[8].wide;
+  const { DOWN, ACROSS, ROWS, COLUMNS, BUFFERS } = SHAPES[16].wide;
+  const bytes = 16 * STRIP * BUFFERS * (DOWN * ROWS + ACROSS * COLUMNS);
+  return wide && bytes <= adapterLimits.maxComputeWorkgroupStorageSize ? SHAPES[16].wide : SHAPES[16].narrow;
 }
 
 /** An operand as `product.wgsl` takes it. */
@@ -124,9 +126,9 @@ function tilesOf({ DOWN, ACROSS, ROWS, COLUMNS }: TileShape, rows: number, colum
 }
 
 /** The shape for a result, of one range of terms. */
-function shapeFor(matrices: Matrices, rows: number, columns: number): TileShape {
-  const wide = shapeOf(matrices, true);
-  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(matrices, false);
+function shapeFor(device: Device, matrices: Matrices, rows: number, columns: number): TileShape {
+  const wide = shapeOf(device, matrices, true);
+  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(device, matrices, false);
 }
 
 /** Enqueues a product. */
@@ -239,7 +241,7 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
       bias,
       residual: residual?.window(start * columns, count * columns),
       result: result.window(start * columns, count * columns),
-      shape: shapeFor(matrices, count, columns),
+      shape: shapeFor(device, matrices, count, columns),
     });
   }
   if (columns !== outDim) pad(device, result, [1, columns], [1, outDim], storeOf(output));
@@ -274,7 +276,7 @@ export function linearBackward(device: Device, matrices: Matrices, call: LinearB
       terms: outDim,
       residual: residual && rowsOf(residual),
       result: rowsOf(dx),
-      shape: shapeFor(matrices, count, inside),
+      shape: shapeFor(device, matrices, count, inside),
     });
     if (total === undefined) continue;
     addWeightGradient(device, matrices, incoming, operandOf(part, rowsOf(x!), count, inside), total, [
@@ -300,7 +302,7 @@ function addWeightGradient(
   total: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
-  const shape = shapeOf(matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
+  const shape = shapeOf(device, matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
   const steps = Math.ceil(rows / EDGE);
   const most = Math.floor(device.limits.windowBytes / (4 * total.length));
   const wanted = Math.max(
