@@ -16,7 +16,7 @@ const LIMIT = 1e-4;
 const F16_LIMIT = 2e-3;
 
 /** Attention over several blocks of tokens, the last one ragged, and a linear layer on its output. */
-const HEADS = 2, TOKENS = 300, HEAD_DIM = 32, VALUE_DIM = 24, OUT_DIM = 40;
+const HEADS = 2, TOKENS = 300, HEAD_DIM = 32, VALUE_DIM = 48, OUT_DIM = 40;
 const SLOPES = alibiSlopes(HEADS);
 
 const SHAPES = {
@@ -38,7 +38,7 @@ type Results = Record<"output" | "state" | "linear" | "dx" | "dWeight", ArrayLik
  */
 export async function selfTest(backend: Backend): Promise<void> {
   const wave = (name: keyof typeof SHAPES, pitch: number) =>
-    Float32Array.from({ length: elementCount(SHAPES[name]) }, (_, i) => Math.sin(pitch * i));
+    Float32Array.from({ length: elementCount(SHAPES[name]) }, (_, i) => Math.sin(pitch * i * i));
   const operands = {
     q: wave("q", 0.7),
     k: wave("k", 1.1),

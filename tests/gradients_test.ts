@@ -14,7 +14,16 @@ import {
   sumSquares,
 } from "../core/gradients.ts";
 import { ACTIVATIONS } from "../core/ops.ts";
-import { assertClose, assertSameBits, eachBackend, limitOn, poison, randomArray, Scope, upload } from "./harness.ts";
+import {
+  assertClose,
+  assertSameBits,
+  eachBackend,
+  limitOn,
+  poison,
+  randomArray,
+  Scope,
+  upload,
+} from "./harness.ts";
 import * as forward from "./reference.ts";
 import * as reference from "./reference_gradients.ts";
 
