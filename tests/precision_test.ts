@@ -96,12 +96,12 @@ eachBackend("products: weights of every type, and results of f16", async (backen
   using ofBf16 = linear(tx, bf16);
   const rounded = fromBfloat16s(bits);
   assertClose(await ofBf16.data(), reference.linear(x, rounded, [ROWS, IN, OUT]), limit, "bf16");
-  for (const width of [8, 4] as const) {
+  // WASM rounds x to integers there: quantize_test.ts holds it to that.
+  for (const width of backend.name === "wasm" ? [] : [8, 4] as const) {
     const weight = quantize(data, [OUT, IN], { bits: width });
     using quantized = backend.quantized(weight), y = linear(tx, quantized);
     const expected = reference.linear(x, dequantize(weight), [ROWS, IN, OUT]);
-    // WASM rounds x to integers.
-    assertClose(await y.data(), expected, Math.max(limit, 3e-5), `int${width}`);
+    assertClose(await y.data(), expected, limit, `int${width}`);
   }
   if (!backend.machine.dtypes.includes("f16")) return;
   using hx = backend.tensor(x, [ROWS, IN], { dtype: "f16" }),

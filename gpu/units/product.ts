@@ -35,7 +35,7 @@ export interface TileShape {
   readonly BUFFERS: number;
 }
 
-const { EDGE, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
+const { EDGE, STRIP, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
 
 /** The shapes of large and of small products, by the rows of a matrix; a part is 4 × 4 matrices at most. */
 export const SHAPES = {
@@ -46,18 +46,22 @@ export const SHAPES = {
   },
 };
 
-/** The shape of large or of small products. */
-function shapeOf({ M }: Matrices, wide: boolean): TileShape {
-  if (M <= 8) return SHAPES[8].wide;
-  return wide ? SHAPES[16].wide : SHAPES[16].narrow;
+/** The shape of large or of small products, as far as workgroup memory holds their strips. */
+function shapeOf({ adapterLimits }: Device, { M }: Matrices, wide: boolean): TileShape {
+  if (M === 8) return SHAPES[8].wide;
+  const { DOWN, ACROSS, ROWS, COLUMNS, BUFFERS } = SHAPES[16].wide;
+  const bytes = 16 * STRIP * BUFFERS * (DOWN * ROWS + ACROSS * COLUMNS);
+  return wide && bytes <= adapterLimits.maxComputeWorkgroupStorageSize ? SHAPES[16].wide : SHAPES[16].narrow;
 }
 
 /** An operand as `product.wgsl` takes it. */
 export interface Operand {
   /** `[lines, width]`, f16, both padded. */
   readonly halves: Store;
-  /** The exponent of its scale. */
-  readonly exponent: Store;
+  /** The exponents of the scales of lines, or four times that of all. */
+  readonly exponents: Store;
+  /** Whether each line has a scale. */
+  readonly byLines: boolean;
   /** Elements of a line, padded. */
   readonly width: number;
 }
@@ -65,16 +69,28 @@ export interface Operand {
 /** Elements of `[lines, width]`, both padded. */
 const paddedLength = (lines: number, width: number) => roundUp(lines, PADDED) * roundUp(width, PADDED);
 
-/** Rounds `[lines, width]`, a multiple of 8, to an operand. */
-export function operandOf(scope: Scope, x: Window, lines: number, width: number): Operand {
+/**
+ * Rounds `[lines, width]`, a multiple of 8, to an operand.
+ *
+ * @param byLines whether each line has a scale: reads x once, but no line may be a term of the product
+ */
+export function operandOf(scope: Scope, x: Window, lines: number, width: number, byLines = false): Operand {
   const { device } = scope, { dtype } = x.store;
   const toLines = roundUp(lines, PADDED), toWidth = roundUp(width, PADDED);
   const { PARTS, VECTORS } = shaders.halves.constants;
-  const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
-  const found = scope.allocate([parts]), exponent = scope.allocate([1]);
-  const halves = scope.allocate([toLines, toWidth], "f16");
+  const exponents = scope.allocate([byLines ? toLines : 4]),
+    halves = scope.allocate([toLines, toWidth], "f16");
   const options = { types: { X: dtype }, constants: { PACKED: dtype === "bf16" } };
+  const access = { halves: "write", exponents: "write" } as const;
+  const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
   const sizes = { rows: lines, vectors: width / 8, padded: toWidth / 8, parts };
+  const operand = { halves, exponents, byLines, width: toWidth };
+  if (byLines) {
+    const kernel = device.kernel(shaders.halves.roundRows, { access, ...options });
+    device.dispatch(kernel, { x, halves, exponents }, { ...sizes, size: 0, workgroups: toLines }, toLines);
+    return operand;
+  }
+  const found = scope.allocate([parts]);
   device.dispatch(
     device.kernel(shaders.halves.largest, { access: { found: "write" }, ...options }),
     { x, found },
@@ -83,12 +99,12 @@ export function operandOf(scope: Scope, x: Window, lines: number, width: number)
   );
   const size = toLines * toWidth / 8, workgroups = Math.ceil(size / (VECTORS * PARTS));
   device.dispatch(
-    device.kernel(shaders.halves.round, { access: { halves: "write", exponent: "write" }, ...options }),
-    { x, known: found, halves, exponent },
+    device.kernel(shaders.halves.round, { access, ...options }),
+    { x, known: found, halves, exponents },
     { ...sizes, size, workgroups },
     workgroups,
   );
-  return { halves, exponent, width: toWidth };
+  return operand;
 }
 
 /** A product of operands. */
@@ -124,9 +140,9 @@ function tilesOf({ DOWN, ACROSS, ROWS, COLUMNS }: TileShape, rows: number, colum
 }
 
 /** The shape for a result, of one range of terms. */
-function shapeFor(matrices: Matrices, rows: number, columns: number): TileShape {
-  const wide = shapeOf(matrices, true);
-  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(matrices, false);
+function shapeFor(device: Device, matrices: Matrices, rows: number, columns: number): TileShape {
+  const wide = shapeOf(device, matrices, true);
+  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(device, matrices, false);
 }
 
 /** Enqueues a product. */
@@ -165,8 +181,8 @@ export function multiply(
     {
       left: left.halves,
       right: right.halves,
-      leftExponent: left.exponent,
-      rightExponent: right.exponent,
+      leftExponents: left.exponents,
+      rightExponents: right.exponents,
       bias: bias ?? device.nothing,
       residual: residual ?? device.nothing,
       result,
@@ -183,6 +199,8 @@ export function multiply(
       rightStride: right.width / 8,
       workgroups,
       added: (bias === undefined ? 0 : BIAS) | (residual === undefined ? 0 : RESIDUAL) | (add ? RESULT : 0),
+      leftScales: Number(left.byLines),
+      rightScales: Number(right.byLines),
     },
     workgroups,
   );
@@ -222,14 +240,14 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
   const result = columns === outDim
     ? storeOf(output)
     : scope.allocate([rows, columns], output.dtype as "f32");
-  const right = operandOf(scope, inputs(weightStore), outDim, inside);
+  const right = operandOf(scope, inputs(weightStore), outDim, inside, true);
   const residualRows: [Store, number][] = residual === undefined ? [] : [[residual, columns]];
   for (
     const { start, count } of rangesOf(device, rows, inside, [x, inside], [result, columns], ...residualRows)
   ) {
     using part = device.scope();
     multiply(device, matrices, {
-      left: operandOf(part, x.window(start * inside, count * inside), count, inside),
+      left: operandOf(part, x.window(start * inside, count * inside), count, inside, true),
       right,
       leftByTerms: false,
       rightByTerms: false,
@@ -239,7 +257,7 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
       bias,
       residual: residual?.window(start * columns, count * columns),
       result: result.window(start * columns, count * columns),
-      shape: shapeFor(matrices, count, columns),
+      shape: shapeFor(device, matrices, count, columns),
     });
   }
   if (columns !== outDim) pad(device, result, [1, columns], [1, outDim], storeOf(output));
@@ -274,7 +292,7 @@ export function linearBackward(device: Device, matrices: Matrices, call: LinearB
       terms: outDim,
       residual: residual && rowsOf(residual),
       result: rowsOf(dx),
-      shape: shapeFor(matrices, count, inside),
+      shape: shapeFor(device, matrices, count, inside),
     });
     if (total === undefined) continue;
     addWeightGradient(device, matrices, incoming, operandOf(part, rowsOf(x!), count, inside), total, [
@@ -300,7 +318,7 @@ function addWeightGradient(
   total: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
-  const shape = shapeOf(matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
+  const shape = shapeOf(device, matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
   const steps = Math.ceil(rows / EDGE);
   const most = Math.floor(device.limits.windowBytes / (4 * total.length));
   const wanted = Math.max(
