@@ -12,7 +12,12 @@ const DAWN = "webgpu@0.6.2";
  * What grants matrix units: `allow_unsafe_apis`, as the standard has none yet, and on NVIDIA's cards f16, which Dawn withholds
  * from Vulkan for tests of conformance that fail.
  */
-const FEATURES = "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia";
+export const FEATURES = "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f16_on_nvidia";
+
+/** The package: what makes `GPU` objects, and the globals of WebGPU that are of its kind. */
+export async function dawnPackage(): Promise<typeof import("webgpu")> {
+  return await import(`npm:${DAWN}`);
+}
 
 /** What a backend of this precision computes on, for `createBackend`. */
 export async function precisionOptions(precision: "f32" | "f16") {
@@ -21,6 +26,6 @@ export async function precisionOptions(precision: "f32" | "f16") {
 
 /** Dawn's `GPU` object. It keeps the process alive: end with `Deno.exit()`. */
 export async function dawn() {
-  const { create } = await import(`npm:${DAWN}`) as typeof import("webgpu");
+  const { create } = await dawnPackage();
   return create([FEATURES]);
 }

@@ -32,7 +32,7 @@ function gpu(features: readonly string[], info: object) {
 /** Holds a promise to a `BackendError` that says why there is no such backend. */
 async function assertUnavailable(promise: Promise<unknown>, why: RegExp): Promise<void> {
   await assert.rejects(promise, (error: Error) => {
-    assert(error instanceof BackendError && error.reason === "unavailable", error.stack);
+    assert(error instanceof BackendError && error.reason === "unavailable", `${error.stack}`);
     assert.match(error.message, why);
     return true;
   });

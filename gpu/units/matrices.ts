@@ -35,8 +35,7 @@ interface Grants {
 }
 
 /**
- * The largest matrices of f16 with sums in f32 that an adapter grants, of those that fit strips of 32 × 32 and vectors of
- * 8; or why there are none.
+ * The largest matrices of f16 with sums in f32 that an adapter grants, of those with sizes of 8 and 16; or why there are none.
  */
 export function matricesOf({ features, info }: GPUAdapter): Matrices | string {
   const missing = FEATURES.filter((feature) => !features.has(feature as GPUFeatureName));
@@ -45,7 +44,7 @@ export function matricesOf({ features, info }: GPUAdapter): Matrices | string {
   if (subgroupMinSize === undefined || subgroupMinSize !== subgroupMaxSize) {
     return `its subgroups have ${subgroupMinSize} to ${subgroupMaxSize} threads, and kernels need one size`;
   }
-  const fits = (size: number) => size % 8 === 0 && 32 % size === 0;
+  const fits = (size: number) => size === 8 || size === 16;
   let best: Matrices | undefined;
   for (const { componentType, resultComponentType, M, N, K } of subgroupMatrixConfigs) {
     if (componentType !== "f16" || resultComponentType !== "f32" || ![M, N, K].every(fits)) continue;
@@ -53,5 +52,5 @@ export function matricesOf({ features, info }: GPUAdapter): Matrices | string {
       best = { M, N, K, lanes: subgroupMinSize };
     }
   }
-  return best ?? "none of its matrices is f16 with sums in f32 and of 8, 16 or 32 rows and columns";
+  return best ?? "none of its matrices is f16 with sums in f32 and of 8 or 16 rows and columns";
 }

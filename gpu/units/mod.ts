@@ -3,6 +3,20 @@
  * which compute in f32 carry none of it: `createBackend` of `@levin/attention` loads it when it is asked for, that of
  * `@levin/attention/webgpu` takes it.
  *
+ * @example
+ * ```ts
+ * import { BackendError, createBackend } from "@levin/attention/webgpu";
+ * import { units } from "@levin/attention/webgpu/units";
+ * import assert from "node:assert/strict";
+ *
+ * try {
+ *   using backend = await createBackend({ precision: "f16", units }); // with a `gpu` that grants them: see docs/hosts.md
+ *   assert.match(backend.info.units, /^f16 → f32 /);
+ * } catch (error) {
+ *   assert(error instanceof BackendError && error.reason === "unavailable"); // no matrix units here
+ * }
+ * ```
+ *
  * @module
  */
 import type { Operations } from "../../core/machine.ts";

@@ -31,27 +31,31 @@ export interface TileShape {
   readonly ROWS: number;
   /** The same across. */
   readonly COLUMNS: number;
-  /** Strips of a step along the terms. */
-  readonly DEPTH: number;
   /** Of each strip in workgroup memory. */
   readonly BUFFERS: number;
 }
 
-const { EDGE, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
+const { EDGE, STRIP, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
 
-/** The shapes of large and of small products: parts of 4 × 2 matrices of 16 × 16, 4 × 4 of 8 × 8. */
-export function shapeOf({ M }: Matrices, wide: boolean): TileShape {
-  const common = { DEPTH: 1, BUFFERS: 2 };
-  if (M > 8) {
-    return wide
-      ? { DOWN: 2, ACROSS: 4, ROWS: 2, COLUMNS: 1, ...common }
-      : { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, ...common };
-  }
-  return { DOWN: 2, ACROSS: wide ? 4 : 2, ROWS: 1, COLUMNS: 1, ...common };
+/** The shapes of large and of small products, by the rows of a matrix; a part is 4 × 4 matrices at most. */
+export const SHAPES = {
+  8: { wide: { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 } },
+  16: {
+    wide: { DOWN: 2, ACROSS: 4, ROWS: 2, COLUMNS: 1, BUFFERS: 2 },
+    narrow: { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 },
+  },
+};
+
+/** The shape of large or of small products, as far as workgroup memory holds their strips. */
+function shapeOf({ adapterLimits }: Device, { M }: Matrices, wide: boolean): TileShape {
+  if (M === 8) return SHAPES[8].wide;
+  const { DOWN, ACROSS, ROWS, COLUMNS, BUFFERS } = SHAPES[16].wide;
+  const bytes = 16 * STRIP * BUFFERS * (DOWN * ROWS + ACROSS * COLUMNS);
+  return wide && bytes <= adapterLimits.maxComputeWorkgroupStorageSize ? SHAPES[16].wide : SHAPES[16].narrow;
 }
 
 /** An operand as `product.wgsl` takes it. */
-interface Operand {
+export interface Operand {
   /** `[lines, width]`, f16, both padded. */
   readonly halves: Store;
   /** The exponent of its scale. */
@@ -122,9 +126,9 @@ function tilesOf({ DOWN, ACROSS, ROWS, COLUMNS }: TileShape, rows: number, colum
 }
 
 /** The shape for a result, of one range of terms. */
-function shapeFor(matrices: Matrices, rows: number, columns: number): TileShape {
-  const wide = shapeOf(matrices, true);
-  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(matrices, false);
+function shapeFor(device: Device, matrices: Matrices, rows: number, columns: number): TileShape {
+  const wide = shapeOf(device, matrices, true);
+  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(device, matrices, false);
 }
 
 /** Enqueues a product. */
@@ -136,19 +140,12 @@ export function multiply(
 ): void {
   const { left, right, shape, rows, columns, terms, bias, residual, result, ranges = 1, add = false } =
     product;
-  const { DOWN, ACROSS, ROWS, COLUMNS, DEPTH } = shape;
-  const threads = DOWN * ACROSS * lanes, lefts = ROWS * EDGE / M, rights = COLUMNS * EDGE / N;
-  const loads = (strips: number) => `array<vec4<u32>, ${strips * DEPTH * 128 / threads}>`;
-  const Left = `subgroup_matrix_left<f16, ${K}, ${M}>`;
   const kernel = device.kernel(shader, {
     access: { result: "update" },
     types: {
-      Left,
+      Left: `subgroup_matrix_left<f16, ${K}, ${M}>`,
       Right: `subgroup_matrix_right<f16, ${N}, ${K}>`,
-      Lefts: `array<${Left}, ${lefts}>`,
-      Accumulators: `array<subgroup_matrix_result<f32, ${N}, ${M}>, ${lefts * rights}>`,
-      LeftVectors: loads(DOWN * ROWS),
-      RightVectors: loads(ACROSS * COLUMNS),
+      Accumulator: `subgroup_matrix_result<f32, ${N}, ${M}>`,
       Bias: bias?.dtype ?? "f32",
       Residual: residual?.store.dtype ?? "f32",
       Result: result.store.dtype,
@@ -158,13 +155,13 @@ export function multiply(
       N,
       K,
       ...shape,
-      THREADS: threads,
+      THREADS: shape.DOWN * shape.ACROSS * lanes,
       LEFT_BY_TERMS: product.leftByTerms,
       RIGHT_BY_TERMS: product.rightByTerms,
     },
   });
   const { down, across, tiles } = tilesOf(shape, rows, columns);
-  const allSteps = Math.ceil(terms / (EDGE * DEPTH)), workgroups = tiles * ranges;
+  const allSteps = Math.ceil(terms / EDGE), workgroups = tiles * ranges;
   device.dispatch(
     kernel,
     {
@@ -179,8 +176,6 @@ export function multiply(
     {
       rows,
       columns: columns / 4,
-      stride: columns / 4,
-      firstColumn: 0,
       down,
       across,
       band: BAND,
@@ -246,7 +241,7 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
       bias,
       residual: residual?.window(start * columns, count * columns),
       result: result.window(start * columns, count * columns),
-      shape: shapeFor(matrices, count, columns),
+      shape: shapeFor(device, matrices, count, columns),
     });
   }
   if (columns !== outDim) pad(device, result, [1, columns], [1, outDim], storeOf(output));
@@ -281,7 +276,7 @@ export function linearBackward(device: Device, matrices: Matrices, call: LinearB
       terms: outDim,
       residual: residual && rowsOf(residual),
       result: rowsOf(dx),
-      shape: shapeFor(matrices, count, inside),
+      shape: shapeFor(device, matrices, count, inside),
     });
     if (total === undefined) continue;
     addWeightGradient(device, matrices, incoming, operandOf(part, rowsOf(x!), count, inside), total, [
@@ -307,8 +302,8 @@ function addWeightGradient(
   total: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
-  const shape = shapeOf(matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
-  const steps = Math.ceil(rows / (EDGE * shape.DEPTH));
+  const shape = shapeOf(device, matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
+  const steps = Math.ceil(rows / EDGE);
   const most = Math.floor(device.limits.windowBytes / (4 * total.length));
   const wanted = Math.max(
     1,
