@@ -675,16 +675,17 @@ fn attendChunks(
       let strip = firstStrip + high;
       for (var i = 0u; i < MASK_STEPS; i++) {
         let at = i * LANES + lane;
-        if (MASK_VECTORS % LANES != 0u && at >= MASK_VECTORS) { break; }
-        let row = at / (KEYS / ACROSS / 8u);
-        let column = at % (KEYS / ACROSS / 8u);
-        let place = row * PRODUCT_STRIDE + 2u * column;
-        let maskColumn = across * (KEYS / ACROSS / 8u) + column;
-        let n = vec4<i32>(i32(first + strip * UNIT + row) - i32(key + 8u * maskColumn)) - vec4<i32>(0, 1, 2, 3);
-        masked[strip][row * MASKED_STRIDE + maskColumn] = halves(mat2x4<f32>(
-          maskedProducts(products[strip * ACROSS + across][place], exponent, decay, n),
-          maskedProducts(products[strip * ACROSS + across][place + 1u], exponent, decay, n - vec4<i32>(4)),
-        ));
+        if (MASK_VECTORS % LANES == 0u || at < MASK_VECTORS) {
+          let row = at / (KEYS / ACROSS / 8u);
+          let column = at % (KEYS / ACROSS / 8u);
+          let place = row * PRODUCT_STRIDE + 2u * column;
+          let maskColumn = across * (KEYS / ACROSS / 8u) + column;
+          let n = vec4<i32>(i32(first + strip * UNIT + row) - i32(key + 8u * maskColumn)) - vec4<i32>(0, 1, 2, 3);
+          masked[strip][row * MASKED_STRIDE + maskColumn] = halves(mat2x4<f32>(
+            maskedProducts(products[strip * ACROSS + across][place], exponent, decay, n),
+            maskedProducts(products[strip * ACROSS + across][place + 1u], exponent, decay, n - vec4<i32>(4)),
+          ));
+        }
       }
     }
     let next = key + KEYS;
@@ -744,14 +745,13 @@ fn attendChunks(
       workgroupBarrier();
       for (var i = 0u; i < PASS_STEPS; i++) {
         let at = i * LANES + lane;
-        if (PASS_VECTORS % LANES != 0u && at >= PASS_VECTORS) { break; }
         let row = first + (firstStrip + high) * UNIT + at / (PASS / 8u);
         let x = other * mat2x4<f32>(
           bitcast<vec4<f32>>(strips[subgroup][2u * at]),
           bitcast<vec4<f32>>(strips[subgroup][2u * at + 1u]),
         );
         let to = valueStart + row * walk.valueStride + (across * PART + part * PASS) / 8u + at % (PASS / 8u);
-        if (row < count) {
+        if ((PASS_VECTORS % LANES == 0u || at < PASS_VECTORS) && row < count) {
           if (OUTPUT_HALF) {
             output[to] = halves(x);
           } else {
