@@ -14,6 +14,7 @@ import { runSequences, segmentsAndSequences, type SpanRun, type Stages } from ".
 import { lightningBackward as backward } from "../lightningBackward.ts";
 import type { Matrices } from "./matrices.ts";
 import * as shaders from "./shaders.ts";
+import { writtenOut } from "./writtenOut.ts";
 
 /** Workgroups of a walk that fill a large GPU. */
 const TARGET_WORKGROUPS = 128;
@@ -33,6 +34,8 @@ interface Tiles {
   readonly COLUMNS: number;
   readonly KEYS: number;
   readonly BUFFERS: number;
+  readonly ACROSS: number;
+  readonly HIGH: number;
   /** Columns of the output that leave through workgroup memory together. */
   readonly PASS: number;
   /** Subgroups of a workgroup of `walkSegments`, and of `attendChunks`. */
@@ -48,17 +51,23 @@ function divisor(n: number, most: number, unit = 1): number {
 
 /** Vectors of the arrays that lie in workgroup memory, and their sum for either kernel. */
 function strips(unit: number, headDim: number, valueDim: number, tiles: Tiles) {
-  const { BLOCK, COLUMNS, KEYS, BUFFERS, walkers, attenders } = tiles;
-  const rows = headDim / walkers;
-  const walkKeys = Math.max(BLOCK * (rows / 8 + 1), rows * COLUMNS / 4);
-  const walkValues = BLOCK * (COLUMNS / 8 + 1);
-  const strip = unit * (Math.max(headDim, valueDim) / 8 + 1);
-  const count = Math.max(attenders, 2 * BUFFERS * KEYS / unit);
-  const products = unit * (KEYS / 4 + 1), masked = unit * (KEYS / 8 + 1);
-  return {
-    ...{ walkKeys, walkValues, strip, count, products, masked },
-    largest: Math.max(walkKeys * walkers + walkValues, strip * count + attenders * (products + masked)),
+  const { BLOCK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, walkers, attenders } = tiles;
+  const rows = headDim / walkers, queryStrips = attenders / ACROSS * HIGH, keyStrips = BUFFERS * KEYS / unit;
+  const lengths = {
+    walkKeys: Math.max(BLOCK * (rows / 8 + 1), rows * COLUMNS / 4),
+    walkValues: BLOCK * (COLUMNS / 8 + 1),
+    strip: unit * (headDim / 8 + 1),
+    values: unit * (valueDim / ACROSS / 8 + 1),
+    products: unit * (KEYS / ACROSS / 4 + 1),
+    masked: unit * (KEYS / 8 + 1),
   };
+  const count = Math.max(queryStrips, attenders, keyStrips);
+  const { walkKeys, walkValues, strip, values, products, masked } = lengths;
+  const largest = Math.max(
+    walkKeys * walkers + walkValues,
+    strip * count + values * keyStrips * ACROSS + queryStrips * (products * ACROSS + masked),
+  );
+  return { ...lengths, count, largest };
 }
 
 /** Tiles for a shape; undefined where units do not take it, or workgroup memory does not hold it. */
@@ -77,7 +86,9 @@ function tilesFor(
       COLUMNS: divisor(valueDim, 32 / size, unit),
       KEYS: 32 / size,
       BUFFERS: 1,
-      PASS: divisor(valueDim, Math.max(headDim, valueDim) / 2 + 4, unit),
+      ACROSS: 1,
+      HIGH: 1,
+      PASS: divisor(valueDim, headDim / 2 + 4, unit),
       walkers: divisor(headDim / unit, 4),
       attenders: 4,
     };
@@ -153,11 +164,12 @@ function stagesOf(matrices: Matrices): Stages {
       const { COLUMNS, attenders } = tilesFor(device, matrices, shape)!;
       const exponents = scope.allocate([chunks, span.heads, valueDim / COLUMNS]);
       walk(matrices, run, false, states, exponents);
-      const workgroups = chunks * span.heads * CHUNK / (attenders * matrices.M);
+      const options = optionsOf(matrices, run, attenders),
+        workgroups = chunks * span.heads * CHUNK / options.constants.ROWS;
       device.dispatch(
-        device.kernel(shaders.lightning.attendChunks, {
+        device.kernel(writtenOut(shaders.lightning.attendChunks, options), {
           access: { output: "update" },
-          ...optionsOf(matrices, run, attenders),
+          ...options,
         }),
         { table, decays: decaysOf(run), k, v, q, output, chunkStates: states, chunkExponents: exponents },
         { ...valuesOf(run), workgroups },
@@ -172,10 +184,11 @@ function walk(matrices: Matrices, run: SpanRun, sums: boolean, states: Store, ex
   const { device, shape, span, windows: { k, v, state }, table, scratch } = run;
   const { COLUMNS, walkers } = tilesFor(device, matrices, shape)!;
   const workgroups = (sums ? run.carried : run.segments) * span.heads * shape.valueDim / COLUMNS;
+  const options = optionsOf(matrices, run, walkers, sums);
   device.dispatch(
-    device.kernel(shaders.lightning.walkSegments, {
+    device.kernel(writtenOut(shaders.lightning.walkSegments, options), {
       access: { scratch: "update", state: "update", states: "update", exponents: "update" },
-      ...optionsOf(matrices, run, walkers, sums),
+      ...options,
     }),
     { table, decays: decaysOf(run), scratch, k, v, state, states, exponents },
     { ...valuesOf(run), workgroups },
@@ -207,9 +220,14 @@ function optionsOf(
   sums = false,
 ) {
   const { M: unit, lanes } = matrices, tiles = tilesFor(device, matrices, shape)!;
-  const { BLOCK, COLUMNS, KEYS, BUFFERS, PASS, walkers, attenders } = tiles;
-  const { walkKeys, walkValues, strip, count, products, masked } = strips(unit, headDim, valueDim, tiles);
-  const threads = lanes * subgroups, rows = attenders * unit;
+  const { BLOCK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS, walkers, attenders } = tiles;
+  const { walkKeys, walkValues, strip, count, values, products, masked } = strips(
+    unit,
+    headDim,
+    valueDim,
+    tiles,
+  );
+  const threads = lanes * subgroups, rows = attenders / ACROSS * HIGH * unit;
   const array = (type: string, length: number) => `array<${type}, ${length}>`;
   const vectors = (length: number) => array("vec4<u32>", length);
   const loads = (rows: number, width: number) => array("Packed", Math.ceil(rows * width / 8 / threads));
@@ -221,7 +239,7 @@ function optionsOf(
       Right: `subgroup_matrix_right<f16, ${unit}, ${unit}>`,
       Sums: `subgroup_matrix_result<f32, ${unit}, ${unit}>`,
       StateSums: array("vec4<f32>", headDim * valueDim / 4),
-      StateHalves: vectors(headDim * valueDim / 8),
+      StateHalves: vectors(headDim * valueDim / ACROSS / 8),
       WalkSums: array("Sums", rowTiles * columnTiles),
       WalkRights: array("Right", columnTiles),
       WalkKeys: loads(BLOCK, headDim),
@@ -231,9 +249,12 @@ function optionsOf(
       AttendQueries: loads(rows, headDim),
       AttendKeys: loads(KEYS, headDim),
       AttendValues: loads(KEYS, valueDim),
-      AttendLefts: array("Left", headDim / unit),
-      AttendSums: array("Sums", valueDim / unit),
+      AttendRows: array("Left", HIGH),
+      AttendLefts: array("Left", HIGH * headDim / unit),
+      AttendProducts: array("Sums", HIGH),
+      AttendSums: array("Sums", HIGH * valueDim / ACROSS / unit),
       Strip: vectors(strip),
+      ValueStrip: vectors(values),
       ProductStrip: vectors(products),
       MaskedStrip: vectors(masked),
     },
@@ -248,7 +269,7 @@ function optionsOf(
       OUTPUT_HALF: half(windows.output),
       REVERSE: span.reverse,
       SUMS: sums,
-      ...{ BLOCK, CHUNK, COLUMNS, KEYS, BUFFERS, PASS },
+      ...{ BLOCK, CHUNK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS },
       DECAYS: LONGEST_BLOCK + 2,
       ROWS: rows,
       STRIPS: count,

@@ -159,6 +159,8 @@ override BLOCK: u32;
 override DECAYS: u32;
 override CHUNK: u32;
 override COLUMNS: u32;
+override ACROSS: u32;
+override HIGH: u32;
 override ROWS: u32;
 override KEYS: u32;
 override BUFFERS: u32;
@@ -198,12 +200,17 @@ override WALK_KEY_STRIDE = HEAD / 8u / SUBGROUPS + 1u;
 override WALK_VALUE_STRIDE = COLUMNS / 8u + 1u;
 var<workgroup> walkKeys: array<WalkKeyStrip, SUBGROUPS>;
 var<workgroup> walkValues: WalkValueStrip;
-override STRIDE = max(HEAD, VALUE) / 8u + 1u;
-override PRODUCT_STRIDE = KEYS / 4u + 1u;
+override STRIDE = HEAD / 8u + 1u;
+override VALUE_STRIDE = VALUE / ACROSS / 8u + 1u;
+override PRODUCT_STRIDE = KEYS / ACROSS / 4u + 1u;
 override MASKED_STRIDE = KEYS / 8u + 1u;
+override QUERY_STRIPS = ROWS / UNIT;
+override VALUE_STRIPS = BUFFERS * KEYS / UNIT * ACROSS;
+override PRODUCT_STRIPS = QUERY_STRIPS * ACROSS;
 var<workgroup> strips: array<Strip, STRIPS>;
-var<workgroup> products: array<ProductStrip, SUBGROUPS>;
-var<workgroup> masked: array<MaskedStrip, SUBGROUPS>;
+var<workgroup> valueStrips: array<ValueStrip, VALUE_STRIPS>;
+var<workgroup> products: array<ProductStrip, PRODUCT_STRIPS>;
+var<workgroup> masked: array<MaskedStrip, QUERY_STRIPS>;
 var<workgroup> largest: array<array<vec2<u32>, 32>, 2>;
 struct Packed { first: vec4<u32>, second: vec4<u32> }
 fn unpacked(x: Packed) -> mat2x4<f32> {
@@ -273,6 +280,7 @@ fn exponentFor(bound: i32) -> i32 {
 override ROW_TILES = HEAD / UNIT / SUBGROUPS;
 override COLUMN_TILES = COLUMNS / UNIT;
 override TILES = ROW_TILES * COLUMN_TILES;
+override PART = VALUE / ACROSS;
 override STATE_VECTORS = ROW_TILES * UNIT * COLUMNS / 8u;
 override STATE_STEPS = (STATE_VECTORS + LANES - 1u) / LANES;
 override BLOCK_STEPS = BLOCK / UNIT;
@@ -323,7 +331,8 @@ fn storeState(sums: ptr<function, WalkSums>, index: u32, columnTile: u32, unit: 
   let bound = sharedBounds(1u).x;
   let e = exponentFor(bound);
   let scale = power(e);
-  let start = subgroup * ROW_TILES * UNIT * (VALUE / 8u) + columnTile * (COLUMNS / 8u);
+  let part = columnTile * COLUMNS / PART;
+  let start = subgroup * ROW_TILES * UNIT * (PART / 8u) + columnTile * COLUMNS % PART / 8u;
   for (var i = 0u; i < STATE_STEPS; i++) {
     let at = i * LANES + lane;
     if (STATE_VECTORS % LANES == 0u || at < STATE_VECTORS) {
@@ -331,7 +340,7 @@ fn storeState(sums: ptr<function, WalkSums>, index: u32, columnTile: u32, unit: 
         bitcast<vec4<f32>>(walkKeys[subgroup][2u * at]),
         bitcast<vec4<f32>>(walkKeys[subgroup][2u * at + 1u]),
       );
-      states[index][start + at / (COLUMNS / 8u) * (VALUE / 8u) + at % (COLUMNS / 8u)] = halves(scale * x);
+      states[index * ACROSS + part][start + at / (COLUMNS / 8u) * (PART / 8u) + at % (COLUMNS / 8u)] = halves(scale * x);
     }
   }
   if (thread == 0u) { exponents[index * (VALUE / COLUMNS) + columnTile] = unit + e; }
@@ -442,8 +451,8 @@ fn walkSegment(
           WALK_KEY_STRIDE,
         );
         for (var column = 0u; column < COLUMN_TILES; column++) {
-          let at = row * COLUMN_TILES + column;
-          (*sums)[at] = subgroupMatrixMultiplyAccumulate(left, rights[column], (*sums)[at]);
+          (*sums)[row * COLUMN_TILES + column] =
+            subgroupMatrixMultiplyAccumulate(left, rights[column], (*sums)[row * COLUMN_TILES + column]);
         }
       }
     }
@@ -498,11 +507,13 @@ override QUERY_LOADS = (ROWS * HEAD / 8u + THREADS - 1u) / THREADS;
 override ATTEND_KEY_LOADS = (KEYS * HEAD / 8u + THREADS - 1u) / THREADS;
 override ATTEND_VALUE_LOADS = (KEYS * VALUE / 8u + THREADS - 1u) / THREADS;
 override KEY_STRIPS = KEYS / UNIT;
-override OUTPUTS = VALUE / UNIT;
+override OUTPUTS = PART / UNIT;
+override PART_STRIPS = KEY_STRIPS / ACROSS;
+override ATTEND_TILES = HIGH * OUTPUTS;
 override INNERS = HEAD / UNIT;
-override MASK_VECTORS = UNIT * KEYS / 8u;
+override MASK_VECTORS = UNIT * KEYS / ACROSS / 8u;
 override MASK_STEPS = (MASK_VECTORS + LANES - 1u) / LANES;
-override PASSES = VALUE / PASS;
+override PASSES = PART / PASS;
 override PASS_COLUMNS = PASS / UNIT;
 override PASS_VECTORS = UNIT * PASS / 8u;
 override PASS_STEPS = (PASS_VECTORS + LANES - 1u) / LANES;
@@ -527,7 +538,7 @@ fn shareKeys(step: u32, subgroup: u32, lane: u32, keys: ptr<function, AttendKeys
   shareLargest(step, subgroup, lane, bits);
 }
 fn storeKeys(buffer: u32, key: u32, count: u32, bounds: vec2<i32>, thread: u32, keys: ptr<function, AttendKeys>, values: ptr<function, AttendValues>) {
-  let start = buffer * 2u * KEY_STRIPS;
+  let start = buffer * KEY_STRIPS;
   for (var i = 0u; i < ATTEND_KEY_LOADS; i++) {
     let at = i * THREADS + thread;
     let row = at / (HEAD / 8u);
@@ -543,12 +554,18 @@ fn storeKeys(buffer: u32, key: u32, count: u32, bounds: vec2<i32>, thread: u32, 
     if (KEYS * VALUE / 8u % THREADS == 0u || row < KEYS) {
       var x = (*values)[i].first;
       if (!HALF) { x = halves(power(exponentFor(bounds.y)) * unpacked((*values)[i])); }
-      strips[start + KEY_STRIPS + row / UNIT][row % UNIT * STRIDE + at % (VALUE / 8u)] = select(vec4<u32>(), x, key + row < count);
+      let column = at % (VALUE / 8u);
+      valueStrips[(start + row / UNIT) * ACROSS + column / (PART / 8u)][row % UNIT * VALUE_STRIDE + column % (PART / 8u)] =
+        select(vec4<u32>(), x, key + row < count);
     }
   }
 }
 fn decayed(e: i32, decay: f32, n: u32) -> f32 {
   return exp2(max(f32(e) - decay * f32(n), -200.0));
+}
+fn maskedProducts(products: vec4<u32>, e: i32, decay: f32, n: vec4<i32>) -> vec4<f32> {
+  let factors = shape.keyScale * exp2(max(f32(e) - decay * vec4<f32>(n), vec4<f32>(-200.0)));
+  return select(vec4<f32>(), factors * bitcast<vec4<f32>>(products), n >= vec4<i32>());
 }
 @compute @workgroup_size(THREADS)
 fn attendChunks(
@@ -577,6 +594,8 @@ fn attendChunks(
     tokenStride(shape.value),
     count,
   );
+  let firstStrip = subgroup / ACROSS * HIGH;
+  let across = subgroup % ACROSS;
   var queries: AttendQueries;
   let queryAt = rowStart(shape.query, chunk.z, head / shape.queryGroup, chunk.x);
   var bits = 0u;
@@ -605,22 +624,30 @@ fn attendChunks(
   var sums: AttendSums;
   let stateIndex = chunkIndex * shape.headCount + localHead;
   for (var inner = 0u; inner < INNERS; inner++) {
-    let left = subgroupMatrixLoad<Left, row_major>(&strips[subgroup], inner * (UNIT / 8u), STRIDE);
+    var lefts: AttendRows;
+    for (var row = 0u; row < HIGH; row++) {
+      lefts[row] = subgroupMatrixLoad<Left, row_major>(&strips[firstStrip + row], inner * (UNIT / 8u), STRIDE);
+    }
     for (var column = 0u; column < OUTPUTS; column++) {
       let right = subgroupMatrixLoad<Right, row_major>(
-        &chunkStates[stateIndex],
-        (inner * UNIT * VALUE + column * UNIT) / 8u,
-        VALUE / 8u,
+        &chunkStates[stateIndex * ACROSS + across],
+        (inner * UNIT * PART + column * UNIT) / 8u,
+        PART / 8u,
       );
-      sums[column] = subgroupMatrixMultiplyAccumulate(left, right, sums[column]);
+      for (var row = 0u; row < HIGH; row++) {
+        sums[row * OUTPUTS + column] =
+          subgroupMatrixMultiplyAccumulate(lefts[row], right, sums[row * OUTPUTS + column]);
+      }
     }
   }
   let exponentStart = stateIndex * (VALUE / COLUMNS);
   var unit = chunkExponents[exponentStart];
   for (var i = 1u; i < WIDE_COLUMNS; i++) { unit = min(unit, chunkExponents[exponentStart + i]); }
   for (var column = 0u; column < OUTPUTS; column++) {
-    let e = chunkExponents[exponentStart + column * UNIT / COLUMNS];
-    sums[column] = subgroupMatrixScalarMultiply(sums[column], power(unit - e));
+    let e = chunkExponents[exponentStart + (across * PART + column * UNIT) / COLUMNS];
+    for (var row = 0u; row < HIGH; row++) {
+      sums[row * OUTPUTS + column] = subgroupMatrixScalarMultiply(sums[row * OUTPUTS + column], power(unit - e));
+    }
   }
   unit += decayedExponent;
   workgroupBarrier();
@@ -638,30 +665,40 @@ fn attendChunks(
   shareKeys(0u, subgroup, lane, &keys, &values);
   workgroupBarrier();
   var lefts: AttendLefts;
-  for (var inner = 0u; inner < INNERS; inner++) {
-    lefts[inner] = subgroupMatrixLoad<Left, row_major>(&strips[subgroup], inner * (UNIT / 8u), STRIDE);
+  for (var row = 0u; row < HIGH; row++) {
+    for (var inner = 0u; inner < INNERS; inner++) {
+      lefts[row * INNERS + inner] =
+        subgroupMatrixLoad<Left, row_major>(&strips[firstStrip + row], inner * (UNIT / 8u), STRIDE);
+    }
   }
   workgroupBarrier();
-  let lastRow = first + subgroup * UNIT + UNIT - 1u;
+  let lastRow = first + (firstStrip + HIGH) * UNIT - 1u;
   var bounds = sharedBounds(0u);
   storeKeys(0u, 0u, count, bounds, thread, &keys, &values);
   loadKeys(walk, KEYS, thread, &keys, &values);
   workgroupBarrier();
   for (var key = 0u; key < count; key += KEYS) {
     let step = key / KEYS;
-    let start = step % BUFFERS * 2u * KEY_STRIPS;
-    for (var column = 0u; column < KEY_STRIPS; column++) {
-      if (key + column * UNIT <= lastRow) {
-        var sum = Sums();
+    let start = step % BUFFERS * KEY_STRIPS;
+    for (var column = 0u; column < PART_STRIPS; column++) {
+      let strip = across * PART_STRIPS + column;
+      if (key + strip * UNIT <= lastRow) {
+        var parts: AttendProducts;
+        for (var row = 0u; row < HIGH; row++) { parts[row] = Sums(); }
         for (var inner = 0u; inner < INNERS; inner++) {
-          let right = subgroupMatrixLoad<Right, col_major>(
-            &strips[start + column],
-            inner * (UNIT / 8u),
-            STRIDE,
-          );
-          sum = subgroupMatrixMultiplyAccumulate(lefts[inner], right, sum);
+          let right = subgroupMatrixLoad<Right, col_major>(&strips[start + strip], inner * (UNIT / 8u), STRIDE);
+          for (var row = 0u; row < HIGH; row++) {
+            parts[row] = subgroupMatrixMultiplyAccumulate(lefts[row * INNERS + inner], right, parts[row]);
+          }
         }
-        subgroupMatrixStore<row_major>(&products[subgroup], column * (UNIT / 4u), sum, PRODUCT_STRIDE);
+        for (var row = 0u; row < HIGH; row++) {
+          subgroupMatrixStore<row_major>(
+            &products[(firstStrip + row) * ACROSS + across],
+            column * (UNIT / 4u),
+            parts[row],
+            PRODUCT_STRIDE,
+          );
+        }
       }
     }
     shareKeys(step + 1u, subgroup, lane, &keys, &values);
@@ -674,21 +711,22 @@ fn attendChunks(
     unit = min(unit, min(exponent, 200) + valueExponent);
     exponent = unit - valueExponent;
     if (!HALF) { exponent -= queryExponent + exponentFor(bounds.x); }
-    for (var i = 0u; i < MASK_STEPS; i++) {
-      let at = i * LANES + lane;
-      if (MASK_VECTORS % LANES != 0u && at >= MASK_VECTORS) { break; }
-      let row = at / (KEYS / 8u);
-      let column = at % (KEYS / 8u);
-      let ahead = i32(first + subgroup * UNIT + row) - i32(key + 8u * column);
-      var x = mat2x4<f32>(
-        bitcast<vec4<f32>>(products[subgroup][row * PRODUCT_STRIDE + 2u * column]),
-        bitcast<vec4<f32>>(products[subgroup][row * PRODUCT_STRIDE + 2u * column + 1u]),
-      );
-      let n = vec4<i32>(ahead) - vec4<i32>(0, 1, 2, 3);
-      let m = n - vec4<i32>(4);
-      x[0] = select(vec4<f32>(), shape.keyScale * exp2(max(f32(exponent) - decay * vec4<f32>(n), vec4<f32>(-200.0))) * x[0], n >= vec4<i32>());
-      x[1] = select(vec4<f32>(), shape.keyScale * exp2(max(f32(exponent) - decay * vec4<f32>(m), vec4<f32>(-200.0))) * x[1], m >= vec4<i32>());
-      masked[subgroup][row * MASKED_STRIDE + column] = halves(x);
+    for (var high = 0u; high < HIGH; high++) {
+      let strip = firstStrip + high;
+      for (var i = 0u; i < MASK_STEPS; i++) {
+        let at = i * LANES + lane;
+        if (MASK_VECTORS % LANES == 0u || at < MASK_VECTORS) {
+          let row = at / (KEYS / ACROSS / 8u);
+          let column = at % (KEYS / ACROSS / 8u);
+          let place = row * PRODUCT_STRIDE + 2u * column;
+          let maskColumn = across * (KEYS / ACROSS / 8u) + column;
+          let n = vec4<i32>(i32(first + strip * UNIT + row) - i32(key + 8u * maskColumn)) - vec4<i32>(0, 1, 2, 3);
+          masked[strip][row * MASKED_STRIDE + maskColumn] = halves(mat2x4<f32>(
+            maskedProducts(products[strip * ACROSS + across][place], exponent, decay, n),
+            maskedProducts(products[strip * ACROSS + across][place + 1u], exponent, decay, n - vec4<i32>(4)),
+          ));
+        }
+      }
     }
     let next = key + KEYS;
     if (BUFFERS == 2u && next < count) {
@@ -698,23 +736,24 @@ fn attendChunks(
     }
     workgroupBarrier();
     let ratio = power(unit - before);
-    for (var column = 0u; column < OUTPUTS; column++) {
-      sums[column] = subgroupMatrixScalarMultiply(sums[column], ratio);
-    }
+    for (var i = 0u; i < ATTEND_TILES; i++) { sums[i] = subgroupMatrixScalarMultiply(sums[i], ratio); }
     for (var inner = 0u; inner < KEY_STRIPS; inner++) {
       if (key + inner * UNIT <= lastRow) {
-        let left = subgroupMatrixLoad<Left, row_major>(
-          &masked[subgroup],
-          inner * (UNIT / 8u),
-          MASKED_STRIDE,
-        );
+        var parts: AttendRows;
+        for (var row = 0u; row < HIGH; row++) {
+          parts[row] =
+            subgroupMatrixLoad<Left, row_major>(&masked[firstStrip + row], inner * (UNIT / 8u), MASKED_STRIDE);
+        }
         for (var column = 0u; column < OUTPUTS; column++) {
           let right = subgroupMatrixLoad<Right, row_major>(
-            &strips[start + KEY_STRIPS + inner],
+            &valueStrips[(start + inner) * ACROSS + across],
             column * (UNIT / 8u),
-            STRIDE,
+            VALUE_STRIDE,
           );
-          sums[column] = subgroupMatrixMultiplyAccumulate(left, right, sums[column]);
+          for (var row = 0u; row < HIGH; row++) {
+            sums[row * OUTPUTS + column] =
+              subgroupMatrixMultiplyAccumulate(parts[row], right, sums[row * OUTPUTS + column]);
+          }
         }
       }
     }
@@ -729,32 +768,33 @@ fn attendChunks(
   let half = clamp(-unit, -250, 250) / 2;
   let factor = power(half) * shape.queryScale;
   let other = power(clamp(-unit, -250, 250) - half);
-  for (var part = 0u; part < PASSES; part++) {
-    workgroupBarrier();
-    for (var column = 0u; column < PASS_COLUMNS; column++) {
-      subgroupMatrixStore<row_major>(
-        &strips[subgroup],
-        column * (UNIT / 4u),
-        subgroupMatrixScalarMultiply(sums[part * PASS_COLUMNS + column], factor),
-        PASS / 4u,
-      );
-    }
-    workgroupBarrier();
-    for (var i = 0u; i < PASS_STEPS; i++) {
-      let at = i * LANES + lane;
-      if (PASS_VECTORS % LANES != 0u && at >= PASS_VECTORS) { break; }
-      let row = first + subgroup * UNIT + at / (PASS / 8u);
-      let x = other * mat2x4<f32>(
-        bitcast<vec4<f32>>(strips[subgroup][2u * at]),
-        bitcast<vec4<f32>>(strips[subgroup][2u * at + 1u]),
-      );
-      let to = valueStart + row * walk.valueStride + part * (PASS / 8u) + at % (PASS / 8u);
-      if (row < count) {
-        if (OUTPUT_HALF) {
-          output[to] = halves(x);
-        } else {
-          output[2u * to] = bitcast<vec4<u32>>(x[0]);
-          output[2u * to + 1u] = bitcast<vec4<u32>>(x[1]);
+  for (var high = 0u; high < HIGH; high++) {
+    for (var part = 0u; part < PASSES; part++) {
+      workgroupBarrier();
+      for (var column = 0u; column < PASS_COLUMNS; column++) {
+        subgroupMatrixStore<row_major>(
+          &strips[subgroup],
+          column * (UNIT / 4u),
+          subgroupMatrixScalarMultiply(sums[high * OUTPUTS + part * PASS_COLUMNS + column], factor),
+          PASS / 4u,
+        );
+      }
+      workgroupBarrier();
+      for (var i = 0u; i < PASS_STEPS; i++) {
+        let at = i * LANES + lane;
+        let row = first + (firstStrip + high) * UNIT + at / (PASS / 8u);
+        let x = other * mat2x4<f32>(
+          bitcast<vec4<f32>>(strips[subgroup][2u * at]),
+          bitcast<vec4<f32>>(strips[subgroup][2u * at + 1u]),
+        );
+        let to = valueStart + row * walk.valueStride + (across * PART + part * PASS) / 8u + at % (PASS / 8u);
+        if ((PASS_VECTORS % LANES == 0u || at < PASS_VECTORS) && row < count) {
+          if (OUTPUT_HALF) {
+            output[to] = halves(x);
+          } else {
+            output[2u * to] = bitcast<vec4<u32>>(x[0]);
+            output[2u * to + 1u] = bitcast<vec4<u32>>(x[1]);
+          }
         }
       }
     }
@@ -1431,8 +1471,8 @@ export const halves = /* @__PURE__ */ (() => ({
 
 const lightningModule = /* @__PURE__ */ (() => ({
   code: directivesSource + foldedSource + lightningSource,
-  overrides: ["UNIT","THREADS","SUBGROUPS","LANES","HEAD","VALUE","HALF","REVERSE","SUMS","BLOCK","DECAYS","CHUNK","COLUMNS","ROWS","KEYS","BUFFERS","STRIPS","PASS","OUTPUT_HALF"],
-  aliases: ["AttendKeys","AttendLefts","AttendQueries","AttendSums","AttendValues","Left","MaskedStrip","ProductStrip","Right","StateHalves","StateSums","Strip","Sums","WalkKeyStrip","WalkKeys","WalkRights","WalkSums","WalkValueStrip","WalkValues"],
+  overrides: ["UNIT","THREADS","SUBGROUPS","LANES","HEAD","VALUE","HALF","REVERSE","SUMS","BLOCK","DECAYS","CHUNK","COLUMNS","ACROSS","HIGH","ROWS","KEYS","BUFFERS","STRIPS","PASS","OUTPUT_HALF"],
+  aliases: ["AttendKeys","AttendLefts","AttendProducts","AttendQueries","AttendRows","AttendSums","AttendValues","Left","MaskedStrip","ProductStrip","Right","StateHalves","StateSums","Strip","Sums","ValueStrip","WalkKeyStrip","WalkKeys","WalkRights","WalkSums","WalkValueStrip","WalkValues"],
 } as const))();
 
 /** gpu/units/lightning.wgsl */
