@@ -41,7 +41,7 @@ export interface PrefillOptions {
    * Most tokens that a rank reads in one pass. Memory grows with it: all of a pass is in memory, one layer after another.
    * Each rank sends the states once per pass. Default: 800 on WASM; on WebGPU a power of two, with at most 1 GiB of
    * activations: 32,768 for 27 M parameters, 4,096 for 7 B. With Infinity there is one pass, and what ranks exchange does not
-   * depend on the length.
+   * depend on the length. On WebGPU a part has no less than a quarter of the default, so that ranks may have none.
    */
   passTokens?: number;
 }
@@ -87,7 +87,7 @@ export async function prefill(
     passTokens: String(passTokens),
   });
 
-  const size = partOf(Math.ceil(checked.length / ranks.size), passTokens, backend.name);
+  const size = partOf(Math.ceil(checked.length / ranks.size), passTokens, model.config, backend.name);
   const count = Math.ceil(checked.length / size), last = (count - 1) % ranks.size;
   using reading = new Reading(ranks, model, session.states);
   let own: Tensor[] = [];
@@ -103,11 +103,21 @@ export async function prefill(
   return session.advance(checked, all.slice(0, -1), all.at(-1)!);
 }
 
-/** Tokens of each part of a rank's share: as few parts as may be, equally long so that no rank waits for another. */
-function partOf(share: number, passTokens: number, backend: BackendName): number {
+/**
+ * Tokens of each part of a rank's share: as few parts as may be, equally long so that no rank waits for another. A GPU reads
+ * a quarter of the default in less time than a part costs besides, so parts are no shorter, and some ranks may have none.
+ */
+function partOf(
+  share: number,
+  passTokens: number,
+  config: TransNormerConfig,
+  backend: BackendName,
+): number {
   const unit = backend === "wasm" ? BLOCK : 1; // whole blocks of its kernels, so that they fall as in a single pass
-  const count = Math.max(1, Math.ceil(share / (Math.floor(passTokens / unit) * unit)));
-  return Math.ceil(share / count / unit) * unit;
+  const most = Math.floor(passTokens / unit) * unit;
+  const least = backend === "wasm" ? unit : Math.min(most, partTokens(config, backend) / 4);
+  const count = Math.max(1, Math.ceil(share / most));
+  return Math.max(least, Math.ceil(share / count / unit) * unit);
 }
 
 /** What rank `root` has, on every rank. */

@@ -9,7 +9,7 @@ import { checkpointPath, findCheckpoints } from "../train/checkpoint.ts";
 import { configByName } from "../train/configs.ts";
 import { assertClose, WITHOUT_WEBGPU } from "./harness.ts";
 import { listening } from "./listening.ts";
-import { renderScaling, type Row, speedups } from "../bench/ranks.ts";
+import { type RanksRow, renderScaling, speedups } from "../bench/report/ranks.ts";
 import { runOnHosts, WITHOUT_HOSTS } from "./hosts.ts";
 import { findMpiexec, MAY_LEAVE_OUT } from "./setup.ts";
 
@@ -88,7 +88,7 @@ Deno.test({
       const { success, stderr } = await new Deno.Command(command, { args }).output();
       assert(success, new TextDecoder().decode(stderr));
       const kept = JSON.parse(await Deno.readTextFile(`${folder}/ranks.json`));
-      const rows: Row[] = kept.rows;
+      const rows: RanksRow[] = kept.rows;
       const prompts = rows.filter(({ what }) => what === "prefill");
       assert.deepEqual(prompts.map(({ ranks, tokens }) => [ranks, tokens]), [[1, 200], [1, 400], [2, 200], [
         2,
@@ -110,7 +110,7 @@ Deno.test({
     // Prompts of the same length; training steps of as many tokens for each process.
     const rows = ["prefill", "training"].flatMap((what) =>
       [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(
-        ([ranks, tokens, tokensPerSecond]): Row => {
+        ([ranks, tokens, tokensPerSecond]): RanksRow => {
           return { what, ranks, tokens, tokensPerSecond, seconds: 1, range: [1, 1], bytes: 0, device: "" };
         },
       )

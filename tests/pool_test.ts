@@ -1,5 +1,5 @@
 /**
- * What a long prompt asks of a GPU, counted on one that computes nothing.
+ * What a long prompt asks of a GPU, and in which order reads do, counted on one that computes nothing.
  *
  * @module
  */
@@ -40,5 +40,19 @@ Deno.test("passes of a small model over many tokens find the buffers of the pass
     }
   }
   for (const state of states) state.dispose();
+  backend.dispose();
+});
+
+Deno.test("reads of one turn are mapped together, and what follows is begun before they are copied", async () => {
+  // Deno waits for all that is submitted in the first `mapAsync`: what follows must not be, and then must not wait.
+  const { backend, counts } = await countingBackend();
+  using first = backend.zeros([4]), second = backend.zeros([4]);
+  await first.data(); // a staging buffer is mapped when it is made
+  counts.reset();
+  const reads = Promise.all([first.data(), second.data()]);
+  using later = backend.zeros([4]);
+  assert.equal(later.size, 4);
+  await reads;
+  assert.deepEqual(counts.order, ["submit", "submit", "map", "map", "submit", "read", "read"]);
   backend.dispose();
 });

@@ -181,7 +181,8 @@ export async function lossAndGradients(
     const layer = passed.kept === undefined ? again(pass, l, x[l], passed, kept) : passed.layer;
     dx = await layerBackward(pass, l, { ...passed, layer }, dOutput);
     x[l + 1].dispose();
-    await handed; // the device computes this layer meanwhile
+    if (handed !== undefined) total.backend.machine.begin?.(); // the device computes this layer meanwhile
+    await handed;
     handed = onFinal?.(layerGradients(gradients.layers[l]));
     handed?.catch(() => {});
   }

@@ -107,7 +107,12 @@ export class TracedBackend implements Disposable {
       this.#jobs.push([begin, now()]);
     };
     this.backend = new Backend(
-      new WasmMachine(crew, { reason: "traced", device: "relaxed SIMD", threads: crew.threads }),
+      new WasmMachine(crew, {
+        reason: "traced",
+        device: "relaxed SIMD",
+        threads: crew.threads,
+        units: "f32",
+      }),
     );
     this.#adjust(crew);
   }
