@@ -61,7 +61,7 @@ for (
 }
 
 for (const [name, size] of [["messages", 2], ["messages", 4], ["prompts", 2], ["gradients", 4]] as const) {
-  const why = WITHOUT_HOSTS === undefined ? "" : `, left out as this machine has none: ${WITHOUT_HOSTS}`;
+  const why = WITHOUT_HOSTS === undefined ? "" : `, ignored as this machine has none: ${WITHOUT_HOSTS}`;
   Deno.test({
     name: `${name} over ${size} hosts, which are network namespaces (wasm)${why}`,
     ignore: ignore || WITHOUT_HOSTS !== undefined || !wanted("wasm"),

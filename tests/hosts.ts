@@ -69,7 +69,7 @@ function whyNone(): string | undefined {
   }
 }
 
-/** Why tests on hosts are left out; undefined where they run. Their names say it. */
+/** Why tests on hosts are ignored; undefined where they run. Their names say it. */
 export const WITHOUT_HOSTS: string | undefined = MAY_LEAVE_OUT ? whyNone() : undefined;
 
 /** Runs a command as so many ranks, each on its host, to its end. */

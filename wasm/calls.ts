@@ -9,12 +9,6 @@
 /** A kernel, with its arguments in order. */
 export type KernelFunction = (...args: number[]) => number | void;
 
-/** Makes calls of a job, until none is left. */
-export type MakeCalls = typeof makeCalls;
-
-/** Waits until a word changes. */
-export type AwaitChange = typeof awaitChange;
-
 /**
  * Makes calls of the published job until none is left.
  *
@@ -81,12 +75,20 @@ export function awaitChange(
 }
 
 /**
- * Makes this scope a worker: it waits for a job, joins those who make its calls, and waits for the next.
- *
- * Waking a thread that sleeps takes 100 microseconds and more where the processor is virtual. So a worker looks twice as
- * long as it has just waited, if that was less than a millisecond; else half as long as before, 50 microseconds at least.
+ * For how many milliseconds to look next time, after a wait. Waking a thread that sleeps takes 100 microseconds and more
+ * where the processor is virtual. So it is twice as long as the last wait, if that was less than a millisecond; else half
+ * as long as before, 50 microseconds at least.
  */
-export function serve(makeCalls_: MakeCalls, awaitChange_: AwaitChange): void {
+export function nextLooks(looks: number, waited: number): number {
+  return waited < 1 ? Math.max(looks, 2 * waited) : Math.max(0.05, looks / 2);
+}
+
+/** Makes this scope a worker: it waits for a job, joins those who make its calls, and waits for the next. */
+export function serve(
+  makeCalls_: typeof makeCalls,
+  awaitChange_: typeof awaitChange,
+  nextLooks_: typeof nextLooks,
+): void {
   // Node's workers have a port in place of the scope's own messages. The same code runs as text: no import here.
   const { process, postMessage } = globalThis as unknown as {
     process?: { getBuiltinModule(name: string): { parentPort: Port } };
@@ -109,8 +111,7 @@ export function serve(makeCalls_: MakeCalls, awaitChange_: AwaitChange): void {
     for (;;) {
       const began = performance.now();
       while (Atomics.load(words, 0) === seen) awaitChange_(words, 0, seen, true, looks);
-      const waited = performance.now() - began;
-      looks = waited < 1 ? Math.max(looks, 2 * waited) : Math.max(0.05, looks / 2);
+      looks = nextLooks_(looks, performance.now() - began);
       seen = Atomics.load(words, 0);
       if (Atomics.load(words, 5) === 1) return scope.close();
       // Who is counted before the job closes is waited for. Who comes later finds it closed, and touches nothing.

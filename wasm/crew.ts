@@ -15,7 +15,7 @@
  */
 import { BackendError } from "../core/errors.ts";
 import { Account } from "./account.ts";
-import { awaitChange, type KernelFunction, makeCalls } from "./calls.ts";
+import { awaitChange, type KernelFunction, makeCalls, nextLooks } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import { type LinearMemory, ReusedBlock } from "./memory.ts";
 import { roundUp } from "./operands.ts";
@@ -76,9 +76,6 @@ const PART_WORK = 250_000;
 /** Parts of the least job in which workers have a part: with two they gain little, and asking costs, too. */
 const LEAST_PARTS = 3;
 
-/** Milliseconds for which the calling thread looks whether the last workers are done, before it sleeps. */
-const LOOKS = 0.05;
-
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
 
@@ -132,6 +129,8 @@ export class Crew {
   readonly #accounts = new Map<number, Account>();
   /** Of these, those that rest. */
   #resting = 0;
+  /** Milliseconds for which the calling thread looks whether the last workers are done, before it sleeps. */
+  #looks = 0.05;
   /** Milliseconds in jobs that workers could have a part in. */
   #time = 0;
 
@@ -299,11 +298,12 @@ export class Crew {
     } finally {
       Atomics.store(words, OPEN, 0);
       for (let active; (active = Atomics.load(words, ACTIVE)) > 0;) {
-        awaitChange(words, ACTIVE, active, this.#maySleep, LOOKS);
+        awaitChange(words, ACTIVE, active, this.#maySleep, this.#looks);
       }
       Atomics.compareExchange(words, FAILED, OWN_FAILURE, 0);
     }
-    const taken = performance.now() - began;
+    const ended = performance.now(), taken = ended - began;
+    this.#looks = nextLooks(this.#looks, ended - finished);
     account.addTogether(taken, finished - published, made / chains, this.#time += taken, this.#resting);
     if (account.resting) this.#resting++;
     if (Atomics.load(words, FAILED) === 1) {

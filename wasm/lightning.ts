@@ -20,10 +20,10 @@ import { at, roundUp } from "./operands.ts";
 /** Elements of a decay table. */
 const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 
-/** Work space for the states of long sequences in parts: it should stay in the caches of a few cores. */
+/** Work space for the states of long sequences in parts: it should stay in the caches. See docs/experiments.md. */
 const STATES_BYTES = 8 * 2 ** 20;
 
-/** The share of threads that sequences and heads must keep busy: in three stages, one took 1.35 times the time in all. */
+/** The share of threads that sequences and heads must keep busy: in three stages, one takes 1.14 to 1.35 times as long. */
 const BUSY = 0.75;
 
 /** Blocks of a segment that a thread computes, at least: with each it loads and stores a state. */

@@ -13,7 +13,7 @@
  */
 import { Backend } from "../../mod.ts";
 import { Account } from "../../wasm/account.ts";
-import { awaitChange, type KernelFunction, makeCalls, serve } from "../../wasm/calls.ts";
+import { awaitChange, type KernelFunction, makeCalls, nextLooks, serve } from "../../wasm/calls.ts";
 import { Crew, type Kernels } from "../../wasm/crew.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
 import { WasmMachine } from "../../wasm/machine.ts";
@@ -128,7 +128,8 @@ export class TracedBackend implements Disposable {
     for (const [name, kernel] of Object.entries(exports)) {
       if (typeof kernel === "function") own.kernels[name] = noted(memory, own, kernel as KernelFunction);
     }
-    const script = `(${serve})((${traced})(${makeCalls}, ${TRACE}, ${CLOCKS}, ${ROOM}), ${awaitChange})`;
+    const script =
+      `(${serve})((${traced})(${makeCalls}, ${TRACE}, ${CLOCKS}, ${ROOM}), ${awaitChange}, ${nextLooks})`;
     const workerUrl = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
     const crew = await Crew.start(own.kernels as Kernels, memory, module, threads, {
       workerUrl,
