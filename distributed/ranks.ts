@@ -137,7 +137,7 @@ export class Ranks {
    * Replaces `data` by the sum over all ranks, the same bits on each and in every run: each element is added up in
    * float64 from rank 0 to the last, and rounded once.
    */
-  async allReduce(data: Summed): Promise<void> {
+  async allReduce(data: Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>): Promise<void> {
     await this.#together("allReduce", data, 0, async () => {
       if (this.size > 1 && data.length > 0) await this.#reduce(data);
     });
