@@ -7,7 +7,7 @@
  *
  * What bounds them is measured too: what N threads multiply in L1 and read from memory at best, and into which factors
  * their time falls (see `measure/trace.ts`). The large rows are of backends that note the times of their parts, which
- * takes some 0.2 microseconds for each.
+ * takes some 0.2 microseconds for each, and whose workers never rest.
  *
  * Cores are told apart, kept to and made busy on Linux only; elsewhere the system places threads as it likes, and the
  * rows of a busy machine are missing.
@@ -249,13 +249,15 @@ async function findColumns(
   }
   const found = await measuredSiblings(told, async (processors) => {
     await pin(processors);
-    let best = 0; // of three: other work must not look like a shared core
+    let best = 0; // other work must not look like a shared core
     for (let i = 0; i < 3; i++) best = Math.max(best, await probes.multiply(processors.length, 30));
     return best;
   });
-  const how = told.siblings.length === found.siblings.length ? "as the system tells" : "as measured";
   const list = (processors: readonly number[]) => `${processors.length} (${processors.join(" ")})`;
-  write(`cores: ${list(found.cores)}, second hyperthreads: ${list(found.siblings)}, ${how}\n`);
+  const seen = found.pairs.length === 0
+    ? "as the system tells"
+    : `measured: ${found.pairs.join("; ")} share one`;
+  write(`cores: ${list(found.cores)}, second hyperthreads: ${list(found.siblings)}, ${seen}\n`);
   return { columns: places(found, counts), found };
 }
 

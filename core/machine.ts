@@ -23,6 +23,8 @@ export interface BackendInfo {
   readonly device: string;
   /** Threads that compute; 1 on WebGPU. */
   readonly threads: number;
+  /** What large products are made of: `"f32"`, or matrices, for example `"f16 → f32 16×16×16"`. */
+  readonly units: string;
 }
 
 /** Memory and kernels of one device, for implementors. Users hold a `Backend`, which owns one. */

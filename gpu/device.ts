@@ -250,12 +250,16 @@ export class Device {
     this.#bytesInUse = 0;
   }
 
-  /** Requests a device with all that the adapter offers of what kernels use. */
-  static async request(adapter: GPUAdapter, limits: Partial<Limits> = {}): Promise<Device> {
-    const wanted = ["shader-f16", "timestamp-query"] as const;
+  /** Requests a device with all that the adapter offers of what kernels use, and with the features that some need. */
+  static async request(
+    adapter: GPUAdapter,
+    limits: Partial<Limits> = {},
+    features: readonly string[] = [],
+  ): Promise<Device> {
+    const wanted = (["shader-f16", "timestamp-query"] as const).filter((name) => adapter.features.has(name));
     const offered = adapter.limits;
     const device = await adapter.requestDevice({
-      requiredFeatures: wanted.filter((feature) => adapter.features.has(feature)),
+      requiredFeatures: [...new Set([...wanted, ...features])] as GPUFeatureName[],
       requiredLimits: {
         maxBufferSize: offered.maxBufferSize,
         maxStorageBufferBindingSize: offered.maxStorageBufferBindingSize,
@@ -306,6 +310,7 @@ export class Device {
   #compile(shader: Shader, { access, types = {}, constants = {} }: AnyOptions): Kernel {
     const wgsl = (type: string) => type === "bf16" ? "u32" : type; // two elements to a word, see bfloat16.wgsl
     const aliases = shader.aliases.map((name) => `alias ${name} = ${wgsl(types[name])};\n`).join("");
+    const [directives] = /^(?:(?:enable|diagnostic)\b.*\n)*/.exec(shader.code)!; // WGSL wants them first
     const enable = Object.values(types).includes("f16") ? "enable f16;\n" : "";
     const bindings = Object.entries(shader.bindings).map(([name, [binding, allowed]]) => {
       return { name, binding, access: allowed === "read" ? allowed : access[name] };
@@ -319,7 +324,9 @@ export class Device {
     const pipeline = this.#device.createComputePipeline({
       layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: {
-        module: this.#device.createShaderModule({ code: enable + aliases + shader.code }),
+        module: this.#device.createShaderModule({
+          code: directives + enable + aliases + shader.code.slice(directives.length),
+        }),
         entryPoint: shader.entryPoint,
         constants: Object.fromEntries(shader.overrides.map((name) => [name, Number(constants[name])])),
       },

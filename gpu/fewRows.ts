@@ -66,6 +66,7 @@ export interface TeamShape {
   readonly kernel: "teams";
   readonly ROWS: number;
   readonly THREADS: number;
+  readonly PAIRS: number;
 }
 
 /** Of the kernel `tiles`. */
@@ -102,12 +103,13 @@ function constantsOf(shape: Shape, product: FewRows) {
   const GROUPS = rowVectors * (isApart(product) ? 2 : 1) + columnVectors, PITCH = GROUPS | 1;
   const UNITS = Math.ceil(GROUPS * STEP / (THREADS / 16)), vectors = 64 * STEP * PITCH;
   return {
-    ...{ TEAM, RANGES, PARTIALS: 1, ROWS: 1, ...shape, POSITIONS, THREADS, GROUPS, PITCH, UNITS },
+    ...{ TEAM, RANGES, PARTIALS: 1, ROWS: 1, PAIRS: 1, ...shape, POSITIONS, THREADS, GROUPS, PITCH, UNITS },
     rows: 4 * rowVectors,
     columns: gated ? 4 * COLUMN_GROUPS : 4 * columnVectors,
     bytes: 16 * BUFFERS * vectors,
-    // Its partial sums and factors of rows lie in the first buffer.
-    fits: 2 * THREADS + rowVectors <= vectors && UNITS <= MOST_UNITS && rangePairs % (LANES * STEP) === 0,
+    // Its partial sums and factors of rows lie in the first buffer; the right half of a gated tile is the gate's.
+    fits: 2 * THREADS + rowVectors <= vectors && UNITS <= MOST_UNITS && rangePairs % (LANES * STEP) === 0 &&
+      (BROAD || !gated),
   };
 }
 
@@ -118,24 +120,23 @@ const NO_TILE = {
 };
 
 /** Shapes for a product, by how many rows they take together; each list from the widest to the narrowest. */
-function* shapesOf({ rows, gate }: FewRows): Generator<Shape[]> {
+function* shapesOf({ rows, weight }: FewRows): Generator<Shape[]> {
   const height = 2 ** Math.ceil(Math.log2(rows));
   if (rows <= TEAM_ROWS) {
+    const PAIRS = weight.quantization === undefined ? 1 : 2;
     for (let ROWS = height; ROWS >= 1; ROWS /= 2) {
-      yield (ROWS > 4 ? [256, 128] : [128]).map((THREADS) => ({ kernel: "teams", ROWS, THREADS }));
+      yield (ROWS > 4 ? [256, 128] : [128]).map((THREADS) => ({ kernel: "teams", ROWS, THREADS, PAIRS }));
     }
     return;
   }
   for (let high = height; high >= 8; high /= 2) {
-    const TALL = high === 64, BROAD = gate !== undefined || high >= 32, ROW_GROUPS = high / (TALL ? 8 : 4);
-    const tile = { kernel: "tiles", ROW_GROUPS, TALL, BROAD } as const;
-    yield [8, 4, 2].filter((groups) => groups * ROW_GROUPS <= 32)
-      .flatMap((COLUMN_GROUPS) => DEPTHS.map((depth) => ({ ...tile, COLUMN_GROUPS, ...depth })));
+    const tile = { kernel: "tiles", ROW_GROUPS: high / 4, TALL: false, BROAD: true } as const;
+    yield [4, 2].flatMap((COLUMN_GROUPS) => DEPTHS.map((depth) => ({ ...tile, COLUMN_GROUPS, ...depth })));
   }
 }
 
 /** Of tiles, the best first. */
-const DEPTHS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 2 }, { STEP: 1, BUFFERS: 1 }];
+const DEPTHS = [{ STEP: 2, BUFFERS: 1 }, { STEP: 1, BUFFERS: 1 }];
 
 /** Whether a device has what a shape takes. */
 export function fits({ adapterLimits }: Device, product: FewRows, shape: Shape): boolean {
@@ -178,7 +179,6 @@ export function multiplyFewRows(
     },
     constants: {
       ...constants,
-      PAIRS: quantization === undefined ? 1 : 2,
       PACKED: quantization === undefined && store.dtype === "bf16",
       BITS: quantization?.bits ?? 0,
       GROUP: quantization?.group ?? 32,

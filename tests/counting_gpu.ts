@@ -20,6 +20,10 @@ export class Counts {
   pipelines = 0;
   /** Submits, maps of buffers and reads of what is mapped, in their order. */
   order: ("submit" | "map" | "read")[] = [];
+  /** What the device was requested with. */
+  features: string[] = [];
+  /** The text of every shader. */
+  shaders: string[] = [];
 
   reset(): void {
     Object.assign(this, new Counts());
@@ -41,7 +45,15 @@ const LIMITS = {
 
 /** A backend over such a device; every element is 0. */
 export async function countingBackend(): Promise<{ backend: Backend; counts: Counts }> {
-  const counts = new Counts();
+  const counts = new Counts(), adapter = countingAdapter(counts);
+  return { backend: new Backend(new WebgpuMachine(await Device.request(adapter), "counts")), counts };
+}
+
+/** The adapter of such a device. */
+export function countingAdapter(
+  counts: Counts,
+  { features = [], info = {} }: { features?: readonly string[]; info?: object } = {},
+): GPUAdapter {
   const ignore = () => {};
   const pass = {
     setPipeline: ignore,
@@ -73,7 +85,7 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
   };
   const device = {
     limits: LIMITS,
-    features: new Set(),
+    features: new Set(features),
     lost: new Promise(ignore),
     addEventListener: ignore,
     pushErrorScope: ignore,
@@ -85,7 +97,10 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     },
     createBindGroupLayout: () => ({}),
     createPipelineLayout: () => ({}),
-    createShaderModule: () => ({}),
+    createShaderModule: ({ code }: { code: string }) => {
+      counts.shaders.push(code);
+      return {};
+    },
     createBindGroup: () => ({}),
     createComputePipeline: () => {
       counts.pipelines++;
@@ -101,12 +116,13 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
       },
     },
   };
-  const adapter = {
+  return {
     limits: LIMITS,
     features: device.features,
-    info: { description: "counts" },
-    requestDevice: () => Promise.resolve(device),
-  };
-  const machine = new WebgpuMachine(await Device.request(adapter as unknown as GPUAdapter), "counts");
-  return { backend: new Backend(machine), counts };
+    info: { description: "counts", ...info },
+    requestDevice: ({ requiredFeatures }: GPUDeviceDescriptor) => {
+      counts.features = [...requiredFeatures ?? []];
+      return Promise.resolve(device);
+    },
+  } as unknown as GPUAdapter;
 }

@@ -1,8 +1,8 @@
 /**
  * Who computes: the calling thread, and workers over shared memory if more than one thread was asked for.
  *
- * An operation is a list of kernel calls that do not read or write one another's results. So it does not matter which
- * thread makes which call: the bits are the same for any number of threads. The calling thread publishes the list in
+ * An operation is a list of kernel calls that do not read or write one another's results, or of which each names the one
+ * before it that it continues. So it does not matter which thread makes which call: the bits are the same for any number. The calling thread publishes the list in
  * linear memory, makes calls itself, and returns when all are made. Only the start is asynchronous.
  *
  * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
@@ -38,6 +38,8 @@ export interface Run {
   readonly work: number;
   /** Calls that belong together and run in order on one thread; default 1. */
   readonly chain?: number;
+  /** Calls that continue the one so many before them wait until that is made; default none. Then there are no chains. */
+  readonly behind?: number;
   /** For kernels that take work space. */
   readonly scratch?: Scratch;
 }
@@ -48,6 +50,8 @@ export interface CrewOptions {
   readonly workerUrl?: string | URL;
   /** Ends the wait for workers: its reason is thrown. */
   readonly signal?: AbortSignal;
+  /** Makes the account of a kind of job, large or not. Default: workers rest where they cost more than they save. */
+  readonly account?: (isLarge: boolean) => Account;
 }
 
 /** The threads asked for are not to be had, but one thread would be. */
@@ -69,6 +73,12 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
+/** Parts of the least job in which workers have a part: with two they gain little, and asking costs, too. */
+const LEAST_PARTS = 3;
+
+/** Milliseconds for which the calling thread looks whether the last workers are done, before it sleeps. */
+const LOOKS = 0.05;
+
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
 
@@ -86,11 +96,13 @@ const NUMBERS = Object.fromEntries(KERNEL_NAMES.map((name, number) => [name, num
 //   OPEN        1 while calls of the job may be taken
 //   ACTIVE      workers that may be taking calls
 //   NEXT        the first chain that nobody has taken
-//   FAILED      1 when a kernel threw on a worker
+//   FAILED      1 when a kernel threw on a worker, OWN_FAILURE until the job is over when one threw on the calling thread
 //   STOP        1 when workers are to end
 //   SLEEPING    threads that sleep
 const GENERATION = 0, OPEN = 1, ACTIVE = 2, NEXT = 3, FAILED = 4, STOP = 5, SLEEPING = 6;
-// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes.
+const OWN_FAILURE = 2;
+// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes,
+// and how far behind another a call is that waits for it.
 const JOB = 8, JOB_WORDS = 8;
 const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
 
@@ -115,6 +127,7 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
+  readonly #newAccount: (isLarge: boolean) => Account;
   /** What workers save, by kind of job. */
   readonly #accounts = new Map<number, Account>();
   /** Of these, those that rest. */
@@ -123,7 +136,13 @@ export class Crew {
   #time = 0;
 
   /** A crew of the calling thread and of workers that are ready. */
-  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
+  constructor(
+    kernels: Kernels,
+    memory: LinearMemory,
+    workers: readonly Thread[] = [],
+    control = 0,
+    account = (isLarge: boolean): Account => new Account(isLarge),
+  ) {
     this.#workplace = {
       kernels,
       numbered: KERNEL_NAMES.map((name) => kernels[name]),
@@ -133,6 +152,7 @@ export class Crew {
     };
     this.#workers = workers;
     this.#control = control;
+    this.#newAccount = account;
     this.#maySleep = workers.length > 0 && maySleep(this.#words());
   }
 
@@ -146,7 +166,7 @@ export class Crew {
     memory: LinearMemory,
     module: WebAssembly.Module,
     threads: number,
-    { workerUrl, signal }: CrewOptions = {},
+    { workerUrl, signal, account }: CrewOptions = {},
   ): Promise<Crew> {
     if (threads === 1) return new Crew(kernels, memory);
     const control = memory.allocate(CONTROL_BYTES);
@@ -156,7 +176,7 @@ export class Crew {
         { module, names: KERNEL_NAMES, memory: memory.memory, control, thread: i + 1 }
       ));
       const workers = await startThreads(messages, workerUrl, signal);
-      return new Crew(kernels, memory, workers, control);
+      return new Crew(kernels, memory, workers, control, account);
     } catch (cause) {
       memory.free(control);
       signal?.throwIfAborted();
@@ -231,7 +251,7 @@ export class Crew {
   run<K extends Exclude<Kernel, Sizing>>(
     kernel: K,
     calls: readonly KernelCalls[K][],
-    { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
+    { work, chain = 1, behind = 0, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
     const chains = Math.ceil(calls.length / chain), account = this.#account(kernel, work);
@@ -253,7 +273,7 @@ export class Crew {
     };
     inOrder(order, calls[0], 0);
     const width = ordered.length;
-    const table = reused.reserve(8 * calls.length * width);
+    const table = reused.reserve(8 * calls.length * (width + 1));
     const args = new Float64Array(memory.buffer, table, calls.length * width);
     calls.forEach((call, index) => {
       inOrder(order, call, 0);
@@ -261,7 +281,8 @@ export class Crew {
     });
     const words = this.#words();
     const { offset = 0, bytes = 0 } = scratch ?? {};
-    words.set([NUMBERS[kernel], calls.length, width, chain, table, offset, bytes], JOB);
+    words.set([NUMBERS[kernel], calls.length, width, chain, table, offset, bytes, behind], JOB);
+    if (behind > 0) new Int32Array(memory.buffer, table + args.byteLength, calls.length).fill(0);
     Atomics.store(words, NEXT, 1);
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
@@ -272,11 +293,15 @@ export class Crew {
     try {
       made = makeCalls(numbered, memory, this.#control, 0, 0);
       finished = performance.now();
+    } catch (error) {
+      Atomics.store(words, FAILED, OWN_FAILURE);
+      throw error;
     } finally {
       Atomics.store(words, OPEN, 0);
       for (let active; (active = Atomics.load(words, ACTIVE)) > 0;) {
-        awaitChange(words, ACTIVE, active, this.#maySleep);
+        awaitChange(words, ACTIVE, active, this.#maySleep, LOOKS);
       }
+      Atomics.compareExchange(words, FAILED, OWN_FAILURE, 0);
     }
     const taken = performance.now() - began;
     account.addTogether(taken, finished - published, made / chains, this.#time += taken, this.#resting);
@@ -312,7 +337,7 @@ export class Crew {
         this.#accounts.clear();
         this.#resting = 0;
       }
-      this.#accounts.set(kind, account = new Account(parts > MOST_PARTS / 2));
+      this.#accounts.set(kind, account = this.#newAccount(parts > MOST_PARTS / 2));
       if (account.resting) this.#resting++;
     }
     return account;
@@ -333,7 +358,8 @@ export class Crew {
 
 /** Into how many parts so many multiply-adds can be cut. */
 function mostParts(work: number): number {
-  return Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
+  const parts = Math.min(MOST_PARTS, Math.floor(work / PART_WORK));
+  return parts < LEAST_PARTS ? 1 : parts;
 }
 
 /** Whether this thread may sleep. */

@@ -68,7 +68,7 @@ async function start(
   if (signal?.aborted) crew.dispose();
   signal?.throwIfAborted();
   const device = relaxed ? "relaxed SIMD" : "baseline SIMD";
-  return new WasmMachine(crew, { reason, device, threads });
+  return new WasmMachine(crew, { reason, device, threads, units: "f32" });
 }
 
 /** An instance and its memory, shared for several threads. One thread takes a module for either. */

@@ -52,28 +52,40 @@ export async function pin(to: readonly number[]): Promise<void> {
   if (!success) throw new Error(`taskset failed: ${new TextDecoder().decode(stderr)}`);
 }
 
+/** Where a virtual machine hides it: processors that share a core, as far as that can be seen. */
+export interface Siblings extends Processors {
+  /** The two of each core. */
+  readonly pairs: readonly (readonly [number, number])[];
+}
+
 /**
  * The same processors, where a virtual machine may hide which of them share a core: two that together compute little more
- * than one alone do. `rate` says how much the processors of a list compute together.
+ * than one alone does, again and again. `rate` says how much the processors of a list compute together at their best.
  */
 export async function measuredSiblings(
   { cores, siblings }: Processors,
   rate: (processors: readonly number[]) => Promise<number>,
-): Promise<Processors> {
-  if (siblings.length > 0 || cores.length < 2) return { cores, siblings };
+): Promise<Siblings> {
+  const pairs: [number, number][] = [];
+  if (siblings.length > 0 || cores.length < 2) return { cores, siblings, pairs };
   const alone = await rate(cores.slice(0, 1));
-  if (await rate(cores) > 0.8 * alone * cores.length) return { cores, siblings };
-  const found: Processors & { cores: number[]; siblings: number[] } = { cores: [], siblings: [] };
+  // Second hyperthreads would take a third of the sum at least.
+  if (await rate(cores) > 0.75 * alone * cores.length) return { cores, siblings, pairs };
   const left = [...cores];
   for (let core; (core = left.shift()) !== undefined;) {
-    found.cores.push(core);
+    let shared: number | undefined;
     for (const [index, other] of left.entries()) {
-      if (await rate([core, other]) > 1.6 * alone) continue;
-      found.siblings.push(...left.splice(index, 1));
-      break;
+      let best = 0;
+      for (let i = 0; i < 4 && best < 1.5 * alone; i++) best = Math.max(best, await rate([core, other]));
+      if (best < 1.5 * alone) {
+        shared = index;
+        break;
+      }
     }
+    if (shared !== undefined) pairs.push([core, ...left.splice(shared, 1)] as [number, number]);
   }
-  return found;
+  const seconds = pairs.map(([, second]) => second);
+  return { cores: cores.filter((core) => !seconds.includes(core)), siblings: seconds, pairs };
 }
 
 /** What was taken from this machine's processors since the last call, in words; empty where the system does not tell. */

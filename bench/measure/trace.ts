@@ -12,6 +12,7 @@
  * @module
  */
 import { Backend } from "../../mod.ts";
+import { Account } from "../../wasm/account.ts";
 import { awaitChange, type KernelFunction, makeCalls, serve } from "../../wasm/calls.ts";
 import { Crew, type Kernels } from "../../wasm/crew.ts";
 import { LinearMemory } from "../../wasm/memory.ts";
@@ -77,7 +78,14 @@ export interface Times {
   readonly longest: number;
 }
 
-/** A backend that notes what its threads do. */
+/** Of a crew that never rests, whatever workers cost. */
+class Never extends Account {
+  override get resting(): boolean {
+    return false;
+  }
+}
+
+/** A backend that notes what its threads do. Its workers never rest. */
 export class TracedBackend implements Disposable {
   readonly backend: Backend;
   readonly threads: number;
@@ -99,7 +107,12 @@ export class TracedBackend implements Disposable {
       this.#jobs.push([begin, now()]);
     };
     this.backend = new Backend(
-      new WasmMachine(crew, { reason: "traced", device: "relaxed SIMD", threads: crew.threads }),
+      new WasmMachine(crew, {
+        reason: "traced",
+        device: "relaxed SIMD",
+        threads: crew.threads,
+        units: "f32",
+      }),
     );
     this.#adjust(crew);
   }
@@ -117,7 +130,10 @@ export class TracedBackend implements Disposable {
     }
     const script = `(${serve})((${traced})(${makeCalls}, ${TRACE}, ${CLOCKS}, ${ROOM}), ${awaitChange})`;
     const workerUrl = URL.createObjectURL(new Blob([script], { type: "text/javascript" }));
-    const crew = await Crew.start(own.kernels as Kernels, memory, module, threads, { workerUrl });
+    const crew = await Crew.start(own.kernels as Kernels, memory, module, threads, {
+      workerUrl,
+      account: () => new Never(false),
+    });
     URL.revokeObjectURL(workerUrl);
     return new TracedBackend(memory, crew, own);
   }
