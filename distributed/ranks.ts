@@ -410,7 +410,7 @@ function pieceBytes(limit: number): number {
   return Math.floor(limit / 8) * 8;
 }
 
-/** The bytes of some memory in as many pieces as messages take; one of no bytes where there are none. */
+/** The bytes of some memory, in pieces no longer than a message may be; one empty piece if there are no bytes. */
 function pieces(data: Plain, limit: number = MESSAGE_BYTES): Bytes[] {
   const bytes = bytesOf(data), size = pieceBytes(limit);
   return Array.from(
