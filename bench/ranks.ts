@@ -49,7 +49,7 @@ if (import.meta.main) {
         oneOf({ wasm: "wasm", webgpu: "webgpu" } as const),
         "webgpu",
       )
-      .option("--gpus", "each process sees one GPU of its own")
+      .option("--gpus", "each process sees one GPU, its own")
       .option("--prompts <list>", "tokens of each prompt; none: an empty text", String, LENGTHS)
       .option("--batches <list>", "tokens of a training step, for each process", String, "8192,32768,131072")
       .option(

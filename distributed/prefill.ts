@@ -105,7 +105,7 @@ export async function prefill(
 
 /**
  * Tokens of each part of a rank's share: as few parts as may be, equally long so that no rank waits for another. A GPU reads
- * a quarter of the default in less time than a part costs besides, so parts are no shorter, and some ranks may have none.
+ * a quarter of the default faster than another rank could take it over, so parts are no shorter, and ranks may have none.
  */
 function partOf(
   share: number,

@@ -137,7 +137,7 @@ export class Ranks {
    * Replaces `data` by the sum over all ranks, the same bits on each and in every run: each element is added up in
    * float64 from rank 0 to the last, and rounded once.
    */
-  async allReduce(data: Summed): Promise<void> {
+  async allReduce(data: Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>): Promise<void> {
     await this.#together("allReduce", data, 0, async () => {
       if (this.size > 1 && data.length > 0) await this.#reduce(data);
     });
@@ -410,7 +410,7 @@ function pieceBytes(limit: number): number {
   return Math.floor(limit / 8) * 8;
 }
 
-/** The bytes of some memory in as many pieces as messages take; one of no bytes where there are none. */
+/** The bytes of some memory, in pieces no longer than a message may be; one empty piece if there are no bytes. */
 function pieces(data: Plain, limit: number = MESSAGE_BYTES): Bytes[] {
   const bytes = bytesOf(data), size = pieceBytes(limit);
   return Array.from(

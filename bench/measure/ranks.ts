@@ -4,7 +4,7 @@
  * `deno task bench:ranks` starts it.
  *
  * `mpiexec -n 2 deno run -A bench/measure/ranks.ts webgpu 8192,131072,1048576 8192,32768 8192,32768`: backend, lengths of
- * prompts, tokens of a training step per rank with sequences of its own and with a part of each, and if need be layers and
+ * prompts, tokens of a training step for each rank, with its own sequences and with a part of each, and if need be layers and
  * embed of the model, 8 and 512, and tokens of a part of a prompt.
  *
  * @module

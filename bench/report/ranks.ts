@@ -37,36 +37,43 @@ export function processes(count: number): string {
   return count === 1 ? "1 process" : `${count} processes`;
 }
 
+/** Tokens that are compared: of the prompt, which all share, or of a step for each process. */
+function compared({ what, tokens, ranks }: RanksRow): number {
+  return what === "prefill" ? tokens : tokens / ranks;
+}
+
 /** Draws tokens per second and bytes against the length, for each kind of work. */
 export function renderScaling({ rows }: Pick<RanksReport, "rows">): Promise<string> {
-  const panel = (title: string, of: readonly RanksRow[], y: (row: RanksRow) => number): Panel[] => {
-    const counts = [...new Set(of.map(({ ranks }) => ranks))].sort((a, b) => a - b);
-    if (counts.length === 0) return [];
-    return [{
-      title,
-      values: of.map((row) => ({ method: processes(row.ranks), length: row.tokens, y: y(row) })),
-      methods: counts.map(processes),
-      colors: COLORS.slice(0, counts.length),
+  const counts = [...new Set(rows.map(({ ranks }) => ranks))].sort((a, b) => a - b);
+  const panel = (
+    what: string,
+    title: string,
+    of: readonly RanksRow[],
+    y: (row: RanksRow) => number,
+  ): Panel => {
+    const shown = counts.filter((count) => of.some(({ ranks }) => ranks === count));
+    return {
+      title: `${what}: ${title}`,
+      values: of.map((row) => ({ method: processes(row.ranks), length: compared(row), y: y(row) })),
+      methods: shown.map(processes),
+      colors: shown.map((count) => COLORS[counts.indexOf(count) % COLORS.length]),
+      xTitle: what === "prefill" ? "tokens" : "tokens of a step, for each process",
       labels: NUMBERS,
-    }];
+    };
   };
   const panels = kindsOf(rows).flatMap((what) => {
     const own = rows.filter((row) => row.what === what), shared = own.filter(({ ranks }) => ranks > 1);
     return [
-      ...panel(`${what}: tokens per second`, own, ({ tokensPerSecond }) => tokensPerSecond),
-      ...panel(`${what}: MiB that all send`, shared, ({ bytes }) => bytes / 2 ** 20),
+      panel(what, "tokens per second", own, ({ tokensPerSecond }) => tokensPerSecond),
+      panel(what, "MiB that all send", shared, ({ bytes }) => bytes / 2 ** 20),
     ];
   });
-  return renderPanels(panels);
+  return renderPanels(panels.filter(({ values }) => values.length > 0));
 }
 
-/**
- * What one process does at what several did: a prompt of the same length, or training steps of as many tokens for each
- * process.
- */
+/** What one process does at what several did. */
 export function aloneOf(row: RanksRow, rows: readonly RanksRow[]): RanksRow | undefined {
-  const tokens = row.what === "prefill" ? row.tokens : row.tokens / row.ranks;
-  return rows.find((one) => one.what === row.what && one.ranks === 1 && one.tokens === tokens);
+  return rows.find((one) => one.what === row.what && one.ranks === 1 && one.tokens === compared(row));
 }
 
 /** How much faster several processes are than one. */
