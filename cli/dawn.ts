@@ -16,7 +16,7 @@ export const FEATURES = "enable-dawn-features=allow_unsafe_apis,vulkan_enable_f1
 
 /** The package: what makes `GPU` objects, and the globals of WebGPU that are of its kind. */
 export async function dawnPackage(): Promise<typeof import("webgpu")> {
-  return await import(`npm:${DAWN}`);
+  return await import(`npm:/${DAWN}`); // the slash tells publishing that no import map of ours is needed
 }
 
 /** What a backend of this precision computes on, for `createBackend`. */
