@@ -47,33 +47,55 @@ export interface BackendOptions extends WasmOptions, WebgpuOptions {
  * @throws {BackendError} `"unavailable"` when the backend asked for cannot be had
  */
 export async function createBackend(options: BackendOptions = {}): Promise<Backend> {
-  const { prefer = "auto", threads, signal } = options;
+  const { prefer = "auto", precision = "f32", threads, signal } = options;
   if (prefer !== "auto" && prefer !== "webgpu" && prefer !== "wasm") {
     rangeError("createBackend", `prefer must be "auto", "webgpu" or "wasm"`, prefer);
   }
   checkThreads("createBackend", threads); // also where a GPU makes them unnecessary
+  if (precision !== "f32" && precision !== "f16") {
+    rangeError("createBackend", `precision must be "f32" or "f16"`, precision);
+  }
+  if (precision === "f16" && prefer === "wasm") {
+    rangeError("createBackend", `precision must be "f32" on WebAssembly`, precision);
+  }
   signal?.throwIfAborted();
   if (prefer === "wasm") return await wasm(options, "asked for by name");
   const [{ createMachine }, { gradients }] = await Promise.all([
     import("./gpu/machine.ts"),
     import("./gpu/gradients.ts"),
   ]);
+  if (precision === "f16") { // nothing takes the place of what was asked for
+    const { units } = await import("./gpu/units/mod.ts");
+    const machine = await createMachine(options, "asked for by its precision", { gradients, units });
+    return await checked(new Backend(machine));
+  }
   if (prefer === "webgpu") {
     return new Backend(await createMachine(options, "asked for by name", { gradients }));
   }
 
-  let webgpu: Backend | undefined;
   try {
-    const { selfTest } = await import("./gpu/selfTest.ts");
     const reason = "a GPU is present, and its self-test agrees with the recurrence in float64";
-    webgpu = new Backend(await createMachine(options, reason, { hardware: true, gradients }));
-    await selfTest(webgpu);
+    const webgpu = await checked(
+      new Backend(await createMachine(options, reason, { hardware: true, gradients })),
+    );
+    if (signal?.aborted) webgpu.dispose();
     signal?.throwIfAborted();
     return webgpu;
   } catch (error) {
-    webgpu?.dispose();
     if (!(error instanceof BackendError)) throw error;
     return await wasm(options, error.message);
+  }
+}
+
+/** A backend on WebGPU that has passed its self-test, or is disposed. */
+async function checked(backend: Backend): Promise<Backend> {
+  try {
+    const { selfTest } = await import("./gpu/selfTest.ts");
+    await selfTest(backend);
+    return backend;
+  } catch (error) {
+    backend.dispose();
+    throw error;
   }
 }
 

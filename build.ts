@@ -25,6 +25,7 @@ async function build({ check }: { check: boolean }): Promise<void> {
   const made = {
     ...await kernelFiles(),
     "gpu/shaders.ts": shadersModule("gpu"),
+    "gpu/units/shaders.ts": shadersModule("gpu/units"),
     "bench/baselines/shaders.ts": shadersModule("bench/baselines"),
   };
   for (const [name, text] of Object.entries(made)) {

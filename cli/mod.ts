@@ -27,12 +27,14 @@ export {
   path,
   percent,
   permissionsOption,
+  precisionOption,
   several,
   text,
   threads,
   tokens,
   weightsOption,
 } from "./values.ts";
+export { precisionOptions } from "./dawn.ts";
 export { frugalCommand, type Needs } from "./permissions.ts";
 export { downloadLine, pipedText, StatusLine, write } from "./terminal.ts";
 

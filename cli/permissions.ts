@@ -15,6 +15,8 @@ export interface Needs {
   readonly net?: readonly (string | undefined)[];
   /** Variables of the environment. */
   readonly env?: readonly string[];
+  /** Whether it loads native libraries, which may do anything. */
+  readonly ffi?: boolean;
 }
 
 /**
@@ -22,7 +24,10 @@ export interface Needs {
  *
  * @param script the address of the module that is the command
  */
-export function frugalCommand(script: string, { read = [], write = [], net = [], env = [] }: Needs): string {
+export function frugalCommand(
+  script: string,
+  { read = [], write = [], net = [], env = [], ffi = false }: Needs,
+): string {
   const code = fileURLToPath(new URL("..", import.meta.url));
   const flags = Object.entries({ read: [...read, ...write, code], write, net, env }).flatMap(
     ([name, list]) => {
@@ -30,6 +35,7 @@ export function frugalCommand(script: string, { read = [], write = [], net = [],
       return given.length === 0 ? [] : [`--allow-${name}=${given.join(",")}`];
     },
   );
+  if (ffi) flags.push("--allow-ffi");
   const options = Deno.args.filter((argument) => argument !== "--permissions");
   const words = ["deno", "run", "--frozen", "--no-prompt", ...flags, fileURLToPath(script), ...options];
   return words.map((word) => /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`)

@@ -96,6 +96,12 @@ export function backendOption(choice: "auto" | "webgpu" | "wasm" = "auto") {
     .default(choice);
 }
 
+/** `--precision`. */
+export function precisionOption() {
+  return new Option("--precision <type>", "of products; f16: on matrix units, in Dawn, with --allow-ffi")
+    .choices(["f32", "f16"]).default("f32" as const);
+}
+
 /** `--weights` of commands that load a model. */
 export function weightsOption() {
   return new Option("--weights <type>", "how the backend stores matrices; auto: as they are, where it can")

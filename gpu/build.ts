@@ -11,6 +11,8 @@
  * - a name with a capital that nothing declares is an alias, which the host declares: `array<X>`;
  * - the uniform of group 1 holds the parameters of a dispatch. The built module has it in group 0, as binding
  *   {@linkcode PARAMETERS_BINDING}: setting a second group takes a tenth of the host's time for a dispatch;
+ * - lines between `// repeat i 4` and its `// end` are written out 4 times, with the digits 0 to 3 in place of `$i`: registers
+ *   have names, and elements of an array that a loop counts through may lie in memory;
  * - integers declared by `const` are handed to TypeScript, so that no number stands in both.
  *
  * `deno task build` calls {@linkcode shadersModule}.
@@ -112,8 +114,35 @@ function readSource(path: string): Source {
   }
   const imports = [...file.matchAll(/^\/\/ import (.*)$/gm)].flatMap(([, list]) => list.split(", "))
     .map((name) => join(dirname(path), name));
-  const lines = file.split("\n").map((line) => line.replace(/\s*\/\/.*$/, "")).filter((line) => line !== "");
+  const lines = repeated(path, file.split("\n")).map((line) => line.replace(/\s*\/\/.*$/, "")).filter((
+    line,
+  ) => line !== "");
   return { path, text: lines.join("\n") + "\n", imports };
+}
+
+/** Lines with what is between `// repeat` and `// end` written out. */
+function repeated(path: string, lines: readonly string[]): string[] {
+  const written: string[] = [];
+  for (let i = 0; i < lines.length; i++) {
+    const start = /^\s*\/\/ repeat (\w+) (\d)$/.exec(lines[i]);
+    if (start === null) {
+      written.push(lines[i]);
+      continue;
+    }
+    const first = i + 1;
+    for (let open = 1; open > 0;) {
+      i++;
+      if (i === lines.length) throw new Error(`${path}: line ${first} must have an end`);
+      if (/^\s*\/\/ repeat /.test(lines[i])) open++;
+      if (/^\s*\/\/ end$/.test(lines[i])) open--;
+    }
+    const [, name, count] = start, body = lines.slice(first, i);
+    for (let n = 0; n < Number(count); n++) {
+      // A digit may follow, or the letter of a type: $i0 and $iu.
+      written.push(...repeated(path, body.map((line) => line.replaceAll(`$${name}`, String(n)))));
+    }
+  }
+  return written;
 }
 
 /** All that a file's module is made of, in the order of its text. */
@@ -123,7 +152,9 @@ function partsOf(path: string, sources: ReadonlyMap<string, Source>): Source[] {
   return [...sources.values()].filter((source) => wanted.has(source.path));
 }
 
-const overridesOf = (text: string) => [...text.matchAll(/^override (\w+)/gm)].map(([, name]) => name);
+/** Overrides that wait for a value; the others are expressions of them. */
+const overridesOf = (text: string) =>
+  [...text.matchAll(/^override (\w+)(?=[^=\n]*;)/gm)].map(([, name]) => name);
 
 /** Names with a capital that nothing declares. */
 function aliasesOf(text: string): string[] {

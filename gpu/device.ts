@@ -91,19 +91,23 @@ export interface Limits {
   readonly workgroups: number;
 }
 
+/** A buffer that bytes are read from, between the copy that was recorded and the moment at which it is mapped. */
+interface Staged {
+  readonly block: Block;
+  mapped?: Promise<void>;
+}
+
 /**
- * Copies the bytes of a staging buffer that was mapped before and unmapped since, and leaves it mapped.
+ * Copies the bytes of a staging buffer that is being mapped, was mapped before and unmapped since, and leaves it mapped.
  *
  * Deno waits for the device inside of `mapAsync`, and then for 10 ms more before the promise settles (2.9.6), which is
  * three times what a token of 100 M parameters takes. So the bytes are asked for immediately: elsewhere that throws, as the
  * specification has it. Deno ends the process if the buffer was never mapped before.
  */
-async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> {
-  const mapped = buffer.mapAsync(MAP_READ);
+async function readMapped({ block: { buffer }, mapped }: Staged, target: Uint8Array): Promise<void> {
   let range: ArrayBuffer;
   try {
     range = buffer.getMappedRange();
-    mapped.catch(() => {}); // unmapping earlier may refuse it
   } catch {
     await mapped;
     range = buffer.getMappedRange();
@@ -212,6 +216,8 @@ export class Device {
   #workgroups = 0;
   #uploadedBytes = 0;
   #recording: Recording | undefined;
+  /** Of reads that are not mapped yet. */
+  readonly #staged = new Set<Staged>();
   #profile: { readonly timed: TimedDispatch[]; readonly clocks: PassClock[] } | undefined;
 
   private constructor(device: GPUDevice, name: string, limits: Partial<Limits>) {
@@ -246,12 +252,16 @@ export class Device {
     this.#bytesInUse = 0;
   }
 
-  /** Requests a device with all that the adapter offers of what kernels use. */
-  static async request(adapter: GPUAdapter, limits: Partial<Limits> = {}): Promise<Device> {
-    const wanted = ["shader-f16", "timestamp-query"] as const;
+  /** Requests a device with all that the adapter offers of what kernels use, and with the features that some need. */
+  static async request(
+    adapter: GPUAdapter,
+    limits: Partial<Limits> = {},
+    features: readonly string[] = [],
+  ): Promise<Device> {
+    const wanted = (["shader-f16", "timestamp-query"] as const).filter((name) => adapter.features.has(name));
     const offered = adapter.limits;
     const device = await adapter.requestDevice({
-      requiredFeatures: wanted.filter((feature) => adapter.features.has(feature)),
+      requiredFeatures: [...new Set([...wanted, ...features])] as GPUFeatureName[],
       requiredLimits: {
         maxBufferSize: offered.maxBufferSize,
         maxStorageBufferBindingSize: offered.maxStorageBufferBindingSize,
@@ -302,6 +312,7 @@ export class Device {
   #compile(shader: Shader, { access, types = {}, constants = {} }: AnyOptions): Kernel {
     const wgsl = (type: string) => type === "bf16" ? "u32" : type; // two elements to a word, see bfloat16.wgsl
     const aliases = shader.aliases.map((name) => `alias ${name} = ${wgsl(types[name])};\n`).join("");
+    const [directives] = /^(?:(?:enable|diagnostic)\b.*\n)*/.exec(shader.code)!; // WGSL wants them first
     const enable = Object.values(types).includes("f16") ? "enable f16;\n" : "";
     const bindings = Object.entries(shader.bindings).map(([name, [binding, allowed]]) => {
       return { name, binding, access: allowed === "read" ? allowed : access[name] };
@@ -315,7 +326,9 @@ export class Device {
     const pipeline = this.#device.createComputePipeline({
       layout: this.#device.createPipelineLayout({ bindGroupLayouts: [layout] }),
       compute: {
-        module: this.#device.createShaderModule({ code: enable + aliases + shader.code }),
+        module: this.#device.createShaderModule({
+          code: directives + enable + aliases + shader.code.slice(directives.length),
+        }),
         entryPoint: shader.entryPoint,
         constants: Object.fromEntries(shader.overrides.map((name) => [name, Number(constants[name])])),
       },
@@ -413,8 +426,9 @@ export class Device {
     if (recording === undefined) this.#begin();
   }
 
-  /** Submits what is much work already. */
+  /** Submits what is much work already; not while a read is to be mapped, which would wait for it. */
   #begin(): void {
+    if (this.#staged.size > 0) return;
     if (this.#dispatches >= BEGUN_DISPATCHES && this.#workgroups >= BEGUN_WORKGROUPS) this.flush();
   }
 
@@ -659,22 +673,23 @@ export class Device {
   }
 
   /**
-   * The bytes of a store, once all work enqueued before is done. What is enqueued after the call and before the caller
-   * waits is recorded while the device works, and begun as soon as the bytes are there: hosts such as Deno wait for all
-   * that is submitted, and without it the device would have nothing to do until the caller continues.
+   * Copies the elements of a store, in whole words, once all work enqueued before is done. What is enqueued after the call
+   * and before the caller waits is recorded while the device works, and begun as soon as it is done: hosts such as Deno
+   * wait for all that is submitted, and the device would have nothing to do until the bytes are copied.
    */
-  async read(store: Store): Promise<ArrayBuffer> {
+  async read(store: Store, into: Float32Array | Uint16Array): Promise<void> {
     this.#faults.checkAlive();
     const { writtenAt } = store, readAt = this.#faults.clock;
     this.#faults.checkSound(writtenAt);
-    const result = new Uint8Array(roundUp(store.bytes, 4));
-    const staged: Block[] = [];
+    const result = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+    const staged: Staged[] = [];
     try {
       store.pieces.forEach((block, index) => {
         const length = Math.min(store.length - index * store.pieceLength, store.pieceLength);
         const bytes = roundUp(length * store.elementBytes, 4);
-        const staging = this.#pool.acquire(bytes, STAGING_USAGE);
-        staged.push(staging);
+        const staging = this.#pool.acquire(bytes, STAGING_USAGE), one = { block: staging };
+        staged.push(one);
+        this.#staged.add(one);
         staging.buffer.unmap();
         this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, bytes);
         block.usedAt = staging.usedAt = this.#faults.clock;
@@ -682,12 +697,12 @@ export class Device {
       this.flush();
       await undefined; // the caller records on
       this.#faults.checkAlive();
-      const copied = Promise.all(staged.map(({ buffer }, index) => {
+      this.#mapStaged();
+      const copied = Promise.all(staged.map((one, index) => {
         const bytes = store.pieceLength * store.elementBytes;
-        return readMapped(buffer, result.subarray(index * bytes, (index + 1) * bytes));
+        return readMapped(one, result.subarray(index * bytes, (index + 1) * bytes));
       }));
       copied.catch(() => {}); // where the device ends first
-      this.begin();
       const known = this.#faults.known();
       await Promise.race([Promise.allSettled([copied]), this.#faults.ended]);
       await known;
@@ -696,14 +711,26 @@ export class Device {
       this.#faults.checkSound(readAt); // a refused batch does not copy either
       await copied;
     } catch (cause) {
-      for (const block of staged) this.#pool.destroy(block);
+      for (const one of staged) {
+        this.#staged.delete(one);
+        this.#pool.destroy(one.block);
+      }
       if (cause instanceof BackendError) throw cause;
       await yieldToEventLoop(); // a lost device refuses first, and says a turn later that it is lost
       this.#faults.checkAlive();
       throw new BackendError("validation", "Cannot read a tensor as the device refused to map it", { cause });
     }
-    for (const block of staged) this.#pool.recycle(block);
-    return result.buffer;
+    for (const { block } of staged) this.#pool.recycle(block);
+  }
+
+  /** Maps the buffers of all reads of this turn, and begins what was recorded meanwhile: Deno waits in the first `mapAsync`. */
+  #mapStaged(): void {
+    for (const one of this.#staged) {
+      one.mapped = one.block.buffer.mapAsync(MAP_READ);
+      one.mapped.catch(() => {}); // told where it is waited for
+    }
+    this.#staged.clear();
+    this.begin();
   }
 
   /** Copies between a window and a block, piece by piece. */

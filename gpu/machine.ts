@@ -4,7 +4,7 @@
  * @module
  */
 import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
-import { BackendError, typeError } from "../core/errors.ts";
+import { BackendError, rangeError, typeError } from "../core/errors.ts";
 import { fromHalf, toHalf } from "../core/half.ts";
 import type { BackendInfo, Fused, Gradients, Machine, Operations } from "../core/machine.ts";
 import type { FloatType } from "../core/dtype.ts";
@@ -19,13 +19,23 @@ import { linear } from "./linear.ts";
 import { lrpe } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm } from "./norm.ts";
-import type { WebgpuGradients, WebgpuOptions } from "./options.ts";
+import type { WebgpuGradients, WebgpuOptions, WebgpuUnits } from "./options.ts";
 import { dequantized, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
 import { splitHeads } from "./splitHeads.ts";
 
 /** The `GPU` objects that were used. Dawn's npm package ends the process when one is collected, with a device or without. */
 const kept = new Set<object>();
+
+/** The matrix units of an adapter; see `gpu/units/mod.ts`. */
+export interface Units {
+  /** Which they are, for `backend.info`. */
+  readonly name: string;
+  /** What a device must be requested with. */
+  readonly features: readonly string[];
+  /** The operations that they compute, given those of f32, which take what units do not. */
+  operations(device: Device, operations: Operations): Partial<Operations>;
+}
 
 /** What {@linkcode createMachine} asks of the adapter. */
 export interface WebgpuRequirements {
@@ -35,6 +45,8 @@ export interface WebgpuRequirements {
   limits?: Partial<Limits>;
   /** What training needs. Without it those operations are refused. */
   gradients?: WebgpuGradients;
+  /** What `precision: "f16"` needs; it is refused without. */
+  units?: WebgpuUnits;
 }
 
 /**
@@ -44,14 +56,20 @@ export interface WebgpuRequirements {
  * @throws {BackendError} `"unavailable"` when there is no WebGPU, no adapter that will do, or no device
  */
 export async function createMachine(
-  { signal, gpu: given }: WebgpuOptions,
+  { signal, gpu: given, precision = "f32" }: WebgpuOptions,
   reason: string,
-  { hardware = false, limits, gradients }: WebgpuRequirements = {},
+  { hardware = false, limits, gradients, units: find }: WebgpuRequirements = {},
 ): Promise<WebgpuMachine> {
   const unavailable = (why: string, cause?: unknown) =>
     new BackendError("unavailable", `Cannot create the WebGPU backend as ${why}`, { cause });
   if (given !== undefined && typeof given?.requestAdapter !== "function") {
     typeError("createBackend", "gpu must be a GPU object", given);
+  }
+  if (precision !== "f32" && precision !== "f16") {
+    rangeError("createBackend", `precision must be "f32" or "f16"`, precision);
+  }
+  if (precision === "f16" && find === undefined) {
+    throw unavailable("precision is f16 and the units of @levin/attention/webgpu/units were not passed");
   }
   const gpu = given ?? globalThis.navigator?.gpu;
   if (gpu === undefined) throw unavailable("this host has no WebGPU (navigator.gpu)");
@@ -65,15 +83,21 @@ export async function createMachine(
   if (hardware && software) {
     throw unavailable(`the only adapter is software, ${adapter.info.description || adapter.info.vendor}`);
   }
+  const units = precision === "f16" ? (find as (adapter: GPUAdapter) => Units | string)(adapter) : undefined;
+  if (typeof units === "string") {
+    throw unavailable(
+      `precision is f16 and ${adapter.info.description || adapter.info.vendor} has no matrix units: ${units}`,
+    );
+  }
   let device: Device;
   try {
-    device = await Device.request(adapter, limits);
+    device = await Device.request(adapter, limits, units?.features);
   } catch (cause) {
     throw unavailable(`the adapter gives no device: ${(cause as Error).message}`, cause);
   }
   if (signal?.aborted) device.dispose();
   signal?.throwIfAborted();
-  return new WebgpuMachine(device, reason, gradients);
+  return new WebgpuMachine(device, reason, gradients, units);
 }
 
 /** A GPU that computes, behind the seam of `core/machine.ts`. */
@@ -86,13 +110,16 @@ export class WebgpuMachine implements Machine {
   /** The GPU. */
   readonly device: Device;
 
-  /** @param device the GPU, taken over @param reason why it was chosen @param gradients what training needs */
-  constructor(device: Device, reason: string, gradients?: WebgpuGradients) {
+  /**
+   * @param device the GPU, taken over @param reason why it was chosen @param gradients what training needs
+   * @param units what large products are computed by
+   */
+  constructor(device: Device, reason: string, gradients?: WebgpuGradients, units?: Units) {
     this.device = device;
-    this.info = { reason, device: device.name, threads: 1 };
+    this.info = { reason, device: device.name, threads: 1, units: units?.name ?? "f32" };
     this.dtypes = device.half ? ["f32", "f16", "bf16"] : ["f32", "bf16"];
     this.fused = fused(device);
-    this.operations = {
+    const operations: Operations = {
       lightning: (call) => lightning(device, call),
       lightningStep: (call) => lightningStep(device, call),
       embedding: (call) => embedding(device, call),
@@ -105,6 +132,11 @@ export class WebgpuMachine implements Machine {
       gatherRows: (call) => gatherRows(device, call),
       scatterRows: (call) => scatterRows(device, call),
       ...gradients === undefined ? refused() : (gradients as (device: Device) => Gradients)(device),
+    };
+    this.operations = {
+      ...operations,
+      ...units?.operations(device, operations),
+      ...gradients === undefined ? refused() : undefined, // with units too
     };
   }
 
@@ -140,17 +172,22 @@ export class WebgpuMachine implements Machine {
     this.device.clear(storeOf(tensor));
   }
 
-  async read(tensor: Tensor): Promise<Float32Array> {
+  async read(tensor: Tensor, into?: Float32Array): Promise<Float32Array> {
     const { size, dtype, quantization } = tensor;
-    if (quantization !== undefined) {
-      using scope = this.device.scope();
-      const store = dequantized(scope, tensor, quantization, "f32");
-      return new Float32Array(await this.device.read(store), 0, size);
+    if (dtype === "f16" || dtype === "bf16") {
+      const bits = new Uint16Array(tensor.size + tensor.size % 2); // whole words
+      await this.device.read(storeOf(tensor), bits);
+      const used = bits.subarray(0, size), elements = dtype === "f16" ? fromHalf(used) : fromBfloat16s(used);
+      into?.set(elements);
+      return into ?? elements;
     }
-    const bytes = await this.device.read(storeOf(tensor));
-    if (dtype === "f32") return new Float32Array(bytes, 0, size);
-    const bits = new Uint16Array(bytes, 0, size);
-    return dtype === "f16" ? fromHalf(bits) : fromBfloat16s(bits);
+    using scope = this.device.scope();
+    const store = quantization === undefined
+      ? storeOf(tensor)
+      : dequantized(scope, tensor, quantization, "f32");
+    const elements = into ?? new Float32Array(size);
+    await this.device.read(store, elements);
+    return elements;
   }
 
   begin(): void {

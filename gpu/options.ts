@@ -9,6 +9,9 @@ import type { Gradients } from "../core/machine.ts";
 /** What training needs of the GPU: the value that `@levin/attention/webgpu/gradients` exports. */
 export type WebgpuGradients = (device: never) => Gradients;
 
+/** What products on matrix units need: the value that `@levin/attention/webgpu/units` exports. */
+export type WebgpuUnits = (adapter: never) => object | string;
+
 /** A `GPU` object, whoever made it: what a backend asks of it. Structural, as not every program has WebGPU's types. */
 export interface GpuObject {
   /** As in WebGPU: resolves to a `GPUAdapter`, or to null. */
@@ -22,6 +25,13 @@ export interface WebgpuOptions {
    * returns is one; see docs/hosts.md. The library keeps a reference for good: Dawn ends the process when it is collected.
    */
   gpu?: GpuObject;
+  /**
+   * `"f32"` (default) computes in f32 everywhere. `"f16"` has matrix units multiply: large products, their gradients and
+   * attention round their operands to f16, each scaled by a power of two, and add up in f32. Tensors stay as they are
+   * stored. It is the precision you get, or an error: no runtime grants matrix units without being asked to, see
+   * docs/hosts.md. `backend.info.units` says what computes.
+   */
+  precision?: "f32" | "f16";
   /** Stops the creation: it then rejects with the signal's reason. */
   signal?: AbortSignal;
 }

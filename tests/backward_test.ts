@@ -56,10 +56,12 @@ eachBackend("the model's loss and gradients are those of the authors' code", asy
   using parameters = new Parameters(backend, config, (name) => ({ value: weights(name) }));
   const segment = shifted(Uint32Array.from(expected("input_ids")), 2);
   const found = await run(backend, parameters, segment);
-  assertClose([found.loss], expected("loss"), 1e-6, "loss");
+  // On matrix units each of some ten products on the way adds its 3e-4.
+  const [lossLimit, limit] = backend.info.units === "f32" ? [1e-6, 1e-5] : [1e-4, 3e-3];
+  assertClose([found.loss], expected("loss"), lossLimit, "loss");
   for (const { name } of parameters.list) {
     const error = relativeError(found.gradients.get(name)!, expected(`grad.${name}`));
-    assert(error <= 1e-5, `gradient of ${name} is off by ${error}`);
+    assert(error <= limit, `gradient of ${name} is off by ${error}`);
   }
   // Recomputed activations are the same numbers.
   const again = await run(backend, parameters, segment, { recompute: true });

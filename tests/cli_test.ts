@@ -305,6 +305,11 @@ Deno.test("train --permissions prints a command that is enough to train, and may
     }).output();
     assert.equal(trained, 0, new TextDecoder().decode(stderr));
     assert((await Deno.stat(`${folder}/run/step-000001/model.safetensors`)).isFile);
+    // Dawn is a native library, and nothing else needs one.
+    const { out: units } = await run("train", [...options, "--precision", "f16", "--permissions"]);
+    assert.match(units, / --allow-ffi \S*train\/main\.ts .* --precision f16$/m);
+    assert(!out.includes("ffi"));
+    await assertTold(1, /Requires ffi access/, "train", [...options, "--precision", "f16"]);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -18,6 +18,12 @@ export class Counts {
   dispatches = 0;
   maps = 0;
   pipelines = 0;
+  /** Submits, maps of buffers and reads of what is mapped, in their order. */
+  order: ("submit" | "map" | "read")[] = [];
+  /** What the device was requested with. */
+  features: string[] = [];
+  /** The text of every shader. */
+  shaders: string[] = [];
 
   reset(): void {
     Object.assign(this, new Counts());
@@ -39,7 +45,15 @@ const LIMITS = {
 
 /** A backend over such a device; every element is 0. */
 export async function countingBackend(): Promise<{ backend: Backend; counts: Counts }> {
-  const counts = new Counts();
+  const counts = new Counts(), adapter = countingAdapter(counts);
+  return { backend: new Backend(new WebgpuMachine(await Device.request(adapter), "counts")), counts };
+}
+
+/** The adapter of such a device. */
+export function countingAdapter(
+  counts: Counts,
+  { features = [], info = {} }: { features?: readonly string[]; info?: object } = {},
+): GPUAdapter {
   const ignore = () => {};
   const pass = {
     setPipeline: ignore,
@@ -58,16 +72,20 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     return {
       destroy: ignore,
       unmap: ignore,
-      getMappedRange: () => mapped ??= new ArrayBuffer(size),
+      getMappedRange: () => {
+        counts.order.push("read");
+        return mapped ??= new ArrayBuffer(size);
+      },
       mapAsync: () => {
         counts.maps++;
+        counts.order.push("map");
         return Promise.resolve();
       },
     };
   };
   const device = {
     limits: LIMITS,
-    features: new Set(),
+    features: new Set(features),
     lost: new Promise(ignore),
     addEventListener: ignore,
     pushErrorScope: ignore,
@@ -79,7 +97,10 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     },
     createBindGroupLayout: () => ({}),
     createPipelineLayout: () => ({}),
-    createShaderModule: () => ({}),
+    createShaderModule: ({ code }: { code: string }) => {
+      counts.shaders.push(code);
+      return {};
+    },
     createBindGroup: () => ({}),
     createComputePipeline: () => {
       counts.pipelines++;
@@ -87,14 +108,21 @@ export async function countingBackend(): Promise<{ backend: Backend; counts: Cou
     },
     createCommandEncoder: () => encoder,
     destroy: ignore,
-    queue: { writeBuffer: ignore, submit: () => void counts.submits++ },
+    queue: {
+      writeBuffer: ignore,
+      submit: () => {
+        counts.submits++;
+        counts.order.push("submit");
+      },
+    },
   };
-  const adapter = {
+  return {
     limits: LIMITS,
     features: device.features,
-    info: { description: "counts" },
-    requestDevice: () => Promise.resolve(device),
-  };
-  const machine = new WebgpuMachine(await Device.request(adapter as unknown as GPUAdapter), "counts");
-  return { backend: new Backend(machine), counts };
+    info: { description: "counts", ...info },
+    requestDevice: ({ requiredFeatures }: GPUDeviceDescriptor) => {
+      counts.features = [...requiredFeatures ?? []];
+      return Promise.resolve(device);
+    },
+  } as unknown as GPUAdapter;
 }

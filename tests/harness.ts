@@ -10,9 +10,12 @@ import { MAY_LEAVE_OUT } from "./setup.ts";
 
 export * from "./numbers.ts";
 
+const wanted = Deno.env.get("LEVIN_BACKENDS")?.split(",");
+
 /**
  * The backends under test. `LEVIN_BACKENDS` limits them, for example `LEVIN_BACKENDS=webgpu`. WebGPU is asked for by
- * name: whatever keeps it from working fails the tests.
+ * name: whatever keeps it from working fails the tests. `webgpu-f16`, Dawn's matrix units, must be named: `units_test.ts`
+ * does so where there are some.
  */
 const BACKENDS: Record<string, BackendOptions> = {
   "wasm": { prefer: "wasm" },
@@ -20,6 +23,10 @@ const BACKENDS: Record<string, BackendOptions> = {
   "webgpu": { prefer: "webgpu" },
   "wasm-threads": { prefer: "wasm", threads: 3 },
 };
+if (wanted?.includes("webgpu-f16")) {
+  const { dawn } = await import("../cli/dawn.ts");
+  BACKENDS["webgpu-f16"] = { prefer: "webgpu", precision: "f16", gpu: await dawn() };
+}
 
 const adapter = await navigator.gpu?.requestAdapter();
 
@@ -42,8 +49,7 @@ export function eachBackend(
   name: string,
   body: (backend: Backend) => void | Promise<void>,
 ): void {
-  const wanted = Deno.env.get("LEVIN_BACKENDS")?.split(",") ?? Object.keys(BACKENDS);
-  for (const id of wanted) {
+  for (const id of wanted ?? Object.keys(BACKENDS)) {
     assert(
       id in BACKENDS,
       `LEVIN_BACKENDS must name some of ${Object.keys(BACKENDS)}: current value is ${id}`,
@@ -58,6 +64,14 @@ export function eachBackend(
       },
     });
   }
+}
+
+/**
+ * What the error of a product may be: `limit` in f32. Matrix units round both operands to f16, each to 2^-11 √(1/6) RMS of
+ * its elements: 2.8e-4 together, where there are many. Of a few, each may be off by 2^-11.
+ */
+export function limitOn({ info }: Backend, limit: number, many = false): number {
+  return info.units === "f32" ? limit : Math.max(limit, many ? 4e-4 : 1e-3);
 }
 
 /** Makes a memory of `size` elements that later results will land in hold NaN, so that unwritten elements show. */

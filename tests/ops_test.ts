@@ -8,6 +8,7 @@ import {
   assertSameBits,
   eachBackend,
   edges,
+  limitOn,
   poison,
   randomArray,
   Scope,
@@ -45,7 +46,7 @@ async function checkLinear(
   assertClose(
     await y.data(),
     expected,
-    LIMIT,
+    limitOn(backend, LIMIT),
     `linear ${rows} × ${inDim} → ${outDim} ${JSON.stringify(extras)}`,
   );
 }

@@ -227,8 +227,10 @@ Deno.test("the storage of a handler is a URL, a store, or one of unstorage", asy
 
 Deno.test("drivers that no literal names have the versions of imports.json", async () => {
   const { imports } = JSON.parse(await Deno.readTextFile(new URL("../imports.json", import.meta.url)));
-  const text = await Deno.readTextFile(new URL("../serve/stores/packages.ts", import.meta.url));
-  for (const name of ["@redis/client", "postgres"]) {
+  const files = ["../serve/stores/packages.ts", "../cli/dawn.ts"];
+  const texts = await Promise.all(files.map((file) => Deno.readTextFile(new URL(file, import.meta.url))));
+  const text = texts.join("");
+  for (const name of ["@redis/client", "postgres", "webgpu"]) {
     assert.match(imports[name], /^npm:.+@\d/);
     assert(text.includes(`"${imports[name].replace(/^npm:(@redis\/)?/, "")}"`), name);
   }

@@ -13,6 +13,8 @@ import {
   number,
   path,
   permissionsOption,
+  precisionOption,
+  precisionOptions,
   several,
   text,
   threads,
@@ -64,6 +66,7 @@ export function trainingCommand(task: string, summary: string, backend?: "webgpu
     .option("--packed", "documents in order, states carried from step to step")
     .optionsGroup("Computing and saving:")
     .addOption(backendOption(backend))
+    .addOption(precisionOption())
     .option("--threads <n>", 'of the WASM backend; "auto": one per core', threads, "auto")
     .option("--recompute", "less memory, more computing: keep only the inputs of layers")
     .option("--log-every <n>", "steps between readbacks of losses (default: 10)", integer(1))
@@ -77,11 +80,12 @@ export function trainingCommand(task: string, summary: string, backend?: "webgpu
 /** A command that trains with some options and may do nothing else. */
 export function frugalTraining(
   script: string,
-  { data, config, out }: { data: string[]; config?: string; out: string },
+  { data, config, out, precision }: { data: string[]; config?: string; out: string; precision?: string },
 ): string {
   return frugalCommand(script, {
     read: [...data.filter((path) => path !== SOTU), config?.endsWith(".json") ? config : undefined],
     write: [out],
+    ffi: precision === "f16",
   });
 }
 
@@ -95,12 +99,12 @@ export type TrainingCommandOptions = ReturnType<ReturnType<typeof trainingComman
  * @param ranksOn the processes that train together, with this one's backend; the first of them reports
  */
 export async function runTraining(
-  { backend: prefer, threads, ...options }: TrainingCommandOptions,
+  { backend: prefer, precision, threads, ...options }: TrainingCommandOptions,
   signal: AbortSignal,
   mixer?: Mixer,
   ranksOn?: (backend: Backend) => Promise<TrainingRanks>,
 ): Promise<TrainingResult> {
-  using backend = await createBackend({ prefer, threads, signal });
+  using backend = await createBackend({ prefer, threads, signal, ...await precisionOptions(precision) });
   const ranks = await ranksOn?.(backend);
   const reports = ranks === undefined || ranks.rank === 0;
   let progress: Progress | undefined;
@@ -120,6 +124,7 @@ export async function runTraining(
             (parameters / 1e6).toFixed(2)
           } M parameters; ${trainTokens} tokens to learn from, ` +
             `${heldOutTokens} held out; ${backend.name}, ${backend.info.device}` +
+            (precision === "f32" ? "" : `, products ${backend.info.units}`) +
             (ranks === undefined ? "" : `; ${ranks.size} processes`) +
             (step > 0 ? `; resumed after step ${step}` : ""),
         );
@@ -158,6 +163,7 @@ if (import.meta.main) {
         const stop = interruption();
         const { finished } = await runTraining(options, stop);
         if (!finished) stop.throwIfAborted();
+        if (options.precision === "f16") Deno.exit(); // Dawn keeps the process alive
       },
     ),
   );

@@ -8,6 +8,7 @@ import { gradients } from "../../gpu/gradients.ts";
 import { createMachine, type WebgpuMachine } from "../../gpu/machine.ts";
 import type { Shader } from "../../gpu/shader.ts";
 import * as shaders from "../../gpu/shaders.ts";
+import * as unitShaders from "../../gpu/units/shaders.ts";
 import { Backend } from "../../core/tensor.ts";
 import { median } from "./timing.ts";
 import type { TrainingSteps } from "./training.ts";
@@ -17,7 +18,7 @@ const STEPS = 5;
 
 /** `file.entryPoint` of every kernel of the library. */
 const NAMES = new Map(
-  Object.entries(shaders).flatMap(([file, module]) =>
+  Object.entries({ ...shaders, ...unitShaders }).flatMap(([file, module]) =>
     Object.entries(module as Record<string, unknown>).map((
       [entry, shader],
     ) => [shader as Shader, `${file}.${entry}`])
@@ -100,6 +101,10 @@ function nameOf({ shader, values }: TimedDispatch): string {
 /** rows, inDim and outDim of a matrix product; undefined of other kernels. */
 function productOf({ shader, values }: TimedDispatch): [number, number, number] | undefined {
   const { rows, inVectors, outCount, inDim, terms } = values as Record<string, number>;
+  if (shader === unitShaders.product.multiply) {
+    const { columns, allSteps } = values as Record<string, number>;
+    return [rows, unitShaders.product.constants.EDGE * allSteps, 4 * columns];
+  }
   if (
     shader === shaders.linear.tiled || shader === shaders.fewRows.tiles || shader === shaders.fewRows.teams
   ) {
