@@ -1,7 +1,7 @@
 /**
  * Times products, prefill and training on the matrix units of Dawn, by the device's own clock:
  *
- *     deno run -A bench/units.ts [<dawn.node>] [tune] [products] [prefill:<size>] [train:<size>]
+ *     deno run -A bench/units.ts [<dawn.node>] [tune] [products] [prefill:<size>] [train:<size>] [curves:<config>]
  *
  * Dawn is npm's `webgpu`, or a file `dawn.node` of it where there is no registry. `tune` goes through shapes of tiles at 4096³,
  * operands rounded before; `fast` in a row means that Dawn's bounds checks are off. Some rows lack a part of the kernel, to
@@ -32,6 +32,7 @@ import { mapWeights } from "../model/weights.ts";
 import { randomArray } from "../tests/numbers.ts";
 import { lightningMixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
+import { train } from "../train/train.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { median } from "./measure/timing.ts";
 import { TrainingSteps } from "./measure/training.ts";
@@ -246,7 +247,7 @@ async function tuneAll(): Promise<void> {
     variant.matrices === m
   );
   const best = right.reduce((a, b) => Math.min(...a.times) <= Math.min(...b.times) ? a : b).variant;
-  if (!software) Object.assign(SHAPES[16].wide, best.shape);
+  if (!software) SHAPES[16].unshift(best.shape);
   console.log(`from here on: ${best.name}`);
   fast.dispose();
 }
@@ -427,7 +428,7 @@ function tell(timed: readonly TimedDispatch[], most: number): void {
   }
 }
 
-async function train(name: string): Promise<void> {
+async function trainSteps(name: string): Promise<void> {
   const backend = new Backend(machine);
   const config = Object.hasOwn(PUBLISHED, name)
     ? { ...PUBLISHED[name as PublishedName] }
@@ -467,12 +468,61 @@ async function train(name: string): Promise<void> {
   tell(timed, 14);
 }
 
-for (const what of wanted) {
+/**
+ * Loss curves of three seeds in f32 and in f16, in Dawn both; as JSON, a line per run. A run begins while there is time for
+ * it: `seconds=<n>`, 72 by default.
+ */
+async function curves(config: string): Promise<void> {
+  const data = setting("data") ?? "sotu",
+    seconds = Number(setting("seconds") ?? 72),
+    began = performance.now();
+  const steps = Number(setting("steps") ?? 700),
+    size = software ? { seqLen: 64, batch: 2 } : { seqLen: 1024, batch: 8 };
+  const backends = { f32: new Backend(await machineOf(gpu, "f32")), f16: new Backend(machine) };
+  const lasted = { f32: 0, f16: 0 };
+  const run = async (precision: "f32" | "f16", seed: number, steps: number) => {
+    const out = await Deno.makeTempDir(), losses: number[] = [], backend = backends[precision];
+    const { evaluation } = await train({
+      ...{ data: [data], out, config, steps, seed, ...size, learningRate: 0.002, backend },
+      ...{ logEvery: 50, saveEvery: steps, evaluateEvery: steps, keep: 1 },
+      onStep: ({ loss }) => losses.push(loss),
+    });
+    await Deno.remove(out, { recursive: true });
+    return { losses, heldOutLoss: evaluation?.heldOutLoss };
+  };
+  for (const precision of ["f32", "f16"] as const) await run(precision, 1, 2); // compiles
+  console.log(`compiled after ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  for (
+    const [precision, seed] of [["f32", 1], ["f16", 1], ["f32", 2], ["f32", 3], ["f16", 2], [
+      "f16",
+      3,
+    ]] as const
+  ) {
+    const start = performance.now();
+    if ((start - began + lasted[precision]) / 1000 > seconds) continue;
+    const { losses, heldOutLoss } = await run(precision, seed, steps), last = losses.slice(-50);
+    lasted[precision] = performance.now() - start;
+    console.log(JSON.stringify({
+      ...{ config, ...size, precision, seed, steps, heldOutLoss },
+      lossOfLast50: last.reduce((sum, loss) => sum + loss, 0) / last.length,
+      seconds: Number((lasted[precision] / 1000).toFixed(1)),
+      every10: losses.filter((_, i) => i % 10 === 0).map((loss) => Number(loss.toFixed(4))),
+    }));
+  }
+}
+
+/** `name=value` of the command line. */
+function setting(name: string): string | undefined {
+  return Deno.args.find((argument) => argument.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+for (const what of wanted.filter((argument) => !argument.includes("="))) {
   const [task, name] = what.split(":");
   if (task === "tune") await tuneAll();
   else if (task === "products") await products();
   else if (task === "prefill") await prefill(name as PublishedName);
-  else if (task === "train") await train(name);
+  else if (task === "train") await trainSteps(name);
+  else if (task === "curves") await curves(name);
   else throw new Error(`no such task: ${what}`);
 }
 Deno.exit(); // Dawn keeps the process
