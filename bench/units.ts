@@ -1,7 +1,7 @@
 /**
  * Times products, prefill and training on the matrix units of Dawn, by the device's own clock:
  *
- *     deno run -A bench/units.ts [<dawn.node>] [tune] [products] [prefill:<size>] [train:<size>]
+ *     deno run -A bench/units.ts [<dawn.node>] [check] [tune] [products] [prefill:<size>] [train:<size>] [curves:<config>]
  *
  * Dawn is npm's `webgpu`, or a file `dawn.node` of it where there is no registry. `tune` goes through shapes of tiles at 4096³,
  * operands rounded before; `fast` in a row means that Dawn's bounds checks are off. Some rows lack a part of the kernel, to
@@ -24,6 +24,7 @@ import { type Matrices, matricesOf } from "../gpu/units/matrices.ts";
 import * as shaders from "../gpu/units/shaders.ts";
 import { multiply, type Operand, operandOf, SHAPES, type TileShape } from "../gpu/units/product.ts";
 import type { GpuObject } from "../backend.ts";
+import type { LinearCall } from "../core/machine.ts";
 import type { Tensor } from "../mod.ts";
 import { dawnPackage, FEATURES } from "../cli/dawn.ts";
 import { parseConfig } from "../model/config.ts";
@@ -32,6 +33,7 @@ import { mapWeights } from "../model/weights.ts";
 import { randomArray } from "../tests/numbers.ts";
 import { lightningMixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
+import { train } from "../train/train.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { median } from "./measure/timing.ts";
 import { TrainingSteps } from "./measure/training.ts";
@@ -246,7 +248,7 @@ async function tuneAll(): Promise<void> {
     variant.matrices === m
   );
   const best = right.reduce((a, b) => Math.min(...a.times) <= Math.min(...b.times) ? a : b).variant;
-  if (!software) Object.assign(SHAPES[16].wide, best.shape);
+  if (!software) SHAPES[16].unshift(best.shape);
   console.log(`from here on: ${best.name}`);
   fast.dispose();
 }
@@ -267,7 +269,7 @@ async function warm(device: Device, run: () => void): Promise<void> {
 
 async function products(): Promise<void> {
   const backend = new Backend(machine), { device, operations } = machine;
-  const sizes = software ? [[128, 128, 128, "bf16"]] as const : [
+  const sizes = software ? [[128, 128, 128, "f32"]] as const : [
     [4096, 4096, 4096, "f32"],
     [2048, 4096, 4096, "bf16"],
     [2048, 4096, 11008, "bf16"],
@@ -307,6 +309,56 @@ async function products(): Promise<void> {
     }
     console.log(`${rows} × ${inDim} → ${outDim} ${dtype}\n${cells.join("\n")}`);
   }
+}
+
+/** Errors of a product and of its gradients, for a gradient that is noise too, at random places. */
+async function errorsOf(
+  backend: Backend,
+  call: Pick<LinearCall, "x" | "weight" | "rows" | "inDim" | "outDim" | "residual">,
+): Promise<string> {
+  const { x, weight, rows, inDim, outDim } = call, { operations } = machine;
+  using y = backend.zeros([rows, outDim]),
+    dx = backend.zeros([rows, inDim]),
+    dWeight = backend.zeros([outDim, inDim]);
+  using dy = filled(backend, [rows, outDim], "f32", 12345);
+  operations.linear({ ...call, bias: undefined, output: y });
+  operations.linearBackward({ ...call, residual: undefined, dy, dx, dWeight });
+  const [X, W, DY, Y, DX, DW] = await Promise.all(
+    [x, weight, dy, y, dx, dWeight].map((tensor) => tensor.data()),
+  );
+  const relative = (
+    count: number,
+    width: number,
+    actual: Float32Array,
+    sum: (row: number, column: number) => number,
+  ) => {
+    let error = 0, norm = 0;
+    for (let i = 0; i < 300; i++) {
+      const row = i * 7919 % count, column = i * 104729 % width, expected = sum(row, column);
+      error += (actual[row * width + column] - expected) ** 2;
+      norm += expected ** 2;
+    }
+    return Math.sqrt(error / norm).toExponential(1);
+  };
+  const sum = (count: number, term: (i: number) => number) => {
+    let total = 0;
+    for (let i = 0; i < count; i++) total += term(i);
+    return total;
+  };
+  return [
+    `y ${relative(rows, outDim, Y, (r, o) => sum(inDim, (i) => X[r * inDim + i] * W[o * inDim + i]))}`,
+    `dx ${relative(rows, inDim, DX, (r, i) => sum(outDim, (o) => DY[r * outDim + o] * W[o * inDim + i]))}`,
+    `dW ${relative(outDim, inDim, DW, (o, i) => sum(rows, (r) => DY[r * outDim + o] * X[r * inDim + i]))}`,
+  ].join(", ");
+}
+
+/** Errors of the products of a large layer, of all shapes of operands. */
+async function check(): Promise<void> {
+  const backend = new Backend(machine),
+    [rows, inDim, outDim] = software ? [130, 72, 136] : [8192, 1024, 4096];
+  using x = filled(backend, [rows, inDim], "f32"), weight = filled(backend, [outDim, inDim], "f32", 4321);
+  const errors = await errorsOf(backend, { x, weight, rows, inDim, outDim, residual: undefined });
+  console.log(`errors at ${rows} × ${inDim} → ${outDim}: ${errors}`);
 }
 
 const NOISE = randomArray([2 ** 22], 1).map((x) => x / 32), BITS = toBfloat16s(NOISE);
@@ -427,7 +479,7 @@ function tell(timed: readonly TimedDispatch[], most: number): void {
   }
 }
 
-async function train(name: string): Promise<void> {
+async function trainSteps(name: string): Promise<void> {
   const backend = new Backend(machine);
   const config = Object.hasOwn(PUBLISHED, name)
     ? { ...PUBLISHED[name as PublishedName] }
@@ -467,12 +519,62 @@ async function train(name: string): Promise<void> {
   tell(timed, 14);
 }
 
-for (const what of wanted) {
+/**
+ * Loss curves of three seeds in f32 and in f16, in Dawn both; as JSON, a line per run. A run begins while there is time for
+ * it: `seconds=<n>`, 72 by default.
+ */
+async function curves(config: string): Promise<void> {
+  const data = setting("data") ?? "sotu",
+    seconds = Number(setting("seconds") ?? 72),
+    began = performance.now();
+  const steps = Number(setting("steps") ?? 700),
+    size = software ? { seqLen: 64, batch: 2 } : { seqLen: 1024, batch: 8 };
+  const backends = { f32: new Backend(await machineOf(gpu, "f32")), f16: new Backend(machine) };
+  const lasted = { f32: 0, f16: 0 };
+  const run = async (precision: "f32" | "f16", seed: number, steps: number) => {
+    const out = await Deno.makeTempDir(), losses: number[] = [], backend = backends[precision];
+    const { evaluation } = await train({
+      ...{ data: [data], out, config, steps, seed, ...size, learningRate: 0.002, backend },
+      ...{ logEvery: 50, saveEvery: steps, evaluateEvery: steps, keep: 1 },
+      onStep: ({ loss }) => losses.push(loss),
+    });
+    await Deno.remove(out, { recursive: true });
+    return { losses, heldOutLoss: evaluation?.heldOutLoss };
+  };
+  for (const precision of ["f32", "f16"] as const) await run(precision, 1, 2); // compiles
+  console.log(`compiled after ${((performance.now() - began) / 1000).toFixed(1)} s`);
+  for (
+    const [precision, seed] of [["f32", 1], ["f16", 1], ["f32", 2], ["f32", 3], ["f16", 2], [
+      "f16",
+      3,
+    ]] as const
+  ) {
+    const start = performance.now();
+    if ((start - began + lasted[precision]) / 1000 > seconds) continue;
+    const { losses, heldOutLoss } = await run(precision, seed, steps), last = losses.slice(-50);
+    lasted[precision] = performance.now() - start;
+    console.log(JSON.stringify({
+      ...{ config, ...size, precision, seed, steps, heldOutLoss },
+      lossOfLast50: last.reduce((sum, loss) => sum + loss, 0) / last.length,
+      seconds: Number((lasted[precision] / 1000).toFixed(1)),
+      every10: losses.filter((_, i) => i % 10 === 0).map((loss) => Number(loss.toFixed(4))),
+    }));
+  }
+}
+
+/** `name=value` of the command line. */
+function setting(name: string): string | undefined {
+  return Deno.args.find((argument) => argument.startsWith(`${name}=`))?.slice(name.length + 1);
+}
+
+for (const what of wanted.filter((argument) => !argument.includes("="))) {
   const [task, name] = what.split(":");
   if (task === "tune") await tuneAll();
+  else if (task === "check") await check();
   else if (task === "products") await products();
   else if (task === "prefill") await prefill(name as PublishedName);
-  else if (task === "train") await train(name);
+  else if (task === "train") await trainSteps(name);
+  else if (task === "curves") await curves(name);
   else throw new Error(`no such task: ${what}`);
 }
 Deno.exit(); // Dawn keeps the process

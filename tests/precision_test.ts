@@ -143,7 +143,7 @@ eachBackend("products: in parts, where a device binds little", async ({ name, in
   if (name === "wasm") return; // which binds nothing
   const units = info.units !== "f32";
   const options = units ? await precisionOptions("f16") : {};
-  const limits = { windowBytes: 2 ** 17, workgroups: 16 };
+  const limits = { windowBytes: 2 ** 18, workgroups: 16 };
   const machine = await createMachine(options, "test", {
     limits,
     gradients,

@@ -13,8 +13,8 @@ import type { Matrices } from "./matrices.ts";
 import * as shaders from "./shaders.ts";
 
 /** Elements to which both dimensions of an operand are padded: whole tiles and whole steps of every shape. */
-const PADDED = 128;
-/** Tiles that fill a large GPU: a product of fewer large ones is made of small ones. */
+const PADDED = 256;
+/** Tiles that fill a large GPU: a product of fewer large ones is made of smaller ones. */
 const MANY_TILES = 128;
 /** Rows of a range of terms, at least; see `addWeightGradient`. */
 const RANGE_STEPS = 16;
@@ -37,21 +37,29 @@ export interface TileShape {
 
 const { EDGE, STRIP, BIAS, RESIDUAL, RESULT } = shaders.product.constants;
 
-/** The shapes of large and of small products, by the rows of a matrix; a part is 4 × 4 matrices at most. */
-export const SHAPES = {
-  8: { wide: { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 } },
-  16: {
-    wide: { DOWN: 2, ACROSS: 4, ROWS: 2, COLUMNS: 1, BUFFERS: 2 },
-    narrow: { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 },
-  },
+/**
+ * Shapes by the rows of a matrix, the largest first; a part is 4 × 4 matrices at most. Measured on an H100: docs/performance.md
+ * has the table.
+ */
+export const SHAPES: Readonly<Record<8 | 16, TileShape[]>> = {
+  8: [{ DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 }],
+  16: [
+    { DOWN: 4, ACROSS: 2, ROWS: 2, COLUMNS: 2, BUFFERS: 1 },
+    { DOWN: 2, ACROSS: 4, ROWS: 2, COLUMNS: 1, BUFFERS: 1 },
+    { DOWN: 2, ACROSS: 2, ROWS: 1, COLUMNS: 1, BUFFERS: 2 },
+  ],
 };
 
-/** The shape of large or of small products, as far as workgroup memory holds their strips. */
-function shapeOf({ adapterLimits }: Device, { M }: Matrices, wide: boolean): TileShape {
-  if (M === 8) return SHAPES[8].wide;
-  const { DOWN, ACROSS, ROWS, COLUMNS, BUFFERS } = SHAPES[16].wide;
-  const bytes = 16 * STRIP * BUFFERS * (DOWN * ROWS + ACROSS * COLUMNS);
-  return wide && bytes <= adapterLimits.maxComputeWorkgroupStorageSize ? SHAPES[16].wide : SHAPES[16].narrow;
+/** The largest shape whose strips workgroup memory holds and of which a result has many tiles, or the smallest. */
+function shapeOf(
+  { adapterLimits }: Device,
+  { M }: Matrices,
+  tilesOf: (shape: TileShape) => number,
+): TileShape {
+  const shapes = SHAPES[M as 8 | 16];
+  const fits = ({ DOWN, ACROSS, ROWS, COLUMNS, BUFFERS }: TileShape) =>
+    16 * STRIP * BUFFERS * (DOWN * ROWS + ACROSS * COLUMNS) <= adapterLimits.maxComputeWorkgroupStorageSize;
+  return shapes.find((shape) => fits(shape) && tilesOf(shape) >= MANY_TILES) ?? shapes.at(-1)!;
 }
 
 /** An operand as `product.wgsl` takes it. */
@@ -137,12 +145,6 @@ function tilesOf({ DOWN, ACROSS, ROWS, COLUMNS }: TileShape, rows: number, colum
   const down = Math.ceil(rows / (DOWN * ROWS * EDGE)),
     across = Math.ceil(columns / (ACROSS * COLUMNS * EDGE));
   return { down, across, tiles: down * across };
-}
-
-/** The shape for a result, of one range of terms. */
-function shapeFor(device: Device, matrices: Matrices, rows: number, columns: number): TileShape {
-  const wide = shapeOf(device, matrices, true);
-  return tilesOf(wide, rows, columns).tiles >= MANY_TILES ? wide : shapeOf(device, matrices, false);
 }
 
 /** Enqueues a product. */
@@ -257,7 +259,7 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
       bias,
       residual: residual?.window(start * columns, count * columns),
       result: result.window(start * columns, count * columns),
-      shape: shapeFor(device, matrices, count, columns),
+      shape: shapeOf(device, matrices, (shape) => tilesOf(shape, count, columns).tiles),
     });
   }
   if (columns !== outDim) pad(device, result, [1, columns], [1, outDim], storeOf(output));
@@ -292,7 +294,7 @@ export function linearBackward(device: Device, matrices: Matrices, call: LinearB
       terms: outDim,
       residual: residual && rowsOf(residual),
       result: rowsOf(dx),
-      shape: shapeFor(device, matrices, count, inside),
+      shape: shapeOf(device, matrices, (shape) => tilesOf(shape, count, inside).tiles),
     });
     if (total === undefined) continue;
     addWeightGradient(device, matrices, incoming, operandOf(part, rowsOf(x!), count, inside), total, [
@@ -318,7 +320,7 @@ function addWeightGradient(
   total: Store,
   [rows, inDim, outDim]: readonly [number, number, number],
 ): void {
-  const shape = shapeOf(device, matrices, true), { tiles } = tilesOf(shape, outDim, inDim);
+  const shape = shapeOf(device, matrices, () => MANY_TILES), { tiles } = tilesOf(shape, outDim, inDim);
   const steps = Math.ceil(rows / EDGE);
   const most = Math.floor(device.limits.windowBytes / (4 * total.length));
   const wanted = Math.max(
