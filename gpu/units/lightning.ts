@@ -24,9 +24,9 @@ export const SEGMENT_TOKENS = 1024;
 const LARGEST_SLOPE = 1e4;
 
 /** Tokens from one state in f16 to the next: a multiple of all blocks and of the queries of a workgroup. */
-export const CHUNK = 128;
+export const CHUNK = 64;
 /** Tokens of a block at most. */
-const LONGEST_BLOCK = 64;
+const LONGEST_BLOCK = 32;
 
 /** How workgroups cut their work: constants of the pipelines, explained in `lightning.wgsl`. */
 interface Tiles {
@@ -80,19 +80,23 @@ function tilesFor(
   if (N !== unit || K !== unit || headDim % unit !== 0 || valueDim % unit !== 0) return undefined;
   // The arrays of vectors, and 1 KiB for what else there is.
   const vectors = device.adapterLimits.maxComputeWorkgroupStorageSize / 16 - 64;
-  for (const size of [1, 2]) {
-    const tiles = {
-      BLOCK: LONGEST_BLOCK / size,
-      COLUMNS: divisor(valueDim, 32 / size, unit),
-      KEYS: 32 / size,
-      BUFFERS: 1,
-      ACROSS: 1,
-      HIGH: 1,
-      PASS: divisor(valueDim, headDim / 2 + 4, unit),
-      walkers: divisor(headDim / unit, 4),
-      attenders: 4,
-    };
-    if (strips(unit, headDim, valueDim, tiles).largest <= vectors) return tiles;
+  for (const ACROSS of [2, 1]) {
+    if (valueDim % (ACROSS * unit) !== 0) continue;
+    const part = valueDim / ACROSS;
+    for (const KEYS of [32, 16]) {
+      const tiles = {
+        BLOCK: LONGEST_BLOCK,
+        COLUMNS: divisor(part, 32, unit),
+        KEYS,
+        BUFFERS: 1,
+        ACROSS,
+        HIGH: ACROSS,
+        PASS: divisor(part, headDim / 2 + 4, unit),
+        walkers: divisor(headDim / unit, 4),
+        attenders: 4,
+      };
+      if (strips(unit, headDim, valueDim, tiles).largest <= vectors) return tiles;
+    }
   }
   return undefined;
 }
