@@ -1,27 +1,55 @@
 /**
  * The papers' claims, and what was measured of them: `docs/evidence.md`, from results that were kept.
  *
- *     deno task evidence [--run] [--check]
+ *     deno task evidence [--run [<claim>,<claim>,...] [--seconds <n>]] [--check]
  *
  * @module
  */
 import { fileURLToPath } from "node:url";
-import { cli, command, Failure, interruption, UsageError, write } from "../cli/mod.ts";
-import { missingResults, PAGE, renderEvidence } from "./report/evidence.ts";
+import { cli, command, Failure, integer, interruption, UsageError, write } from "../cli/mod.ts";
+import {
+  CLAIMS,
+  drawFigures,
+  EXPERIMENT_CLAIMS,
+  missingResults,
+  PAGE,
+  renderEvidence,
+} from "./report/evidence.ts";
+
+const ALL = [...CLAIMS, ...EXPERIMENT_CLAIMS], NAMES = ALL.map(({ name }) => name);
+/** Commands that continue where `--seconds` has stopped them. */
+const RESUMABLE = ["experiment", "recall", "bench:throughput", "bench:training"];
+/** A command is not begun with less than this. */
+const LEAST_SECONDS = 10;
 
 await cli(
   command("evidence", "docs/evidence.md: the papers' claims, and what results that were kept say of them.")
-    .option("--run", "first measure what no result was kept of; stopped, it continues with what is missing")
+    .option(
+      "--run [claims]",
+      "first measure what no result was kept of, of all claims or of these; stopped, it continues with what is missing",
+    )
+    .option("--seconds <n>", "end --run after this long", integer(1))
     .option("--check", "compare the page with the results instead of writing it")
-    .action(async ({ run, check }) => {
+    .action(async ({ run, seconds = Infinity, check }) => {
       if (run && check) throw new UsageError("--run and --check exclude each other");
-      const stop = interruption();
-      for (const result of run ? await missingResults() : []) {
-        write(`deno task ${result.command.join(" ")}\n`);
-        const code = await runTask(result.command);
+      const claims = typeof run === "string" ? run.split(",") : NAMES;
+      const unknown = claims.find((name) => !NAMES.includes(name));
+      if (unknown !== undefined) throw new UsageError(`--run takes some of ${NAMES}: ${unknown}`);
+      const stop = interruption(), begin = performance.now();
+      const chosen = ALL.filter(({ name }) => claims.includes(name));
+      for (const { command: words } of run ? await missingResults(chosen) : []) {
+        const left = Math.floor(seconds - (performance.now() - begin) / 1000);
+        if (left < LEAST_SECONDS) {
+          write("time is over: the same command continues\n");
+          break;
+        }
+        const limit = left < Infinity && RESUMABLE.includes(words[0]) ? ["--seconds", String(left)] : [];
+        write(`deno task ${[...words, ...limit].join(" ")}\n`);
+        const code = await runTask([...words, ...limit]);
         stop.throwIfAborted();
-        if (code !== 0) throw new Failure(`deno task ${result.command.join(" ")} ended with ${code}`);
+        if (code !== 0) throw new Failure(`deno task ${words.join(" ")} ended with ${code}`);
       }
+      if (!check) await drawFigures();
       const page = await format(await renderEvidence());
       if (!check) return await Deno.writeTextFile(PAGE, page);
       if (await Deno.readTextFile(PAGE) !== page) {

@@ -1,6 +1,7 @@
 /**
  * Runs the experiments of `docs/evidence.md` that train, one after another, and keeps each result when it is there.
- * Stopped, by Ctrl-C or by `--seconds`, it continues where it was.
+ * Stopped, by Ctrl-C or by `--seconds`, it continues where it was. Processes with the same `--json` and `--work` share
+ * the work, each on a GPU of its own: each takes a run that no other has taken.
  *
  *     deno task text --out out/english.text.gz
  *     deno task experiment --size small --data out/english.text.gz --seconds 540
@@ -26,16 +27,19 @@ import {
   type ExperimentRecipe,
   type Experiments,
   planRuns,
+  readyRuns,
   runExperiment,
+  sweepRuns,
   VARIANTS,
 } from "./measure/experiments.ts";
+import { fileName, readKept, Shared, workInTurns } from "./measure/sharing.ts";
 import { commit } from "./report/results.ts";
 
-/** Steps, and sequences of a batch, by size: what an H100 trains in half a minute. */
+/** Steps, and sequences of a batch, by size: what an H100 trains in half a minute, or one to two. */
 const SIZES: Readonly<Record<string, { steps: number; batch: number }>> = {
   tiny: { steps: 240, batch: 2 },
   small: { steps: 240, batch: 32 },
-  medium: { steps: 150, batch: 32 },
+  medium: { steps: 600, batch: 8 },
 };
 const NAMES = Object.keys(VARIANTS);
 
@@ -48,6 +52,7 @@ await cli(
     .option("--steps <n>", "of a run; those of the sweep take two fifths", integer(1))
     .option("--batch <n>", "sequences of a step", integer(1))
     .option("--seq-len <n>", "tokens of a sequence", integer(1), 2048)
+    .option("--sweep <file>", "results whose sweep to go by, instead of one of this size", path)
     .option("--seconds <n>", "stop after this long, with a checkpoint", integer(1))
     .option("--json <file>", "results; default: docs/evidence/training-<size>.json", path)
     .option("--work <folder>", "checkpoints", path, "out/experiments")
@@ -63,11 +68,15 @@ await cli(
       const file = options.json ?? `docs/evidence/training-${size}.json`;
       const recipe = { size, seqLen, ...SIZES[size] };
       const { steps = recipe.steps, batch = recipe.batch } = options;
-      const plan = planRuns(variants, seeds);
-      let kept = await read(file);
+      const swept = options.sweep === undefined
+        ? {}
+        : sweepRuns((await readKept<Experiments>(options.sweep))?.runs);
+      const known = (kept: Experiments | undefined) => ({ ...swept, ...kept?.runs });
+      const plan = (kept: Experiments | undefined) => planRuns(variants, seeds, known(kept));
       if (options.list) {
-        for (const { name } of plan) {
-          write(`${kept?.runs[name]?.bitsPerByte.toFixed(4) ?? "  -   "}  ${name}\n`);
+        const kept = await readKept<Experiments>(file);
+        for (const { name } of plan(kept)) {
+          write(`${known(kept)[name]?.bitsPerByte?.toFixed(4) ?? "  -   "}  ${name}\n`);
         }
         return;
       }
@@ -80,61 +89,43 @@ await cli(
       const about = {
         ...{ format: "levin experiments 1" as const, ...recipe, steps, batch, device: backend.info.device },
         ...{ date: new Date().toISOString().slice(0, 10), commit: await commit() },
-        command: `deno task experiment ${Deno.args.join(" ")}`,
         data: { sha256: corpus.fingerprint, train: corpus.train.length, heldOut: corpus.heldOut.length },
       };
-      checkSame(kept, about, file);
-      const status = new StatusLine();
-      for (const [i, run] of plan.entries()) {
-        if (kept?.runs[run.name] !== undefined) continue;
-        if (deadline.aborted) break;
-        const result = await runExperiment(run, { size, steps, seqLen, batch }, {
-          ...{ backend, corpus, folder: `${work}/${size}/${run.name.replaceAll(" ", "-")}` },
-          ...{ runs: kept?.runs ?? {}, signal: deadline },
-          onStep: ({ step, loss }) =>
-            status.draw(`${i + 1}/${plan.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
-        });
-        if (result === undefined) break;
-        kept = { ...about, runs: { ...kept?.runs, [run.name]: result } };
-        await keep(file, kept);
-        status.end();
-        const seconds = ((performance.now() - begin) / 1000).toFixed(0);
-        write(
-          `${run.name}: ${
-            result.bitsPerByte.toFixed(4)
-          } bits per byte, learning rate ${result.learningRate}, ` +
-            `${result.tokensPerSecond.toFixed(0)} tokens/s, ${seconds} s\n`,
-        );
-      }
-      const left = plan.filter(({ name }) => kept?.runs[name] === undefined).length;
+      const folder = `${work}/${size}`, status = new StatusLine();
+      const shared = new Shared<Experiments>(file, folder, (kept) => checkSame(kept, about, file));
+      await workInTurns(shared, (kept) => readyRuns(plan(kept), known(kept)), {
+        signal: deadline,
+        onWait: () => status.draw("other processes have taken what can be run now"),
+        async run(run, kept) {
+          const all = plan(kept), place = all.findIndex(({ name }) => name === run.name) + 1;
+          const result = await runExperiment(run, { size, steps, seqLen, batch }, {
+            ...{ backend, corpus, folder: `${folder}/${fileName(run.name)}`, signal: deadline },
+            runs: known(kept),
+            onStep: ({ step, loss }) =>
+              status.draw(`${place}/${all.length}  ${run.name}  step ${step}  loss ${loss.toFixed(4)}`),
+          });
+          if (result === undefined) return false;
+          await shared.keep(about, { [run.name]: result });
+          const { bitsPerByte, learningRate, tokensPerSecond } = result;
+          const seconds = ((performance.now() - begin) / 1000).toFixed(0);
+          status.end();
+          write(
+            `${run.name}: ${bitsPerByte.toFixed(4)} bits per byte, learning rate ${learningRate}, ` +
+              `${tokensPerSecond.toFixed(0)} tokens/s, ${seconds} s\n`,
+          );
+          return true;
+        },
+      });
+      status.end();
+      const kept = await shared.read();
+      const left = plan(kept).filter(({ name }) => known(kept)[name] === undefined).length;
       write(left === 0 ? `finished: ${file}\n` : `${left} runs are to come: the same command continues\n`);
       stop.throwIfAborted();
     }),
 );
 
-/** Results that were kept, if any. */
-async function read(file: string): Promise<Experiments | undefined> {
-  try {
-    return JSON.parse(await Deno.readTextFile(file));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
-}
-
-/** Writes results whole or not at all. */
-async function keep(file: string, experiments: Experiments): Promise<void> {
-  await Deno.writeTextFile(`${file}.partial`, `${JSON.stringify(experiments, null, 2)}\n`);
-  await Deno.rename(`${file}.partial`, file);
-}
-
 /** Runs that are to be compared must have one recipe, one text and one device. */
-function checkSame(
-  kept: Experiments | undefined,
-  about: Omit<Experiments, "runs">,
-  file: string,
-): void {
-  if (kept === undefined) return;
+function checkSame(kept: Experiments, about: Omit<Experiments, "runs">, file: string): void {
   const facts = (
     { steps, seqLen, batch, device, data }: ExperimentRecipe & Pick<Experiments, "device" | "data">,
   ) => JSON.stringify({ steps, seqLen, batch, device, data: data.sha256 });

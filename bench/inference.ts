@@ -8,21 +8,13 @@
  * @module
  */
 import assert from "node:assert/strict";
-import type { Tensor } from "../mod.ts";
-import { fromBfloat16s, toBfloat16s } from "../core/bfloat16.ts";
-import { quantizedRow } from "../core/quantize.ts";
-import { elementCount } from "../core/shape.ts";
 import { Backend } from "../core/tensor.ts";
 import { createMachine } from "../gpu/machine.ts";
-import { parseConfig } from "../model/config.ts";
-import { Decoding, readLogits, TransNormerLLM } from "../model/mod.ts";
-import { mapWeights } from "../model/weights.ts";
-import { randomArray } from "../tests/numbers.ts";
+import { Decoding, readLogits } from "../model/mod.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
+import { noiseModel, STORED, type Stored } from "./measure/models.ts";
 import { median } from "./measure/timing.ts";
 
-const STORED = ["f32", "bf16", "int8", "int4"] as const;
-type Stored = (typeof STORED)[number];
 /** Bytes per weight, in groups of 32 for integers. */
 const BYTES: Readonly<Record<Stored, number>> = { f32: 4, bf16: 2, int8: 8.5 / 8, int4: 4.5 / 8 };
 
@@ -36,53 +28,9 @@ const machine = await createMachine({}, "asked for by name");
 const { device } = machine;
 const backend = new Backend(machine);
 
-const NOISE = toBfloat16s(randomArray([2 ** 22], 1).map((x) => x / 32)), WIDE_NOISE = fromBfloat16s(NOISE);
-
-/** A weight of random integers, about as large as noise. */
-function integers([outDim, inDim]: readonly number[], bits: 8 | 4, offset: number): Tensor {
-  const { bytes, groups } = quantizedRow(inDim, { bits, group: 32 });
-  const values = new Uint8Array(outDim * bytes), random = new Uint8Array(NOISE.buffer);
-  for (let start = 0; start < values.length; start += random.length) {
-    const from = start === 0 ? offset % random.length : 0; // the low bytes of numbers are random, the high ones are few
-    values.set(random.subarray(from, from + Math.min(random.length - from, values.length - start)), start);
-  }
-  const [scale] = toBfloat16s(Float32Array.of(1 / 32 / 2 ** (bits - 1)));
-  const scales = new Uint16Array(outDim * groups).fill(scale);
-  return backend.quantized({ shape: [outDim, inDim], bits, group: 32, values, scales });
-}
-
-/** A tensor of noise, the same values whatever stores them; different for each offset. */
-function noise(shape: readonly number[], dtype: "f32" | "bf16", offset = 0): Tensor {
-  const tensor = backend.empty(shape, dtype), source = dtype === "f32" ? WIDE_NOISE : NOISE;
-  for (let start = 0; start < tensor.size;) {
-    const from = start === 0 ? 2 * offset % source.length : 0;
-    const part = source.subarray(from, Math.min(source.length, from + tensor.size - start));
-    backend.write(tensor, part, start);
-    start += part.length;
-  }
-  return tensor;
-}
-
 async function model(name: PublishedName, dtype: Stored): Promise<void> {
-  const config = parseConfig({ model_type: "transnormer", ...PUBLISHED[name] });
-  const parameters: Tensor[] = [];
-  const weights = mapWeights(config, true, (_, shape) => {
-    const flat = shape.length === 3 ? [shape[0], shape[2]] : shape;
-    const offset = 1000 * parameters.length, type = shape.length === 2 ? dtype : "f32";
-    const tensor = type === "int8" || type === "int4"
-      ? integers(flat, type === "int8" ? 8 : 4, offset)
-      : noise(flat, type, offset);
-    parameters.push(tensor);
-    return tensor;
-  });
-  const count = parameters.reduce((sum, { shape }) => sum + elementCount(shape), 0);
-  using model = new TransNormerLLM(backend, {
-    config,
-    weights,
-    parameters,
-    tokenizer: undefined,
-    fingerprint: name,
-  });
+  using model = noiseModel(backend, PUBLISHED[name], dtype);
+  const { config } = model, count = model.parameterCount;
   const ids = Uint32Array.from({ length: 2048 }, (_, i) => i * 7919 % config.vocabSize);
   const prefills: number[] = [];
   for (let i = 0; i < 4; i++) {

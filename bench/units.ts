@@ -194,7 +194,9 @@ async function tuneAll(): Promise<void> {
       device.clear(result);
       const start = performance.now();
       run();
-      const actual = new Float32Array(await device.read(result)), compiled = performance.now() - start;
+      const actual = new Float32Array(result.length);
+      await device.read(result, actual);
+      const compiled = performance.now() - start;
       let error = 0, norm = 0;
       for (let i = 0; i < 200; i++) {
         const row = i * 7919 % EDGE, column = i * 104729 % EDGE;

@@ -59,9 +59,10 @@ export interface Machine {
   clear(tensor: Tensor): void;
   /**
    * The elements as f32, quantised or not, once all operations that lead to them are done. What the caller enqueues
-   * before it waits is not waited for, and begun when the elements are there.
+   * before it waits is not waited for, and begun when the elements are there. They go into `into`, which has their number,
+   * or into a new array.
    */
-  read(tensor: Tensor): Promise<Float32Array>;
+  read(tensor: Tensor, into?: Float32Array): Promise<Float32Array>;
   /** Begins what is enqueued, for callers that wait for something else; undefined where it begins by itself. */
   begin?(): void;
   /** Ends the machine and frees all memory. Twice does nothing. */

@@ -276,12 +276,20 @@ export class Backend implements Disposable {
   /**
    * The elements of a tensor; see {@linkcode Tensor.data}.
    *
-   * @throws {TypeError} when the tensor belongs to another backend
+   * @param into where they go: as many elements as the tensor has. Default: a new array
+   * @throws {TypeError} when the tensor belongs to another backend, or `into` is no `Float32Array`
+   * @throws {RangeError} when `into` has another number of elements
    */
   // deno-lint-ignore require-await -- bad arguments arrive as rejections too
-  async read(tensor: Tensor): Promise<Float32Array> {
+  async read(tensor: Tensor, into?: Float32Array): Promise<Float32Array> {
     checkTensor("read", "tensor", tensor, WEIGHTS, this);
-    return this.machine.read(tensor);
+    if (into !== undefined) {
+      if (!(into instanceof Float32Array)) typeError("read", "into must be a Float32Array", into);
+      if (into.length !== tensor.size) {
+        rangeError("read", `into must have ${tensor.size} elements, as the tensor`, into.length);
+      }
+    }
+    return this.machine.read(tensor, into);
   }
 
   /**

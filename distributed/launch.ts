@@ -21,6 +21,9 @@ for device in $LEVIN_DEVICES; do
 done
 exec "$@"`;
 
+/** What `unshare` ends with where there is no such program. */
+const NOT_FOUND = 127;
+
 /** What to start. */
 export interface Launch {
   /** How many ranks. */
@@ -42,13 +45,15 @@ export function isRank(): boolean {
 /** Starts ranks and waits for their end. @returns the exit status */
 export async function launch({ processes, gpus, program, args, onLine }: Launch): Promise<number> {
   const devices = Deno.env.get("LEVIN_DEVICES") ?? "/dev/nvidia[0-9]*";
-  const alone = gpus ? ["unshare", Deno.uid() === 0 ? "-m" : "-rm", "sh", "-c", ONE_DEVICE, "sh"] : [];
+  const alone = gpus ? ["unshare", "-m", "sh", "-c", ONE_DEVICE, "sh"] : [];
+  // Who is not root may mount in a user namespace, one for all ranks: across two of them MPICH's messages do not come.
+  const [starter, ...first] = gpus && Deno.uid() !== 0 ? ["unshare", "-r", "mpiexec"] : ["mpiexec"];
   // The binary itself: npx would drop the descriptors by which ranks find one another.
   const command = [...alone, Deno.execPath(), "run", "-A", ...lock(), program, ...args];
   let status: Deno.CommandStatus;
   try {
-    const mpiexec = new Deno.Command("mpiexec", {
-      args: ["-n", String(processes), ...command],
+    const mpiexec = new Deno.Command(starter, {
+      args: [...first, "-n", String(processes), ...command],
       env: gpus ? { LEVIN_DEVICES: devices } : {},
       stdout: onLine === undefined ? "inherit" : "piped",
     }).spawn();
@@ -61,6 +66,7 @@ export async function launch({ processes, gpus, program, args, onLine }: Launch)
       }
     }
     status = await mpiexec.status;
+    if (status.code === NOT_FOUND) throw new Deno.errors.NotFound("mpiexec");
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     writeError(

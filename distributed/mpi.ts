@@ -7,7 +7,9 @@
  *
  * @module
  */
+import { Courier } from "./courier.ts";
 import { RankError } from "./errors.ts";
+import { launcherDescriptor, sayFarewell } from "./launcher.ts";
 
 /** A handle of MPI. */
 type Handle = bigint;
@@ -16,8 +18,9 @@ const HANDLES = { request: "buffer", comm: "usize", type: "usize" } as const;
 const { request, comm, type } = HANDLES;
 
 const SYMBOLS = {
-  MPI_Init: { parameters: ["pointer", "pointer"], result: "i32" },
+  MPI_Init_thread: { parameters: ["pointer", "pointer", "i32", "buffer"], result: "i32" },
   MPI_Finalize: { parameters: [], result: "i32" },
+  MPI_Barrier: { parameters: [comm], result: "i32" },
   MPI_Abort: { parameters: [comm, "i32"], result: "i32" },
   MPI_Comm_rank: { parameters: [comm, "buffer"], result: "i32" },
   MPI_Comm_size: { parameters: [comm, "buffer"], result: "i32" },
@@ -53,6 +56,9 @@ interface Constants {
 /** `mpi.h` of MPICH, whose ABI Intel MPI and MVAPICH share. */
 const MPICH: Constants = { world: 0x44000000n, byte: 0x4c00010dn, errorsReturn: 0x54000001n };
 
+/** The level of MPI at which several threads may call it, the same number everywhere; a tag that nobody uses. */
+const THREAD_MULTIPLE = 3, NO_TAG = 32_767;
+
 /** Longest texts of either implementation, and room for its status. */
 const TEXT_BYTES = 8192, STATUS_BYTES = 64;
 
@@ -68,6 +74,12 @@ export interface Begun {
   readonly memory: readonly unknown[];
 }
 
+/** An operation that is done. */
+export interface Done {
+  /** That were received. */
+  readonly bytes: number;
+}
+
 /** A view of plain memory. */
 export type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -79,6 +91,7 @@ export class Mpi {
   readonly version: string;
   readonly #symbols: Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
   readonly #constants: Constants;
+  readonly #courier: Courier | undefined;
   readonly #flag = new Int32Array(new ArrayBuffer(128), 0, 1); // large enough never to lie on V8's heap
   readonly #status = new Uint8Array(new ArrayBuffer(STATUS_BYTES + 128), 0, STATUS_BYTES);
 
@@ -105,16 +118,16 @@ export class Mpi {
     this.version = this.#text((text, length) => this.#symbols.MPI_Get_library_version(text, length))
       .split("\n")[0].trim();
     this.#constants = MPICH;
+    const allowed = this.#number("MPI_Init_thread", (to) => {
+      return this.#symbols.MPI_Init_thread(null, null, THREAD_MULTIPLE, to);
+    });
     if (this.version.startsWith("Open MPI")) {
       const { symbols } = Deno.dlopen(path, OPEN_MPI_SYMBOLS);
-      this.#check("MPI_Init", this.#symbols.MPI_Init(null, null));
       this.#constants = {
         world: BigInt(symbols.MPI_Comm_f2c(0)),
         byte: BigInt(symbols.MPI_Type_f2c(1)),
         errorsReturn: BigInt(symbols.MPI_Errhandler_f2c(2)),
       };
-    } else {
-      this.#check("MPI_Init", this.#symbols.MPI_Init(null, null));
     }
     const { world, errorsReturn } = this.#constants;
     this.#check("MPI_Comm_set_errhandler", this.#symbols.MPI_Comm_set_errhandler(world, errorsReturn));
@@ -126,6 +139,9 @@ export class Mpi {
         `Cannot run ranks as the library must be that of the launcher, which started ${launcher.size} processes: ` +
           `current value is ${this.size} (${path}: ${this.version})`,
       );
+    }
+    if (this.size > 1 && allowed >= THREAD_MULTIPLE) {
+      this.#courier = new Courier({ path, world, rank: this.rank, tag: NO_TAG });
     }
   }
 
@@ -176,27 +192,34 @@ export class Mpi {
     );
   }
 
-  /** Whether an operation is done; then the number of bytes that were received. */
-  test({ name, request }: Begun): { bytes: number } | undefined {
+  /** What came of an operation, if it is done. */
+  test({ name, request }: Begun): Done | undefined {
     this.#check(name, this.#symbols.MPI_Test(request, this.#flag, this.#status));
     if (this.#flag[0] === 0) return undefined;
+    this.#courier?.done();
     this.#check("MPI_Get_count", this.#symbols.MPI_Get_count(this.#status, this.#constants.byte, this.#flag));
     return { bytes: this.#flag[0] };
   }
 
-  /** Ends MPI in this process: all ranks do so together. */
+  /** Ends MPI in this process: all ranks do so together, when nothing is under way. See `launcher.ts`. */
   finalize(): void {
-    this.#check("MPI_Finalize", this.#symbols.MPI_Finalize());
+    this.#courier?.end();
+    const descriptor = this.#constants === MPICH ? launcherDescriptor() : undefined;
+    if (descriptor === undefined) return this.#check("MPI_Finalize", this.#symbols.MPI_Finalize());
+    this.#check("MPI_Barrier", this.#symbols.MPI_Barrier(this.#constants.world));
+    sayFarewell(descriptor);
   }
 
-  /** Ends all ranks. */
+  /** Ends all ranks, once the launcher has read what this one wrote to stderr: it drops what it has not. */
   abort(status: number): void {
+    awaitReader();
     this.#symbols.MPI_Abort(this.#constants.world, status);
   }
 
   #begin(name: string, memory: unknown[], call: (request: BigUint64Array<ArrayBuffer>) => number): Begun {
     const request = new BigUint64Array(new ArrayBuffer(128), 0, 1);
     this.#check(name, call(request));
+    this.#courier?.begin();
     return { name, request, memory };
   }
 
@@ -227,6 +250,21 @@ function pin(path: string): void {
   });
   const RTLD_NOW = 0x2, RTLD_NODELETE = 0x1000;
   symbols.dlopen(new TextEncoder().encode(`${path}\0`), RTLD_NOW | RTLD_NODELETE);
+}
+
+/** Waits until somebody has read what stands in the pipe that is stderr, for a second at most. */
+function awaitReader(): void {
+  if (Deno.build.os !== "linux" || Deno.stderr.isTerminal()) return;
+  const { symbols } = Deno.dlopen("libc.so.6", {
+    ioctl: { parameters: ["i32", "usize", "buffer"], result: "i32" },
+  });
+  const FIONREAD = 0x541bn,
+    STDERR = 2,
+    unread = new Int32Array(32),
+    nobody = new Int32Array(new SharedArrayBuffer(4));
+  for (let i = 0; i < 1000 && symbols.ioctl(STDERR, FIONREAD, unread) === 0 && unread[0] > 0; i++) {
+    Atomics.wait(nobody, 0, 0, 1);
+  }
 }
 
 /** What started this process, as far as its environment says. */

@@ -10,24 +10,38 @@ import { elementCount } from "../core/shape.ts";
 import type { BackendName } from "../core/machine.ts";
 import type { Backend, Tensor } from "../core/tensor.ts";
 import { checkIds } from "../model/ids.ts";
-import type { Session, SessionModel } from "../model/session.ts";
+import type { TransNormerConfig } from "../model/config.ts";
+import { PREFILL_TOKENS, type Session, type SessionModel } from "../model/session.ts";
 import { embed, finishLayer, lastLogits, project, stateShapes, Transient } from "../model/transnormer.ts";
 import { fingerprint, VERSION } from "./facts.ts";
 import type { Ranks } from "./ranks.ts";
 import { StateChain } from "./sequence.ts";
 
+/** Bytes of activations that a part of a prompt may need on a GPU by default. */
+const PART_BYTES = 2 ** 30;
+
 /**
  * Tokens of a rank's part by default. On WebGPU a part must keep the device busy for much longer than a state takes through
- * the host, and its activations must leave room for the model.
+ * the host: a power of two tokens, whose activations need at most 1 GiB. Larger models need fewer tokens for that.
  */
-export const PART_TOKENS: Readonly<Record<BackendName, number>> = { wasm: 32 * BLOCK, webgpu: 16_384 };
+export function partTokens(
+  { embedDim, hiddenDim, gluDim, gluActivation }: TransNormerConfig,
+  backend: BackendName,
+): number {
+  if (backend === "wasm") return PREFILL_TOKENS.wasm;
+  // Elements per token at the fullest moment: the residual stream with activeQ, activeK, q, k, v, u and o where LRPE
+  // doubles q and k, or with a, activeA, b and product.
+  const elements = embedDim + Math.max(9 * hiddenDim, (gluActivation === "identity" ? 3 : 4) * gluDim);
+  return Math.max(2 ** Math.floor(Math.log2(PART_BYTES / 4 / elements)), BLOCK);
+}
 
 /** Options of {@linkcode prefill}. */
 export interface PrefillOptions {
   /**
    * Most tokens that a rank reads in one pass. Memory grows with it: all of a pass is in memory, one layer after another.
-   * Each rank sends the states once per pass. Default: {@linkcode PART_TOKENS}. With Infinity there is one pass, and what
-   * ranks exchange does not depend on the length.
+   * Each rank sends the states once per pass. Default: 800 on WASM; on WebGPU a power of two, with at most 1 GiB of
+   * activations: 32,768 for 27 M parameters, 4,096 for 7 B. With Infinity there is one pass, and what ranks exchange does not
+   * depend on the length. On WebGPU a part has no less than a quarter of the default, so that ranks may have none.
    */
   passTokens?: number;
 }
@@ -56,7 +70,7 @@ export async function prefill(
 ): Promise<Tensor> {
   const operation = "prefill";
   const { model } = session, { backend } = model.weights.embedTokens;
-  const { passTokens = PART_TOKENS[backend.name] } = options;
+  const { passTokens = partTokens(model.config, backend.name) } = options;
   const checked = await ranks.together(operation, () => {
     if (!(passTokens === Infinity || Number.isInteger(passTokens) && passTokens >= BLOCK)) {
       rangeError(operation, `passTokens must be an integer >= ${BLOCK}`, passTokens);
@@ -73,7 +87,7 @@ export async function prefill(
     passTokens: String(passTokens),
   });
 
-  const size = partOf(Math.ceil(checked.length / ranks.size), passTokens);
+  const size = partOf(Math.ceil(checked.length / ranks.size), passTokens, model.config, backend.name);
   const count = Math.ceil(checked.length / size), last = (count - 1) % ranks.size;
   using reading = new Reading(ranks, model, session.states);
   let own: Tensor[] = [];
@@ -89,9 +103,21 @@ export async function prefill(
   return session.advance(checked, all.slice(0, -1), all.at(-1)!);
 }
 
-/** Tokens of a part: whole blocks of the WASM kernels, so that they fall as in a single pass. */
-function partOf(share: number, passTokens: number): number {
-  return Math.min(Math.ceil(share / BLOCK), Math.floor(passTokens / BLOCK)) * BLOCK;
+/**
+ * Tokens of each part of a rank's share: as few parts as may be, equally long so that no rank waits for another. A GPU reads
+ * a quarter of the default faster than another rank could take it over, so parts are no shorter, and ranks may have none.
+ */
+function partOf(
+  share: number,
+  passTokens: number,
+  config: TransNormerConfig,
+  backend: BackendName,
+): number {
+  const unit = backend === "wasm" ? BLOCK : 1; // whole blocks of its kernels, so that they fall as in a single pass
+  const most = Math.floor(passTokens / unit) * unit;
+  const least = backend === "wasm" ? unit : Math.min(most, partTokens(config, backend) / 4);
+  const count = Math.max(1, Math.ceil(share / most));
+  return Math.max(least, Math.ceil(share / count / unit) * unit);
 }
 
 /** What rank `root` has, on every rank. */

@@ -6,7 +6,7 @@
 import { yieldToEventLoop } from "../core/eventLoop.ts";
 import { message, show } from "../core/errors.ts";
 import { RankError } from "./errors.ts";
-import { type Begun, type Bytes, MESSAGE_BYTES, Mpi } from "./mpi.ts";
+import { type Begun, type Bytes, type Done, MESSAGE_BYTES, Mpi } from "./mpi.ts";
 
 /** Memory that ranks exchange. */
 export type Plain =
@@ -23,8 +23,19 @@ export type Facts = Readonly<Record<string, string | number | boolean>>;
 const OPERATIONS = ["allReduce", "allGather", "broadcast", "agree", "together"] as const;
 type Operation = typeof OPERATIONS[number];
 
-/** Asks so often whether a message has come before others get their turn, and so often before it sleeps. */
-const QUICK_TESTS = 50, TESTS = 300;
+/** Asks so often whether an operation is done before the event loop turns. */
+const QUICK_TESTS = 50;
+/**
+ * Sleeps so many milliseconds between two looks at what is under way: layers follow one another within one, and a rank that
+ * is only waiting must not take a core from those that compute. When nothing has come for `AWAKE` milliseconds it sleeps
+ * by a timer, which takes one or two.
+ */
+const NAP = 0.05, AWAKE = 20;
+/** Nobody wakes who sleeps on this. */
+const NOBODY = new Int32Array(new SharedArrayBuffer(4));
+
+/** Bytes that are added up at a time: they stay in a core's cache, and messages are long enough to be fast. */
+const PIECE_BYTES = 2 ** 22;
 
 /**
  * All processes that one `mpiexec` started, as one of them sees them. Without `mpiexec` there is one, of rank 0.
@@ -45,6 +56,11 @@ export class Ranks {
   #left = false;
   /** What all call together is done one after another. */
   #turn: Promise<unknown> = Promise.resolve();
+  /** What is waited for, and when something last came or was asked for. */
+  readonly #waiting = new Map<Begun, Pick<PromiseWithResolvers<Done>, "resolve" | "reject">>();
+  #lookedAt = 0;
+  /** Memory of sums. */
+  #rooms: readonly Room[] | undefined;
 
   private constructor(mpi: Mpi) {
     this.rank = mpi.rank;
@@ -123,10 +139,7 @@ export class Ranks {
    */
   async allReduce(data: Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>): Promise<void> {
     await this.#together("allReduce", data, 0, async () => {
-      const limit = MESSAGE_BYTES / data.BYTES_PER_ELEMENT;
-      for (let start = 0; start < data.length; start += limit) {
-        await this.#reduce(data.subarray(start, start + limit) as typeof data);
-      }
+      if (this.size > 1 && data.length > 0) await this.#reduce(data);
     });
   }
 
@@ -250,35 +263,138 @@ export class Ranks {
     return all.map((one, rank) => new TextDecoder().decode(one.subarray(0, lengths[rank])));
   }
 
-  /** Each rank adds up its own share of the elements, then all get all shares. */
-  async #reduce(data: Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>): Promise<void> {
+  /**
+   * Piece by piece, each rank adds up its own share of the elements, then all get all shares. One piece is added up while
+   * the next one travels.
+   */
+  async #reduce(data: Summed): Promise<void> {
     const { size } = this;
-    if (size === 1 || data.length === 0) return;
-    const kind = data.constructor as new (length: number) => typeof data;
-    const share = Math.ceil(data.length / size);
-    const isWhole = data.length === share * size; // then nothing is copied
-    const given = isWhole ? data : new kind(share * size), received = new kind(share * size);
-    if (!isWhole) given.set(data);
-    await this.#done(this.#mpi.allToAll(bytesOf(given), bytesOf(received)));
-    const sums = new kind(share);
-    for (let i = 0; i < share; i++) {
-      let sum = received[i];
-      for (let other = 1; other < size; other++) sum += received[other * share + i];
-      sums[i] = sum;
+    const rooms = this.#rooms ??= [new Room(size), new Room(size)];
+    const step = size * shareOf(Infinity, size, data);
+    const scatter = (start: number, n: number) => {
+      const piece = rooms[n % 2].piece(data, start, Math.min(start + step, data.length));
+      const done = this.#done(this.#mpi.allToAll(bytesOf(piece.given), bytesOf(piece.received)));
+      done.catch(() => {}); // told when it is waited for
+      return { piece, done };
+    };
+    let scattered = scatter(0, 0), gathered: Promise<unknown> = Promise.resolve();
+    for (let start = 0, n = 0; start < data.length; start += step, n++) {
+      const { piece, done } = scattered;
+      await done;
+      if (start + step < data.length) scattered = scatter(start + step, n + 1);
+      addUp(piece, size);
+      await gathered;
+      gathered = this.#done(this.#mpi.allGather(bytesOf(piece.sums), bytesOf(piece.given))).then(piece.end);
+      gathered.catch(() => {});
     }
-    await this.#done(this.#mpi.allGather(bytesOf(sums as typeof data), bytesOf(given as typeof data)));
-    if (!isWhole) data.set(given.subarray(0, data.length));
-    this.#bytesSent += 2 * (size - 1) * share * data.BYTES_PER_ELEMENT;
+    await gathered;
+    const bytes = Math.ceil(data.length / size) * data.BYTES_PER_ELEMENT;
+    this.#bytesSent += 2 * (size - 1) * bytes;
   }
 
-  /** Waits for an operation: awake for a moment, then asleep for a millisecond at a time. */
-  async #done(begun: Begun): Promise<{ bytes: number }> {
-    for (let tests = 1;; tests++) {
+  /** Waits for an operation: asks for a moment, then leaves it to {@linkcode #look}. */
+  async #done(begun: Begun): Promise<Done> {
+    for (let tests = 0; tests < QUICK_TESTS; tests++) {
       const done = this.#mpi.test(begun);
       if (done !== undefined) return done;
-      if (tests > TESTS) await new Promise((resolve) => setTimeout(resolve, 1));
-      else if (tests > QUICK_TESTS) await yieldToEventLoop();
     }
+    const { promise, resolve, reject } = Promise.withResolvers<Done>();
+    this.#waiting.set(begun, { resolve, reject });
+    this.#lookedAt = performance.now();
+    if (this.#waiting.size === 1) this.#look();
+    return await promise;
+  }
+
+  /** Asks for all operations that are waited for, and sleeps in between. */
+  async #look(): Promise<void> {
+    while (this.#waiting.size > 0) {
+      if (performance.now() - this.#lookedAt > AWAKE) await new Promise((resolve) => setTimeout(resolve, 1));
+      else {
+        Atomics.wait(NOBODY, 0, 0, NAP);
+        await yieldToEventLoop();
+      }
+      for (const [begun, { resolve, reject }] of this.#waiting) {
+        try {
+          const done = this.#mpi.test(begun);
+          if (done === undefined) continue;
+          resolve(done);
+        } catch (error) {
+          reject(error);
+        }
+        this.#waiting.delete(begun);
+        this.#lookedAt = performance.now();
+      }
+    }
+  }
+}
+
+/** What can be added up. */
+type Summed = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
+
+/** Elements of each rank's share of so many, in whole words; `PIECE_BYTES` at most for all ranks together. */
+function shareOf(length: number, size: number, { BYTES_PER_ELEMENT: bytes }: Summed): number {
+  const words = Math.ceil(Math.min(length * bytes, PIECE_BYTES) / 8 / size);
+  return words * 8 / bytes;
+}
+
+/** A piece of data that is added up. */
+interface Piece {
+  /** What this rank gives: one share for each. Sums replace it. */
+  readonly given: Summed;
+  /** This rank's share, from each. */
+  readonly received: Summed;
+  readonly sums: Summed;
+  /** Room for sums of some ranks, not rounded. */
+  readonly partial: Float64Array<ArrayBuffer>;
+  /** Hands sums back. */
+  readonly end: () => void;
+}
+
+/** Memory for one piece. It is kept: memory that is new takes longer than what is done in it. */
+class Room {
+  readonly #size: number;
+  readonly #given: ArrayBuffer;
+  readonly #received: ArrayBuffer;
+  readonly #sums: ArrayBuffer;
+  readonly #partial: ArrayBuffer;
+
+  constructor(size: number) {
+    const bytes = 8 * Math.ceil(PIECE_BYTES / 8 / size);
+    this.#size = size;
+    this.#given = new ArrayBuffer(size * bytes);
+    this.#received = new ArrayBuffer(size * bytes);
+    this.#sums = new ArrayBuffer(bytes);
+    this.#partial = new ArrayBuffer(2 * bytes);
+  }
+
+  /** The piece from `start` to `end`, which is copied only where ranks' shares are not whole. */
+  piece(data: Summed, start: number, end: number): Piece {
+    const part = data.subarray(start, end) as Summed, share = shareOf(part.length, this.#size, data);
+    const whole = share * this.#size, isWhole = part.length === whole;
+    const kind = data.constructor as new (buffer: ArrayBuffer, at: number, length: number) => Summed;
+    const given = isWhole ? part : new kind(this.#given, 0, whole);
+    if (!isWhole) given.set(part);
+    return {
+      given,
+      received: new kind(this.#received, 0, whole),
+      sums: new kind(this.#sums, 0, share),
+      partial: new Float64Array(this.#partial, 0, share),
+      end: () => {
+        if (!isWhole) part.set(given.subarray(0, part.length));
+      },
+    };
+  }
+}
+
+/** Adds up from rank 0 to the last, in float64, and rounds once. */
+function addUp({ received, sums, partial }: Piece, size: number): void {
+  const share = sums.length;
+  let before: Summed = received;
+  for (let other = 1; other < size; other++) {
+    const to = other === size - 1 ? sums : partial,
+      from = received.subarray(other * share, (other + 1) * share);
+    for (let i = 0; i < share; i++) to[i] = before[i] + from[i];
+    before = to;
   }
 }
 
@@ -294,7 +410,7 @@ function pieceBytes(limit: number): number {
   return Math.floor(limit / 8) * 8;
 }
 
-/** The bytes of some memory in as many pieces as messages take; one of no bytes where there are none. */
+/** The bytes of some memory, in pieces no longer than a message may be; one empty piece if there are no bytes. */
 function pieces(data: Plain, limit: number = MESSAGE_BYTES): Bytes[] {
   const bytes = bytesOf(data), size = pieceBytes(limit);
   return Array.from(

@@ -16,10 +16,10 @@ if (import.meta.main) {
     trainingCommand("train:ranks", "Trains a model on text, byte by byte, with several processes.")
       .argument("<processes>", "how many", integer(1))
       .optionsGroup("Processes:")
-      .option("--gpus", "each process sees one GPU of its own")
+      .option("--gpus", "each process sees one GPU, its own")
       .option(
         "--split <what>",
-        '"batch": each process has --batch sequences of its own; "sequence": a part of each of them',
+        '"batch": each process has its own --batch sequences; "sequence": a part of each of them',
         oneOf({ batch: "batch", sequence: "sequence" } as const),
         "batch" as "batch" | "sequence",
       )

@@ -12,7 +12,7 @@ import { StateChain } from "./sequence.ts";
 /**
  * What `train({ ranks })` takes.
  *
- * @param split `"batch"`: each rank learns from sequences of its own; `"sequence"`: from a part of every sequence
+ * @param split `"batch"`: each rank learns from its own sequences; `"sequence"`: from a part of every sequence
  * @throws {RankError} `"different"` on every rank, when they run different versions of the library
  */
 export async function trainingRanks(

@@ -91,19 +91,23 @@ export interface Limits {
   readonly workgroups: number;
 }
 
+/** A buffer that bytes are read from, between the copy that was recorded and the moment at which it is mapped. */
+interface Staged {
+  readonly block: Block;
+  mapped?: Promise<void>;
+}
+
 /**
- * Copies the bytes of a staging buffer that was mapped before and unmapped since, and leaves it mapped.
+ * Copies the bytes of a staging buffer that is being mapped, was mapped before and unmapped since, and leaves it mapped.
  *
  * Deno waits for the device inside of `mapAsync`, and then for 10 ms more before the promise settles (2.9.6), which is
  * three times what a token of 100 M parameters takes. So the bytes are asked for immediately: elsewhere that throws, as the
  * specification has it. Deno ends the process if the buffer was never mapped before.
  */
-async function readMapped(buffer: GPUBuffer, target: Uint8Array): Promise<void> {
-  const mapped = buffer.mapAsync(MAP_READ);
+async function readMapped({ block: { buffer }, mapped }: Staged, target: Uint8Array): Promise<void> {
   let range: ArrayBuffer;
   try {
     range = buffer.getMappedRange();
-    mapped.catch(() => {}); // unmapping earlier may refuse it
   } catch {
     await mapped;
     range = buffer.getMappedRange();
@@ -165,6 +169,8 @@ const BATCH_DISPATCHES = 2048;
  * A token's 138 dispatches are fewer workgroups, and stay one submit.
  */
 const BEGUN_DISPATCHES = 64, BEGUN_WORKGROUPS = 2 ** 18;
+/** Dispatches of a plan that are submitted together: the device begins with them while the host encodes the next. */
+const PLAN_DISPATCHES = 32;
 /** Where the parameters of each dispatch begin: as an array of this type, an offset costs no conversion. */
 const OFFSETS = Uint32Array.from({ length: BATCH_DISPATCHES }, (_, slot) => slot * PARAMETER_BYTES);
 /** Bind groups kept for reuse. */
@@ -210,6 +216,8 @@ export class Device {
   #workgroups = 0;
   #uploadedBytes = 0;
   #recording: Recording | undefined;
+  /** Of reads that are not mapped yet. */
+  readonly #staged = new Set<Staged>();
   #profile: { readonly timed: TimedDispatch[]; readonly clocks: PassClock[] } | undefined;
 
   private constructor(device: GPUDevice, name: string, limits: Partial<Limits>) {
@@ -418,8 +426,9 @@ export class Device {
     if (recording === undefined) this.#begin();
   }
 
-  /** Submits what is much work already. */
+  /** Submits what is much work already; not while a read is to be mapped, which would wait for it. */
   #begin(): void {
+    if (this.#staged.size > 0) return;
     if (this.#dispatches >= BEGUN_DISPATCHES && this.#workgroups >= BEGUN_WORKGROUPS) this.flush();
   }
 
@@ -486,18 +495,24 @@ export class Device {
     for (const { pieces } of plan.stores) if (pieces.length === 0) return undefined;
     const { commands, words, blocks, written, input } = plan;
     // Uploads overtake the commands that are recorded but not submitted, as in `write`.
-    const isUsed = input.usedAt >= this.#faults.batchStart;
-    if (isUsed || this.#dispatches + commands.length > BATCH_DISPATCHES) this.flush();
+    if (input.usedAt >= this.#faults.batchStart) this.flush();
     this.#device.queue.writeBuffer(input.buffer, 0, data as BufferSource);
-    const first = this.#dispatches;
-    this.#words.set(words, first * PARAMETER_BYTES / 4);
-    this.#dispatches += commands.length;
-    const pass = this.#pass ??= this.#encode().beginComputePass();
-    for (let i = 0; i < commands.length; i++) {
-      const { pipeline, group, workgroups } = commands[i];
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group, OFFSETS, first + i, 1);
-      pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+    for (let start = 0; start < commands.length; start += PLAN_DISPATCHES) {
+      const end = Math.min(start + PLAN_DISPATCHES, commands.length), count = end - start;
+      if (start > 0 || this.#dispatches + count > BATCH_DISPATCHES) this.flush();
+      const first = this.#dispatches;
+      this.#words.set(
+        words.subarray(start * PARAMETER_BYTES / 4, end * PARAMETER_BYTES / 4),
+        first * PARAMETER_BYTES / 4,
+      );
+      this.#dispatches += count;
+      const pass = this.#pass ??= this.#encode().beginComputePass();
+      for (let i = start; i < end; i++) {
+        const { pipeline, group, workgroups } = commands[i];
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, group, OFFSETS, first + i - start, 1);
+        pass.dispatchWorkgroups(workgroups[0], workgroups[1], workgroups[2]);
+      }
     }
     const { clock } = this.#faults;
     for (const block of blocks) block.usedAt = clock;
@@ -658,22 +673,23 @@ export class Device {
   }
 
   /**
-   * The bytes of a store, once all work enqueued before is done. What is enqueued after the call and before the caller
-   * waits is recorded while the device works, and begun as soon as the bytes are there: hosts such as Deno wait for all
-   * that is submitted, and without it the device would have nothing to do until the caller continues.
+   * Copies the elements of a store, in whole words, once all work enqueued before is done. What is enqueued after the call
+   * and before the caller waits is recorded while the device works, and begun as soon as it is done: hosts such as Deno
+   * wait for all that is submitted, and the device would have nothing to do until the bytes are copied.
    */
-  async read(store: Store): Promise<ArrayBuffer> {
+  async read(store: Store, into: Float32Array | Uint16Array): Promise<void> {
     this.#faults.checkAlive();
     const { writtenAt } = store, readAt = this.#faults.clock;
     this.#faults.checkSound(writtenAt);
-    const result = new Uint8Array(roundUp(store.bytes, 4));
-    const staged: Block[] = [];
+    const result = new Uint8Array(into.buffer, into.byteOffset, into.byteLength);
+    const staged: Staged[] = [];
     try {
       store.pieces.forEach((block, index) => {
         const length = Math.min(store.length - index * store.pieceLength, store.pieceLength);
         const bytes = roundUp(length * store.elementBytes, 4);
-        const staging = this.#pool.acquire(bytes, STAGING_USAGE);
-        staged.push(staging);
+        const staging = this.#pool.acquire(bytes, STAGING_USAGE), one = { block: staging };
+        staged.push(one);
+        this.#staged.add(one);
         staging.buffer.unmap();
         this.#copyEncoder().copyBufferToBuffer(block.buffer, 0, staging.buffer, 0, bytes);
         block.usedAt = staging.usedAt = this.#faults.clock;
@@ -681,12 +697,12 @@ export class Device {
       this.flush();
       await undefined; // the caller records on
       this.#faults.checkAlive();
-      const copied = Promise.all(staged.map(({ buffer }, index) => {
+      this.#mapStaged();
+      const copied = Promise.all(staged.map((one, index) => {
         const bytes = store.pieceLength * store.elementBytes;
-        return readMapped(buffer, result.subarray(index * bytes, (index + 1) * bytes));
+        return readMapped(one, result.subarray(index * bytes, (index + 1) * bytes));
       }));
       copied.catch(() => {}); // where the device ends first
-      this.begin();
       const known = this.#faults.known();
       await Promise.race([Promise.allSettled([copied]), this.#faults.ended]);
       await known;
@@ -695,14 +711,26 @@ export class Device {
       this.#faults.checkSound(readAt); // a refused batch does not copy either
       await copied;
     } catch (cause) {
-      for (const block of staged) this.#pool.destroy(block);
+      for (const one of staged) {
+        this.#staged.delete(one);
+        this.#pool.destroy(one.block);
+      }
       if (cause instanceof BackendError) throw cause;
       await yieldToEventLoop(); // a lost device refuses first, and says a turn later that it is lost
       this.#faults.checkAlive();
       throw new BackendError("validation", "Cannot read a tensor as the device refused to map it", { cause });
     }
-    for (const block of staged) this.#pool.recycle(block);
-    return result.buffer;
+    for (const { block } of staged) this.#pool.recycle(block);
+  }
+
+  /** Maps the buffers of all reads of this turn, and begins what was recorded meanwhile: Deno waits in the first `mapAsync`. */
+  #mapStaged(): void {
+    for (const one of this.#staged) {
+      one.mapped = one.block.buffer.mapAsync(MAP_READ);
+      one.mapped.catch(() => {}); // told where it is waited for
+    }
+    this.#staged.clear();
+    this.begin();
   }
 
   /** Copies between a window and a block, piece by piece. */

@@ -5,15 +5,15 @@
  */
 import type { LinearBackwardCall, LinearCall, NormLinearCall } from "../core/machine.ts";
 import { FEW_ROWS } from "../core/sizes.ts";
+import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
+import { multiplyFewRows, vectorsOfRows, type WeightRows } from "./fewRows.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import { dequantized, multiplyQuantized } from "./quantized.ts";
+import { dequantized, integerRows } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
 
-/** Rows that `fewRows` takes in one pass over the weight. */
-const ROWS_OF_PASS = 16;
 /** Tiles of 128 × 128 that fill a large GPU; a product of fewer is cut into tiles of 64 × 64. */
 const FORWARD_TILES = 128;
 /** The same for the gradient of the weight; fewer are multiplied by ranges of rows. */
@@ -25,11 +25,13 @@ const RANGE_ROWS = 256;
 export function linear(device: Device, call: LinearCall): void {
   const { weight, rows, output } = call;
   if (output.size === 0) return;
-  if (weight.quantization === undefined) return multiplyByWeight(device, call, storeOf(weight));
-  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
-  if (rows <= FEW_ROWS) return multiplyQuantized(device, call, weight.quantization);
+  if (rows <= FEW_ROWS) return multiplyRows(device, call);
   using scope = device.scope();
-  multiplyByWeight(device, call, dequantized(scope, weight, weight.quantization, storeOf(output).dtype));
+  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
+  const floats = weight.quantization === undefined
+    ? storeOf(weight)
+    : dequantized(scope, weight, weight.quantization, storeOf(output).dtype);
+  multiplyByWeight(device, call, floats);
 }
 
 /** The product of a call with a weight, `[outDim, inDim]`, that is not quantised. */
@@ -37,18 +39,14 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
   const { rows, inDim, outDim } = call;
   const x = storeOf(call.x), bias = call.bias && storeOf(call.bias), output = storeOf(call.output);
   const residual = call.residual && storeOf(call.residual);
-  const product = { x, weight, bias, residual, output, rows, inDim, outDim, stride: outDim };
-  const few = rows <= FEW_ROWS;
-  const inside = roundUp(inDim, few ? 8 : 4), outside = few ? outDim : roundUp(outDim, 4);
-  if (inside === inDim && outside === outDim) return multiplyVectors(device, product);
-
   using scope = device.scope();
-  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, inside]);
+  const inputs = (store: Store, inside: number) => padded(scope, store, [1, inDim], [1, inside]);
+  const inside = multipleOf4(inDim), outside = multipleOf4(outDim);
   const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, outside]);
   const result = outDim === outside ? output : scope.allocate([rows, outside], output.dtype);
-  multiplyVectors(device, {
-    x: inputs(x),
-    weight: inputs(weight),
+  multiplyManyRows(device, {
+    x: inputs(x, inside),
+    weight: inputs(weight, inside),
     bias: bias && outputs(bias),
     residual: residual && outputs(residual),
     output: result,
@@ -60,48 +58,41 @@ function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weig
   if (outDim !== outside) pad(device, result, [1, outside], [1, outDim], output);
 }
 
-/**
- * See {@linkcode Fused.normLinear}. The norm is a factor of each row: one row finds it on the way, for more rows of a weight
- * that is not quantised it is found first.
- */
+/** See {@linkcode Fused.normLinear}. The norm is a factor of each row, which is found on the way. */
 export function normLinear(device: Device, call: NormLinearCall): void {
-  const { weight: { quantization }, normed, gate, eps, rows, inDim, outDim } = call;
-  if (call.output.size === 0) return;
-  if (quantization !== undefined) return multiplyQuantized(device, call, quantization, call);
+  if (call.output.size > 0) multiplyRows(device, call, call);
+}
+
+/** The product of a call of few rows, whatever stores its weight. */
+function multiplyRows(
+  device: Device,
+  { x, weight, bias, residual, output, rows, inDim, outDim }: LinearCall,
+  norm?: Pick<NormLinearCall, "normed" | "eps" | "gate">,
+): void {
   using scope = device.scope();
-  const norm = { normed: storeOf(normed), eps, factors: device.nothing };
-  const product = {
-    x: storeOf(call.x),
-    weight: storeOf(call.weight),
-    bias: call.bias && storeOf(call.bias),
-    residual: call.residual && storeOf(call.residual),
-    output: storeOf(call.output),
+  const rowsOf = (weight: Tensor): WeightRows => {
+    if (weight.quantization !== undefined) return integerRows(weight, weight.quantization);
+    const inside = roundUp(inDim, 8);
+    return { store: padded(scope, storeOf(weight), [1, inDim], [1, inside]), rowLength: inside, inside };
+  };
+  const operand = rowsOf(weight), gate = norm?.gate;
+  const inputs = (tensor: Tensor) => padded(scope, storeOf(tensor), [1, inDim], [1, operand.inside]);
+  const own = inputs(x);
+  multiplyFewRows(device, {
+    x: own,
+    weight: operand,
+    bias: bias && storeOf(bias),
+    residual: residual && storeOf(residual),
+    output: storeOf(output),
     rows,
     inDim,
     outDim,
-    stride: outDim,
-    norm,
-  };
-  const other = gate && { weight: storeOf(gate.weight), bias: gate.bias && storeOf(gate.bias) };
-  if (rows === 1) return multiplyVectors(device, { ...product, gate: other });
-  norm.factors = scope.allocate([rows]);
-  findFactors(device, product, norm);
-  if (other === undefined) return multiplyVectors(device, product);
-  const left = scope.allocate([rows, outDim]);
-  multiplyVectors(device, { ...product, output: left });
-  multiplyVectors(device, { ...product, ...other, residual: left, times: true });
+    norm: norm && { normed: norm.normed.storage === x.storage ? own : inputs(norm.normed), eps: norm.eps },
+    gate: gate && { weight: rowsOf(gate.weight), bias: gate.bias && storeOf(gate.bias) },
+  });
 }
 
-/** What each row's product is multiplied by. */
-interface Norm {
-  /** `[rows, inDim]` */
-  readonly normed: Store;
-  readonly eps: number;
-  /** `[rows]`; unused for one row. */
-  readonly factors: Store;
-}
-
-/** A product whose operands can be read as vectors. */
+/** A product of many rows whose operands can be read as vectors. */
 interface Product {
   /** `[rows, inDim]` */
   readonly x: Store;
@@ -114,29 +105,18 @@ interface Product {
   /** `[rows, stride]` */
   readonly output: Store;
   readonly rows: number;
-  /** A multiple of 4; if there are few rows, of 8. */
+  /** A multiple of 4. */
   readonly inDim: number;
   readonly outDim: number;
-  /** outDim; if there are many rows, the next multiple of 4. */
+  /** outDim, or the next multiple of 4. */
   readonly stride: number;
-  /** For few rows. */
-  readonly norm?: Norm;
-  /** For few rows, but not for one: the residual is a factor. */
-  readonly times?: boolean;
-  /** For one row: what the result is multiplied by, the same with another weight of the same type, and another bias. */
-  readonly gate?: { readonly weight: Store; readonly bias: Store | undefined };
 }
 
-/** Threads that share a column of few rows: the order of its sums. */
-const teamOf = (inDim: number): number => inDim >= 2048 ? 128 : inDim >= 1024 ? 64 : 32;
-
-/** Types and constants of a product's kernels. */
-function kernelOptions(
-  device: Device,
-  { x, weight, bias, residual, output, rows, inDim, outDim, norm, times = false, gate }: Product,
-) {
-  const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES;
-  return {
+function multiplyManyRows(device: Device, product: Product): void {
+  const { x, weight, bias, residual, output, rows, inDim, outDim, stride } = product;
+  const wide = Math.ceil(rows / 128) * Math.ceil(outDim / 128) >= FORWARD_TILES, edge = wide ? 128 : 64;
+  const kernel = device.kernel(shaders.linear.tiled, {
+    access: { output: "update" },
     types: {
       X: x.dtype,
       Weight: weight.dtype,
@@ -148,101 +128,35 @@ function kernelOptions(
       WIDE: wide,
       THREADS: wide ? 256 : 128,
       BUFFERS: buffersOf(device),
-      TEAM: teamOf(inDim),
       PACKED: weight.dtype === "bf16",
-      ROWS: Math.min(roundUp(rows, 4), ROWS_OF_PASS),
       BIAS: bias !== undefined,
       RESIDUAL: residual !== undefined,
-      TIMES: times,
-      NORMED: norm !== undefined,
-      GATED: gate !== undefined,
     },
-  };
-}
-
-/** Finds the factor of each row of a product. */
-function findFactors(device: Device, product: Product, { normed, eps, factors }: Norm): void {
-  const { rows, inDim, outDim } = product;
-  const kernel = device.kernel(shaders.linear.factors, {
-    access: { factorsOut: "write" },
-    ...kernelOptions(device, product),
   });
-  for (const { start, count } of device.chunks(rows, [normed, inDim], [factors, 1])) {
-    device.dispatch(
-      kernel,
-      { normed: normed.window(start * inDim, count * inDim), factorsOut: factors.window(start, count) },
-      { rows: count, inVectors: inDim / 4, outCount: 0, firstOut: 0, stride: outDim, workgroups: count, eps },
-      count,
-    );
-  }
-}
-
-function multiplyVectors(device: Device, product: Product): void {
-  const { x, weight, bias, residual, output, rows, inDim, outDim, stride, norm, gate } = product;
-  const few = rows <= FEW_ROWS;
-  const options = kernelOptions(device, product);
-  const { WIDE, TEAM, ROWS } = options.constants;
-  const edge = WIDE ? 128 : 64;
-  // Windows of the weight start at whole vectors of the output.
-  const fit = Math.floor(device.limits.windowBytes / (inDim * weight.elementBytes));
-  const step = weight.pieces.length === 1 ? outDim : fit - fit % (fit < 128 ? 4 : 128);
   const residualRows = residual === undefined ? [] : [[residual, stride] as const];
   for (const { start, count } of device.chunks(rows, [x, inDim], [output, stride], ...residualRows)) {
     const first = start * stride, length = count * stride;
-    const xPart = x.window(start * inDim, count * inDim);
-    const residualPart = residual?.window(first, length) ?? device.nothing;
-    const outputPart = output.window(first, length);
-    for (let firstOut = 0; firstOut < outDim; firstOut += step) {
-      const outCount = Math.min(step, outDim - firstOut);
-      const part = (weight: Store) => weight.window(firstOut * inDim, outCount * inDim);
-      const workgroups = few
-        ? Math.ceil(outCount / (4 * 128 / TEAM)) * Math.ceil(count / ROWS)
-        : Math.ceil(count / edge) * Math.ceil(outCount / edge);
-      const eps = norm?.eps ?? 0;
-      const values = { rows: count, inVectors: inDim / 4, outCount, firstOut, stride, workgroups, eps };
-      if (few) {
-        const windows = {
-          x: xPart,
-          weight: part(weight),
-          scalarBias: bias ?? device.nothing,
-          scalarResidual: residualPart,
-          scalarOutput: outputPart,
-        };
-        const access = { scalarOutput: "update" } as const;
-        if (rows === 1) {
-          device.dispatch(
-            device.kernel(shaders.linear.oneRow, { access, ...options }),
-            {
-              ...windows,
-              normed: norm?.normed ?? device.nothing,
-              gateWeight: gate === undefined ? device.nothing : part(gate.weight),
-              gateBias: gate?.bias ?? device.nothing,
-            },
-            values,
-            workgroups,
-          );
-        } else {
-          device.dispatch(
-            device.kernel(shaders.linear.fewRows, { access, ...options }),
-            { ...windows, rowFactors: norm?.factors.window(start, count) ?? device.nothing },
-            values,
-            workgroups,
-          );
-        }
-      } else {
-        device.dispatch(
-          device.kernel(shaders.linear.tiled, { access: { output: "update" }, ...options }),
-          {
-            x: xPart,
-            weight: part(weight),
-            bias: bias ?? device.nothing,
-            residual: residualPart,
-            output: outputPart,
-          },
-          values,
+    for (const bound of vectorsOfRows(device, weight, outDim, inDim)) {
+      const workgroups = Math.ceil(count / edge) * Math.ceil(bound.count / edge);
+      device.dispatch(
+        kernel,
+        {
+          x: x.window(start * inDim, count * inDim),
+          weight: weight.window(bound.start * inDim, bound.count * inDim),
+          bias: bias ?? device.nothing,
+          residual: residual?.window(first, length) ?? device.nothing,
+          output: output.window(first, length),
+        },
+        {
+          rows: count,
+          inVectors: inDim / 4,
+          outCount: bound.count,
+          firstOut: bound.start,
+          stride,
           workgroups,
-        );
-      }
+        },
+        workgroups,
+      );
     }
   }
 }
@@ -326,13 +240,6 @@ function multiplyByTransposed(
       );
     }
   }
-}
-
-/** Ranges of rows of a weight that can be bound, from multiples of 4 on. */
-function* vectorsOfRows(device: Device, weight: Store, rows: number, rowLength: number) {
-  const fit = Math.floor(device.limits.windowBytes / (rowLength * weight.elementBytes));
-  const step = weight.pieces.length === 1 ? rows : fit - fit % (fit < 128 ? 4 : 128);
-  for (let start = 0; start < rows; start += step) yield { start, count: Math.min(step, rows - start) };
 }
 
 /**

@@ -95,22 +95,7 @@ fn weights(
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
@@ -223,22 +208,7 @@ fn input(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < vectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;

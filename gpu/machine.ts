@@ -172,17 +172,22 @@ export class WebgpuMachine implements Machine {
     this.device.clear(storeOf(tensor));
   }
 
-  async read(tensor: Tensor): Promise<Float32Array> {
+  async read(tensor: Tensor, into?: Float32Array): Promise<Float32Array> {
     const { size, dtype, quantization } = tensor;
-    if (quantization !== undefined) {
-      using scope = this.device.scope();
-      const store = dequantized(scope, tensor, quantization, "f32");
-      return new Float32Array(await this.device.read(store), 0, size);
+    if (dtype === "f16" || dtype === "bf16") {
+      const bits = new Uint16Array(tensor.size + tensor.size % 2); // whole words
+      await this.device.read(storeOf(tensor), bits);
+      const used = bits.subarray(0, size), elements = dtype === "f16" ? fromHalf(used) : fromBfloat16s(used);
+      into?.set(elements);
+      return into ?? elements;
     }
-    const bytes = await this.device.read(storeOf(tensor));
-    if (dtype === "f32") return new Float32Array(bytes, 0, size);
-    const bits = new Uint16Array(bytes, 0, size);
-    return dtype === "f16" ? fromHalf(bits) : fromBfloat16s(bits);
+    using scope = this.device.scope();
+    const store = quantization === undefined
+      ? storeOf(tensor)
+      : dequantized(scope, tensor, quantization, "f32");
+    const elements = into ?? new Float32Array(size);
+    await this.device.read(store, elements);
+    return elements;
   }
 
   begin(): void {

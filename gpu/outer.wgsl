@@ -1,4 +1,4 @@
-// Accumulators of outer products in registers, for lightning.wgsl and linear.wgsl.
+// Accumulators of outer products in registers, for lightning.wgsl, tile.wgsl and fewRows.wgsl.
 //
 // On an H100 a product is slower if it reads three registers than if one of them is also an operand of the product
 // before (docs/performance.md). So rows are walked to and fro: 4 × 4 accumulators have their odd rows mirrored, and the last
@@ -6,6 +6,9 @@
 
 // 4 rows, odd ones mirrored, and 4 columns of each half of a tile.
 struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
+
+// 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of a tile.
+struct Tile { upper: Rows, lower: Rows }
 
 // c + a bᵀ, row by row; c is mirrored.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {

@@ -7,13 +7,10 @@
 import { type Quantization, quantizedRow, type QuantizedWeight } from "../core/quantize.ts";
 import type { Tensor } from "../core/tensor.ts";
 import type { FloatType } from "../core/dtype.ts";
-import type { LinearCall, NormLinearCall } from "../core/machine.ts";
 import { type Device, type Scope, type Store, storeOf, type Window } from "./device.ts";
-import { padded } from "./pad.ts";
+import type { WeightRows } from "./fewRows.ts";
 import * as shaders from "./shaders.ts";
-
-/** Threads of `fewRows` that share a column of the result; 128 / TEAM columns per workgroup, 4 rows. */
-const TEAM = 32;
+import { roundUp } from "./store.ts";
 
 /** Words of a row, and where its scales begin. */
 function rowWords(inDim: number, { bits, group }: Quantization): { words: number; scalesAt: number } {
@@ -98,76 +95,9 @@ export function dequantized(
   return store;
 }
 
-/**
- * A linear layer of few rows: one pass over the weight for every 4 rows of x. With a norm its factor of each row is found on
- * the way, whatever the number of rows.
- */
-export function multiplyQuantized(
-  device: Device,
-  { x: { storage }, weight, bias, residual, rows, inDim, outDim, output }: LinearCall,
-  quantization: Quantization,
-  norm?: Pick<NormLinearCall, "normed" | "eps" | "gate">,
-): void {
-  const { words, scalesAt } = rowWords(inDim, quantization);
-  const width = Math.ceil(inDim / quantization.group) * quantization.group;
-  using scope = device.scope();
-  const vectors = (store: Store) => padded(scope, store, [1, inDim], [1, width]);
-  const x = vectors(storage as Store), gate = norm?.gate;
-  const normed = norm?.normed.storage === storage ? x : norm && vectors(storeOf(norm.normed));
-  const kernel = device.kernel(shaders.quantizedLinear.main, {
-    access: { output: "update" },
-    types: {
-      X: x.dtype,
-      Bias: bias?.dtype ?? "f32",
-      Residual: residual?.dtype ?? "f32",
-      Output: output.dtype,
-    },
-    constants: {
-      BITS: quantization.bits,
-      GROUP: quantization.group,
-      TEAM,
-      ONE_ROW: rows === 1,
-      BIAS: bias !== undefined,
-      RESIDUAL: residual !== undefined,
-      NORMED: normed !== undefined,
-      GATED: gate !== undefined,
-    },
-  });
-  const gateBias = gate?.bias && storeOf(gate.bias);
-  const from = storeOf(weight), to = storeOf(output), addend = residual && storeOf(residual);
-  const residualRows = addend === undefined ? [] : [[addend, outDim] as const];
-  for (const { start, count } of device.chunks(rows, [x, width], [to, outDim], ...residualRows)) {
-    const first = start * outDim, length = count * outDim;
-    for (const bound of device.chunks(outDim, [from, words])) {
-      const workgroups = Math.ceil(bound.count * TEAM / kernel.shader.threads) * Math.ceil(count / 4);
-      device.dispatch(
-        kernel,
-        {
-          x: x.window(start * width, count * width),
-          weight: from.window(bound.start * words, bound.count * words),
-          bias: bias === undefined ? device.nothing : storeOf(bias),
-          residual: addend?.window(first, length) ?? device.nothing,
-          output: to.window(first, length),
-          normed: normed?.window(start * width, count * width) ?? device.nothing,
-          gateWeight: gate === undefined
-            ? device.nothing
-            : storeOf(gate.weight).window(bound.start * words, bound.count * words),
-          gateBias: gateBias ?? device.nothing,
-        },
-        {
-          rows: count,
-          inVectors: width / 4,
-          vectors: words / 4,
-          scalesAt,
-          firstOut: bound.start,
-          outCount: bound.count,
-          stride: outDim,
-          workgroups,
-          inDim,
-          eps: norm?.eps ?? 0,
-        },
-        workgroups,
-      );
-    }
-  }
+/** The rows of a quantised weight as {@linkcode multiplyFewRows} reads them. */
+export function integerRows(weight: Tensor, quantization: Quantization): WeightRows {
+  const inDim = weight.shape[1], { words, scalesAt } = rowWords(inDim, quantization);
+  const inside = roundUp(inDim, quantization.group);
+  return { store: storeOf(weight), rowLength: words, inside, quantization, scalesAt };
 }

@@ -338,6 +338,7 @@ fn main(
 
 // gpu/outer.wgsl
 const outerSource = `struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
+struct Tile { upper: Rows, lower: Rows }
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -356,6 +357,454 @@ fn outerRows(c: Rows, a: vec4<f32>, left: vec4<f32>, right: vec4<f32>) -> Rows {
   let right3 = fma(vec4<f32>(a.w), right.wzyx, c.right[3]);
   let left3 = fma(vec4<f32>(a.w), left.wzyx, c.left[3]);
   return Rows(mat4x4<f32>(left0, left1, left2, left3), mat4x4<f32>(right0, right1, right2, right3));
+}
+`;
+
+// gpu/fewRows.wgsl
+const fewRowsSource = `override PACKED: bool;
+override BITS: u32;
+override GROUP: u32;
+override RANGES: u32;
+override BIAS: bool;
+override RESIDUAL: bool;
+override NORMED: bool;
+override APART: bool;
+override GATED: bool;
+const LANES = 8u;
+struct Parameters {
+  rows: u32,
+  inDim: u32,
+  inVectors: u32,
+  weightStride: u32,
+  scalesAt: u32,
+  outCount: u32,
+  firstOut: u32,
+  stride: u32,
+  rangePairs: u32,
+  workgroups: u32,
+  eps: f32,
+}
+@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
+@group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
+@group(0) @binding(2) var<storage, read> bias: array<Bias>;
+@group(0) @binding(3) var<storage, read> residual: array<Residual>;
+@group(0) @binding(4) var<storage, read_write> output: array<Output>;
+@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
+@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
+@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
+@group(0) @binding(15) var<uniform> parameters: Parameters;
+fn write(row: u32, column: u32, sum: f32, gate: f32, factor: f32) {
+  if (row >= parameters.rows || column >= parameters.outCount) { return; }
+  let global = parameters.firstOut + column;
+  let at = row * parameters.stride + global;
+  var y = sum;
+  if (NORMED) { y *= factor; }
+  if (BIAS) { y += f32(bias[global]); }
+  if (GATED) {
+    var other = gate;
+    if (NORMED) { other *= factor; }
+    if (BIAS) { other += f32(gateBias[global]); }
+    y *= other;
+  }
+  if (RESIDUAL) { y += f32(residual[at]); }
+  output[at] = Output(y);
+}
+fn factorOf(squares: f32) -> f32 {
+  return 1.0 / sqrt(squares / f32(parameters.inDim) + parameters.eps);
+}
+fn floats(at: u32, other: bool) -> vec4<f32> {
+  if (other) { return vec4<f32>(gateWeight[at]); }
+  return vec4<f32>(weight[at]);
+}
+fn words(at: u32, other: bool) -> vec4<u32> {
+  if (other) { return vec4<u32>(gateWeight[at]); }
+  return vec4<u32>(weight[at]);
+}
+fn word(at: u32, other: bool) -> u32 {
+  if (other) { return u32(gateWeight[at / 4u][at % 4u]); }
+  return u32(weight[at / 4u][at % 4u]);
+}
+fn scaleOf(row: u32, vector: u32, other: bool) -> f32 {
+  let group = 4u * vector / GROUP;
+  let pair = word(row + parameters.scalesAt + group / 2u, other);
+  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
+}
+fn scaled4(bits: u32, scale: f32) -> vec4<f32> {
+  let masked = vec4<u32>(bits) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388616.0, 8388736.0, 8390656.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625));
+}
+fn scaled8(bits: u32, scale: f32) -> vec4<f32> {
+  let positive = bits ^ 0x80808080u;
+  let masked = vec4<u32>(positive, positive, positive >> 16u, positive >> 16u) & vec4<u32>(0xffu, 0xff00u, 0xffu, 0xff00u);
+  let raised = bitcast<vec4<f32>>(masked | vec4<u32>(0x4b000000u));
+  return (raised - vec4<f32>(8388736.0, 8421376.0, 8388736.0, 8421376.0)) *
+    (scale * vec4<f32>(1.0, 0.00390625, 1.0, 0.00390625));
+}
+fn weights(row: u32, vector: u32, other: bool) -> vec4<f32> {
+  if (BITS == 8u) { return scaled8(word(row + vector, other), scaleOf(row, vector, other)); }
+  if (BITS == 4u) {
+    let bits = word(row + vector / 2u, other) >> (16u * (vector % 2u));
+    return scaled4(bits, scaleOf(row, vector, other));
+  }
+  if (PACKED) {
+    let four = words(row + vector / 2u, other);
+    return fromBfloat16s(select(four.xy, four.zw, vector % 2u == 1u));
+  }
+  return floats(row + vector, other);
+}
+override TEAM: u32;
+override ROWS: u32;
+override PARTIALS: u32;
+const TEAM_THREADS = 128u;
+var<workgroup> partial: array<vec4<f32>, PARTIALS>;
+struct RowSums { columns: mat4x4<f32>, squares: vec4<f32> }
+struct Sums { a: RowSums, b: RowSums, c: RowSums, d: RowSums }
+fn width() -> u32 { return select(4u, 2u, GATED); }
+fn weightPair(row: u32, pair: u32, other: bool) -> mat2x4<f32> {
+  if (PACKED) {
+    let four = words(row + pair, other);
+    return mat2x4<f32>(fromBfloat16s(four.xy), fromBfloat16s(four.zw));
+  }
+  return mat2x4<f32>(weights(row, 2u * pair, other), weights(row, 2u * pair + 1u, other));
+}
+fn addProducts4(sum: f32, w: vec4<f32>, y: vec4<f32>) -> f32 {
+  return fma(w.w, y.w, fma(w.z, y.z, fma(w.y, y.y, fma(w.x, y.x, sum))));
+}
+fn addColumns(sums: vec4<f32>, w: mat4x4<f32>, y: vec4<f32>) -> vec4<f32> {
+  return vec4<f32>(
+    addProducts4(sums.x, w[0], y),
+    addProducts4(sums.y, w[1], y),
+    addProducts4(sums.z, w[2], y),
+    addProducts4(sums.w, w[3], y),
+  );
+}
+fn xAt(row: u32, vector: u32) -> vec4<f32> {
+  return vec4<f32>(x[min(row, parameters.rows - 1u) * parameters.inVectors + vector]);
+}
+fn normedAt(row: u32, vector: u32, y: vec4<f32>) -> vec4<f32> {
+  if (!APART) { return y; }
+  return vec4<f32>(normed[min(row, parameters.rows - 1u) * parameters.inVectors + vector]);
+}
+fn addVector(sums: RowSums, w: mat4x4<f32>, row: u32, vector: u32) -> RowSums {
+  var next = sums;
+  let y0 = xAt(row, vector);
+  next.columns[0] = addColumns(sums.columns[0], w, y0);
+  if (NORMED) {
+    let n0 = normedAt(row, vector, y0);
+    next.squares.x = addProducts4(sums.squares.x, n0, n0);
+  }
+  if (ROWS > 1u) {
+    let y1 = xAt(row + 1u, vector);
+    next.columns[1] = addColumns(sums.columns[1], w, y1);
+    if (NORMED) {
+      let n1 = normedAt(row + 1u, vector, y1);
+      next.squares.y = addProducts4(sums.squares.y, n1, n1);
+    }
+  }
+  if (ROWS > 2u) {
+    let y2 = xAt(row + 2u, vector);
+    let y3 = xAt(row + 3u, vector);
+    next.columns[2] = addColumns(sums.columns[2], w, y2);
+    next.columns[3] = addColumns(sums.columns[3], w, y3);
+    if (NORMED) {
+      let n2 = normedAt(row + 2u, vector, y2);
+      let n3 = normedAt(row + 3u, vector, y3);
+      next.squares.z = addProducts4(sums.squares.z, n2, n2);
+      next.squares.w = addProducts4(sums.squares.w, n3, n3);
+    }
+  }
+  return next;
+}
+fn addVectors(sums: ptr<function, Sums>, w: mat4x4<f32>, row: u32, vector: u32) {
+  (*sums).a = addVector((*sums).a, w, row, vector);
+  if (ROWS > 4u) { (*sums).b = addVector((*sums).b, w, row + 4u, vector); }
+  if (ROWS > 8u) {
+    (*sums).c = addVector((*sums).c, w, row + 8u, vector);
+    (*sums).d = addVector((*sums).d, w, row + 12u, vector);
+  }
+}
+fn addPair(sums: ptr<function, Sums>, starts: vec4<u32>, row: u32, pair: u32) {
+  if (ROWS <= 4u) {
+    let a = weightPair(starts.x, pair, false);
+    let b = weightPair(starts.y, pair, false);
+    let c = weightPair(starts.z, pair, GATED);
+    let d = weightPair(starts.w, pair, GATED);
+    addVectors(sums, mat4x4<f32>(a[0], b[0], c[0], d[0]), row, 2u * pair);
+    addVectors(sums, mat4x4<f32>(a[1], b[1], c[1], d[1]), row, 2u * pair + 1u);
+  } else {
+    for (var vector = 2u * pair; vector < 2u * pair + 2u; vector++) {
+      let w = mat4x4<f32>(
+        weights(starts.x, vector, false),
+        weights(starts.y, vector, false),
+        weights(starts.z, vector, GATED),
+        weights(starts.w, vector, GATED),
+      );
+      addVectors(sums, w, row, vector);
+    }
+  }
+}
+fn lanesOfTeam(at: u32) -> vec4<f32> {
+  return ((partial[at] + partial[at + 4u]) + (partial[at + 2u] + partial[at + 6u])) +
+    ((partial[at + 1u] + partial[at + 5u]) + (partial[at + 3u] + partial[at + 7u]));
+}
+fn finishTeams(sums: RowSums, row: u32, column: u32, thread: u32) {
+  let rows = min(ROWS, 4u);
+  let teams = TEAM_THREADS / TEAM;
+  workgroupBarrier();
+  partial[thread] = sums.columns[0];
+  if (ROWS > 1u) { partial[TEAM_THREADS + thread] = sums.columns[1]; }
+  if (ROWS > 2u) {
+    partial[2u * TEAM_THREADS + thread] = sums.columns[2];
+    partial[3u * TEAM_THREADS + thread] = sums.columns[3];
+  }
+  if (NORMED) { partial[rows * TEAM_THREADS + thread] = sums.squares; }
+  workgroupBarrier();
+  if (RANGES > 1u) {
+    let jobs = (rows + select(0u, 1u, NORMED)) * teams * LANES;
+    for (var job = thread; job < jobs; job += TEAM_THREADS) {
+      let at = job / LANES * TEAM + job % LANES;
+      var sum = partial[at];
+      for (var i = 1u; i < RANGES; i++) { sum += partial[at + i * LANES]; }
+      partial[at] = sum;
+    }
+  }
+  workgroupBarrier();
+  for (var job = thread; job < rows * teams; job += TEAM_THREADS) {
+    let local = job / teams;
+    let team = job % teams;
+    let found = lanesOfTeam(job * TEAM);
+    var factor = 1.0;
+    if (NORMED) { factor = factorOf(lanesOfTeam((rows * teams + team) * TEAM)[local]); }
+    let first = column + team * width();
+    write(row + local, first, found.x, found.z, factor);
+    write(row + local, first + 1u, found.y, found.w, factor);
+    if (!GATED) {
+      write(row + local, first + 2u, found.z, 0.0, factor);
+      write(row + local, first + 3u, found.w, 0.0, factor);
+    }
+  }
+}
+@compute @workgroup_size(TEAM_THREADS)
+fn teams(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let columns = TEAM_THREADS / TEAM * width();
+  let across = (parameters.outCount + columns - 1u) / columns;
+  let row = id / across * ROWS;
+  let firstColumn = id % across * columns;
+  let column = firstColumn + thread / TEAM * width();
+  let offsets = select(vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(0u, 1u, 0u, 1u), GATED);
+  let starts = min(column + offsets, vec4<u32>(parameters.outCount - 1u)) * parameters.weightStride;
+  let member = thread % TEAM;
+  let range = member / LANES;
+  let end = min((range + 1u) * parameters.rangePairs, parameters.inVectors / 2u);
+  var sums = Sums();
+  for (var i = range * parameters.rangePairs + member % LANES; i < end; i += LANES) {
+    addPair(&sums, starts, row, i);
+  }
+  finishTeams(sums.a, row, firstColumn, thread);
+  if (ROWS > 4u) { finishTeams(sums.b, row + 4u, firstColumn, thread); }
+  if (ROWS > 8u) {
+    finishTeams(sums.c, row + 8u, firstColumn, thread);
+    finishTeams(sums.d, row + 12u, firstColumn, thread);
+  }
+}
+override ROW_GROUPS: u32;
+override COLUMN_GROUPS: u32;
+override POSITIONS: u32;
+override THREADS: u32;
+override STEP: u32;
+override UNITS: u32;
+override GROUPS: u32;
+override PITCH: u32;
+var<workgroup> memory: array<Vectors, 4>;
+fn keep(at: u32, value: vec4<f32>) {
+  let vectors = 16u * STEP * PITCH;
+  memory[at / vectors][at % vectors / PITCH][at % PITCH] = value;
+}
+fn kept(at: u32) -> vec4<f32> {
+  let vectors = 16u * STEP * PITCH;
+  return memory[at / vectors][at % vectors / PITCH][at % PITCH];
+}
+fn weightsAt() -> u32 { return ROW_GROUPS * select(1u, 2u, APART); }
+fn rowsOf(group: u32, row: u32, column: u32) -> vec4<u32> {
+  var first = row + group % ROW_GROUPS * 4u;
+  var last = parameters.rows - 1u;
+  var stride = parameters.inVectors;
+  if (group >= weightsAt()) {
+    first = group - weightsAt();
+    if (GATED && first >= COLUMN_GROUPS) { first -= COLUMN_GROUPS; }
+    first = column + 4u * first;
+    last = parameters.outCount - 1u;
+    stride = parameters.weightStride;
+  }
+  return min(first + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(last)) * stride;
+}
+fn load(group: u32, rows: vec4<u32>, vector: u32) -> mat4x4<f32> {
+  let at = rows + vector;
+  if (group < ROW_GROUPS) {
+    return mat4x4<f32>(vec4<f32>(x[at.x]), vec4<f32>(x[at.y]), vec4<f32>(x[at.z]), vec4<f32>(x[at.w]));
+  }
+  if (APART && group < weightsAt()) {
+    return mat4x4<f32>(
+      vec4<f32>(normed[at.x]),
+      vec4<f32>(normed[at.y]),
+      vec4<f32>(normed[at.z]),
+      vec4<f32>(normed[at.w]),
+    );
+  }
+  let isGate = GATED && group >= weightsAt() + COLUMN_GROUPS;
+  return mat4x4<f32>(
+    weights(rows.x, vector, isGate),
+    weights(rows.y, vector, isGate),
+    weights(rows.z, vector, isGate),
+    weights(rows.w, vector, isGate),
+  );
+}
+fn store(group: u32, vector: u32, elements: mat4x4<f32>, inside: bool) {
+  let columns = transpose(elements);
+  memory[0][vector][group] = select(vec4<f32>(), columns[0], inside);
+  memory[1][vector][group] = select(vec4<f32>(), columns[1], inside);
+  memory[2][vector][group] = select(vec4<f32>(), columns[2], inside);
+  memory[3][vector][group] = select(vec4<f32>(), columns[3], inside);
+}
+struct Position { row: u32, column: u32 }
+struct TileSums { products: Rows, squares: vec4<f32> }
+fn addProducts(sums: ptr<function, TileSums>, e: u32, vector: u32, position: Position) {
+  let row = position.row;
+  let column = weightsAt() + position.column;
+  let y = memory[e][vector][row];
+  let left = memory[e][vector][column];
+  let right = memory[e][vector][column + COLUMN_GROUPS];
+  (*sums).products = outerRows((*sums).products, y, left, right);
+  if (NORMED) {
+    var other = y;
+    if (APART) { other = memory[e][vector][ROW_GROUPS + row]; }
+    (*sums).squares = fma(other, other, (*sums).squares);
+  }
+}
+fn addTerms(sums: ptr<function, TileSums>, vector: u32, position: Position) {
+  addProducts(sums, 0u, vector, position);
+  addProducts(sums, 1u, vector, position);
+  addProducts(sums, 2u, vector, position);
+  addProducts(sums, 3u, vector, position);
+  addProducts(sums, 0u, vector + 1u, position);
+  addProducts(sums, 1u, vector + 1u, position);
+  addProducts(sums, 2u, vector + 1u, position);
+  addProducts(sums, 3u, vector + 1u, position);
+}
+fn lanesOf(at: u32) -> vec4<f32> {
+  let n = POSITIONS;
+  return ((kept(at) + kept(at + 4u * n)) + (kept(at + 2u * n) + kept(at + 6u * n))) +
+    ((kept(at + n) + kept(at + 5u * n)) + (kept(at + 3u * n) + kept(at + 7u * n)));
+}
+struct Place { row: u32, column: u32 }
+fn finishRow(left: vec4<f32>, right: vec4<f32>, local: u32, place: Place, thread: u32) {
+  workgroupBarrier();
+  keep(thread, left);
+  keep(THREADS + thread, right);
+  workgroupBarrier();
+  let half = thread / POSITIONS;
+  if (half >= select(2u, 1u, GATED)) { return; }
+  let position = thread % POSITIONS;
+  let sums = lanesOf(half * THREADS + position);
+  var gates = vec4<f32>();
+  if (GATED) { gates = lanesOf(THREADS + position); }
+  let group = position / COLUMN_GROUPS;
+  var factor = 1.0;
+  if (NORMED) { factor = kept(2u * THREADS + group)[local]; }
+  let row = place.row + 4u * group + local;
+  let column = place.column + 4u * (position % COLUMN_GROUPS + half * COLUMN_GROUPS);
+  write(row, column, sums.x, gates.x, factor);
+  write(row, column + 1u, sums.y, gates.y, factor);
+  write(row, column + 2u, sums.z, gates.z, factor);
+  write(row, column + 3u, sums.w, gates.w, factor);
+}
+@compute @workgroup_size(THREADS)
+fn tiles(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let id = folded(workgroup, workgroups);
+  if (id >= parameters.workgroups) { return; }
+  let columns = COLUMN_GROUPS * select(8u, 4u, GATED);
+  let across = (parameters.outCount + columns - 1u) / columns;
+  let place = Place(id / across * 4u * ROW_GROUPS, id % across * columns);
+  let lane = thread / POSITIONS;
+  let position = Position(thread % POSITIONS / COLUMN_GROUPS, thread % COLUMN_GROUPS);
+  let quad = thread % 16u;
+  let slot = thread / 16u;
+  let slots = THREADS / 16u;
+  let units = GROUPS * STEP;
+  let u0 = slot;
+  let u1 = slot + slots;
+  let u2 = slot + 2u * slots;
+  let rows0 = rowsOf(u0 % GROUPS, place.row, place.column);
+  let rows1 = rowsOf(u1 % GROUPS, place.row, place.column);
+  let rows2 = rowsOf(u2 % GROUPS, place.row, place.column);
+  let v0 = u0 / GROUPS * 16u + quad;
+  let v1 = u1 / GROUPS * 16u + quad;
+  let v2 = u2 / GROUPS * 16u + quad;
+  let inVectors = parameters.inVectors;
+  let rangeVectors = 2u * parameters.rangePairs;
+  let ranges = (inVectors + rangeVectors - 1u) / rangeVectors;
+  let stepVectors = 16u * STEP;
+  let rangeSteps = (min(rangeVectors, inVectors) + stepVectors - 1u) / stepVectors;
+  let steps = ranges * rangeSteps;
+  var sums = TileSums();
+  var totals = TileSums();
+  var l0 = mat4x4<f32>();
+  var l1 = mat4x4<f32>();
+  var l2 = mat4x4<f32>();
+  for (var step = 0u; step <= steps; step++) {
+    let range = step / rangeSteps;
+    let first = range * rangeVectors + step % rangeSteps * stepVectors;
+    let end = min((range + 1u) * rangeVectors, inVectors);
+    if (step < steps) {
+      let last = inVectors - 1u;
+      if (u0 < units) { l0 = load(u0 % GROUPS, rows0, min(first + v0, last)); }
+      if (UNITS > 1u && u1 < units) { l1 = load(u1 % GROUPS, rows1, min(first + v1, last)); }
+      if (UNITS > 2u && u2 < units) { l2 = load(u2 % GROUPS, rows2, min(first + v2, last)); }
+    }
+    if (step > 0u) {
+      for (var i = 0u; i < STEP; i++) { addTerms(&sums, 16u * i + 2u * lane, position); }
+      if (step % rangeSteps == 0u) {
+        totals.products.left += sums.products.left;
+        totals.products.right += sums.products.right;
+        totals.squares += sums.squares;
+        sums = TileSums();
+      }
+    }
+    if (step < steps) {
+      workgroupBarrier();
+      if (u0 < units) { store(u0 % GROUPS, v0, l0, first + v0 < end); }
+      if (UNITS > 1u && u1 < units) { store(u1 % GROUPS, v1, l1, first + v1 < end); }
+      if (UNITS > 2u && u2 < units) { store(u2 % GROUPS, v2, l2, first + v2 < end); }
+      workgroupBarrier();
+    }
+  }
+  if (NORMED) {
+    workgroupBarrier();
+    keep(thread, totals.squares);
+    workgroupBarrier();
+    if (thread < ROW_GROUPS) {
+      let total = lanesOf(thread * COLUMN_GROUPS);
+      let factors = vec4<f32>(factorOf(total.x), factorOf(total.y), factorOf(total.z), factorOf(total.w));
+      keep(2u * THREADS + thread, factors);
+    }
+  }
+  let found = totals.products;
+  finishRow(found.left[0], found.right[0], 0u, place, thread);
+  finishRow(found.left[1].wzyx, found.right[1].wzyx, 1u, place, thread);
+  finishRow(found.left[2], found.right[2], 2u, place, thread);
+  finishRow(found.left[3].wzyx, found.right[3].wzyx, 3u, place, thread);
 }
 `;
 
@@ -980,7 +1429,6 @@ override BUFFERS: u32;
 const INNER = 16u;
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
-struct Tile { upper: Rows, lower: Rows }
 fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];
@@ -994,16 +1442,30 @@ fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, col
     (*accumulators).lower.left = outer((*accumulators).lower.left, a1, b0);
   }
 }
+fn addTerms(accumulators: ptr<function, Tile>, buffer: u32, row: u32, column: u32) {
+  addTerm(accumulators, buffer, 0u, row, column);
+  addTerm(accumulators, buffer, 1u, row, column);
+  addTerm(accumulators, buffer, 2u, row, column);
+  addTerm(accumulators, buffer, 3u, row, column);
+  addTerm(accumulators, buffer, 4u, row, column);
+  addTerm(accumulators, buffer, 5u, row, column);
+  addTerm(accumulators, buffer, 6u, row, column);
+  addTerm(accumulators, buffer, 7u, row, column);
+  addTerm(accumulators, buffer, 8u, row, column);
+  addTerm(accumulators, buffer, 9u, row, column);
+  addTerm(accumulators, buffer, 10u, row, column);
+  addTerm(accumulators, buffer, 11u, row, column);
+  addTerm(accumulators, buffer, 12u, row, column);
+  addTerm(accumulators, buffer, 13u, row, column);
+  addTerm(accumulators, buffer, 14u, row, column);
+  addTerm(accumulators, buffer, 15u, row, column);
+}
 `;
 
 // gpu/linear.wgsl
 const linearSource = `override PACKED: bool;
-override ROWS: u32;
 override BIAS: bool;
 override RESIDUAL: bool;
-override TIMES: bool;
-override NORMED: bool;
-override GATED: bool;
 struct Parameters {
   rows: u32,
   inVectors: u32,
@@ -1011,7 +1473,6 @@ struct Parameters {
   firstOut: u32,
   stride: u32,
   workgroups: u32,
-  eps: f32,
 }
 @group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
 @group(0) @binding(1) var<storage, read> weight: array<vec4<Weight>>;
@@ -1022,13 +1483,6 @@ fn weights(at: u32) -> vec4<f32> {
     return fromBfloat16s(select(words.xy, words.zw, at % 2u == 1u));
   }
   return vec4<f32>(weight[at]);
-}
-fn weightPair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(weight[at])); }
-  return mat2x4<f32>(vec4<f32>(weight[2u * at]), vec4<f32>(weight[2u * at + 1u]));
-}
-fn pairOf(words: vec4<u32>) -> mat2x4<f32> {
-  return mat2x4<f32>(fromBfloat16s(words.xy), fromBfloat16s(words.zw));
 }
 @group(0) @binding(2) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(3) var<storage, read> residual: array<vec4<Residual>>;
@@ -1093,22 +1547,7 @@ fn tiled(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < inVectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -1141,191 +1580,6 @@ fn tiled(
     writeTile(outRow, outColumn + 16u, accumulators.upper.right);
     writeTile(outRow + edge / 2u, outColumn + 16u, accumulators.lower.right);
   }
-}
-@group(0) @binding(2) var<storage, read> scalarBias: array<Bias>;
-@group(0) @binding(3) var<storage, read> scalarResidual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> scalarOutput: array<Output>;
-@group(0) @binding(5) var<storage, read> rowFactors: array<f32>;
-override TEAM: u32;
-var<workgroup> partial: array<mat4x4<f32>, 128>;
-fn products(w: mat4x4<f32>, row: u32, i: u32) -> mat4x4<f32> {
-  let last = parameters.rows - 1u;
-  let x0 = vec4<f32>(x[min(row, last) * parameters.inVectors + i]);
-  let x1 = vec4<f32>(x[min(row + 1u, last) * parameters.inVectors + i]);
-  let x2 = vec4<f32>(x[min(row + 2u, last) * parameters.inVectors + i]);
-  let x3 = vec4<f32>(x[min(row + 3u, last) * parameters.inVectors + i]);
-  return mat4x4<f32>(
-    vec4<f32>(dot(w[0], x0), dot(w[0], x1), dot(w[0], x2), dot(w[0], x3)),
-    vec4<f32>(dot(w[1], x0), dot(w[1], x1), dot(w[1], x2), dot(w[1], x3)),
-    vec4<f32>(dot(w[2], x0), dot(w[2], x1), dot(w[2], x2), dot(w[2], x3)),
-    vec4<f32>(dot(w[3], x0), dot(w[3], x1), dot(w[3], x2), dot(w[3], x3)),
-  );
-}
-fn writeScalar(row: u32, column: u32, sum: f32) {
-  if (row >= parameters.rows || column >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column;
-  let at = row * parameters.stride + global;
-  var y = sum;
-  if (NORMED) { y *= rowFactors[row]; }
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (RESIDUAL) {
-    let other = f32(scalarResidual[at]);
-    y = select(y + other, y * other, TIMES);
-  }
-  scalarOutput[at] = Output(y);
-}
-fn finish(accumulators: mat4x4<f32>, row: u32, column: u32, thread: u32) {
-  let lane = thread % TEAM;
-  workgroupBarrier();
-  partial[thread] = accumulators;
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) { partial[thread] += partial[thread + half]; }
-  }
-  workgroupBarrier();
-  if (lane >= 16u) { return; }
-  writeScalar(row + lane % 4u, column + lane / 4u, partial[thread - lane][lane / 4u][lane % 4u]);
-}
-fn firstColumn(id: u32, thread: u32) -> u32 {
-  return (id * (128u / TEAM) + thread / TEAM) * 4u;
-}
-@compute @workgroup_size(128)
-fn fewRows(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let blocks = (parameters.outCount + 512u / TEAM - 1u) / (512u / TEAM);
-  let row = id / blocks * ROWS;
-  let column = firstColumn(id % blocks, thread);
-  let inVectors = parameters.inVectors;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * inVectors;
-  let at1 = min(column + 1u, last) * inVectors;
-  let at2 = min(column + 2u, last) * inVectors;
-  let at3 = min(column + 3u, last) * inVectors;
-  var s0 = mat4x4<f32>();
-  var s1 = mat4x4<f32>();
-  var s2 = mat4x4<f32>();
-  var s3 = mat4x4<f32>();
-  for (var i = thread % TEAM * 2u; i < inVectors; i += select(1u, 2u * TEAM - 1u, i % 2u == 1u)) {
-    let w = mat4x4<f32>(weights(at0 + i), weights(at1 + i), weights(at2 + i), weights(at3 + i));
-    s0 += products(w, row, i);
-    if (ROWS > 4u) { s1 += products(w, row + 4u, i); }
-    if (ROWS > 8u) { s2 += products(w, row + 8u, i); }
-    if (ROWS > 12u) { s3 += products(w, row + 12u, i); }
-  }
-  finish(s0, row, column, thread);
-  if (ROWS > 4u) { finish(s1, row + 4u, column, thread); }
-  if (ROWS > 8u) { finish(s2, row + 8u, column, thread); }
-  if (ROWS > 12u) { finish(s3, row + 12u, column, thread); }
-}
-@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
-@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<Weight>>;
-@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-var<workgroup> partialRow: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquare: array<f32, 128>;
-fn gatePair(at: u32) -> mat2x4<f32> {
-  if (PACKED) { return pairOf(vec4<u32>(gateWeight[at])); }
-  return mat2x4<f32>(vec4<f32>(gateWeight[2u * at]), vec4<f32>(gateWeight[2u * at + 1u]));
-}
-fn addSquares(sum: f32, at: u32) -> f32 {
-  let left = vec4<f32>(normed[2u * at]);
-  let right = vec4<f32>(normed[2u * at + 1u]);
-  return sum + dot(left, left) + dot(right, right);
-}
-fn factorOf(squares: f32) -> f32 {
-  return 1.0 / sqrt(squares / f32(4u * parameters.inVectors) + parameters.eps);
-}
-@compute @workgroup_size(128)
-fn oneRow(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let lane = thread % TEAM;
-  let column = firstColumn(id, thread);
-  let pairs = parameters.inVectors / 2u;
-  let last = parameters.outCount - 1u;
-  let at0 = min(column, last) * pairs;
-  let at1 = min(column + 1u, last) * pairs;
-  let at2 = min(column + 2u, last) * pairs;
-  let at3 = min(column + 3u, last) * pairs;
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var square = 0.0;
-  for (var i = lane; i < pairs; i += TEAM) {
-    let w0 = weightPair(at0 + i);
-    let w1 = weightPair(at1 + i);
-    let w2 = weightPair(at2 + i);
-    let w3 = weightPair(at3 + i);
-    let x0 = vec4<f32>(x[2u * i]);
-    let x1 = vec4<f32>(x[2u * i + 1u]);
-    sums += vec4<f32>(dot(w0[0], x0), dot(w1[0], x0), dot(w2[0], x0), dot(w3[0], x0));
-    sums += vec4<f32>(dot(w0[1], x1), dot(w1[1], x1), dot(w2[1], x1), dot(w3[1], x1));
-    if (GATED) {
-      let g0 = gatePair(at0 + i);
-      let g1 = gatePair(at1 + i);
-      let g2 = gatePair(at2 + i);
-      let g3 = gatePair(at3 + i);
-      gates += vec4<f32>(dot(g0[0], x0), dot(g1[0], x0), dot(g2[0], x0), dot(g3[0], x0));
-      gates += vec4<f32>(dot(g0[1], x1), dot(g1[1], x1), dot(g2[1], x1), dot(g3[1], x1));
-    }
-    if (NORMED) { square = addSquares(square, i); }
-  }
-  partialRow[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquare[thread] = square; }
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      partialRow[thread] += partialRow[thread + half];
-      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
-      if (NORMED) { partialSquare[thread] += partialSquare[thread + half]; }
-    }
-  }
-  workgroupBarrier();
-  if (lane >= 4u || column + lane >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column + lane;
-  let team = thread - lane;
-  var factor = 1.0;
-  if (NORMED) { factor = factorOf(partialSquare[team]); }
-  var y = partialRow[team][lane];
-  if (NORMED) { y *= factor; }
-  if (BIAS) { y += f32(scalarBias[global]); }
-  if (GATED) {
-    var gate = partialGate[team][lane] * factor;
-    if (BIAS) { gate += f32(gateBias[global]); }
-    y *= gate;
-  }
-  if (RESIDUAL) { y += f32(scalarResidual[global]); }
-  scalarOutput[global] = Output(y);
-}
-@group(0) @binding(4) var<storage, read_write> factorsOut: array<f32>;
-@compute @workgroup_size(128)
-fn factors(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let row = folded(workgroup, workgroups);
-  if (row >= parameters.workgroups) { return; }
-  let pairs = parameters.inVectors / 2u;
-  var square = 0.0;
-  if (thread < TEAM) {
-    for (var i = thread; i < pairs; i += TEAM) { square = addSquares(square, row * pairs + i); }
-  }
-  partialSquare[thread] = square;
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (thread < half) { partialSquare[thread] += partialSquare[thread + half]; }
-  }
-  if (thread == 0u) { factorsOut[row] = factorOf(partialSquare[0]); }
 }
 `;
 
@@ -1400,22 +1654,7 @@ fn weights(
     }
     if (i > start) {
       let buffer = ((i - start) / INNER - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < end) {
       let buffer = (i - start) / INNER % BUFFERS;
@@ -1513,22 +1752,7 @@ fn input(
     }
     if (i > 0u) {
       let buffer = (i / (INNER / 4u) - 1u) % BUFFERS;
-      addTerm(&accumulators, buffer, 0u, row, column);
-      addTerm(&accumulators, buffer, 1u, row, column);
-      addTerm(&accumulators, buffer, 2u, row, column);
-      addTerm(&accumulators, buffer, 3u, row, column);
-      addTerm(&accumulators, buffer, 4u, row, column);
-      addTerm(&accumulators, buffer, 5u, row, column);
-      addTerm(&accumulators, buffer, 6u, row, column);
-      addTerm(&accumulators, buffer, 7u, row, column);
-      addTerm(&accumulators, buffer, 8u, row, column);
-      addTerm(&accumulators, buffer, 9u, row, column);
-      addTerm(&accumulators, buffer, 10u, row, column);
-      addTerm(&accumulators, buffer, 11u, row, column);
-      addTerm(&accumulators, buffer, 12u, row, column);
-      addTerm(&accumulators, buffer, 13u, row, column);
-      addTerm(&accumulators, buffer, 14u, row, column);
-      addTerm(&accumulators, buffer, 15u, row, column);
+      addTerms(&accumulators, buffer, row, column);
     }
     if (i < vectors) {
       let buffer = i / (INNER / 4u) % BUFFERS;
@@ -1952,140 +2176,6 @@ fn main(
   let index = i / parameters.toColumns / parameters.toRows;
   let inside = row < parameters.rows && column < parameters.columns;
   y[i] = Y(select(0, element((index * parameters.rows + row) * parameters.columns + column), inside));
-}
-`;
-
-// gpu/quantizedLinear.wgsl
-const quantizedLinearSource = `override BITS: u32;
-override GROUP: u32;
-override TEAM: u32;
-override ONE_ROW: bool;
-override BIAS: bool;
-override RESIDUAL: bool;
-override NORMED: bool;
-override GATED: bool;
-struct Parameters {
-  rows: u32,
-  inVectors: u32,
-  vectors: u32,
-  scalesAt: u32,
-  firstOut: u32,
-  outCount: u32,
-  stride: u32,
-  workgroups: u32,
-  inDim: u32,
-  eps: f32,
-}
-@group(0) @binding(0) var<storage, read> x: array<vec4<X>>;
-@group(0) @binding(1) var<storage, read> weight: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> bias: array<Bias>;
-@group(0) @binding(3) var<storage, read> residual: array<Residual>;
-@group(0) @binding(4) var<storage, read_write> output: array<Output>;
-@group(0) @binding(5) var<storage, read> normed: array<vec4<X>>;
-@group(0) @binding(6) var<storage, read> gateWeight: array<vec4<u32>>;
-@group(0) @binding(7) var<storage, read> gateBias: array<Bias>;
-@group(0) @binding(15) var<uniform> parameters: Parameters;
-var<workgroup> partial: array<vec4<f32>, 128>;
-var<workgroup> partialGate: array<vec4<f32>, 128>;
-var<workgroup> partialSquares: array<vec4<f32>, 128>;
-fn rowAt(row: u32) -> u32 {
-  return min(row, parameters.rows - 1u) * parameters.inVectors;
-}
-fn products(w: vec4<f32>, row: u32, i: u32) -> vec4<f32> {
-  let x0 = dot(w, vec4<f32>(x[rowAt(row) + i]));
-  if (ONE_ROW) { return vec4<f32>(x0, 0.0, 0.0, 0.0); }
-  return vec4<f32>(
-    x0,
-    dot(w, vec4<f32>(x[rowAt(row + 1u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 2u) + i])),
-    dot(w, vec4<f32>(x[rowAt(row + 3u) + i])),
-  );
-}
-fn square(row: u32, i: u32) -> f32 {
-  let y = vec4<f32>(normed[rowAt(row) + i]);
-  return dot(y, y);
-}
-fn squares(row: u32, i: u32) -> vec4<f32> {
-  if (ONE_ROW) { return vec4<f32>(square(row, i), 0.0, 0.0, 0.0); }
-  return vec4<f32>(square(row, i), square(row + 1u, i), square(row + 2u, i), square(row + 3u, i));
-}
-fn word(bits: u32, row: u32, i: u32) -> vec4<f32> {
-  if (BITS == 8u) {
-    return products(vec4<f32>(vec4<i32>(vec4<u32>(bits) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u)), row, i);
-  }
-  let low = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u)) - 8.0;
-  let high = vec4<f32>((vec4<u32>(bits) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u)) - 8.0;
-  return products(low, row, i) + products(high, row, i + 1u);
-}
-fn vector(integers: vec4<u32>, row: u32, first: u32) -> vec4<f32> {
-  let step = 8u / BITS;
-  return word(integers.x, row, first) + word(integers.y, row, first + step) +
-    word(integers.z, row, first + 2u * step) + word(integers.w, row, first + 3u * step);
-}
-fn scaleOf(words: vec4<u32>, scaleWord: u32, group: u32) -> f32 {
-  let pair = words[scaleWord % 4u];
-  return bitcast<f32>(select(pair << 16u, pair & 0xffff0000u, group % 2u == 1u));
-}
-@compute @workgroup_size(128)
-fn main(
-  @builtin(workgroup_id) workgroup: vec3<u32>,
-  @builtin(num_workgroups) workgroups: vec3<u32>,
-  @builtin(local_invocation_index) thread: u32,
-) {
-  let id = folded(workgroup, workgroups);
-  if (id >= parameters.workgroups) { return; }
-  let teams = 128u / TEAM;
-  let blocks = (parameters.outCount + teams - 1u) / teams;
-  let row = id / blocks * 4u;
-  let lane = thread % TEAM;
-  let column = id % blocks * teams + thread / TEAM;
-  let at = min(column, parameters.outCount - 1u) * parameters.vectors;
-  var sums = vec4<f32>();
-  var gates = vec4<f32>();
-  var squareSums = vec4<f32>();
-  for (var i = lane; i < parameters.scalesAt / 4u; i += TEAM) {
-    let group = i * (128u / BITS) / GROUP;
-    let scaleWord = parameters.scalesAt + group / 2u;
-    let first = i * (32u / BITS);
-    let scale = scaleOf(weight[at + scaleWord / 4u], scaleWord, group);
-    sums += scale * vector(weight[at + i], row, first);
-    if (GATED) {
-      let gateScale = scaleOf(gateWeight[at + scaleWord / 4u], scaleWord, group);
-      gates += gateScale * vector(gateWeight[at + i], row, first);
-    }
-    if (NORMED) {
-      for (var j = 0u; j < 32u / BITS; j++) { squareSums += squares(row, first + j); }
-    }
-  }
-  partial[thread] = sums;
-  if (GATED) { partialGate[thread] = gates; }
-  if (NORMED) { partialSquares[thread] = squareSums; }
-  for (var half = TEAM / 2u; half > 0u; half /= 2u) {
-    workgroupBarrier();
-    if (lane < half) {
-      partial[thread] += partial[thread + half];
-      if (GATED) { partialGate[thread] += partialGate[thread + half]; }
-      if (NORMED) { partialSquares[thread] += partialSquares[thread + half]; }
-    }
-  }
-  workgroupBarrier();
-  let r = row + lane;
-  if (lane >= 4u || r >= parameters.rows || column >= parameters.outCount) { return; }
-  let global = parameters.firstOut + column;
-  let to = r * parameters.stride + global;
-  var factor = 1.0;
-  if (NORMED) {
-    factor = 1.0 / sqrt(partialSquares[thread - lane][lane] / f32(parameters.inDim) + parameters.eps);
-  }
-  var y = partial[thread - lane][lane] * factor;
-  if (BIAS) { y += f32(bias[global]); }
-  if (GATED) {
-    var gate = partialGate[thread - lane][lane] * factor;
-    if (BIAS) { gate += f32(gateBias[global]); }
-    y *= gate;
-  }
-  if (RESIDUAL) { y += f32(residual[to]); }
-  output[to] = Output(y);
 }
 `;
 
@@ -2625,6 +2715,73 @@ export const embeddingBackward = /* @__PURE__ */ (() => ({
   },
 } as const))();
 
+const fewRowsModule = /* @__PURE__ */ (() => ({
+  code: foldedSource + bfloat16Source + outerSource + fewRowsSource,
+  overrides: ["PACKED","BITS","GROUP","RANGES","BIAS","RESIDUAL","NORMED","APART","GATED","TEAM","ROWS","PARTIALS","ROW_GROUPS","COLUMN_GROUPS","POSITIONS","THREADS","STEP","UNITS","GROUPS","PITCH"],
+  aliases: ["Bias","Output","Residual","Vectors","Weight","X"],
+} as const))();
+
+/** gpu/fewRows.wgsl */
+export const fewRows = /* @__PURE__ */ (() => ({
+  constants: { LANES: 8, TEAM_THREADS: 128 },
+  teams: {
+    ...fewRowsModule,
+    entryPoint: "teams",
+    threads: 128,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      bias: [2, "read"],
+      residual: [3, "read"],
+      output: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
+    },
+  },
+  tiles: {
+    ...fewRowsModule,
+    entryPoint: "tiles",
+    threads: undefined,
+    bindings: {
+      x: [0, "read"],
+      weight: [1, "read"],
+      bias: [2, "read"],
+      residual: [3, "read"],
+      output: [4, "read_write"],
+      normed: [5, "read"],
+      gateWeight: [6, "read"],
+      gateBias: [7, "read"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      inDim: [1, "u32"],
+      inVectors: [2, "u32"],
+      weightStride: [3, "u32"],
+      scalesAt: [4, "u32"],
+      outCount: [5, "u32"],
+      firstOut: [6, "u32"],
+      stride: [7, "u32"],
+      rangePairs: [8, "u32"],
+      workgroups: [9, "u32"],
+      eps: [10, "f32"],
+    },
+  },
+} as const))();
+
 const lightningModule = /* @__PURE__ */ (() => ({
   code: foldedSource + outerSource + lightningSource,
   overrides: ["WIDE_HEAD","WIDE_VALUE","THREADS","HALVES","BUFFERS","ROUNDS","LATER","STEEP","REVERSE"],
@@ -2811,7 +2968,7 @@ export const lightningBackward = /* @__PURE__ */ (() => ({
 
 const linearModule = /* @__PURE__ */ (() => ({
   code: foldedSource + bfloat16Source + outerSource + tileSource + linearSource,
-  overrides: ["WIDE","THREADS","BUFFERS","PACKED","ROWS","BIAS","RESIDUAL","TIMES","NORMED","GATED","TEAM"],
+  overrides: ["WIDE","THREADS","BUFFERS","PACKED","BIAS","RESIDUAL"],
   aliases: ["Bias","Output","Residual","Weight","X"],
 } as const))();
 
@@ -2836,71 +2993,6 @@ export const linear = /* @__PURE__ */ (() => ({
       firstOut: [3, "u32"],
       stride: [4, "u32"],
       workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  fewRows: {
-    ...linearModule,
-    entryPoint: "fewRows",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      scalarBias: [2, "read"],
-      scalarResidual: [3, "read"],
-      scalarOutput: [4, "read_write"],
-      rowFactors: [5, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  oneRow: {
-    ...linearModule,
-    entryPoint: "oneRow",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      scalarBias: [2, "read"],
-      scalarResidual: [3, "read"],
-      scalarOutput: [4, "read_write"],
-      normed: [5, "read"],
-      gateWeight: [6, "read"],
-      gateBias: [7, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
-    },
-  },
-  factors: {
-    ...linearModule,
-    entryPoint: "factors",
-    threads: 128,
-    bindings: {
-      factorsOut: [4, "read_write"],
-      normed: [5, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      outCount: [2, "u32"],
-      firstOut: [3, "u32"],
-      stride: [4, "u32"],
-      workgroups: [5, "u32"],
-      eps: [6, "f32"],
     },
   },
 } as const))();
@@ -3172,44 +3264,6 @@ export const pad = /* @__PURE__ */ (() => ({
       columns: [2, "u32"],
       toRows: [3, "u32"],
       toColumns: [4, "u32"],
-    },
-  },
-} as const))();
-
-const quantizedLinearModule = /* @__PURE__ */ (() => ({
-  code: foldedSource + quantizedLinearSource,
-  overrides: ["BITS","GROUP","TEAM","ONE_ROW","BIAS","RESIDUAL","NORMED","GATED"],
-  aliases: ["Bias","Output","Residual","X"],
-} as const))();
-
-/** gpu/quantizedLinear.wgsl */
-export const quantizedLinear = /* @__PURE__ */ (() => ({
-  constants: {},
-  main: {
-    ...quantizedLinearModule,
-    entryPoint: "main",
-    threads: 128,
-    bindings: {
-      x: [0, "read"],
-      weight: [1, "read"],
-      bias: [2, "read"],
-      residual: [3, "read"],
-      output: [4, "read_write"],
-      normed: [5, "read"],
-      gateWeight: [6, "read"],
-      gateBias: [7, "read"],
-    },
-    parameters: {
-      rows: [0, "u32"],
-      inVectors: [1, "u32"],
-      vectors: [2, "u32"],
-      scalesAt: [3, "u32"],
-      firstOut: [4, "u32"],
-      outCount: [5, "u32"],
-      stride: [6, "u32"],
-      workgroups: [7, "u32"],
-      inDim: [8, "u32"],
-      eps: [9, "f32"],
     },
   },
 } as const))();

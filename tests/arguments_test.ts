@@ -169,6 +169,11 @@ eachBackend("tensor, empty, zeros, reshape, write and read check what they are g
   assert.throws(() => backend.write(foreign, new Float32Array(4)), /tensor must belong to the same backend/);
   await assert.rejects(backend.read(foreign), /tensor must belong to the same backend/);
   await assert.rejects(backend.read({} as Tensor), /tensor must be a Tensor/);
+  await assert.rejects(
+    backend.read(x, [0] as unknown as Float32Array),
+    /TypeError: .*into must be a Float32Array/,
+  );
+  await assert.rejects(backend.read(x, new Float32Array(5)), /RangeError: .*into must have 4 elements/);
   using integers = backend.quantized(quantize(new Float32Array(4), [2, 2], { bits: 4 }));
   assert.equal(integers.dtype, "int4");
   assert.throws(() => backend.write(integers, new Float32Array(4)), /tensor must not be quantised/);
@@ -199,6 +204,24 @@ Deno.test("createBackend refuses options that do not exist, whatever device it w
       /prefer must be "auto", "webgpu" or "wasm"/,
     );
   }
+});
+
+eachBackend("read: into a part of the caller's memory, whatever the storage", async (backend) => {
+  const elements = Float32Array.of(1, -2, 3, 4, -5, 6), bf16 = { dtype: "bf16" } as const;
+  using plain = backend.tensor(elements, [2, 3]), halves = backend.tensor(elements, [3, 2], bf16);
+  using odd = backend.tensor(elements.subarray(0, 5), [5], bf16);
+  using integers = backend.quantized(quantize(elements, [3, 2], { bits: 8 }));
+  const memory = new Float32Array(30).fill(9);
+  let at = 1;
+  const parts = [plain, halves, odd, integers].map((one) =>
+    [one, memory.subarray(at, at += one.size)] as const
+  );
+  const read = await Promise.all(parts.map(([one, part]) => backend.read(one, part)));
+  for (const [i, [one, part]] of parts.entries()) {
+    assert.equal(read[i], part);
+    assert.deepEqual(part, await one.data());
+  }
+  assert.deepEqual([memory[0], ...memory.subarray(at)], new Array(31 - at).fill(9));
 });
 
 eachBackend("write: from an element on, and nothing else", async (backend) => {

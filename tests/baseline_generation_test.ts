@@ -62,6 +62,28 @@ Deno.test({
   },
 });
 
+eachBackend("a batch that generates with caches gives the logits of its sequences alone", async (backend) => {
+  const config = { ...softmaxConfig(FIVE_MILLION), decoder_layers: 2 };
+  using model = await randomModel(backend, config);
+  const sequences = [[5, 17, 400], [3, 3, 9], [511, 0, 1]];
+  using batch = new SoftmaxSession(model, 8, 3);
+  const together: Float32Array[] = [];
+  for (let i = 0; i < 3; i++) {
+    using logits = await batch.step(...sequences.map((ids) => ids[i]));
+    assert.deepEqual(logits.shape, [3, config.vocab_size]);
+    together.push(await logits.data());
+  }
+  for (const [row, ids] of sequences.entries()) {
+    using session = new SoftmaxSession(model, 8);
+    for (const [i, id] of ids.entries()) {
+      using logits = await session.step(id);
+      const own = together[i].subarray(row * config.vocab_size, (row + 1) * config.vocab_size);
+      assertClose(own, await logits.data(), 1e-5, `sequence ${row}, step ${i}`);
+    }
+  }
+  await assert.rejects(batch.step(1, 2), /3 sequences read 3 tokens: 2/);
+});
+
 /** Puts token after token into the second of two caches, and holds what some of them find to the oracle. */
 async function check(
   backend: Backend,

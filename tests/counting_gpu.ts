@@ -18,6 +18,8 @@ export class Counts {
   dispatches = 0;
   maps = 0;
   pipelines = 0;
+  /** Submits, maps of buffers and reads of what is mapped, in their order. */
+  order: ("submit" | "map" | "read")[] = [];
   /** What the device was requested with. */
   features: string[] = [];
   /** The text of every shader. */
@@ -70,9 +72,13 @@ export function countingAdapter(
     return {
       destroy: ignore,
       unmap: ignore,
-      getMappedRange: () => mapped ??= new ArrayBuffer(size),
+      getMappedRange: () => {
+        counts.order.push("read");
+        return mapped ??= new ArrayBuffer(size);
+      },
       mapAsync: () => {
         counts.maps++;
+        counts.order.push("map");
         return Promise.resolve();
       },
     };
@@ -102,7 +108,13 @@ export function countingAdapter(
     },
     createCommandEncoder: () => encoder,
     destroy: ignore,
-    queue: { writeBuffer: ignore, submit: () => void counts.submits++ },
+    queue: {
+      writeBuffer: ignore,
+      submit: () => {
+        counts.submits++;
+        counts.order.push("submit");
+      },
+    },
   };
   return {
     limits: LIMITS,

@@ -5,7 +5,7 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { type Backend, createBackend } from "../mod.ts";
+import { type Backend, createBackend, type Tensor } from "../mod.ts";
 import {
   inRanks,
   prefill,
@@ -20,7 +20,7 @@ import { type Session, TransNormerLLM } from "../model/mod.ts";
 import { decodeSafetensors, toFloat32 } from "../model/safetensors.ts";
 import { lossAndGradients, lossOf } from "../train/backward.ts";
 import { Parameters } from "../train/optimizer.ts";
-import { columnsOf, sumOverRanks } from "../train/ranks.ts";
+import { columnsOf, GradientSums } from "../train/ranks.ts";
 import { assertClose, assertSameBits, randomArray, relativeError, seeded } from "./numbers.ts";
 import * as reference from "./reference.ts";
 import {
@@ -36,6 +36,11 @@ import {
 /** As `tests/attention.ts` holds one process to the oracle. */
 const LIMIT = 2e-6;
 
+/** Orders tensors as they are in a list. */
+function byPlace(list: readonly Tensor[]): (a: Tensor, b: Tensor) => number {
+  return (a, b) => list.indexOf(a) - list.indexOf(b);
+}
+
 /** The message of the error that something ends with, on every rank. */
 async function refused(work: Promise<unknown>, reason?: RankError["reason"]): Promise<string> {
   const error = await work.then(() => undefined, (error) => error);
@@ -47,7 +52,7 @@ async function refused(work: Promise<unknown>, reason?: RankError["reason"]): Pr
 async function messages(ranks: Ranks): Promise<void> {
   const { rank, size } = ranks;
   // Sums: any length, the fixed order of float64, the same bits everywhere and again.
-  for (const length of [0, 1, 2, 3, 1000, 100_003]) {
+  for (const length of [0, 1, 2, 3, 1000, 2_500_001]) {
     const given = Array.from({ length: size }, (_, r) => randomArray([length], 1 + r));
     const expected = Float32Array.from({ length }, (_, i) => given.reduce((sum, one) => sum + one[i], 0));
     for (let again = 0; again < 2; again++) {
@@ -313,11 +318,20 @@ async function gradients(ranks: Ranks, backend: Backend): Promise<void> {
     using gradients = parameters.gradients();
     using total = backend.zeros([1]);
     const segment = shares ? columnsOf(whole, ranks.rank, ranks.size) : whole;
-    const options = { recompute, chain: shares ? shared.chain : undefined };
+    const sums = new GradientSums(shared, backend), handed = new Set<Tensor>();
+    const onFinal = async (final: readonly Tensor[]) => {
+      for (const gradient of final) handed.add(gradient);
+      await sums.add(final);
+    };
+    const options = { recompute, ...shares && { chain: shared.chain, onFinal } };
     const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / count, total, options);
     for (const state of states) state.dispose();
     const tensors = [total, ...gradients.list];
-    if (shares) assert.equal(await sumOverRanks(shared, backend, tensors, 1), ranks.size);
+    if (shares) {
+      // All but the embedding's, which comes last, travel while the pass goes on.
+      assert.deepEqual([...handed].toSorted(byPlace(tensors)), tensors.slice(2));
+      assert.equal(await sums.finish(tensors, 1), ranks.size);
+    }
     return await Promise.all(tensors.map((tensor) => tensor.data()));
   };
   const found = await run(true), alone = await run(false);
@@ -339,7 +353,7 @@ async function gradients(ranks: Ranks, backend: Backend): Promise<void> {
   using total = backend.zeros([1]);
   const segment = columnsOf(whole, ranks.rank, ranks.size);
   for (const state of await lossOf(parameters, segment, total, { chain: shared.chain })) state.dispose();
-  await sumOverRanks(shared, backend, [total], 0);
+  await new GradientSums(shared, backend).finish([total], 0);
   assertSameBits(await total.data(), found[0], "the loss alone");
 }
 
@@ -347,6 +361,27 @@ async function gradients(ranks: Ranks, backend: Backend): Promise<void> {
 async function failure(ranks: Ranks): Promise<void> {
   if (ranks.rank === 1) throw new RangeError("Cannot run failure as rank 1 must fail: current value is 1");
   await ranks.agree("failure", { never: true });
+}
+
+/**
+ * A rank blocks its thread, as a wait for a GPU does, until another one has what it has sent, says so, and is heard: by a
+ * file, since nothing else is heard then.
+ */
+async function blocked(ranks: Ranks): Promise<void> {
+  const file = `${Deno.env.get("RECEIVED")}`, floats = 5_000_000, end = performance.now() + 60_000;
+  if (ranks.rank === 0) {
+    const sent = ranks.send(new Float32Array(floats).fill(7), 1);
+    const nobody = new Int32Array(new SharedArrayBuffer(4));
+    for (; Deno.statSync(file).size === 0; Atomics.wait(nobody, 0, 0, 1)) {
+      assert(performance.now() < end, "the message arrives while its sender is blocked");
+    }
+    await sent;
+  } else {
+    const received = new Float32Array(floats);
+    await ranks.receive(received, 0);
+    assert(received.every((value) => value === 7));
+    Deno.writeTextFileSync(file, "received");
+  }
 }
 
 /** All ranks fail together. */
@@ -359,6 +394,7 @@ const CASES: Record<string, (ranks: Ranks, backend: Backend) => Promise<void>> =
   attention,
   prompts,
   gradients,
+  blocked,
   failure,
   disagreement,
 };

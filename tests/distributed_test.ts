@@ -4,12 +4,13 @@
  * @module
  */
 import assert from "node:assert/strict";
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import { checkpointPath, findCheckpoints } from "../train/checkpoint.ts";
 import { configByName } from "../train/configs.ts";
 import { assertClose, WITHOUT_WEBGPU } from "./harness.ts";
 import { listening } from "./listening.ts";
-import { renderScaling, type Row, speedups } from "../bench/ranks.ts";
+import { type RanksRow, renderScaling, speedups } from "../bench/report/ranks.ts";
+import { runOnHosts, WITHOUT_HOSTS } from "./hosts.ts";
 import { findMpiexec, MAY_LEAVE_OUT } from "./setup.ts";
 
 const PROGRAM = fileURLToPath(new URL("distributed_program.ts", import.meta.url));
@@ -25,9 +26,10 @@ const program = (
 ) => [Deno.execPath(), "run", "-A", "--no-lock", "--config", CONFIG, ...args];
 
 /** Starts ranks of the test program, and waits for their end. */
-async function run(ranks: number, ...args: string[]) {
+async function run(ranks: number, name: string, backend: string, env: Record<string, string> = {}) {
   const { success, stdout, stderr } = await new Deno.Command(mpiexec!, {
-    args: ["-n", String(ranks), ...program(PROGRAM, ...args)],
+    args: ["-n", String(ranks), ...program(PROGRAM, name, backend)],
+    env,
   }).output();
   const text = new TextDecoder();
   return { success, output: text.decode(stdout), errors: text.decode(stderr) };
@@ -58,6 +60,20 @@ for (
   }
 }
 
+for (const [name, size] of [["messages", 2], ["messages", 4], ["prompts", 2], ["gradients", 4]] as const) {
+  const why = WITHOUT_HOSTS === undefined ? "" : `, ignored as this machine has none: ${WITHOUT_HOSTS}`;
+  Deno.test({
+    name: `${name} over ${size} hosts, which are network namespaces (wasm)${why}`,
+    ignore: ignore || WITHOUT_HOSTS !== undefined || !wanted("wasm"),
+    fn: async () => {
+      const { success, output, errors } = await runOnHosts(mpiexec!, size, program(PROGRAM, name, "wasm"));
+      assert(success, errors || output);
+      const passed = output.match(/rank \d of \d: \w+ passed/g) ?? [];
+      assert.equal(new Set(passed).size, size, output + errors);
+    },
+  });
+}
+
 Deno.test({
   name: "the measurement of ranks keeps its rows and draws them",
   ignore: ignore || !wanted("wasm"),
@@ -65,13 +81,14 @@ Deno.test({
     const folder = await Deno.makeTempDir();
     try {
       const script = fileURLToPath(new URL("../bench/ranks.ts", import.meta.url));
-      const given = "--backend wasm --prompts 200,400 --steps 64 --layers 2 --embed 64 --pass-tokens 100"
-        .split(" ");
+      const given =
+        "--backend wasm --prompts 200,400 --batches 64 --sequences 64 --layers 2 --embed 64 --pass-tokens 100"
+          .split(" ");
       const [command, ...args] = program(script, "--out", `${folder}/ranks`, ...given);
       const { success, stderr } = await new Deno.Command(command, { args }).output();
       assert(success, new TextDecoder().decode(stderr));
       const kept = JSON.parse(await Deno.readTextFile(`${folder}/ranks.json`));
-      const rows: Row[] = kept.rows;
+      const rows: RanksRow[] = kept.rows;
       const prompts = rows.filter(({ what }) => what === "prefill");
       assert.deepEqual(prompts.map(({ ranks, tokens }) => [ranks, tokens]), [[1, 200], [1, 400], [2, 200], [
         2,
@@ -90,12 +107,34 @@ Deno.test({
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
-    const row = { what: "prefill", seconds: 1, bytes: 0, device: "" };
-    const rows = [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(([ranks, tokens, tokensPerSecond]) => ({
-      ...row,
-      ...{ ranks, tokens, tokensPerSecond },
-    }));
-    assert.deepEqual(speedups(rows), ["prefill, 8 tokens: 1.50 × with 2 processes"]);
+    // Prompts of the same length; training steps of as many tokens for each process.
+    const rows = ["prefill", "training"].flatMap((what) =>
+      [[1, 8, 100], [2, 8, 150], [2, 16, 190]].map(
+        ([ranks, tokens, tokensPerSecond]): RanksRow => {
+          return { what, ranks, tokens, tokensPerSecond, seconds: 1, range: [1, 1], bytes: 0, device: "" };
+        },
+      )
+    );
+    assert.deepEqual(speedups(rows), [
+      "prefill, 8 tokens: 1.50 × with 2 processes",
+      "training, 8 tokens for each: 1.90 × with 2 processes",
+    ]);
+  },
+});
+
+Deno.test({
+  name:
+    "a message arrives while its sender is blocked, also where processes may not read each other's memory",
+  ignore,
+  fn: async () => {
+    const file = await Deno.makeTempFile();
+    try {
+      const env = { RECEIVED: file, UCX_TLS: "posix,sysv,self" }; // MPICH's transport without cma
+      const { success, errors, output } = await run(2, "blocked", "wasm", env);
+      assert(success, errors || output);
+    } finally {
+      await Deno.remove(file);
+    }
   },
 });
 
@@ -288,6 +327,7 @@ Deno.test({
         [["--seed", "8"], "seed"],
         [["--save-every", "8"], "saveEvery"],
         [["--split", "sequence"], "split"],
+        [["--config", "tiny"], "config"],
       ] as const
     ) {
       const errors = await differing(...other);
@@ -297,6 +337,72 @@ Deno.test({
     const errors = await differing("--data", `${workshop.path}/absent.txt`);
     assert.equal(errors.split("as rank 1 failed: Cannot run train as data must exist").length - 1, 2, errors);
     assert.throws(() => Deno.statSync(`${workshop.out("none")}/step-000002`), Deno.errors.NotFound);
+  },
+});
+
+Deno.test({
+  name: "processes that cannot share the work are told so, and write nothing",
+  ignore,
+  fn: async () => {
+    await using workshop = new Workshop();
+    for (
+      const [given, sentence] of [
+        [
+          ["--packed"],
+          "Cannot run train as packed must be false with several processes: current value is true",
+        ],
+        [
+          ["--split", "sequence", "--seq-len", "25"],
+          "Cannot run train as seqLen must give each of 2 processes a part: current value is 25 (26 does)",
+        ],
+      ] as const
+    ) {
+      const { success, errors } = await workshop.train(2, "none", "--batch", "2", "--steps", "2", ...given);
+      assert(!success);
+      assert(errors.includes(sentence), errors);
+      assert.throws(() => Deno.statSync(workshop.out("none")), Deno.errors.NotFound);
+    }
+  },
+});
+
+Deno.test({
+  name: "processes with other versions of the library all say so",
+  ignore,
+  fn: async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      // Rank 1 reads another deno.json than rank 0, which is where the library has its version from.
+      const root = new URL("../", import.meta.url), { version } = JSON.parse(await Deno.readTextFile(CONFIG));
+      await Deno.writeTextFile(`${folder}/other.json`, JSON.stringify({ version: "99.0.0" }));
+      const { imports } = JSON.parse(await Deno.readTextFile(new URL("imports.json", root)));
+      const absolute = Object.entries<string>(imports).map((
+        [name, to],
+      ) => [name, to.startsWith(".") ? new URL(to, root).href : to]);
+      const map = {
+        imports: {
+          ...Object.fromEntries(absolute),
+          [new URL("deno.json", root).href]: pathToFileURL(`${folder}/other.json`).href,
+        },
+      };
+      await Deno.writeTextFile(`${folder}/imports.json`, JSON.stringify(map));
+      const [command, ...args] = program(
+        "--import-map",
+        `${folder}/imports.json`,
+        PROGRAM,
+        "prompts",
+        "wasm",
+      );
+      const { success, stderr } = await new Deno.Command(mpiexec!, {
+        args: ["-n", "1", ...program(PROGRAM, "prompts", "wasm"), ":", "-n", "1", command, ...args],
+      }).output();
+      const errors = new TextDecoder().decode(stderr);
+      assert(!success);
+      const sentence = `Cannot run prefill as all ranks must have the same version: current values are ` +
+        `"${version}" on rank 0, "99.0.0" on rank 1`;
+      assert.equal(errors.split(sentence).length - 1, 2, errors);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
   },
 });
 
@@ -406,6 +512,19 @@ Deno.test("without MPI there is a sentence that names the package", async () => 
   assert(!success);
   assert.match(errors, /RankError: Cannot run ranks as MPI's library must be installed: .*libmissing\.so\.1/);
   assert.match(errors, /apt-get install mpich/);
+});
+
+Deno.test("without its launcher there is one, too, and nothing is written", async () => {
+  await using workshop = new Workshop();
+  const [command, ...args] = program(TRAIN_RANKS, "2", "--data", `${workshop.path}/a.txt`, "--out");
+  const { code, stderr } = await new Deno.Command(command, {
+    args: [...args, workshop.out("none")],
+    env: { PATH: workshop.path },
+  }).output();
+  const sentence =
+    "error: Cannot run ranks as MPI must be installed. On Debian and Ubuntu: apt-get install mpich\n";
+  assert.deepEqual([code, new TextDecoder().decode(stderr)], [1, sentence]);
+  assert.throws(() => Deno.statSync(workshop.out("none")), Deno.errors.NotFound);
 });
 
 Deno.test({

@@ -5,8 +5,10 @@ import {
   bestLearningRate,
   type Experiments,
   planRuns,
+  readyRuns,
   runExperiment,
   SWEEP,
+  sweepRates,
   VARIANTS,
 } from "../bench/measure/experiments.ts";
 import { parseConfig } from "../model/config.ts";
@@ -30,6 +32,28 @@ Deno.test("a plan has the sweep of each family first, then seed after seed", () 
   const runs = Object.fromEntries(SWEEP.map((rate, i) => [`tnl sweep ${rate}`, run([2, 1, NaN][i])]));
   assert.equal(bestLearningRate("tnl", runs), SWEEP[1]);
   assert.throws(() => bestLearningRate("llama", runs), /The sweep of llama must come before/);
+  const ready = (kept: Experiments["runs"]) =>
+    readyRuns(planRuns(["tnl", "no-gate"], [1], kept), kept).map(({ name }) => name);
+  assert.deepEqual(ready({}), SWEEP.map((rate) => `tnl sweep ${rate}`));
+  assert.deepEqual(ready({ ...runs, "tnl 1": run(1) }), ["no-gate 1"]);
+});
+
+Deno.test("a sweep doubles its highest rate as long as that is the best", () => {
+  const losses = (...found: number[]) =>
+    Object.fromEntries(
+      found.map((heldOutLoss, i) => [
+        `tnl sweep ${0.001 * 2 ** i}`,
+        { heldOutLoss } as Experiments["runs"][string],
+      ]),
+    );
+  assert.deepEqual(sweepRates("tnl", {}), SWEEP);
+  assert.deepEqual(sweepRates("tnl", losses(3, 1, 2)), SWEEP);
+  assert.deepEqual(sweepRates("tnl", losses(3, 2, 1)), [...SWEEP, 0.008]);
+  assert.deepEqual(sweepRates("tnl", losses(3, 2, 1, NaN)), [...SWEEP, 0.008]);
+  assert.equal(bestLearningRate("tnl", losses(3, 2, 1, NaN)), 0.004);
+  assert.equal(bestLearningRate("tnl", losses(5, 4, 3, 1, 2)), 0.008);
+  assert.deepEqual(sweepRates("tnl", losses(5, 4, 3, 2, 1)), [...SWEEP, 0.008, 0.016, 0.032]);
+  assert.equal(sweepRates("tnl", losses(9, 8, 7, 6, 5, 4)).at(-1), 0.032);
 });
 
 Deno.test("variants have the parameters of TransNormerLLM, but for what they lack", () => {
@@ -104,19 +128,66 @@ Deno.test("the command keeps each result, continues with the next, and refuses t
       const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
       return { code, out: text(stdout), errors: text(stderr) };
     };
-    const names = async () => Object.keys(JSON.parse(await Deno.readTextFile(`${folder}/found.json`)).runs);
+    const runs = async () => JSON.parse(await Deno.readTextFile(`${folder}/found.json`)).runs;
+    const names = async () => Object.keys(await runs());
+    const planned = async (variants: string[]) =>
+      planRuns(variants, [1], await runs()).map(({ name }) => name);
     const first = await task("--variants", "tnl", "--seeds", "1", "--steps", "5");
     assert.equal(first.code, 0, first.errors);
-    assert.deepEqual(await names(), [...SWEEP.map((rate) => `tnl sweep ${rate}`), "tnl 1"]);
+    assert.deepEqual(await names(), await planned(["tnl"]));
     const second = await task("--variants", "tnl,rmsnorm", "--seeds", "1", "--steps", "5");
     assert.match(second.out, /^rmsnorm 1: .*bits per byte.*\nfinished: /m);
     assert.doesNotMatch(second.out, /^tnl/m);
     const other = await task("--variants", "tnl", "--seeds", "2", "--steps", "6");
     assert.notEqual(other.code, 0);
     assert.match(other.errors, /was measured otherwise/);
-    assert.equal((await names()).length, SWEEP.length + 2);
+    assert.deepEqual(await names(), [...await planned(["tnl"]), "rmsnorm 1"]);
+    // The sweep of another file serves as well.
+    const found = `${folder}/found.json`,
+      more = ["--seeds", "1", "--steps", "3", "--json", `${folder}/other.json`];
+    const swept = await task("--variants", "layernorm", ...more, "--sweep", found);
+    assert.match(swept.out, /^layernorm 1: .*\nfinished: /m, swept.errors);
+    assert.doesNotMatch(swept.out, /sweep/);
     const wrong = await task("--variants", "gpt");
     assert.equal(wrong.code, 2);
+  });
+});
+
+Deno.test("processes that share their results share the work, and lose nothing", async () => {
+  await inFolder(async (folder) => {
+    await Deno.writeTextFile(`${folder}/text.txt`, TEXT);
+    const outputs = await Promise.all([1, 2].map(async () => {
+      const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: [
+          ...["task", "experiment", "--size", "tiny", "--data", `${folder}/text.txt`, "--seq-len", "32"],
+          ...[
+            "--batch",
+            "2",
+            "--steps",
+            "5",
+            "--backend",
+            "wasm",
+            "--variants",
+            "tnl,no-gate",
+            "--seeds",
+            "1,2",
+          ],
+          ...["--json", `${folder}/found.json`, "--work", `${folder}/work`],
+        ],
+        cwd: ROOT,
+      }).output();
+      assert.equal(code, 0, new TextDecoder().decode(stderr));
+      return new TextDecoder().decode(stdout);
+    }));
+    const { runs } = JSON.parse(await Deno.readTextFile(`${folder}/found.json`));
+    const planned = planRuns(["tnl", "no-gate"], [1, 2], runs).map(({ name }) => name).sort();
+    assert.deepEqual(Object.keys(runs).sort(), planned);
+    // Each run was made once, by one of them.
+    const done = outputs.flatMap((output) =>
+      [...output.matchAll(/^(.*): .* bits per byte/gm)].map(([, name]) => name)
+    );
+    assert.deepEqual(done.sort(), planned);
+    for (const output of outputs) assert.match(output, /^finished: /m);
   });
 });
 

@@ -25,7 +25,7 @@ import { fromHalf, toHalf } from "../core/half.ts";
 import { embedding, gatherRows, linear, lrpe, multiply, norm, splitHeads } from "../core/ops.ts";
 import { callsOf } from "./calls.ts";
 import { shadersModule } from "../gpu/build.ts";
-import { Device, type Store, storeOf } from "../gpu/device.ts";
+import { type Device, type Store, storeOf } from "../gpu/device.ts";
 import { gradients as training } from "../gpu/gradients.ts";
 import { createMachine, WebgpuMachine, type WebgpuRequirements } from "../gpu/machine.ts";
 import * as shaders from "../gpu/shaders.ts";
@@ -42,6 +42,7 @@ import {
 } from "./harness.ts";
 import * as reference from "./reference.ts";
 import * as gradients from "./reference_gradients.ts";
+import { smallDevice } from "./small_device.ts";
 
 const LIMIT = 2e-6;
 const GRADIENT_LIMIT = 3e-6;
@@ -775,18 +776,7 @@ for (const limits of [{ windowBytes: 4096, workgroups: 7 }, { windowBytes: 1536,
 }
 
 gpuTest("gradients where a workgroup has 16 KiB, WebGPU's least", async () => {
-  const adapter = (await navigator.gpu.requestAdapter())!;
-  const replaced = <T extends object>(target: T, name: string, value: unknown): T =>
-    new Proxy(target, {
-      get(target, key) {
-        const found = key === name ? value : Reflect.get(target, key, target);
-        return typeof found === "function" ? found.bind(target) : found;
-      },
-    });
-  const limits = replaced(adapter.limits, "maxComputeWorkgroupStorageSize", 16384);
-  const device = await Device.request(replaced(adapter, "limits", limits));
-  assert.equal(device.adapterLimits.maxComputeWorkgroupStorageSize, 16384);
-  using backend = new Backend(new WebgpuMachine(device, "asked for by the test", training));
+  using backend = new Backend(new WebgpuMachine(await smallDevice(), "asked for by the test", training));
   await checkGradients(backend);
   await checkAttentionGradients(backend);
 });

@@ -50,11 +50,13 @@ export function assertClose(
 
 /** Holds two results to the same bits. */
 export function assertSameBits(actual: Float32Array, expected: Float32Array, what = "result"): void {
-  assert.deepEqual(
-    new Uint32Array(actual.buffer, actual.byteOffset, actual.length),
-    new Uint32Array(expected.buffer, expected.byteOffset, expected.length),
-    `${what}: bits differ`,
+  // Not by deepEqual, which takes gigabytes to tell how long arrays differ.
+  assert.equal(actual.length, expected.length, `${what}: lengths differ`);
+  const [found, wanted] = [actual, expected].map(({ buffer, byteOffset, length }) =>
+    new Uint32Array(buffer, byteOffset, length)
   );
+  const at = found.findIndex((bits, i) => bits !== wanted[i]);
+  assert(at < 0, `${what}: bits differ from element ${at} on, ${actual[at]} instead of ${expected[at]}`);
 }
 
 /** Seeded uniform numbers in [0, 1): the same everywhere (mulberry32). */

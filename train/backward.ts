@@ -35,7 +35,7 @@ import {
   type Tokens,
   Transient,
 } from "../model/transnormer.ts";
-import type { NormWeights, Weights } from "../model/weights.ts";
+import type { LayerWeights, NormWeights, Weights } from "../model/weights.ts";
 
 /** What mixes tokens, with the signatures of the attention that it is, or that a baseline puts in its place. */
 export interface Mixer {
@@ -96,6 +96,11 @@ export interface PassOptions {
   recompute?: boolean;
   /** The segment is a part of sequences that other processes continue. Not with `cuSeqlens`. Default: it is all. */
   chain?: Chain;
+  /**
+   * Called with gradients that are final, once the work that leads to them is enqueued: those of the head, then layer by
+   * layer; not with those of the embeddings, which are the last. The pass enqueues one layer more before it waits for this.
+   */
+  onFinal?: (gradients: readonly Tensor[]) => Promise<void>;
 }
 
 /**
@@ -148,7 +153,7 @@ export async function lossAndGradients(
   options: PassOptions = {},
 ): Promise<Tensor[]> {
   const { config } = network;
-  const { mixer = lightningMixer, recompute = false, chain } = options;
+  const { mixer = lightningMixer, recompute = false, chain, onFinal } = options;
   const pass: Pass = { network, gradients, segment, mixer, chain };
   using left = new DisposableStack();
   using held = new DisposableStack();
@@ -167,6 +172,8 @@ export async function lossAndGradients(
     layers.push({ kept: recompute ? undefined : kept, layer, state, received });
   }
   let dx = headBackward(pass, x[config.layers], scale, total);
+  let handed = onFinal?.(headGradients(gradients));
+  handed?.catch(() => {}); // told when it is waited for
   for (let l = config.layers - 1; l >= 0; l--) {
     using dOutput = dx;
     const passed = layers[l];
@@ -174,10 +181,15 @@ export async function lossAndGradients(
     const layer = passed.kept === undefined ? again(pass, l, x[l], passed, kept) : passed.layer;
     dx = await layerBackward(pass, l, { ...passed, layer }, dOutput);
     x[l + 1].dispose();
+    if (handed !== undefined) total.backend.machine.begin?.(); // the device computes this layer meanwhile
+    await handed;
+    handed = onFinal?.(layerGradients(gradients.layers[l]));
+    handed?.catch(() => {});
   }
   // x = embed_tokens[ids] · scale
   using dEmbedded = dx;
   embeddingBackward(segment.ids, dEmbedded, gradients.embedTokens, { scale: config.embeddingScale });
+  await handed;
   await chain?.settled();
   left.move();
   return states;
@@ -308,7 +320,7 @@ async function tokenMixerBackward(
   using dO = normed.dx, du = normed.dGate;
   // o = attend(q, k, v)
   using dAttended = dO.reshape(v.shape);
-  using dState = await chain?.receiveGradient(stateShape(q, v));
+  using dState = chain && await chain.receiveGradient(stateShape(q, v));
   const attended = mixer.backward(
     q,
     k,
@@ -375,6 +387,20 @@ function attentionOptions(
     cuSeqlens: segment.cuSeqlens,
     layout: "bnhd",
   };
+}
+
+/** The gradients that are final after the head: that of embeddings is not, nor is it the head's where they are tied. */
+function headGradients({ lmHead, embedTokens, finalNorm }: Weights<Tensor>): Tensor[] {
+  return present([lmHead === embedTokens ? undefined : lmHead, finalNorm?.weight, finalNorm?.bias]);
+}
+
+/** All gradients of a layer. */
+function layerGradients({ slopes: _, theta, ...parts }: LayerWeights<Tensor>): Tensor[] {
+  return present([theta, ...Object.values(parts).flatMap((part) => [part?.weight, part?.bias])]);
+}
+
+function present(gradients: readonly (Tensor | undefined)[]): Tensor[] {
+  return gradients.filter((gradient) => gradient !== undefined);
 }
 
 /** Where a linear layer's gradients go. */

@@ -16,26 +16,35 @@ export const SPECIAL_TOKENS = { begin: 256, end: 257, pad: 258 } as const;
 /** 256 bytes and the special tokens. */
 export const VOCAB_SIZE = 259;
 
+/** What sizes differ in; `lrpe`: first layers with LRPE, by default one, as in the published models. */
+interface Size {
+  readonly layers: number;
+  readonly embed: number;
+  readonly heads: number;
+  readonly glu: number;
+  readonly lrpe?: number;
+}
+
 /** Sizes by name: parameters with the byte-level vocabulary. */
 const SIZES = {
   /** 0.14 M: tests, and a CPU in seconds. */
   tiny: { layers: 2, embed: 64, heads: 2, glu: 176 },
   /** 5.3 M: what the library ships, trained. */
   small: { layers: 6, embed: 256, heads: 4, glu: 704 },
-  /** 11.3 M: 11.7 MB in int8. */
-  base: { layers: 6, embed: 384, heads: 6, glu: 960 },
+  /** 11.3 M: 11.7 MB in int8. LRPE where the decay forgets within some 2,000 tokens, so that no position is too far. */
+  base: { layers: 6, embed: 384, heads: 6, glu: 960, lrpe: 4 },
   /** 27 M. */
   medium: { layers: 8, embed: 512, heads: 8, glu: 1408 },
   /** 125 M. */
   large: { layers: 16, embed: 768, heads: 12, glu: 2112 },
-} as const;
+} as const satisfies Record<string, Size>;
 
 /** A `config.json` by name: `"tiny"`, `"small"`, `"base"`, `"medium"` or `"large"`. Throws a `RangeError` for others. */
 export function configByName(name: string): Record<string, unknown> {
   if (!Object.hasOwn(SIZES, name)) {
     rangeError("train", `config must be one of ${Object.keys(SIZES).join(", ")} or a config.json`, name);
   }
-  const { layers, embed, heads, glu } = SIZES[name as keyof typeof SIZES];
+  const { layers, embed, heads, glu, lrpe = 1 }: Size = SIZES[name as keyof typeof SIZES];
   return {
     model_type: "transnormer",
     architectures: ["TransnormerForCausalLM"],
@@ -50,8 +59,7 @@ export function configByName(name: string): Record<string, unknown> {
     glu_dim: glu,
     norm_type: "simplermsnorm",
     linear_act_fun: "silu",
-    // As in the published models: positions in the first layer, decay in all.
-    linear_use_lrpe_list: Array.from({ length: layers }, (_, l) => l === 0 ? 1 : 0),
+    linear_use_lrpe_list: Array.from({ length: layers }, (_, l) => l < lrpe ? 1 : 0),
     bias: false,
     no_scale_embedding: false,
     tie_word_embeddings: false,

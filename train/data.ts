@@ -95,7 +95,7 @@ interface PreparedHeader {
  * @param sources where it comes from, and under which licence
  */
 export async function encodePrepared(
-  { train, heldOut }: { train: readonly Uint8Array[]; heldOut: readonly Uint8Array[] },
+  { train, heldOut }: SplitText,
   sources: readonly string[],
 ): Promise<Uint8Array<ArrayBuffer>> {
   const lengths = (texts: readonly Uint8Array[]) => texts.map(({ length }) => length);
@@ -136,10 +136,16 @@ export async function decodePrepared(
   }
 }
 
+/** Documents of a text that is split. */
+export interface SplitText {
+  readonly train: readonly Uint8Array[];
+  readonly heldOut: readonly Uint8Array[];
+}
+
 /** The text of training: documents as {@linkcode split} splits them, or one prepared file that was split before. */
-export async function readCorpus(sources: readonly string[]): Promise<Corpus> {
+export async function readText(sources: readonly string[]): Promise<SplitText> {
   const prepared = sources.find((source) => source.endsWith(PREPARED));
-  if (prepared === undefined) return await Corpus.create(await readDocuments(sources));
+  if (prepared === undefined) return split(await readDocuments(sources));
   if (sources.length > 1) rangeError("train", "a prepared text must be the only data", sources);
   let file: Uint8Array<ArrayBuffer>;
   try {
@@ -147,7 +153,12 @@ export async function readCorpus(sources: readonly string[]): Promise<Corpus> {
   } catch (cause) {
     throw new RangeError(message("train", "data must exist and be readable", prepared), { cause });
   }
-  return await Corpus.of(await decodePrepared(file, prepared));
+  return await decodePrepared(file, prepared);
+}
+
+/** The tokens of {@linkcode readText}. */
+export async function readCorpus(sources: readonly string[]): Promise<Corpus> {
+  return await Corpus.of(await readText(sources));
 }
 
 /** Tokens of documents, one after another, each between a begin and an end token. */
@@ -179,7 +190,7 @@ export class Corpus {
    *
    * @throws {RangeError} when either part has no token to predict
    */
-  static async of(texts: { train: readonly Uint8Array[]; heldOut: readonly Uint8Array[] }): Promise<Corpus> {
+  static async of(texts: SplitText): Promise<Corpus> {
     const parts = { train: tokensOf(texts.train), heldOut: tokensOf(texts.heldOut) };
     for (const [name, tokens] of Object.entries(parts)) {
       if (tokens.length < 2) {

@@ -109,28 +109,49 @@ function partOf(seqLen: number, processes: number): number {
 }
 
 /**
- * Replaces tensors by their sums over all processes. They travel together with one more number of each process, so that
- * a step has one exchange.
- *
- * @returns the sum of the numbers
+ * Replaces gradients by their sums over all processes, those of one layer while the device computes the next: the
+ * backward pass hands them over as soon as they are final.
  */
-export async function sumOverRanks(
-  ranks: TrainingRanks,
-  backend: Backend,
-  tensors: readonly Tensor[],
-  number: number,
-): Promise<number> {
-  // As many for each process: then the sum copies nothing.
-  const count = tensors.reduce((sum, { size }) => sum + size, 1);
-  const all = new Float32Array(Math.ceil(count / ranks.size) * ranks.size);
-  let at = 0;
-  for (const data of await Promise.all(tensors.map((tensor) => tensor.data()))) {
-    all.set(data, at);
-    at += data.length;
+export class GradientSums {
+  readonly #ranks: TrainingRanks;
+  readonly #backend: Backend;
+  /** Kept from step to step: memory that is new takes longer than a copy. */
+  #memory = new Float32Array(0);
+  /** Tensors of this step that were handed over. */
+  readonly #summed = new Set<Tensor>();
+
+  constructor(ranks: TrainingRanks, backend: Backend) {
+    this.#ranks = ranks;
+    this.#backend = backend;
   }
-  all[at] = number;
-  await ranks.allReduce(all);
-  at = 0;
-  for (const tensor of tensors) backend.write(tensor, all.subarray(at, at += tensor.size));
-  return all[at];
+
+  /** Sums tensors that are final. The caller continues, and waits for this sum before it hands over more. */
+  async add(tensors: readonly Tensor[]): Promise<void> {
+    for (const tensor of tensors) this.#summed.add(tensor);
+    await this.#sum(tensors, 0);
+  }
+
+  /**
+   * Sums those of these tensors that were not handed over, together with one more number of each process.
+   *
+   * @returns the sum of the numbers
+   */
+  async finish(tensors: readonly Tensor[], number: number): Promise<number> {
+    const rest = tensors.filter((tensor) => !this.#summed.has(tensor));
+    this.#summed.clear();
+    return await this.#sum(rest, number);
+  }
+
+  async #sum(tensors: readonly Tensor[], number: number): Promise<number> {
+    const count = tensors.reduce((sum, { size }) => sum + size, 0);
+    if (this.#memory.length <= count) this.#memory = new Float32Array(count + 1);
+    const all = this.#memory.subarray(0, count + 1);
+    let at = 0;
+    const parts = tensors.map((tensor) => [tensor, all.subarray(at, at += tensor.size)] as const);
+    await Promise.all(parts.map(([tensor, part]) => this.#backend.read(tensor, part)));
+    all[count] = number;
+    await this.#ranks.allReduce(all);
+    for (const [tensor, part] of parts) this.#backend.write(tensor, part);
+    return all[count];
+  }
 }

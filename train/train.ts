@@ -15,7 +15,7 @@ import { openLog } from "./log.ts";
 import { type StepMemory, stepMemory } from "./memory.ts";
 import { learningRateAt, Parameters } from "./optimizer.ts";
 import { PendingSteps, type StepReport } from "./pending.ts";
-import { type Shared, sharedBatch, sumOverRanks, type TrainingRanks } from "./ranks.ts";
+import { GradientSums, type Shared, sharedBatch, type TrainingRanks } from "./ranks.ts";
 import { checkCount, type Recipe } from "./recipe.ts";
 import { type StartingPoint, startingPoint } from "./start.ts";
 import { CarriedStates } from "./states.ts";
@@ -146,6 +146,8 @@ class Run implements Disposable {
   readonly #parameters: Parameters;
   readonly #carried: CarriedStates;
   readonly #pending: PendingSteps;
+  /** Over several processes. */
+  readonly #sums: GradientSums | undefined;
   /** Whether one of the processes was asked to stop, as all of them have heard. */
   #stopped = false;
 
@@ -155,7 +157,7 @@ class Run implements Disposable {
     keep: number,
     log: (lines: readonly object[]) => Promise<void>,
   ) {
-    const { backend, mixer = lightningMixer, resume, out } = options;
+    const { backend, mixer = lightningMixer, ranks, resume, out } = options;
     this.step = start.step;
     this.saved = resume ? start.step : -1;
     this.#options = options;
@@ -163,6 +165,7 @@ class Run implements Disposable {
     this.#keep = keep;
     this.#log = log;
     this.#mixer = mixer;
+    this.#sums = ranks && new GradientSums(ranks, backend);
     try {
       this.#parameters = this.#held.use(new Parameters(backend, parseConfig(start.config), start.initial));
       this.#carried = this.#held.use(new CarriedStates(backend, start.states));
@@ -231,15 +234,17 @@ class Run implements Disposable {
     const batches = this.#batches(step);
     const labels = batches.reduce((sum, { whole }) => sum + countLabels(whole), 0);
     const pass = { mixer: this.#mixer, recompute: this.#options.recompute, chain: ranks?.chain };
-    for (const { share } of batches) {
+    const sums = this.#sums;
+    for (const [i, { share }] of batches.entries()) {
+      const isLast = i === batches.length - 1; // gradients are final after it
+      const options = { ...pass, ...isLast && sums && { onFinal: sums.add.bind(sums) } };
       await this.#carried.take(
         share,
-        (segment) => lossAndGradients(this.#parameters, gradients.tree, segment, 1 / labels, total, pass),
+        (segment) => lossAndGradients(this.#parameters, gradients.tree, segment, 1 / labels, total, options),
       );
     }
-    if (ranks !== undefined) {
-      const stops = Number(signal?.aborted === true);
-      this.#stopped = await sumOverRanks(ranks, backend, [...gradients.list, total], stops) > 0;
+    if (sums !== undefined) {
+      this.#stopped = await sums.finish([...gradients.list, total], Number(signal?.aborted === true)) > 0;
     }
     const learningRate = learningRateAt(step, recipe.learningRate, recipe.warmup, recipe.steps);
     const frozen = (name: string) => recipe.packed && name.endsWith("theta");

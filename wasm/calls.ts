@@ -9,12 +9,6 @@
 /** A kernel, with its arguments in order. */
 export type KernelFunction = (...args: number[]) => number | void;
 
-/** Makes calls of a job, until none is left. */
-export type MakeCalls = typeof makeCalls;
-
-/** Waits until a word changes. */
-export type AwaitChange = typeof awaitChange;
-
 /**
  * Makes calls of the published job until none is left.
  *
@@ -32,27 +26,43 @@ export function makeCalls(
   thread: number,
   own?: number,
 ): number {
+  const { pause = () => {} } = Atomics as { pause?: () => void };
   const words = new Int32Array(memory.buffer, control, 16);
-  const [kernel, calls, width, chain, table, scratch, scratchBytes] = words.subarray(8, 15);
+  const [kernel, calls, width, chain, table, scratch, scratchBytes, behind] = words.subarray(8, 16);
   const args = new Float64Array(memory.buffer, table >>> 0, calls * width);
+  const done = new Int32Array(memory.buffer, (table >>> 0) + args.byteLength, behind > 0 ? calls : 0);
   for (let made = 0;; made++) {
     const first = (made === 0 && own !== undefined ? own : Atomics.add(words, 3, 1)) * chain;
     if (first >= calls) return made;
+    // Calls are taken in order, so the one that is awaited was taken before.
+    if (behind > 0 && first >= behind) {
+      while (Atomics.load(done, first - behind) === 0) {
+        if (Atomics.load(words, 4) !== 0) return made;
+        pause();
+      }
+    }
     for (let call = first; call < first + chain && call < calls; call++) {
       const values = args.subarray(call * width, (call + 1) * width);
       if (scratchBytes !== 0) values[width - 1] = (scratch >>> 0) + thread * scratchBytes;
       kernels[kernel](...values);
     }
+    if (behind > 0) Atomics.store(done, first, 1);
   }
 }
 
 /**
- * Waits until a word is not what was seen there: it looks for 50 microseconds, as what is awaited often follows
+ * Waits until a word is not what was seen there: it looks for some milliseconds, as what is awaited often follows
  * immediately, and then sleeps until it is notified. A thread that must not sleep goes on looking.
  */
-export function awaitChange(words: Int32Array, index: number, seen: number, maySleep: boolean): void {
+export function awaitChange(
+  words: Int32Array,
+  index: number,
+  seen: number,
+  maySleep: boolean,
+  looks: number,
+): void {
   const { pause = () => {} } = Atomics as { pause?: () => void };
-  const until = performance.now() + 0.05;
+  const until = performance.now() + looks;
   do {
     for (let i = 0; i < 50; i++) {
       if (Atomics.load(words, index) !== seen) return;
@@ -64,8 +74,21 @@ export function awaitChange(words: Int32Array, index: number, seen: number, mayS
   Atomics.sub(words, 6, 1);
 }
 
+/**
+ * For how many milliseconds to look next time, after a wait. Waking a thread that sleeps takes 100 microseconds and more
+ * where the processor is virtual. So it is twice as long as the last wait, if that was less than a millisecond; else half
+ * as long as before, 50 microseconds at least.
+ */
+export function nextLooks(looks: number, waited: number): number {
+  return waited < 1 ? Math.max(looks, 2 * waited) : Math.max(0.05, looks / 2);
+}
+
 /** Makes this scope a worker: it waits for a job, joins those who make its calls, and waits for the next. */
-export function serve(makeCalls_: MakeCalls, awaitChange_: AwaitChange): void {
+export function serve(
+  makeCalls_: typeof makeCalls,
+  awaitChange_: typeof awaitChange,
+  nextLooks_: typeof nextLooks,
+): void {
   // Node's workers have a port in place of the scope's own messages. The same code runs as text: no import here.
   const { process, postMessage } = globalThis as unknown as {
     process?: { getBuiltinModule(name: string): { parentPort: Port } };
@@ -83,10 +106,12 @@ export function serve(makeCalls_: MakeCalls, awaitChange_: AwaitChange): void {
     const { exports } = new WebAssembly.Instance(module, { env: { memory } });
     const kernels = names.map((name: string) => exports[name]);
     const words = new Int32Array(memory.buffer, control, 16);
-    let seen = 0;
+    let seen = 0, looks = 0.05;
     scope.postMessage("ready");
     for (;;) {
-      while (Atomics.load(words, 0) === seen) awaitChange_(words, 0, seen, true);
+      const began = performance.now();
+      while (Atomics.load(words, 0) === seen) awaitChange_(words, 0, seen, true, looks);
+      looks = nextLooks_(looks, performance.now() - began);
       seen = Atomics.load(words, 0);
       if (Atomics.load(words, 5) === 1) return scope.close();
       // Who is counted before the job closes is waited for. Who comes later finds it closed, and touches nothing.

@@ -1,20 +1,21 @@
 /**
  * Who computes: the calling thread, and workers over shared memory if more than one thread was asked for.
  *
- * An operation is a list of kernel calls that do not read or write one another's results. So it does not matter which
- * thread makes which call: the bits are the same for any number of threads. The calling thread publishes the list in
+ * An operation is a list of kernel calls that do not read or write one another's results, or of which each names the one
+ * before it that it continues. So it does not matter which thread makes which call: the bits are the same for any number. The calling thread publishes the list in
  * linear memory, makes calls itself, and returns when all are made. Only the start is asynchronous.
  *
  * How many calls there are follows from the work, so that threads that are slow, busy elsewhere or not yet awake take
  * fewer. Nobody waits for a thread that has not begun: a job is closed when its last call is taken, and then only those
  * who are still at one are waited for. On a busy machine even they may not run, and a worker that wakes may take the
- * calling thread's core. So the crew keeps an account of what workers save. If they cost more, they rest, and the calling
- * thread makes all calls, until the loss is a small share of the time since.
+ * calling thread's core. So the crew keeps accounts of what workers save, see `account.ts`. Where they cost more, they
+ * rest: then jobs are not even cut.
  *
  * @module
  */
 import { BackendError } from "../core/errors.ts";
-import { awaitChange, type KernelFunction, makeCalls } from "./calls.ts";
+import { Account } from "./account.ts";
+import { awaitChange, type KernelFunction, makeCalls, nextLooks } from "./calls.ts";
 import { IN_ORDER, type Kernel, type KernelCalls, type Sizing, type WithScratch } from "./exports.ts";
 import { type LinearMemory, ReusedBlock } from "./memory.ts";
 import { roundUp } from "./operands.ts";
@@ -37,6 +38,8 @@ export interface Run {
   readonly work: number;
   /** Calls that belong together and run in order on one thread; default 1. */
   readonly chain?: number;
+  /** Calls that continue the one so many before them wait until that is made; default none. Then there are no chains. */
+  readonly behind?: number;
   /** For kernels that take work space. */
   readonly scratch?: Scratch;
 }
@@ -47,6 +50,8 @@ export interface CrewOptions {
   readonly workerUrl?: string | URL;
   /** Ends the wait for workers: its reason is thrown. */
   readonly signal?: AbortSignal;
+  /** Makes the account of a kind of job, large or not. Default: workers rest where they cost more than they save. */
+  readonly account?: (isLarge: boolean) => Account;
 }
 
 /** The threads asked for are not to be had, but one thread would be. */
@@ -68,33 +73,33 @@ export class ThreadsError extends BackendError {
 /** Multiply-adds of one part, some 10 microseconds: less is not worth a worker's while. */
 const PART_WORK = 250_000;
 
-/** Milliseconds that are remembered of what workers saved. */
-const MOST_SAVED = 10;
-
-/** Milliseconds that are remembered of what they cost: a clock may jump. */
-const MOST_LOST = 100;
-
-/** Milliseconds that a new trial of workers may lose: waking them costs some before they can save any. */
-const TRIAL = 0.5;
-
-/** The share of the time alone that may be lost by trials. */
-const TRIALS = 1 / 32;
+/** Parts of the least job in which workers have a part: with two they gain little, and asking costs, too. */
+const LEAST_PARTS = 3;
 
 /** Parts of large work: so many that few are left when the first thread finds none. */
 const MOST_PARTS = 64;
 
+/** Kinds of jobs that are told apart: a program that has more begins anew. */
+const MOST_ACCOUNTS = 1024;
+
 const KERNEL_NAMES = Object.keys(IN_ORDER) as Kernel[];
+const NUMBERS = Object.fromEntries(KERNEL_NAMES.map((name, number) => [name, number])) as Record<
+  Kernel,
+  number
+>;
 
 // Words of the control block, in Int32.
 //   GENERATION  of the job, which counts up: workers wait for it to change
 //   OPEN        1 while calls of the job may be taken
 //   ACTIVE      workers that may be taking calls
 //   NEXT        the first chain that nobody has taken
-//   FAILED      1 when a kernel threw on a worker
+//   FAILED      1 when a kernel threw on a worker, OWN_FAILURE until the job is over when one threw on the calling thread
 //   STOP        1 when workers are to end
 //   SLEEPING    threads that sleep
 const GENERATION = 0, OPEN = 1, ACTIVE = 2, NEXT = 3, FAILED = 4, STOP = 5, SLEEPING = 6;
-// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes.
+const OWN_FAILURE = 2;
+// Words of the job: kernel, calls, arguments per call, calls per chain, offset of the arguments, work space and its bytes,
+// and how far behind another a call is that waits for it.
 const JOB = 8, JOB_WORDS = 8;
 const CONTROL_BYTES = 4 * (JOB + JOB_WORDS);
 
@@ -119,12 +124,24 @@ export class Crew {
   readonly #control: number;
   /** Whether the calling thread may sleep: a page's own may not. */
   readonly #maySleep: boolean;
-  /** Milliseconds that workers saved lately, below 0 what they cost. */
-  #saved = MOST_SAVED;
-  #resting = false;
+  readonly #newAccount: (isLarge: boolean) => Account;
+  /** What workers save, by kind of job. */
+  readonly #accounts = new Map<number, Account>();
+  /** Of these, those that rest. */
+  #resting = 0;
+  /** Milliseconds for which the calling thread looks whether the last workers are done, before it sleeps. */
+  #looks = 0.05;
+  /** Milliseconds in jobs that workers could have a part in. */
+  #time = 0;
 
   /** A crew of the calling thread and of workers that are ready. */
-  constructor(kernels: Kernels, memory: LinearMemory, workers: readonly Thread[] = [], control = 0) {
+  constructor(
+    kernels: Kernels,
+    memory: LinearMemory,
+    workers: readonly Thread[] = [],
+    control = 0,
+    account = (isLarge: boolean): Account => new Account(isLarge),
+  ) {
     this.#workplace = {
       kernels,
       numbered: KERNEL_NAMES.map((name) => kernels[name]),
@@ -134,6 +151,7 @@ export class Crew {
     };
     this.#workers = workers;
     this.#control = control;
+    this.#newAccount = account;
     this.#maySleep = workers.length > 0 && maySleep(this.#words());
   }
 
@@ -147,7 +165,7 @@ export class Crew {
     memory: LinearMemory,
     module: WebAssembly.Module,
     threads: number,
-    { workerUrl, signal }: CrewOptions = {},
+    { workerUrl, signal, account }: CrewOptions = {},
   ): Promise<Crew> {
     if (threads === 1) return new Crew(kernels, memory);
     const control = memory.allocate(CONTROL_BYTES);
@@ -157,7 +175,7 @@ export class Crew {
         { module, names: KERNEL_NAMES, memory: memory.memory, control, thread: i + 1 }
       ));
       const workers = await startThreads(messages, workerUrl, signal);
-      return new Crew(kernels, memory, workers, control);
+      return new Crew(kernels, memory, workers, control, account);
     } catch (cause) {
       memory.free(control);
       signal?.throwIfAborted();
@@ -178,14 +196,14 @@ export class Crew {
     return this.#workers.length === 0 ? 0 : Atomics.load(this.#words(), SLEEPING);
   }
 
-  /** Whether workers rest, as they cost more than they saved: the calling thread makes all calls. */
-  get resting(): boolean {
-    return this.#resting;
+  /** Whether workers rest from a kind of job, as they cost more than they save: the calling thread makes all calls. */
+  rests(kernel: Kernel, work: number): boolean {
+    return this.#account(kernel, work)?.resting ?? false;
   }
 
-  /** Into how many parts to cut so many multiply-adds, or what takes as long; 1 without workers. */
-  parts(work: number): number {
-    return this.#workers.length === 0 ? 1 : Math.max(1, Math.min(MOST_PARTS, Math.floor(work / PART_WORK)));
+  /** Into how many parts to cut so many multiply-adds of a kernel, or what takes as long; 1 if nobody helps. */
+  parts(kernel: Kernel, work: number): number {
+    return this.#account(kernel, work)?.resting === false ? mostParts(work) : 1;
   }
 
   /**
@@ -232,28 +250,29 @@ export class Crew {
   run<K extends Exclude<Kernel, Sizing>>(
     kernel: K,
     calls: readonly KernelCalls[K][],
-    { work, chain = 1, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
+    { work, chain = 1, behind = 0, scratch }: Run & (K extends WithScratch ? { scratch: Scratch } : unknown),
   ): void {
     const { kernels, numbered, memory: { memory }, table: reused } = this.#live(), inOrder = IN_ORDER[kernel];
-    const chains = Math.ceil(calls.length / chain);
-    const helpers = Math.min(this.#workers.length, chains - 1, this.parts(work) - 1);
-    const began = helpers < 1 ? 0 : performance.now();
-    if (helpers < 1 || this.#resting) {
+    const chains = Math.ceil(calls.length / chain), account = this.#account(kernel, work);
+    const began = account === undefined ? 0 : performance.now();
+    if (account === undefined || account.resting || chains === 1) {
       const take = kernels[kernel], offset = scratch === undefined ? 0 : scratch.offset;
       for (const call of calls) inOrder(take, call, offset);
-      if (helpers >= 1) {
-        this.#saved += TRIALS * (performance.now() - began);
-        this.#resting = this.#saved < TRIAL;
+      if (account?.resting) {
+        const taken = performance.now() - began;
+        account.addAlone(taken, this.#time += taken);
+        if (!account.resting) this.#resting--;
       }
       return;
     }
+    const helpers = Math.min(this.#workers.length, chains - 1, mostParts(work) - 1);
     let ordered: number[] = [];
     const order = (...args: number[]) => {
       ordered = args;
     };
     inOrder(order, calls[0], 0);
     const width = ordered.length;
-    const table = reused.reserve(8 * calls.length * width);
+    const table = reused.reserve(8 * calls.length * (width + 1));
     const args = new Float64Array(memory.buffer, table, calls.length * width);
     calls.forEach((call, index) => {
       inOrder(order, call, 0);
@@ -261,7 +280,8 @@ export class Crew {
     });
     const words = this.#words();
     const { offset = 0, bytes = 0 } = scratch ?? {};
-    words.set([KERNEL_NAMES.indexOf(kernel), calls.length, width, chain, table, offset, bytes], JOB);
+    words.set([NUMBERS[kernel], calls.length, width, chain, table, offset, bytes, behind], JOB);
+    if (behind > 0) new Int32Array(memory.buffer, table + args.byteLength, calls.length).fill(0);
     Atomics.store(words, NEXT, 1);
     Atomics.store(words, OPEN, 1);
     Atomics.add(words, GENERATION, 1);
@@ -272,16 +292,20 @@ export class Crew {
     try {
       made = makeCalls(numbered, memory, this.#control, 0, 0);
       finished = performance.now();
+    } catch (error) {
+      Atomics.store(words, FAILED, OWN_FAILURE);
+      throw error;
     } finally {
       Atomics.store(words, OPEN, 0);
       for (let active; (active = Atomics.load(words, ACTIVE)) > 0;) {
-        awaitChange(words, ACTIVE, active, this.#maySleep);
+        awaitChange(words, ACTIVE, active, this.#maySleep, this.#looks);
       }
+      Atomics.compareExchange(words, FAILED, OWN_FAILURE, 0);
     }
-    // Alone, the calling thread would have made all chains at the speed at which it made its own.
-    const alone = (finished - published) * chains / made, saved = alone - (performance.now() - began);
-    this.#saved = Math.max(-MOST_LOST, Math.min(MOST_SAVED, this.#saved + saved));
-    this.#resting = this.#saved < 0;
+    const ended = performance.now(), taken = ended - began;
+    this.#looks = nextLooks(this.#looks, ended - finished);
+    account.addTogether(taken, finished - published, made / chains, this.#time += taken, this.#resting);
+    if (account.resting) this.#resting++;
     if (Atomics.load(words, FAILED) === 1) {
       throw new BackendError(
         "lost",
@@ -302,6 +326,23 @@ export class Crew {
     for (const worker of this.#workers) worker.terminate();
   }
 
+  /** The account of a kind of job; undefined if workers can have no part in it. */
+  #account(kernel: Kernel, work: number): Account | undefined {
+    const parts = this.#workers.length === 0 ? 1 : mostParts(work);
+    if (parts === 1) return undefined;
+    const kind = work * KERNEL_NAMES.length + NUMBERS[kernel];
+    let account = this.#accounts.get(kind);
+    if (account === undefined) {
+      if (this.#accounts.size === MOST_ACCOUNTS) {
+        this.#accounts.clear();
+        this.#resting = 0;
+      }
+      this.#accounts.set(kind, account = this.#newAccount(parts > MOST_PARTS / 2));
+      if (account.resting) this.#resting++;
+    }
+    return account;
+  }
+
   /** The control block. */
   #words(): Int32Array {
     return new Int32Array(this.memory.memory.buffer, this.#control, JOB + JOB_WORDS);
@@ -313,6 +354,12 @@ export class Crew {
     }
     return this.#workplace;
   }
+}
+
+/** Into how many parts so many multiply-adds can be cut. */
+function mostParts(work: number): number {
+  const parts = Math.min(MOST_PARTS, Math.floor(work / PART_WORK));
+  return parts < LEAST_PARTS ? 1 : parts;
 }
 
 /** Whether this thread may sleep. */

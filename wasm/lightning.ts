@@ -20,11 +20,14 @@ import { at, roundUp } from "./operands.ts";
 /** Elements of a decay table. */
 const TABLE = 5 * BLOCK + 3, TABLE_BYTES = 4 * TABLE;
 
-/** Work space for the states of long sequences in parts: it should stay in the caches of a few cores. */
+/** Work space for the states of long sequences in parts: it should stay in the caches. See docs/experiments.md. */
 const STATES_BYTES = 8 * 2 ** 20;
 
-/** The share of threads that whole sequences must keep busy: cut, one took about 1.35 times the time in all. */
+/** The share of threads that sequences and heads must keep busy: in three stages, one takes 1.14 to 1.35 times as long. */
 const BUSY = 0.75;
+
+/** Blocks of a segment that a thread computes, at least: with each it loads and stores a state. */
+const SEGMENT = 10;
 
 /** See `Operations.lightning`. */
 export function lightning(crew: Crew, call: LightningCall): void {
@@ -61,9 +64,9 @@ export function lightning(crew: Crew, call: LightningCall): void {
     }
   }
   const bytes = crew.call("lightningScratch", { headDim, valueDim });
-  // Few sequences and heads would leave threads idle: then the sequences are cut as well, if that is worth its price.
-  const parts = crew.parts(work), rounds = Math.ceil(calls.length / crew.threads);
-  const isCut = parts > calls.length && calls.length < BUSY * rounds * crew.threads;
+  // Few sequences and heads would leave threads idle: then blocks are computed in stages, if that is worth its price.
+  const parts = crew.parts("lightning", work);
+  const isCut = parts > calls.length && calls.length < BUSY * crew.threads;
   const stateBytes = 4 * roundUp(headDim, TILE_ROWS) * roundUp(valueDim, TILE_COLUMNS);
   const blocks = Math.max(1, Math.floor(STATES_BYTES / (calls.length * stateBytes)) - 1);
   const [decay, scratch, states] = decayTables(
@@ -74,7 +77,41 @@ export function lightning(crew: Crew, call: LightningCall): void {
   );
   for (const one of calls) one.decay += decay;
   if (isCut) inSpans(crew, calls, { work, parts, scratch, states, stateBytes, blocks });
-  else crew.run("lightning", calls, { work, scratch });
+  else {
+    const { segments, behind } = inSegments(calls, parts);
+    crew.run("lightning", segments, { work, behind, scratch });
+  }
+}
+
+/**
+ * Sequences in segments, the first ones of all, then the second ones, and so on: each continues with the state that the
+ * one before it leaves. So threads have many parts to take, and none is long at the end. Where sequences are too short
+ * or too different for that, they stay whole.
+ */
+function inSegments(
+  calls: KernelCalls["lightning"][],
+  parts: number,
+): { segments: KernelCalls["lightning"][]; behind: number } {
+  const cut = calls.map(({ length }) =>
+    ranges(length, Math.min(Math.floor(parts / calls.length), Math.floor(length / (SEGMENT * BLOCK))), BLOCK)
+  );
+  const count = cut[0].length;
+  if (count === 1 || cut.some(({ length }) => length !== count)) return { segments: calls, behind: 0 };
+  const segments = cut[0].flatMap((_, segment) =>
+    calls.map((call, index) => {
+      const { start, count } = cut[index][segment];
+      return {
+        ...call,
+        q: call.q + start * call.qStride,
+        k: call.k + start * call.kStride,
+        v: call.v + start * call.vStride,
+        output: call.output + start * call.outputStride,
+        length: count,
+        initialState: segment === 0 ? call.initialState : call.finalState,
+      };
+    })
+  );
+  return { segments, behind: calls.length };
 }
 
 /** How sequences are cut, and where their states lie. */

@@ -18,7 +18,7 @@ export function linear(crew: Crew, call: LinearCall): void {
   const few = rows <= FEW_ROWS, work = rows * weight.size;
   // A few rows are cut into outputs, so that each part reads its own rows of the weight.
   const [rowRanges, outRanges] = few
-    ? [[{ start: 0, count: rows }], ranges(outDim, crew.parts(work), TILE_COLUMNS)]
+    ? [[{ start: 0, count: rows }], ranges(outDim, crew.parts("linear", work), TILE_COLUMNS)]
     : tiled(crew, rows, outDim, work);
   const weightBytes = elementBytes(weight.dtype as FloatType);
   const calls = rowRanges.flatMap((row) =>
@@ -45,7 +45,7 @@ const LEAST_SIDE = 128;
 
 /** How a blocked product is cut: about square, as that leaves the least to pack. */
 function tiled(crew: Crew, rows: number, columns: number, work: number): [rows: Range[], columns: Range[]] {
-  const parts = crew.parts(work);
+  const parts = crew.parts("linear", work);
   const side = parts === 1 ? Infinity : Math.max(LEAST_SIDE, Math.sqrt(2 * rows * columns / parts));
   return [
     ranges(rows, Math.round(rows / side), 4 * TILE_ROWS),
@@ -54,8 +54,13 @@ function tiled(crew: Crew, rows: number, columns: number, work: number): [rows: 
 }
 
 /** How a product is cut of which each part needs all columns. */
-function byRows(crew: Crew, rows: number, work: number): Range[] {
-  return ranges(rows, Math.min(crew.parts(work), Math.floor(rows / LEAST_SIDE)), 4 * TILE_ROWS);
+function byRows(
+  crew: Crew,
+  kernel: "linearWeight" | "linearInput",
+  rows: number,
+  work: number,
+): Range[] {
+  return ranges(rows, Math.min(crew.parts(kernel, work), Math.floor(rows / LEAST_SIDE)), 4 * TILE_ROWS);
 }
 /** Multiply-adds that take as long as quantising an element. */
 const QUANTIZE_WORK = 8;
@@ -68,7 +73,7 @@ function linearQuantized(
 ): void {
   const bytes = (rows: number) => crew.call("quantizedScratch", { rows, inDim, bits, group });
   const integers = crew.reserve(bytes(rows)), work = QUANTIZE_WORK * x.size;
-  const quantized = ranges(rows, crew.parts(work), 1).map(({ start, count }) => ({
+  const quantized = ranges(rows, crew.parts("quantizeRows", work), 1).map(({ start, count }) => ({
     x: at(x, start * inDim),
     rows: count,
     inDim,
@@ -77,7 +82,9 @@ function linearQuantized(
     target: integers + bytes(start),
   }));
   crew.run("quantizeRows", quantized, { work });
-  const calls = ranges(outDim, crew.parts(rows * weight.size), BLOCK_OUT_DIM).map(({ start, count }) => ({
+  const calls = ranges(outDim, crew.parts("linearQuantized", rows * weight.size), BLOCK_OUT_DIM).map((
+    { start, count },
+  ) => ({
     x: integers,
     weight: at(weight) + start / BLOCK_OUT_DIM * blockBytes(inDim, { bits, group }),
     bias: at(bias, start),
@@ -100,7 +107,7 @@ export function linearBackward(
 ): void {
   const work = rows * weight.size;
   if (dWeight !== undefined) {
-    const calls = byRows(crew, outDim, work).map(({ start, count }) => ({
+    const calls = byRows(crew, "linearWeight", outDim, work).map(({ start, count }) => ({
       dy: at(dy, start),
       x: at(x),
       dWeight: at(dWeight, start * inDim),
@@ -112,7 +119,7 @@ export function linearBackward(
     const bytes = crew.call("matmulScratch", { rows: outDim, inner: rows, columns: inDim });
     crew.run("linearWeight", calls, { work, scratch: crew.scratch(bytes) });
   }
-  const calls = byRows(crew, rows, work).map(({ start, count }) => ({
+  const calls = byRows(crew, "linearInput", rows, work).map(({ start, count }) => ({
     dy: at(dy, start * outDim),
     weight: at(weight),
     residual: at(residual, start * inDim),

@@ -146,12 +146,13 @@ export class WasmMachine implements Machine {
   }
 
   // deno-lint-ignore require-await -- errors arrive as rejections, as on every machine
-  async read(tensor: Tensor): Promise<Float32Array> {
+  async read(tensor: Tensor, data = new Float32Array(tensor.size)): Promise<Float32Array> {
     if (tensor.quantization === undefined) {
       const elements = this.#elements(tensor);
-      return elements instanceof Uint16Array ? fromBfloat16s(elements) : elements.slice();
+      data.set(elements instanceof Uint16Array ? fromBfloat16s(elements) : elements);
+      return data;
     }
-    const data = new Float32Array(tensor.size), rows = Array(tensor.shape[0]).keys();
+    const rows = Array(tensor.shape[0]).keys();
     unpackRows(this.#crew.memory, tensor, tensor.quantization, rows, 1, data);
     return data;
   }

@@ -8,6 +8,7 @@ import type { Operations } from "../core/machine.ts";
 import { ACTIVATION_NUMBERS } from "../core/ops/splitHeads.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { type Crew, ranges } from "./crew.ts";
+import type { Kernel } from "./exports.ts";
 import { lightning, lightningBackward, lightningStep } from "./lightning.ts";
 import { linear, linearBackward } from "./linear.ts";
 import { at } from "./operands.ts";
@@ -19,8 +20,8 @@ const ELEMENT_WORK = 8;
 /** The operations, as a crew computes them. */
 export function operations(crew: Crew): Operations {
   /** Cuts what an operation reads and writes, `size` elements, into ranges of `count` rows, columns or elements. */
-  const cut = (count: number, size: number, multiple = 1) =>
-    ranges(count, crew.parts(ELEMENT_WORK * size), multiple);
+  const cut = (kernel: Kernel, count: number, size: number, multiple = 1) =>
+    ranges(count, crew.parts(kernel, ELEMENT_WORK * size), multiple);
 
   /** Copies rows. On one thread: it moves bytes, which the others would only wait for too. */
   function copyRows(
@@ -68,7 +69,7 @@ export function operations(crew: Crew): Operations {
     },
 
     norm({ x, affine, eps, gate, rows, width, output }) {
-      const calls = cut(rows, x.size).map(({ start, count }) => ({
+      const calls = cut("norm", rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         weight: at(affine?.weight),
         bias: at(affine?.bias),
@@ -83,29 +84,30 @@ export function operations(crew: Crew): Operations {
 
     // With parameters on one thread, as all rows add to dWeight and dBias.
     normBackward({ x, affine, eps, gate, rows, width, dy, residual, dx }) {
-      const calls = (affine === undefined ? cut(rows, x.size) : [{ start: 0, count: rows }]).map((
-        { start, count },
-      ) => ({
-        x: at(x, start * width),
-        weight: at(affine?.weight),
-        bias: at(affine?.bias),
-        gate: at(gate?.gate, start * width),
-        dy: at(dy, start * width),
-        residual: at(residual, start * width),
-        dx: at(dx, start * width),
-        dWeight: at(affine?.dWeight),
-        dBias: at(affine?.dBias),
-        dGate: at(gate?.dGate, start * width),
-        rows: count,
-        width,
-        eps,
-      }));
+      const calls = (affine === undefined ? cut("normBackward", rows, x.size) : [{ start: 0, count: rows }])
+        .map((
+          { start, count },
+        ) => ({
+          x: at(x, start * width),
+          weight: at(affine?.weight),
+          bias: at(affine?.bias),
+          gate: at(gate?.gate, start * width),
+          dy: at(dy, start * width),
+          residual: at(residual, start * width),
+          dx: at(dx, start * width),
+          dWeight: at(affine?.dWeight),
+          dBias: at(affine?.dBias),
+          dGate: at(gate?.dGate, start * width),
+          rows: count,
+          width,
+          eps,
+        }));
       crew.run("normBackward", calls, { work: ELEMENT_WORK * x.size });
     },
 
     splitHeads({ x, rows, hidden, headDim, activation, q, k, v, u }) {
       const joint = (u === undefined ? 3 : 4) * hidden;
-      const calls = cut(rows, x.size).map(({ start, count }) => ({
+      const calls = cut("splitHeads", rows, x.size).map(({ start, count }) => ({
         x: at(x, start * joint),
         q: at(q, start * hidden),
         k: at(k, start * hidden),
@@ -121,7 +123,7 @@ export function operations(crew: Crew): Operations {
 
     splitHeadsBackward({ x, rows, hidden, headDim, activation, dq, dk, dv, du, dx }) {
       const joint = (du === undefined ? 3 : 4) * hidden;
-      const calls = cut(rows, x.size).map(({ start, count }) => ({
+      const calls = cut("splitHeadsBackward", rows, x.size).map(({ start, count }) => ({
         x: at(x, start * joint),
         dq: at(dq, start * hidden),
         dk: at(dk, start * hidden),
@@ -137,7 +139,7 @@ export function operations(crew: Crew): Operations {
     },
 
     activate({ x, activation, rows, width, output }) {
-      const calls = cut(rows, x.size).map(({ start, count }) => ({
+      const calls = cut("activate", rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         output: at(output, start * width),
         rows: count,
@@ -148,7 +150,7 @@ export function operations(crew: Crew): Operations {
     },
 
     activateBackward({ x, activation, rows, width, dy, dx }) {
-      const calls = cut(rows, x.size).map(({ start, count }) => ({
+      const calls = cut("activateBackward", rows, x.size).map(({ start, count }) => ({
         x: at(x, start * width),
         dy: at(dy, start * width),
         dx: at(dx, start * width),
@@ -162,7 +164,7 @@ export function operations(crew: Crew): Operations {
     // Threads take heads: over the tokens of one the angle advances step by step.
     lrpe({ x, theta, positions, output }) {
       const [batch, seqLen, heads, headDim] = x.shape;
-      const calls = cut(heads, x.size).flatMap(({ start, count }) =>
+      const calls = cut("lrpe", heads, x.size).flatMap(({ start, count }) =>
         Array.from({ length: batch }, (_, b) => ({
           x: at(x, (b * seqLen * heads + start) * headDim),
           theta: at(theta, start * headDim),
@@ -180,7 +182,7 @@ export function operations(crew: Crew): Operations {
     // The same; all batch elements of a head add to its dTheta, in order.
     lrpeBackward({ x, theta, positions, dy, dx, dTheta }) {
       const [batch, seqLen, heads, headDim] = x.shape;
-      const calls = cut(heads, x.size).flatMap(({ start, count }) =>
+      const calls = cut("lrpeBackward", heads, x.size).flatMap(({ start, count }) =>
         Array.from({ length: batch }, (_, b) => ({
           x: at(x, (b * seqLen * heads + start) * headDim),
           theta: at(theta, start * headDim),
@@ -198,7 +200,7 @@ export function operations(crew: Crew): Operations {
     },
 
     multiply({ x, y, output }) {
-      const calls = cut(output.size, output.size, 4).map(({ start, count }) => ({
+      const calls = cut("multiply", output.size, output.size, 4).map(({ start, count }) => ({
         x: at(x, start),
         y: at(y, start),
         output: at(output, start),
@@ -221,7 +223,7 @@ export function operations(crew: Crew): Operations {
 
     // Threads take columns: a column's sum runs over the rows in order.
     sumRows({ x, rows, width, total }) {
-      const calls = cut(width, x.size, 16).map(({ start, count }) => ({
+      const calls = cut("sumRows", width, x.size, 16).map(({ start, count }) => ({
         x: at(x, start),
         total: at(total, start),
         rows,
@@ -239,7 +241,7 @@ export function operations(crew: Crew): Operations {
     adamw(call) {
       const { parameter, gradient, first, second, squares } = call;
       const { count: t, learningRate, beta1, beta2, eps, weightDecay, maxNorm } = call;
-      const calls = cut(parameter.size, parameter.size, 4).map(({ start, count }) => ({
+      const calls = cut("adamw", parameter.size, parameter.size, 4).map(({ start, count }) => ({
         parameter: at(parameter, start),
         gradient: at(gradient, start),
         first: at(first, start),

@@ -4,7 +4,7 @@
  * @module
  */
 import { builtin } from "../core/builtin.ts";
-import { awaitChange, makeCalls, serve } from "./calls.ts";
+import { awaitChange, makeCalls, nextLooks, serve } from "./calls.ts";
 
 /** A worker that runs the script of a crew. */
 export interface Thread {
@@ -56,7 +56,7 @@ export async function startThreads(
   workerUrl: string | URL | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Thread[]> {
-  const script = `(${serve})(${makeCalls}, ${awaitChange})`, node = nodeThreads();
+  const script = `(${serve})(${makeCalls}, ${awaitChange}, ${nextLooks})`, node = nodeThreads();
   const blob = workerUrl === undefined && node === undefined
     ? URL.createObjectURL(new Blob([script], { type: "text/javascript" }))
     : undefined;

@@ -4,6 +4,6 @@
  *
  * @module
  */
-import { awaitChange, makeCalls, serve } from "./calls.ts";
+import { awaitChange, makeCalls, nextLooks, serve } from "./calls.ts";
 
-serve(makeCalls, awaitChange);
+serve(makeCalls, awaitChange, nextLooks);

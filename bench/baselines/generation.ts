@@ -11,7 +11,7 @@ import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { TransNormerLLM } from "../../model/mod.ts";
 import { channelMixer, lastLogits, Transient } from "../../model/transnormer.ts";
 import { rotaryTable, rotateBy } from "./mixers.ts";
-import { type AttentionSizes, Baselines, repeat } from "./mod.ts";
+import { type AttentionSizes, Baselines } from "./mod.ts";
 import * as shaders from "./shaders.ts";
 
 /** Keys of a chunk, one workgroup's. */
@@ -19,14 +19,17 @@ const { CHUNK } = shaders.softmaxStep.constants;
 
 /** Keys and values of all layers. */
 export interface Caches extends Disposable {
-  /** Puts a token into the cache of a layer and lets it attend: q, k, v and the result are `[1, 1, heads, dim]`. */
+  /**
+   * Puts a token into the cache of a layer and lets it attend: q, k, v and the result are `[1, 1, heads, dim]`, or
+   * `[batch, 1, heads, dim]` with caches of `batch · heads` heads, all sequences at one position.
+   */
   attend(layer: number, position: number, q: Tensor, k: Tensor, v: Tensor): Tensor | Promise<Tensor>;
   /** Fills the caches with these elements again and again. */
   fill(noise: Float32Array): void;
 }
 
 /**
- * One sequence on its way through a model with conventional attention: rotary positions on query and key ("RoFormer",
+ * Sequences on their way through a model with conventional attention, all at one position: rotary positions on query and key ("RoFormer",
  * section 3.2.2), scores over the root of the head dimension, all else as in the TransNormerLLM whose weights it takes.
  */
 export class SoftmaxSession implements Disposable {
@@ -34,13 +37,18 @@ export class SoftmaxSession implements Disposable {
   position = 0;
   readonly #model: TransNormerLLM;
   readonly #caches: Caches;
+  readonly #batch: number;
 
-  /** @param capacity tokens that fit into the cache */
-  constructor(model: TransNormerLLM, capacity: number) {
+  /**
+   * @param capacity tokens of a sequence that fit into the cache
+   * @param batch sequences
+   */
+  constructor(model: TransNormerLLM, capacity: number, batch = 1) {
     const { backend, config } = model;
     const dim = config.hiddenDim / config.heads;
-    const sizes = { heads: config.heads, seqLen: capacity, headDim: dim, valueDim: dim };
+    const sizes = { heads: batch * config.heads, seqLen: capacity, headDim: dim, valueDim: dim };
     this.#model = model;
+    this.#batch = batch;
     this.#caches = createCaches(backend, config.layers, sizes);
   }
 
@@ -49,12 +57,15 @@ export class SoftmaxSession implements Disposable {
     this.#caches.fill(noise);
   }
 
-  /** Reads one token: logits of the next, `[1, 1, vocab]`. */
-  async step(id: number): Promise<Tensor> {
-    const { config, weights } = this.#model;
+  /** Reads one token of each sequence: logits of the next, `[batch, vocab]`. */
+  async step(...tokens: number[]): Promise<Tensor> {
+    const { config, weights } = this.#model, batch = this.#batch;
+    if (tokens.length !== batch) {
+      throw new RangeError(`${batch} sequences read ${batch} tokens: ${tokens.length}`);
+    }
     const position = this.position++;
-    const ids = Uint32Array.of(id);
-    let x = embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [1, 1] });
+    const ids = Uint32Array.from(tokens);
+    let x = embedding(weights.embedTokens, ids, { scale: config.embeddingScale, shape: [batch, 1] });
     for (const [l, layer] of weights.layers.entries()) {
       using before = x;
       using h = norm(before, layer.tokenNorm);
@@ -62,7 +73,7 @@ export class SoftmaxSession implements Disposable {
       const split = splitHeads(qkvu, config.heads, "identity", { gate: config.outputGate });
       using q = split.q, k = split.k, v = split.v, u = split.u;
       using attended = await this.#caches.attend(l, position, q, k, v);
-      using o = attended.reshape([1, 1, config.hiddenDim]);
+      using o = attended.reshape([batch, 1, config.hiddenDim]);
       using gated = config.outputNorm ? norm(o, { ...layer.mixerNorm, gate: u }) : o.reshape(o.shape);
       using mixed = linear(gated, layer.outProj.weight, { bias: layer.outProj.bias, residual: before });
       using held = new Transient();
@@ -152,8 +163,11 @@ function webgpuCaches(backend: Backend, layers: number, sizes: AttentionSizes): 
       return output;
     },
     fill(noise) {
+      // Piece by piece: caches may be larger than what the host can hold.
       for (const tensor of tensors) {
-        backend.write(tensor, repeat(noise, new Float32Array(tensor.size)));
+        for (let start = 0; start < tensor.size; start += noise.length) {
+          backend.write(tensor, noise.subarray(0, tensor.size - start), start);
+        }
       }
     },
     [Symbol.dispose]() {

@@ -49,8 +49,10 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
   "left-product": { ...tnl(), mixer: leftProductMixer },
 };
 
-/** Learning rates of the sweep, the same for each family. */
+/** Learning rates that the sweep of each family begins with. */
 export const SWEEP: readonly number[] = [0.001, 0.002, 0.004];
+/** Where a sweep ends, whatever it has found. */
+const HIGHEST = 0.032;
 /** The part of the steps that a run of the sweep takes. */
 const SWEEP_SHARE = 0.4;
 
@@ -70,7 +72,7 @@ export interface RunResult {
   readonly steps: number;
   /** Of the last step. */
   readonly loss: number;
-  /** Nats per held-out token. */
+  /** Nats per held-out token. NaN, which JSON writes as null, of a run of the sweep that diverged. */
   readonly heldOutLoss: number;
   readonly bitsPerByte: number;
   /** Median of the steps. */
@@ -83,7 +85,6 @@ export interface Experiments extends ExperimentRecipe {
   readonly device: string;
   readonly date: string;
   readonly commit: string;
-  readonly command: string;
   /** Fingerprint of the text, its tokens to learn from and those held out. */
   readonly data: { readonly sha256: string; readonly train: number; readonly heldOut: number };
   /** By {@linkcode Run.name}. */
@@ -103,11 +104,43 @@ export interface Run {
 export const runName = (variant: string, seed: number): string => `${variant} ${seed}`;
 const sweepName = (family: string, learningRate: number) => `${family} sweep ${learningRate}`;
 
+type Runs = Experiments["runs"];
+
+/** The held-out loss of a run; infinite without one. */
+const lossOf = (runs: Runs, name: string): number => {
+  const loss = runs[name]?.heldOutLoss;
+  return Number.isFinite(loss) ? loss : Infinity;
+};
+
+/** The rate with the lowest held-out loss. */
+function lowest(family: string, rates: readonly number[], runs: Runs): number {
+  const loss = (rate: number) => lossOf(runs, sweepName(family, rate));
+  return rates.reduce((best, rate) => loss(rate) < loss(best) ? rate : best);
+}
+
+/**
+ * Learning rates of a family's sweep: {@linkcode SWEEP}, then the double of the highest as long as the highest is the
+ * best. So no family's best lies above what was tried.
+ */
+export function sweepRates(family: string, runs: Runs): number[] {
+  const rates = [...SWEEP];
+  const isRun = () => rates.every((rate) => runs[sweepName(family, rate)] !== undefined);
+  while (isRun() && lowest(family, rates, runs) === rates.at(-1) && rates.at(-1)! < HIGHEST) {
+    rates.push(2 * rates.at(-1)!);
+  }
+  return rates;
+}
+
+/** Those of the runs that are of a sweep. */
+export function sweepRuns(runs: Runs = {}): Runs {
+  return Object.fromEntries(Object.entries(runs).filter(([name]) => name.includes(" sweep ")));
+}
+
 /** All runs in their order: the sweep of each family, then the first seed of all variants, the second, ... */
-export function planRuns(variants: readonly string[], seeds: readonly number[]): Run[] {
+export function planRuns(variants: readonly string[], seeds: readonly number[], kept: Runs = {}): Run[] {
   const families = new Set(variants.map((name) => VARIANTS[name].family));
   const sweep = [...families].flatMap((family) =>
-    SWEEP.map((learningRate) => ({
+    sweepRates(family, kept).map((learningRate) => ({
       name: sweepName(family, learningRate),
       variant: family, // each family is the name of its first variant
       seed: 1,
@@ -120,12 +153,25 @@ export function planRuns(variants: readonly string[], seeds: readonly number[]):
   return [...sweep, ...runs];
 }
 
+/** Runs that nothing was kept of, and that wait for no other: those of the sweep, and those whose sweep is over. */
+export function readyRuns(plan: readonly Run[], kept: Runs): Run[] {
+  return plan.filter(({ name, variant, learningRate }) =>
+    kept[name] === undefined &&
+    (learningRate !== undefined || isSwept(VARIANTS[variant].family, kept))
+  );
+}
+
+function isSwept(family: string, kept: Runs): boolean {
+  return sweepRates(family, kept).every((rate) => kept[sweepName(family, rate)] !== undefined);
+}
+
 /** The learning rate with the lowest held-out loss of the family's sweep. */
-export function bestLearningRate(family: string, runs: Experiments["runs"]): number {
-  const found = SWEEP.map((rate) => ({ rate, loss: runs[sweepName(family, rate)]?.heldOutLoss ?? Infinity }));
-  const best = found.reduce((best, one) => one.loss < best.loss ? one : best);
-  if (best.loss === Infinity) throw new RangeError(`The sweep of ${family} must come before its runs`);
-  return best.rate;
+export function bestLearningRate(family: string, runs: Runs): number {
+  const rate = lowest(family, sweepRates(family, runs), runs);
+  if (lossOf(runs, sweepName(family, rate)) === Infinity) {
+    throw new RangeError(`The sweep of ${family} must come before its runs`);
+  }
+  return rate;
 }
 
 /**
@@ -141,7 +187,7 @@ export async function runExperiment(
     backend: Backend;
     corpus: Corpus;
     folder: string;
-    runs: Experiments["runs"];
+    runs: Runs;
     signal: AbortSignal;
     onStep?: (step: StepReport) => void;
   },
@@ -156,7 +202,7 @@ export async function runExperiment(
   await Deno.writeTextFile(config, JSON.stringify(variant.config(configByName(size)), null, 2));
   const reports: StepReport[] = [];
   let parameters = 0;
-  const result = await train({
+  const training = train({
     ...{ backend, data: corpus, out: folder, config, mixer: variant.mixer, signal },
     ...{ seqLen, batch, steps: taken, seed, learningRate: rate, warmup: Math.ceil(taken / 10) },
     ...{ logEvery: Math.min(20, taken), saveEvery: taken, evaluateEvery: taken, keep: 1 },
@@ -167,8 +213,13 @@ export async function runExperiment(
       onStep?.(step);
     },
   });
-  if (result.evaluation === undefined) return undefined;
-  const { heldOutLoss, bitsPerByte } = result.evaluation;
+  const evaluation = await training.then((result) => result.evaluation, (error) => {
+    // A learning rate of the sweep may be too high; with one that it chose, divergence is an error.
+    if (learningRate === undefined || !/loss and gradients must be finite/.test(String(error))) throw error;
+    return { heldOutLoss: NaN, bitsPerByte: NaN };
+  });
+  if (evaluation === undefined) return undefined;
+  const { heldOutLoss, bitsPerByte } = evaluation;
   const speeds = reports.map(({ tokensPerSecond }) => tokensPerSecond).sort((a, b) => a - b);
   return {
     ...{ parameters, learningRate: rate, steps: taken, loss: reports.at(-1)?.loss ?? NaN },

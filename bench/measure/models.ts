@@ -8,10 +8,10 @@ import { TransNormerLLM } from "../../model/mod.ts";
 import { parseConfig } from "../../model/config.ts";
 import { fromBfloat16s, toBfloat16s } from "../../core/bfloat16.ts";
 import { elementBytes, type FloatType } from "../../core/dtype.ts";
-import { dequantize, quantize } from "../../core/quantize.ts";
+import { dequantize, quantize, quantizedRow } from "../../core/quantize.ts";
 import { elementCount } from "../../core/shape.ts";
 import { mapWeights } from "../../model/weights.ts";
-import { assertClose, seeded } from "../../tests/numbers.ts";
+import { assertClose, randomArray, seeded } from "../../tests/numbers.ts";
 import { type ConfigJson, referenceLogits, type Tensors } from "../../tests/reference_model.ts";
 import { type Case, on } from "./cases.ts";
 
@@ -94,6 +94,55 @@ export async function randomModel(
   using next = session.step(ids[CHECKED - 1]);
   assertClose(await next.data(), expected.subarray(config.vocabSize), LIMITS[dtype], "logits of a step");
   return model;
+}
+
+/** How matrices may be stored. */
+export const STORED = ["f32", "bf16", "int8", "int4"] as const;
+/** One of them. */
+export type Stored = (typeof STORED)[number];
+
+/**
+ * A model of any size with weights that are nothing but noise, the same values whatever stores them, integers in groups of
+ * 32: to measure speed. Normal numbers for each of billions of parameters would take minutes.
+ */
+export function noiseModel(backend: Backend, json: ConfigJson, dtype: Stored): TransNormerLLM {
+  const config = parseConfig({ model_type: "transnormer", ...json });
+  const source = toBfloat16s(randomArray([2 ** 22], 1).map((x) => x / 32));
+  const wide = fromBfloat16s(source), bytes = new Uint8Array(source.buffer);
+  const parameters: Tensor[] = [];
+  const floats = (shape: readonly number[], type: FloatType, offset: number) => {
+    const tensor = backend.empty(shape, type), noise = type === "f32" ? wide : source;
+    for (let start = 0; start < tensor.size;) {
+      const from = start === 0 ? 2 * offset % noise.length : 0;
+      const part = noise.subarray(from, Math.min(noise.length, from + tensor.size - start));
+      backend.write(tensor, part, start);
+      start += part.length;
+    }
+    return tensor;
+  };
+  const integers = ([outDim, inDim]: readonly number[], bits: 8 | 4, offset: number) => {
+    const row = quantizedRow(inDim, { bits, group: 32 }), values = new Uint8Array(outDim * row.bytes);
+    for (let start = 0; start < values.length;) {
+      const from = start === 0 ? offset % bytes.length : 0; // the low bytes of numbers are random, the high ones are few
+      const part = bytes.subarray(from, Math.min(bytes.length, from + values.length - start));
+      values.set(part, start);
+      start += part.length;
+    }
+    const [scale] = toBfloat16s(Float32Array.of(1 / 32 / 2 ** (bits - 1)));
+    const scales = new Uint16Array(outDim * row.groups).fill(scale);
+    return backend.quantized({ shape: [outDim, inDim], bits, group: 32, values, scales });
+  };
+  const weights = mapWeights(config, config.tieWordEmbeddings ?? false, (_, shape) => {
+    const flat = shape.length === 3 ? [shape[0], shape[2]] : shape, offset = 1000 * parameters.length;
+    const stored = shape.length === 2 ? dtype : "f32";
+    const tensor = stored === "int8" || stored === "int4"
+      ? integers(flat, stored === "int8" ? 8 : 4, offset)
+      : floats(flat, stored, offset);
+    parameters.push(tensor);
+    return tensor;
+  });
+  const fingerprint = `noise in ${dtype}, ${JSON.stringify(json)}`;
+  return new TransNormerLLM(backend, { config, weights, parameters, tokenizer: undefined, fingerprint });
 }
 
 /** Bytes of weights in f32 that one token must read: all but the embedding, of which it takes a row. */

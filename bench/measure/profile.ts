@@ -105,7 +105,9 @@ function productOf({ shader, values }: TimedDispatch): [number, number, number] 
     const { columns, allSteps } = values as Record<string, number>;
     return [rows, unitShaders.product.constants.EDGE * allSteps, 4 * columns];
   }
-  if (shader === shaders.linear.tiled || shader === shaders.linear.fewRows) {
+  if (
+    shader === shaders.linear.tiled || shader === shaders.fewRows.tiles || shader === shaders.fewRows.teams
+  ) {
     return [rows, 4 * inVectors, outCount];
   }
   if (shader === shaders.linearBackward.input) return [rows, terms, 4 * inVectors];

@@ -3,8 +3,9 @@
  * training on long sequences, shared or one per rank. The first rank prints one line of JSON per measurement.
  * `deno task bench:ranks` starts it.
  *
- * `mpiexec -n 2 deno run -A bench/measure/ranks.ts webgpu 8192,131072,1048576 8192,32768`: backend, lengths of prompts, tokens
- * of a training step per rank, and if need be layers and embed of the model, 8 and 512, and tokens of a pass.
+ * `mpiexec -n 2 deno run -A bench/measure/ranks.ts webgpu 8192,131072,1048576 8192,32768 8192,32768`: backend, lengths of
+ * prompts, tokens of a training step for each rank, with its own sequences and with a part of each, and if need be layers and
+ * embed of the model, 8 and 512, and tokens of a part of a prompt.
  *
  * @module
  */
@@ -18,10 +19,10 @@ import { stateShapes } from "../../model/transnormer.ts";
 import { lossAndGradients } from "../../train/backward.ts";
 import { configByName, initialWeights } from "../../train/configs.ts";
 import { Parameters } from "../../train/optimizer.ts";
-import { columnsOf, sumOverRanks } from "../../train/ranks.ts";
+import { columnsOf, GradientSums } from "../../train/ranks.ts";
 import { median } from "./timing.ts";
 
-const [prefer, prompts, steps, layers = "8", embed = "512", pass] = Deno.args;
+const [prefer, prompts, batches, sequences, layers = "8", embed = "512", pass] = Deno.args;
 const passTokens = pass === undefined ? undefined : Number(pass);
 const numbers = (text: string | undefined) => (text ?? "").split(",").filter(Boolean).map(Number);
 const config = {
@@ -33,14 +34,30 @@ const config = {
   glu_dim: Math.round(Number(embed) * 2.75),
   linear_use_lrpe_list: Array.from({ length: Number(layers) }, (_, l) => Number(l === 0)),
 };
-/** Times of which each number is the median, after those in which pipelines are compiled and buffers learnt. */
-const REPEATS = 3, WARM_UPS = 2;
+/**
+ * Runs before any is timed, in which pipelines are compiled and buffers learnt, and what is timed: at least so many runs,
+ * more where they are short.
+ */
+const WARM_UPS = 3, LEAST = 3, MOST = 15, SECONDS = 1.5;
+/** Most tokens of a pass of training with sequences of one rank; longer steps accumulate gradients, as trainers do. */
+const PASS_TOKENS = 32_768;
 
-/** Seconds of the slowest rank, and bytes that all ranks send: of each of some runs that begin together. */
-async function measure(ranks: Ranks, run: () => Promise<void>) {
+/** What some runs that begin together took. */
+interface Found {
+  /** Of the slowest rank: the median, the least and the most. */
+  readonly seconds: number;
+  readonly range: readonly [number, number];
+  /** That all ranks send in one run. */
+  readonly bytes: number;
+}
+
+async function measure(ranks: Ranks, run: () => Promise<void>): Promise<Found> {
   const seconds: number[] = [];
   let bytes = 0;
-  for (let i = 0; i < WARM_UPS + REPEATS; i++) {
+  const enough = () =>
+    seconds.length >= LEAST &&
+    (seconds.length >= MOST || seconds.reduce((sum, one) => sum + one, 0) > SECONDS);
+  for (let i = 0; !enough(); i++) { // all ranks know the same times
     await ranks.agree("bench", { i });
     const before = ranks.bytesSent, start = performance.now();
     await run();
@@ -49,12 +66,12 @@ async function measure(ranks: Ranks, run: () => Promise<void>) {
     if (i >= WARM_UPS) seconds.push(Math.max(...all.map(([time]) => time)));
     bytes = all.reduce((sum, [, sent]) => sum + sent, 0);
   }
-  return { seconds: median(seconds), bytes };
+  return { seconds: median(seconds), range: [Math.min(...seconds), Math.max(...seconds)], bytes };
 }
 
-function report(ranks: Ranks, backend: Backend, what: string, tokens: number, found: object) {
+function report(ranks: Ranks, backend: Backend, what: string, tokens: number, found: Found) {
   if (ranks.rank > 0) return;
-  const { seconds } = found as { seconds: number };
+  const { seconds } = found;
   const { device } = backend.info;
   const line = { what, ranks: ranks.size, tokens, tokensPerSecond: Math.round(tokens / seconds), ...found };
   console.log(JSON.stringify({ ...line, layers, embed, passTokens, device }));
@@ -89,15 +106,18 @@ async function measurePrompts(ranks: Ranks, backend: Backend): Promise<void> {
 }
 
 async function measureTraining(ranks: Ranks, backend: Backend, split: "batch" | "sequence"): Promise<void> {
-  const lengths = numbers(steps);
+  const lengths = numbers(split === "batch" ? batches : sequences);
   if (lengths.length === 0) return;
   const network = parseConfig(config), { rank, size } = ranks;
   using parameters = new Parameters(backend, network, initialWeights(network, 1));
   const shared = await trainingRanks(ranks, backend, split);
+  const sums = size === 1 ? undefined : new GradientSums(shared, backend); // alone, a trainer exchanges nothing
   let count = 0;
   for (const perRank of lengths) {
-    // One sequence per rank, or one that all share.
-    const tokens = perRank * size, own = split === "batch" ? perRank : tokens;
+    const tokens = perRank * size;
+    const passes = split === "batch" ? Math.ceil(perRank / PASS_TOKENS) : 1;
+    // One sequence of each pass per rank, or one that all share.
+    const own = split === "batch" ? Math.ceil(perRank / passes) : tokens;
     const ids = Uint32Array.from(
       { length: own },
       (_, i) => (i * 7919 + rank * Number(split === "batch")) % 256,
@@ -108,10 +128,22 @@ async function measureTraining(ranks: Ranks, backend: Backend, split: "batch" | 
     const found = await measure(ranks, async () => {
       using gradients = parameters.gradients();
       using total = backend.zeros([1]);
-      const pass = { chain: shared.chain };
-      const states = await lossAndGradients(parameters, gradients.tree, segment, 1 / tokens, total, pass);
-      for (const state of states) state.dispose();
-      await sumOverRanks(shared, backend, [...gradients.list, total], 0);
+      for (let pass = 1; pass <= passes; pass++) {
+        const options = {
+          chain: size > 1 ? shared.chain : undefined,
+          ...pass === passes && sums && { onFinal: sums.add.bind(sums) },
+        };
+        const states = await lossAndGradients(
+          parameters,
+          gradients.tree,
+          segment,
+          1 / tokens,
+          total,
+          options,
+        );
+        for (const state of states) state.dispose();
+      }
+      await sums?.finish([...gradients.list, total], 0);
       const options = { learningRate: 1e-4, beta1: 0.9, beta2: 0.95, weightDecay: 0.1, clip: 1 };
       using squares = parameters.step(gradients, { ...options, count: ++count }, () => false);
       await squares.data();

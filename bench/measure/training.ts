@@ -3,7 +3,9 @@
  *
  * @module
  */
+import { BackendError } from "../../core/errors.ts";
 import { elementCount } from "../../core/shape.ts";
+import type { WebgpuMachine } from "../../gpu/machine.ts";
 import type { Backend, Tensor } from "../../mod.ts";
 import { parseConfig } from "../../model/config.ts";
 import { randomNumbers } from "../../model/sampling.ts";
@@ -19,6 +21,8 @@ export interface Speed {
   readonly length: number;
   /** Median over the repeats. */
   readonly tokensPerSecond: number;
+  /** What a step's tensors and scratch take at most, on a GPU with a clock. */
+  readonly bytes?: number;
 }
 
 /** A model with random weights, and steps that train it. */
@@ -85,6 +89,19 @@ export class TrainingSteps implements Disposable {
     await squares.data();
   }
 
+  /** What a step holds at most, measured; undefined on a device that cannot tell. */
+  async bytes(seqLen: number): Promise<number | undefined> {
+    if (this.#backend.name !== "webgpu") return undefined;
+    const { device } = this.#backend.machine as WebgpuMachine;
+    try {
+      const dispatches = await device.profile(async () => (await this.enqueue(seqLen)).dispose());
+      return Math.max(...dispatches.map(({ bytesInUse }) => bytesInUse));
+    } catch (error) {
+      if (error instanceof BackendError && error.reason === "unavailable") return undefined; // it has no clock
+      throw error;
+    }
+  }
+
   /** Steps for this long: GPUs raise their clock under load. */
   async warmUp(seqLen: number, milliseconds = 2000): Promise<void> {
     for (const end = performance.now() + milliseconds; performance.now() < end;) await this.take(seqLen);
@@ -98,26 +115,36 @@ export class TrainingSteps implements Disposable {
 /**
  * Measures whole training steps.
  *
- * @param tokens tokens per step, a multiple of every length
- * @param repeats steps per length, after two seconds of steps and one per length that are not counted
+ * @param options `tokens` per step, a multiple of every length; `repeats`: steps per length, after two seconds of steps
+ * and one per length that are not counted; `onStep`: called after each; `signal`: ends it, and what has been measured
+ * by then counts
  */
 export async function trainingSpeed(
   backend: Backend,
   config: Record<string, unknown>,
-  { tokens, lengths, repeats, ...pass }: {
+  { tokens, lengths, repeats, onStep, signal, ...pass }: {
     tokens: number;
     lengths: readonly number[];
     repeats: number;
+    onStep?: (length: number, seconds: number) => void;
+    signal?: AbortSignal;
   } & PassOptions,
 ): Promise<Speed[]> {
   using steps = new TrainingSteps(backend, config, tokens, pass);
   const times = new Map(lengths.map((length) => [length, [] as number[]]));
+  const memory = new Map<number, number>();
   await steps.warmUp(lengths[0]);
   for (let i = 0; i <= repeats; i++) {
     for (const [length, found] of times) {
+      if (signal?.aborted) break;
       const time = await seconds(() => steps.take(length));
       if (i > 0) found.push(time);
+      else memory.set(length, await steps.bytes(length) ?? NaN);
+      onStep?.(length, time);
     }
   }
-  return [...times].map(([length, found]) => ({ length, tokensPerSecond: tokens / median(found) }));
+  return [...times].filter(([, found]) => found.length > 0).map(([length, found]) => {
+    const bytes = memory.get(length)!;
+    return { length, tokensPerSecond: tokens / median(found), ...bytes > 0 && { bytes } };
+  });
 }

@@ -7,6 +7,9 @@
 import { fileURLToPath } from "node:url";
 import { type Evaluation, shortLength } from "./evaluation.ts";
 import type { Experiments } from "../measure/experiments.ts";
+import type { RecallResults } from "../measure/recall.ts";
+import type { ThroughputResults } from "../measure/throughput.ts";
+import { CONVENTIONAL, LIGHTNING, NUMBERS, type Panel, type PlotPoint, renderPanels } from "./plot.ts";
 import type { NormPoint, Report, SpeedPoint, TrainingReport } from "./results.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -33,6 +36,8 @@ export interface Finding {
 
 /** A claim of the papers, and how results are read. */
 export interface Claim {
+  /** A word for it, as `deno task evidence --run` takes it. */
+  readonly name: string;
   readonly claim: string;
   /** The paper's figure, and where it stands. */
   readonly paper: string;
@@ -41,7 +46,13 @@ export interface Claim {
   readonly results: readonly Result[];
   /** What a result says; nothing where it does not speak of this. */
   // deno-lint-ignore no-explicit-any -- each claim knows its files
-  find(result: any): Finding | undefined;
+  find(result: any): Finding | readonly Finding[] | undefined;
+}
+
+/** What a result says of a claim. */
+export function findings({ find }: Claim, result: unknown): readonly Finding[] {
+  const found = find(result) ?? [];
+  return "verdict" in found ? [found] : found;
 }
 
 /** Lightning attention is constant if it keeps so much of its speed. */
@@ -101,7 +112,7 @@ function perplexity({ losses, mean }: Seeds): string {
 function trained({ size, steps, seqLen, batch, device, runs }: Experiments, seeds: Seeds): string {
   const parameters = (Object.values(runs)[0].parameters / 1e6).toFixed(1);
   const tokens = (steps * seqLen * batch / 1e6).toPrecision(3);
-  return `${device}, \`${size}\`, ${parameters} M, ${tokens} M tokens, ${seeds.losses.length} seeds`;
+  return `${device}, \`${size}\`, ${parameters} M, ${tokens} M tokens in ${steps} steps, ${seeds.losses.length} seeds`;
 }
 
 /** Compares the perplexity of a model with another's, which a claim says is higher. */
@@ -161,10 +172,36 @@ const [WASM, WEBGPU] = ["wasm", "webgpu"].map((backend): Result => ({
   file: `docs/benchmarks/${backend}.json`,
   command: ["report", "--backend", backend],
 }));
-const training = (mixer: string): Result => ({
-  file: "docs/benchmarks/training.json",
-  command: ["bench:training", "--backend", "webgpu", "--mixer", mixer, "--keep"],
+/** Training speeds, at lengths whose steps end in a time that a person waits. */
+const speeds = (config: string, mixer: string, lengths: string, ...options: string[]): Result => ({
+  file: `docs/evidence/speed-${config}.json`,
+  command: [
+    ...["bench:training", "--backend", "webgpu", "--config", config, "--mixer", mixer, "--tokens", "128K"],
+    ...["--lengths", lengths, ...options, "--json", `docs/evidence/speed-${config}.json`],
+  ],
 });
+const TO_16K = "1K,2K,4K,8K,16K", TO_32K = `${TO_16K},32K`, TO_128K = `${TO_32K},64K,128K`;
+const TWICE = ["--repeats", "2"], LARGE = ["--repeats", "1", "--recompute"];
+const LIGHTNING_SPEEDS = [
+  speeds("small", "lightning", TO_128K, ...TWICE),
+  speeds("medium", "lightning", TO_128K, ...TWICE),
+  speeds("large", "lightning", "1K,4K,16K,64K,128K", ...LARGE),
+];
+const LLAMA_SPEEDS = [
+  speeds("small", "llama", TO_32K, ...TWICE),
+  speeds("medium", "llama", TO_16K, ...TWICE),
+  speeds("large", "llama", "1K,4K,16K", ...LARGE),
+];
+const LEFT_SPEEDS = [
+  speeds("small", "left-product", TO_32K, ...TWICE),
+  speeds("medium", "left-product", TO_16K, ...TWICE),
+];
+const throughputOf = (model: string): Result => ({
+  file: "docs/evidence/throughput.json",
+  command: ["bench:throughput", "--models", model],
+});
+const THROUGHPUT = throughputOf("125M,1B");
+const RECALL: Result = { file: "docs/evidence/recall.json", command: ["recall"] };
 const LENGTHS: Result = {
   file: "docs/evidence/lengths.json",
   command: [
@@ -181,9 +218,138 @@ function trainingFinding(start: string, verdict: (share: number) => Verdict) {
     const isReport = "results" in result;
     const points = of(isReport ? result.results.training : result.speeds, start);
     const config = isReport ? /"(\w+)"/.exec(points[0]?.method ?? "")?.[1] : result.config;
-    return speedFinding(points, `${where(result)}, \`${config}\``, verdict);
+    const again = !isReport && result.recompute ? ", activations computed again" : "";
+    return speedFinding(points, `${where(result)}, \`${config}\`${again}`, verdict);
   };
 }
+
+/** What a step of the longest sequences holds over one of the shortest. */
+function memoryFinding({ device, config, recompute, speeds }: TrainingReport): Finding | undefined {
+  const points = of(speeds, "lightning").flatMap(({ length, bytes }) =>
+    bytes === undefined ? [] : [{ length, bytes }]
+  );
+  if (points.length < 2) return undefined;
+  const [first, last] = [points[0], points.at(-1)!], ratio = last.bytes / first.bytes;
+  const gib = (bytes: number) => (bytes / 2 ** 30).toFixed(2);
+  return {
+    setting: `${device}, \`${config}\`${recompute ? ", activations computed again" : ""}, ${
+      shortLength(first.length)
+    } to ${shortLength(last.length)}`,
+    ours: `${gib(first.bytes)} and ${gib(last.bytes)} GiB`,
+    verdict: ratio <= 1.1 ? "holds" : ratio >= 2 ? "contradicts" : "does not show",
+  };
+}
+
+/** Results of a model's throughput at all lengths, the shortest first. */
+function ofModel({ runs }: ThroughputResults, model: string) {
+  return Object.entries(runs).filter(([name]) => name.split(" ")[0] === model).map(([, run]) => run)
+    .sort((a, b) => a.length - b.length);
+}
+
+const modelsOf = (
+  { runs }: ThroughputResults,
+) => [...new Set(Object.keys(runs).map((name) => name.split(" ")[0]))];
+
+/** How many times as fast as softmax attention a batch writes, at most. */
+function throughputFindings(result: ThroughputResults): Finding[] {
+  return modelsOf(result).map((model) => {
+    const runs = ofModel(result, model).map(({ length, lightning, softmax }) => ({
+      ...{ length, lightning, softmax, ratio: lightning.tokensPerSecond / softmax.tokensPerSecond },
+    }));
+    const { length, lightning, softmax, ratio } = runs.reduce((best, one) =>
+      one.ratio > best.ratio ? one : best
+    );
+    const same = runs.filter((run) => run.softmax.batch === run.lightning.batch).at(-1);
+    return {
+      setting: `${result.device}, ${model}, weights in ${result.weights}, caches in f32 of ${
+        result.memory / 2 ** 30
+      } GiB at most`,
+      ours:
+        `up to ${times(ratio)} times, at ${
+          shortLength(length)
+        }, ${lightning.batch} sequences against the ${softmax.batch} that fit` +
+        (same === undefined
+          ? ""
+          : `; ${same.lightning.batch} against ${same.softmax.batch}, at ${shortLength(same.length)}: ${
+            times(same.ratio)
+          } times`),
+      verdict: reaching(ratio, 11),
+    };
+  });
+}
+
+/** How much of its speed a batch keeps after the longest context. */
+function batchFindings(result: ThroughputResults): Finding[] {
+  return modelsOf(result).flatMap((model) => {
+    const points = ofModel(result, model).map(({ length, lightning }) => ({
+      ...{ method: model, length, tokensPerSecond: lightning.tokensPerSecond },
+    }));
+    return speedFinding(points, `${result.device}, ${model}, ${result.batch} sequences`, constant) ?? [];
+  });
+}
+
+/** Runs of one variant, with the length that each was trained on. */
+function recallRuns({ runs }: RecallResults, variant: string) {
+  return Object.entries(runs).map(([name, run]) => ({ ...run, name, trained: Number(name.split(" ")[1]) }))
+    .filter(({ name }) => name.split(" ")[0] === variant);
+}
+
+const describeRecall = ({ device, size, steps, tokens }: RecallResults, name: string, trained: number) =>
+  `${device}, \`${size}\`, ${(steps * tokens / 1e6).toPrecision(3)} M tokens, ${name} trained on ${
+    shortLength(trained)
+  }`;
+
+/** Loss at the longest position over that at the trained length. */
+function positionFindings(variant: string, verdict: (change: number) => Verdict) {
+  return (result: RecallResults): Finding[] =>
+    recallRuns(result, variant).flatMap(({ trained, positions }) => {
+      const at = positions.find(({ position }) => position === trained), last = positions.at(-1);
+      if (at === undefined || last === undefined || last.position <= trained) return [];
+      return {
+        setting: describeRecall(result, variant, trained),
+        ours: positions.map(({ position, loss }) =>
+          `${shortLength(position)}: ${loss.toFixed(4)}`
+        ).join(", ") +
+          " nats",
+        verdict: verdict(last.loss / at.loss - 1),
+      };
+    });
+}
+
+/** Least share of what is remembered within the trained length that is still remembered beyond. */
+function recallFindings(variant: string) {
+  return (result: RecallResults): Finding[] =>
+    recallRuns(result, variant).flatMap(({ trained, recall }) => {
+      const within = recall.filter(({ distance }) => distance < trained),
+        beyond = recall.filter(({ distance }) => distance >= trained);
+      if (within.length === 0 || beyond.length === 0) return [];
+      const best = Math.max(...within.map(({ recalled }) => recalled));
+      const last = beyond.at(-1)!.recalled / best;
+      return {
+        setting: describeRecall(result, variant, trained),
+        ours: recall.map(({ distance, recalled }) => `${shortLength(distance)}: ${percent(recalled)}`).join(
+          ", ",
+        ),
+        verdict: best < LEARNT
+          ? "does not show"
+          : last >= CONSTANT
+          ? "holds"
+          : last <= HALF
+          ? "contradicts"
+          : "does not show",
+      };
+    });
+}
+
+/** A model that remembers less than this within its trained length has not learnt to. */
+const LEARNT = 0.5;
+
+/** A loss that is not to rise. */
+export const notRising = (change: number): Verdict =>
+  change <= 0 ? "holds" : change >= 0.05 ? "contradicts" : "does not show";
+/** A loss that is to rise. */
+export const rising = (change: number): Verdict =>
+  change >= 0.05 ? "holds" : change <= 0 ? "contradicts" : "does not show";
 
 function where(result: Report | TrainingReport): string {
   return "backend" in result && result.backend === "wasm"
@@ -196,14 +362,17 @@ const experiments = (size: string, ...options: string[]): Result => ({
   command: ["experiment", "--size", size, ...options],
 });
 const SMALL = experiments("small");
-const MEDIUM = experiments("medium", "--variants", "tnl,llama", "--seeds", "1,2");
+const SWEPT = ["--sweep", "docs/evidence/training-small.json"];
+const MEDIUM = experiments("medium", "--variants", "tnl,llama", "--seeds", "1,2", ...SWEPT);
 const METHODS: Result = {
   file: "docs/evidence/methods.json",
   command: [
     ...["experiment", "--variants", "tnl,left-product", "--seeds", "1,2", "--steps", "2000", "--batch", "8"],
-    ...["--work", "out/methods", "--json", "docs/evidence/methods.json"],
+    ...[...SWEPT, "--work", "out/methods", "--json", "docs/evidence/methods.json"],
   ],
 };
+const RECALLED =
+  "holds where the longest distance keeps 90 % of the best share within the trained length; contradicts at half; does not show where that best is below 50 %: such a model has not learnt to remember";
 const EVERY_SEED =
   "holds where every seed of the first is better than each of the second; contradicts where worse";
 const LITTLE = "holds where mean losses differ by at most 1 %; contradicts at 5 %";
@@ -211,6 +380,7 @@ const LITTLE = "holds where mean losses differ by at most 1 %; contradicts at 5 
 /** Claims about models that are trained, in the order of the page. */
 export const EXPERIMENT_CLAIMS: readonly Claim[] = [
   {
+    name: "llama",
     claim: "TNL reaches a lower perplexity than a LLaMA of its size.",
     paper: "385M: 4.770 and 5.160; 44M on WikiText-103: 24.03 and 24.78",
     rule: EVERY_SEED,
@@ -218,6 +388,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("tnl", "llama"),
   },
   {
+    name: "softmax",
     claim: "TNL reaches a lower perplexity than TNL with softmax attention.",
     paper: "no figure; what Lightning Attention itself does of the difference to a LLaMA",
     rule: EVERY_SEED,
@@ -225,6 +396,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("tnl", "softmax"),
   },
   {
+    name: "temperature",
     claim: "Decay temperature lowers the perplexity.",
     paper: "4.770; without 4.804",
     rule: EVERY_SEED,
@@ -232,6 +404,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("tnl", "no-temperature"),
   },
   {
+    name: "gate",
     claim: "The output gate lowers the perplexity.",
     paper: "4.770; without 4.820",
     rule: EVERY_SEED,
@@ -239,6 +412,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("tnl", "no-gate"),
   },
   {
+    name: "lrpe-all",
     claim: "LRPE on all layers is better than on the first.",
     paper: "all layers 4.728, the first 4.770",
     rule: EVERY_SEED,
@@ -246,6 +420,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("lrpe-all", "tnl"),
   },
   {
+    name: "lrpe-none",
     claim: "LRPE on the first layer is better than on none.",
     paper: "the first 4.770, none worse",
     rule: EVERY_SEED,
@@ -253,6 +428,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: betterFinding("tnl", "lrpe-none"),
   },
   {
+    name: "activation",
     claim: "The activation of query and key makes little difference.",
     paper: "Table 7: silu, 1+elu, none",
     rule: LITTLE,
@@ -260,6 +436,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: nearFinding(["tnl", "1+elu", "identity"]),
   },
   {
+    name: "glu",
     claim: "An activation in the GLU makes little difference.",
     paper: "Table 8: SGLU has none",
     rule: LITTLE,
@@ -267,6 +444,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: nearFinding(["tnl", "glu-silu"]),
   },
   {
+    name: "norm",
     claim: "The norm makes little difference to the perplexity.",
     paper: "Table 9: SRMSNorm, RMSNorm, LayerNorm",
     rule: LITTLE,
@@ -274,6 +452,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
     find: nearFinding(["tnl", "rmsnorm", "layernorm"]),
   },
   {
+    name: "methods",
     claim: "Lightning Attention-2 reaches the loss of Lightning Attention-1.",
     paper: "the same within 0.001 (Lightning-2)",
     rule: "holds where the held-out losses of each seed differ by at most 0.001; contradicts at 0.01",
@@ -283,7 +462,7 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
       if (two === undefined || one === undefined) return undefined;
       const difference = Math.max(...two.losses.map((loss, i) => Math.abs(loss - one.losses[i])));
       return {
-        setting: `${trained(result, two)}, ${result.steps} steps`,
+        setting: trained(result, two),
         ours: `${difference.toFixed(5)} apart at most`,
         verdict: difference <= 0.001 ? "holds" : difference >= 0.01 ? "contradicts" : "does not show",
       };
@@ -294,37 +473,60 @@ export const EXPERIMENT_CLAIMS: readonly Claim[] = [
 /** The claims that a result speaks of, in the order of the page. */
 export const CLAIMS: readonly Claim[] = [
   {
+    name: "training",
     claim: "Training is as fast on long sequences as on short ones, the tokens of a step being the same.",
     paper: "constant from 1K to 128K (Lengths, Fig. 1 and 4)",
     rule: "holds where the longest sequences keep 90 % of the speed of the shortest; contradicts at half",
-    results: [training("lightning"), WASM, WEBGPU],
+    results: [...LIGHTNING_SPEEDS, WASM, WEBGPU],
     find: trainingFinding("lightning", constant),
   },
   {
+    name: "memory",
+    claim:
+      "Training takes no more memory on long sequences than on short ones, the tokens of a step being the same.",
+    paper: "no figure; linear in the length, so that tokens alone count (Lightning-2)",
+    rule: "holds where the longest sequences take at most 10 % more than the shortest; contradicts at twice",
+    results: LIGHTNING_SPEEDS,
+    find: memoryFinding,
+  },
+  {
+    name: "training-llama",
     claim: "Training a transformer with FlashAttention-2 is slower the longer the sequences are.",
     paper: "LLaMA-FA2 falls (Lengths, Fig. 1 and 4)",
     rule: "holds where half of the speed is lost; contradicts where nothing is",
-    results: [training("softmax"), WEBGPU],
-    find: trainingFinding("softmax", falling),
+    results: [...LLAMA_SPEEDS, WEBGPU],
+    find: (result: Report | TrainingReport) =>
+      trainingFinding("results" in result ? "softmax" : "llama", falling)(result),
   },
   {
+    name: "training-left",
+    claim: "Training with Lightning Attention-1 is slower the longer the sequences are.",
+    paper: "Lightning-1 falls (Lengths, Fig. 1 and 4)",
+    rule: "holds where half of the speed is lost; contradicts where nothing is",
+    results: LEFT_SPEEDS,
+    find: trainingFinding("left-product", falling),
+  },
+  {
+    name: "writing",
     claim: "A token is written as fast after a long context as after a short one.",
     paper: "a state of fixed size, whatever the length",
     rule: "holds where 90 % of the speed is kept; contradicts at half",
-    results: [WASM, WEBGPU],
-    find: (report: Report) =>
-      speedFinding(
+    results: [THROUGHPUT, WASM, WEBGPU],
+    find: (report: Report | ThroughputResults) =>
+      "runs" in report ? batchFindings(report) : speedFinding(
         of(report.results.generation, "TransNormerLLM"),
         `${where(report)}, 5 M, one sequence`,
         constant,
       ),
   },
   {
+    name: "throughput",
     claim: "Inference is many times as fast as that of softmax models of the same size.",
     paper: "up to 11 times the throughput (Lengths, Fig. 5)",
     rule: "holds where it reaches 11 times at some length; contradicts below 1",
-    results: [WASM, WEBGPU],
-    find(report: Report) {
+    results: [THROUGHPUT, WASM, WEBGPU],
+    find(report: Report | ThroughputResults) {
+      if ("runs" in report) return throughputFindings(report);
       const { generation } = report.results, softmax = of(generation, "the same with softmax");
       const ratios = of(generation, "TransNormerLLM").flatMap(({ length, tokensPerSecond }) => {
         const other = softmax.find((point) => point.length === length);
@@ -340,6 +542,7 @@ export const CLAIMS: readonly Claim[] = [
     },
   },
   {
+    name: "norm-speed",
     claim: "SRMSNorm takes less time than other norms.",
     paper: "no figure (Lengths, Fig. 7 is a plot)",
     rule:
@@ -357,12 +560,15 @@ export const CLAIMS: readonly Claim[] = [
     },
   },
   {
+    name: "lengths",
     claim: "A model reads longer contexts than it was trained on.",
     paper: "no figure; “unlimited” (Lightning-2, title)",
     rule:
-      "holds where bits per byte in the longest windows are at most those at the trained length; contradicts at 5 % more",
-    results: [LENGTHS],
-    find({ model, lengths }: Evaluation) {
+      "holds where the loss with the longest contexts is at most that at the trained length; contradicts at 5 % more",
+    results: [LENGTHS, RECALL],
+    find(result: Evaluation | RecallResults) {
+      if ("runs" in result) return positionFindings("tnl", notRising)(result);
+      const { model, lengths } = result;
       const trained = lengths.find(({ length }) => length === TRAINED), last = lengths.at(-1);
       if (trained === undefined || last === undefined || last.length <= TRAINED) return undefined;
       const change = last.bitsPerByte / trained.bitsPerByte - 1;
@@ -373,9 +579,34 @@ export const CLAIMS: readonly Claim[] = [
             ", ",
           ) +
           " bits per byte",
-        verdict: change <= 0 ? "holds" : change >= 0.05 ? "contradicts" : "does not show",
+        verdict: notRising(change),
       };
     },
+  },
+  {
+    name: "lengths-llama",
+    claim: "A LLaMA does not read longer contexts than it was trained on.",
+    paper: "no figure; what TNL is compared with",
+    rule:
+      "holds where the loss at the longest positions is at least 5 % above that at the trained length; contradicts where it is no higher",
+    results: [RECALL],
+    find: positionFindings("llama", rising),
+  },
+  {
+    name: "recall",
+    claim: "TNL remembers a number in the text over distances beyond the length that it was trained on.",
+    paper: "no figure; “unlimited” (Lightning-2, title)",
+    rule: RECALLED,
+    results: [RECALL],
+    find: recallFindings("tnl"),
+  },
+  {
+    name: "recall-llama",
+    claim: "A LLaMA remembers a number in the text over distances beyond the length that it was trained on.",
+    paper: "no figure; what TNL is compared with",
+    rule: RECALLED,
+    results: [RECALL],
+    find: recallFindings("llama"),
   },
 ];
 
@@ -387,9 +618,6 @@ function normRatios(norms: readonly NormPoint[]): number[] {
   });
 }
 
-/** Claims that nothing measures yet. */
-const OPEN = ["Throughput of large models in batches (Lengths, Fig. 5, at 1B)."];
-
 /** Reads a result; undefined if it was not kept. */
 export type ReadResult = (result: Result) => Promise<Record<string, unknown> | undefined>;
 
@@ -399,10 +627,12 @@ export async function missingResults(
   read: ReadResult = readResult,
 ): Promise<Result[]> {
   const missing = new Map<string, Result>();
-  for (const { results, find } of claims) {
-    for (const result of results) {
+  for (const claim of claims) {
+    for (const result of claim.results) {
       const kept = await read(result);
-      if (kept === undefined || find(kept) === undefined) missing.set(result.command.join(" "), result);
+      if (kept === undefined || findings(claim, kept).length === 0) {
+        missing.set(result.command.join(" "), result);
+      }
     }
   }
   return [...missing.values()];
@@ -421,31 +651,115 @@ export async function readResult({ file }: Result): Promise<Record<string, unkno
 /** The page, as Markdown. */
 export async function renderEvidence(read: ReadResult = readResult): Promise<string> {
   const sections: string[] = [], open: string[] = [];
-  for (const { claim, paper, rule, results, find } of [...CLAIMS, ...EXPERIMENT_CLAIMS]) {
-    const rows: string[] = [];
+  for (const one of [...CLAIMS, ...EXPERIMENT_CLAIMS]) {
+    const { name, claim, paper, rule, results } = one, rows: string[] = [];
     for (const result of results) {
-      const kept = await read(result), finding = kept && find(kept);
-      if (kept === undefined || finding === undefined) continue;
-      const { setting, ours, verdict } = finding;
-      // As it was run, where that was kept.
-      const command = kept.command ?? `deno task ${result.command.join(" ")}`;
-      const link = `[${kept.date}](${result.file.replace(/^docs\//, "")})`;
-      rows.push(`| ${setting} | ${ours} | **${verdict}** | \`${command}\` | ${link} |`);
+      const kept = await read(result), found = kept === undefined ? [] : findings(one, kept);
+      const command = `deno task ${result.command.join(" ")}`;
+      if (kept === undefined || found.length === 0) open.push(`${claim} \`${command}\``);
+      for (const { setting, ours, verdict } of found) {
+        const link = `[${kept!.date}](${result.file.replace(/^docs\//, "")})`;
+        rows.push(`| ${setting} | ${ours} | **${verdict}** | \`${kept!.command ?? command}\` | ${link} |`);
+      }
     }
-    if (rows.length === 0) {
-      open.push(`${claim} The paper: ${paper}. \`deno task ${results[0].command.join(" ")}\``);
-      continue;
-    }
+    if (rows.length === 0) continue;
+    const figure = FIGURES[name], drawn = figure !== undefined && await read(figure.of) !== undefined;
     sections.push(
-      `## ${claim.replace(/\.$/, "")}\n\nThe paper: ${paper}. It ${rule}.\n\n` +
-        `| measured | ours | verdict | command | result |\n|---|---|---|---|---|\n${rows.join("\n")}\n`,
+      `## ${claim.replace(/\.$/, "")}\n\nThe paper: ${paper}. It ${rule}. (\`${name}\`)\n\n` +
+        `| measured | ours | verdict | command | result |\n|---|---|---|---|---|\n${rows.join("\n")}\n` +
+        (drawn ? `\n![${figure.title}](${figure.file.replace(/^docs\//, "")})\n` : ""),
     );
   }
-  return `${INTRODUCTION}\n${
-    sections.join("\n")
-  }\n## Open\n\nNo result has been kept of these claims yet:\n\n${
-    [...open, ...OPEN].map((claim) => `- ${claim}`).join("\n")
-  }\n`;
+  const last = open.length === 0
+    ? ""
+    : `\n## Open\n\nOf these no result has been kept yet:\n\n${open.map((one) => `- ${one}`).join("\n")}\n`;
+  return `${INTRODUCTION}\n${sections.join("\n")}${last}`;
+}
+
+/** A chart of a result. */
+interface Figure {
+  /** From the project's folder. */
+  readonly file: string;
+  readonly title: string;
+  readonly of: Result;
+  // deno-lint-ignore no-explicit-any -- each figure knows its file
+  panels(result: any): Panel[];
+}
+
+const colorsOf = (methods: readonly string[]) => {
+  const own = [...LIGHTNING], others = [...CONVENTIONAL];
+  return methods.map((method) => (/^tnl|^TNL/.test(method) ? own : others).shift()!);
+};
+
+function panelOf(
+  title: string,
+  values: readonly PlotPoint[],
+  rest: Pick<Panel, "xTitle" | "isFromZero" | "steps">,
+): Panel {
+  const methods = [...new Set(values.map(({ method }) => method))];
+  return { title, values, methods, colors: colorsOf(methods), labels: NUMBERS, ...rest };
+}
+
+/** Charts by the claims that they belong to. */
+const FIGURES: Readonly<Record<string, Figure>> = {
+  throughput: {
+    file: "docs/evidence/throughput.svg",
+    title: "Tokens per second of a batch against context",
+    of: THROUGHPUT,
+    panels: (result: ThroughputResults) =>
+      modelsOf(result).map((model) =>
+        panelOf(
+          `${model}, tokens per second`,
+          (["lightning", "softmax"] as const).flatMap((kind) =>
+            ofModel(result, model).map((run) => ({
+              method: kind === "lightning"
+                ? `TNL, ${run.lightning.batch} sequences`
+                : "softmax, sequences that fit",
+              length: run.length,
+              y: run[kind].tokensPerSecond,
+              range: [Math.min(...run[kind].turns), Math.max(...run[kind].turns)] as const,
+            }))
+          ),
+          { xTitle: "context, tokens (log scale)", steps: (power) => 10 ** power },
+        )
+      ),
+  },
+  lengths: {
+    file: "docs/evidence/positions.svg",
+    title: "Loss by position",
+    of: RECALL,
+    panels: ({ runs }: RecallResults) => [
+      panelOf(
+        "Loss by position, nats per byte",
+        Object.entries(runs).flatMap(([method, { positions }]) =>
+          positions.map(({ position, loss }) => ({ method, length: position, y: loss }))
+        ),
+        { xTitle: "position, tokens (log scale)", isFromZero: false },
+      ),
+    ],
+  },
+  recall: {
+    file: "docs/evidence/recall.svg",
+    title: "Numbers remembered by distance",
+    of: RECALL,
+    panels: ({ runs }: RecallResults) => [
+      panelOf(
+        "Share of numbers remembered",
+        Object.entries(runs).flatMap(([method, { recall }]) =>
+          recall.map(({ distance, recalled }) => ({ method, length: distance, y: recalled }))
+        ),
+        { xTitle: "distance, bytes (log scale)" },
+      ),
+    ],
+  },
+};
+
+/** Draws the charts of all results that were kept. */
+export async function drawFigures(read: ReadResult = readResult): Promise<void> {
+  for (const { file, of, panels } of Object.values(FIGURES)) {
+    const kept = await read(of);
+    if (kept !== undefined) await Deno.writeTextFile(new URL(file, ROOT), await renderPanels(panels(kept)));
+  }
 }
 
 const INTRODUCTION = `# Evidence
@@ -453,7 +767,8 @@ const INTRODUCTION = `# Evidence
 What "Various Lengths, Constant Speed" (Lengths) and "Lightning Attention-2" (Lightning-2) claim, and what was measured
 here: in small, and on other machines. Written by \`deno task evidence\` from results that were kept; edit neither.
 \`deno task evidence --run\` measures what no result was kept of, one command after another; stopped, it continues with
-the next that is missing. A verdict is one of three: the claim *holds*, it *does not show*, or the result *contradicts*
+the next that is missing. \`--run gate,recall\` does so for the claims with these names, \`--seconds\` limits its time.
+A verdict is one of three: the claim *holds*, it *does not show*, or the result *contradicts*
 it. One rule stands with each claim, and applies wherever it was measured, also on a machine that others used too.
 `;
 

@@ -17,6 +17,7 @@ import {
 } from "./plot.ts";
 import { GENERATED, PREFILL } from "../measure/race.ts";
 import { median } from "../measure/timing.ts";
+import { aloneOf, kindsOf, processes, type RanksReport, renderScaling } from "./ranks.ts";
 import {
   type EdgeReport,
   FOLDER,
@@ -47,6 +48,8 @@ export async function render(): Promise<void> {
   if (published !== undefined) sections.push(publishedSection(published));
   const training = await kept<TrainingReport>("training.json");
   if (training !== undefined) sections.push(await trainingSection(training));
+  const ranks = await kept<RanksReport>("ranks.json");
+  if (ranks !== undefined) sections.push(await ranksSection(ranks));
   const races = await kept<RaceReport[]>("race.json");
   if (races !== undefined) sections.push(raceSection(races));
   const edge = await kept<EdgeReport>("edge.json");
@@ -309,6 +312,49 @@ async function trainingSection(report: TrainingReport): Promise<string> {
     ]),
     "![Training speed against sequence length](benchmarks/training.svg)",
     speedTable(speeds, "tokens per sequence"),
+  ].join("\n\n") + "\n";
+}
+
+async function ranksSection(report: RanksReport): Promise<string> {
+  const { date, commit, versions, command, rows } = report;
+  await Deno.writeTextFile(new URL("ranks.svg", FOLDER), await renderScaling(report));
+  const tableOf = (what: string) =>
+    table(
+      [
+        "processes",
+        ":tokens",
+        ":seconds",
+        ":least to most",
+        ":tokens/s",
+        ":MiB that all send",
+        ":compared with one",
+      ],
+      rows.filter((row) => row.what === what).map((row) => {
+        const alone = row.ranks === 1 ? undefined : aloneOf(row, rows);
+        return [
+          processes(row.ranks),
+          row.tokens.toLocaleString("en"),
+          row.seconds.toFixed(3),
+          row.range.map((seconds) => seconds.toFixed(3)).join(" to "),
+          row.tokensPerSecond.toLocaleString("en"),
+          (row.bytes / 2 ** 20).toFixed(1),
+          alone === undefined ? "" : `${(row.tokensPerSecond / alone.tokensPerSecond).toFixed(2)} ×`,
+        ];
+      }),
+    );
+  return [
+    "## Several processes",
+    "The configuration `medium`, 27 M parameters: prompts that processes read together, and steps of training. A prompt is " +
+    "compared with one of the same length; a step with one of as many tokens for each process. docs/distributed.md says " +
+    "what bounds them.",
+    facts([
+      ["date", `${date}, commit ${commit}`],
+      ["device", `${[...new Set(rows.map(({ device }) => device))].join(", ")}, one for each process`],
+      ["versions", describeVersions(versions)],
+      ["command", `\`${command}\``],
+    ]),
+    "![Tokens per second and bytes against length](benchmarks/ranks.svg)",
+    ...kindsOf(rows).flatMap((what) => [`### ${what}`, tableOf(what)]),
   ].join("\n\n") + "\n";
 }
 

@@ -55,6 +55,8 @@ export interface SpeedPoint {
   readonly method: string;
   readonly length: number;
   readonly tokensPerSecond: number;
+  /** What a training step holds at most. */
+  readonly bytes?: number;
 }
 
 /** All of one backend. */
@@ -110,11 +112,13 @@ export interface RaceReport extends Pick<Report, "machine" | "date" | "commit" |
   readonly rows: readonly RaceRow[];
 }
 
-/** Training speed against length on one device, as `bench/training.ts --keep` keeps it. */
+/** Training speed against length on one device, as `bench/training.ts --json` keeps it. */
 export interface TrainingReport extends Pick<Report, "device" | "date" | "commit" | "versions"> {
   readonly config: string;
   /** Per step. */
   readonly tokens: number;
+  /** Whether activations were computed again on the way back. */
+  readonly recompute?: boolean;
   /** By method. */
   readonly commands: Readonly<Record<string, string>>;
   readonly speeds: readonly SpeedPoint[];

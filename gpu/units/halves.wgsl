@@ -1,8 +1,9 @@
-// An operand of product.wgsl: rounded to f16, scaled by a power of two so that its largest element comes to 2^14 or above,
+// An operand of product.wgsl: rounded to f16, scaled by a power of two so that its largest element comes to 2^14 or above
 // and below 2^15. Elements down to 2^−28 of the largest keep their 11 bits, and none becomes infinite.
 //
-//   largest   the largest element of each workgroup, of PARTS at most, as bits of f32 without the sign
-//   round     the scaled operand, padded with zeros, and the exponent of its scale
+//   largest     the largest element of each workgroup, of PARTS at most, as bits of f32 without the sign
+//   round       the scaled operand, padded with zeros, and the exponent of its scale
+//   roundRows   the same with a scale for each row, found on the way: where a row is no sum's term
 //
 // Infinities and NaN do not count for the scale, and stay what they are.
 
@@ -72,7 +73,7 @@ fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
 
 @group(0) @binding(1) var<storage, read> known: array<u32>; // [parts]
 @group(0) @binding(2) var<storage, read_write> halves: array<vec4<u32>>; // [padded rows, padded]
-@group(0) @binding(3) var<storage, read_write> exponent: array<i32>; // [1]
+@group(0) @binding(3) var<storage, read_write> exponents: array<i32>; // [4], the same; of roundRows [padded rows]
 
 // Two elements as f16, as bits. What packing makes of an infinity or NaN is open, so these are written out.
 fn pair(elements: vec2<f32>, scale: f32) -> u32 {
@@ -85,6 +86,21 @@ fn pair(elements: vec2<f32>, scale: f32) -> u32 {
   return words.x | (words.y << 16u);
 }
 
+// Vector `at` of x, scaled.
+fn rounded(at: u32, exponent: i32) -> vec4<u32> {
+  let scale = bitcast<f32>(u32(exponent + 127) << 23u);
+  let elements = vectorOf(at);
+  return vec4<u32>(
+    pair(elements[0].xy, scale),
+    pair(elements[0].zw, scale),
+    pair(elements[1].xy, scale),
+    pair(elements[1].zw, scale),
+  );
+}
+
+// The exponent of the scale: both it and, of all products that are not zero, its inverse are normal numbers.
+fn exponentFor(largest: u32) -> i32 { return clamp(14 - (i32(largest >> 23u) - 127), -110, 110); }
+
 @compute @workgroup_size(256)
 fn round(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -94,10 +110,8 @@ fn round(
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   gather(thread, select(0u, known[thread], thread < parameters.parts));
-  // Both the scale and, of all products that are not zero, its inverse are normal numbers.
-  let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
-  let scale = bitcast<f32>(u32(power + 127) << 23u);
-  if (id == 0u && thread == 0u) { exponent[0] = power; }
+  let exponent = exponentFor(partial[0]);
+  if (id == 0u && thread < 4u) { exponents[thread] = exponent; }
   for (var n = 0u; n < VECTORS; n++) {
     let i = (id * VECTORS + n) * PARTS + thread;
     if (i >= parameters.size) { return; }
@@ -105,14 +119,33 @@ fn round(
     let at = i % parameters.padded;
     var words = vec4<u32>();
     if (row < parameters.rows && at < parameters.vectors) {
-      let elements = vectorOf(row * parameters.vectors + at);
-      words = vec4<u32>(
-        pair(elements[0].xy, scale),
-        pair(elements[0].zw, scale),
-        pair(elements[1].xy, scale),
-        pair(elements[1].zw, scale),
-      );
+      words = rounded(row * parameters.vectors + at, exponent);
     }
     halves[i] = words;
+  }
+}
+
+@compute @workgroup_size(256)
+fn roundRows(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let first = row * parameters.vectors;
+  let count = select(0u, parameters.vectors, row < parameters.rows);
+  var most = vec4<u32>();
+  for (var i = thread; i < count; i += PARTS) {
+    let elements = vectorOf(first + i);
+    most = max(most, max(finite(elements[0]), finite(elements[1])));
+  }
+  gather(thread, max(max(most.x, most.y), max(most.z, most.w)));
+  let exponent = exponentFor(partial[0]);
+  if (thread == 0u) { exponents[row] = exponent; }
+  for (var i = thread; i < parameters.padded; i += PARTS) {
+    var words = vec4<u32>();
+    if (i < count) { words = rounded(first + i, exponent); }
+    halves[row * parameters.padded + i] = words;
   }
 }

@@ -58,8 +58,10 @@ function shapeOf({ adapterLimits }: Device, { M }: Matrices, wide: boolean): Til
 export interface Operand {
   /** `[lines, width]`, f16, both padded. */
   readonly halves: Store;
-  /** The exponent of its scale. */
-  readonly exponent: Store;
+  /** The exponents of the scales of lines, or four times that of all. */
+  readonly exponents: Store;
+  /** Whether each line has a scale. */
+  readonly byLines: boolean;
   /** Elements of a line, padded. */
   readonly width: number;
 }
@@ -67,16 +69,28 @@ export interface Operand {
 /** Elements of `[lines, width]`, both padded. */
 const paddedLength = (lines: number, width: number) => roundUp(lines, PADDED) * roundUp(width, PADDED);
 
-/** Rounds `[lines, width]`, a multiple of 8, to an operand. */
-export function operandOf(scope: Scope, x: Window, lines: number, width: number): Operand {
+/**
+ * Rounds `[lines, width]`, a multiple of 8, to an operand.
+ *
+ * @param byLines whether each line has a scale: reads x once, but no line may be a term of the product
+ */
+export function operandOf(scope: Scope, x: Window, lines: number, width: number, byLines = false): Operand {
   const { device } = scope, { dtype } = x.store;
   const toLines = roundUp(lines, PADDED), toWidth = roundUp(width, PADDED);
   const { PARTS, VECTORS } = shaders.halves.constants;
-  const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
-  const found = scope.allocate([parts]), exponent = scope.allocate([1]);
-  const halves = scope.allocate([toLines, toWidth], "f16");
+  const exponents = scope.allocate([byLines ? toLines : 4]),
+    halves = scope.allocate([toLines, toWidth], "f16");
   const options = { types: { X: dtype }, constants: { PACKED: dtype === "bf16" } };
+  const access = { halves: "write", exponents: "write" } as const;
+  const parts = Math.min(PARTS, Math.ceil(lines * width / (8 * 4 * PARTS)));
   const sizes = { rows: lines, vectors: width / 8, padded: toWidth / 8, parts };
+  const operand = { halves, exponents, byLines, width: toWidth };
+  if (byLines) {
+    const kernel = device.kernel(shaders.halves.roundRows, { access, ...options });
+    device.dispatch(kernel, { x, halves, exponents }, { ...sizes, size: 0, workgroups: toLines }, toLines);
+    return operand;
+  }
+  const found = scope.allocate([parts]);
   device.dispatch(
     device.kernel(shaders.halves.largest, { access: { found: "write" }, ...options }),
     { x, found },
@@ -85,12 +99,12 @@ export function operandOf(scope: Scope, x: Window, lines: number, width: number)
   );
   const size = toLines * toWidth / 8, workgroups = Math.ceil(size / (VECTORS * PARTS));
   device.dispatch(
-    device.kernel(shaders.halves.round, { access: { halves: "write", exponent: "write" }, ...options }),
-    { x, known: found, halves, exponent },
+    device.kernel(shaders.halves.round, { access, ...options }),
+    { x, known: found, halves, exponents },
     { ...sizes, size, workgroups },
     workgroups,
   );
-  return { halves, exponent, width: toWidth };
+  return operand;
 }
 
 /** A product of operands. */
@@ -167,8 +181,8 @@ export function multiply(
     {
       left: left.halves,
       right: right.halves,
-      leftExponent: left.exponent,
-      rightExponent: right.exponent,
+      leftExponents: left.exponents,
+      rightExponents: right.exponents,
       bias: bias ?? device.nothing,
       residual: residual ?? device.nothing,
       result,
@@ -185,6 +199,8 @@ export function multiply(
       rightStride: right.width / 8,
       workgroups,
       added: (bias === undefined ? 0 : BIAS) | (residual === undefined ? 0 : RESIDUAL) | (add ? RESULT : 0),
+      leftScales: Number(left.byLines),
+      rightScales: Number(right.byLines),
     },
     workgroups,
   );
@@ -224,14 +240,14 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
   const result = columns === outDim
     ? storeOf(output)
     : scope.allocate([rows, columns], output.dtype as "f32");
-  const right = operandOf(scope, inputs(weightStore), outDim, inside);
+  const right = operandOf(scope, inputs(weightStore), outDim, inside, true);
   const residualRows: [Store, number][] = residual === undefined ? [] : [[residual, columns]];
   for (
     const { start, count } of rangesOf(device, rows, inside, [x, inside], [result, columns], ...residualRows)
   ) {
     using part = device.scope();
     multiply(device, matrices, {
-      left: operandOf(part, x.window(start * inside, count * inside), count, inside),
+      left: operandOf(part, x.window(start * inside, count * inside), count, inside, true),
       right,
       leftByTerms: false,
       rightByTerms: false,

@@ -53,13 +53,15 @@ struct Parameters {
   leftStride: u32, // of a line as it lies, in vectors of 8
   rightStride: u32,
   workgroups: u32,
-  added: u32, // BIAS, RESIDUAL, RESULT
+  added: u32,      // BIAS, RESIDUAL, RESULT
+  leftScales: u32, // 1: each row of left has a factor, 0: all have the first
+  rightScales: u32,
 }
 
 @group(0) @binding(0) var<storage, read> left: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> right: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> leftExponent: array<i32>; // [1]: of the factor that left was scaled by
-@group(0) @binding(3) var<storage, read> rightExponent: array<i32>;
+@group(0) @binding(2) var<storage, read> leftExponents: array<i32>; // of the factors that rows of left were scaled by
+@group(0) @binding(3) var<storage, read> rightExponents: array<vec4<i32>>; // and columns of right
 @group(0) @binding(4) var<storage, read> bias: array<vec4<Bias>>; // [columns]
 @group(0) @binding(5) var<storage, read> residual: array<vec4<Residual>>; // [rows, columns]
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>; // [ranges, rows, columns]
@@ -76,12 +78,17 @@ fn place(i: u32, first: u32, stride: u32, byTerms: bool) -> u32 {
   return select((other + line) * stride + i % 4u, line * stride + other / 8u + i % 4u, byTerms);
 }
 
-// 2 to an exponent between −126 and 127. (exp2 is only nearly right.)
-fn power(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }
+// 2 to exponents between −126 and 127. (exp2 is only nearly right.)
+fn powers(exponents: vec4<i32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(vec4<u32>(exponents + vec4<i32>(127)) << vec4<u32>(23u));
+}
 
-// Writes vector `at` of the result, whose range begins at `first`.
-fn write(at: u32, column: u32, first: u32, product: vec4<f32>) {
-  var y = product;
+// Writes a vector of the result, whose range begins at `first`.
+fn write(first: u32, row: u32, column: u32, product: vec4<f32>) {
+  let at = row * parameters.columns + column;
+  let leftFactor = powers(vec4<i32>(-leftExponents[row * parameters.leftScales]));
+  let rightFactor = powers(-rightExponents[column * parameters.rightScales]);
+  var y = product * leftFactor * rightFactor; // one after the other: together they may lie outside of f32
   if ((parameters.added & BIAS) != 0u) { y += vec4<f32>(bias[column]); }
   if ((parameters.added & RESIDUAL) != 0u) { y += vec4<f32>(residual[at]); }
   if ((parameters.added & RESULT) != 0u) { y += vec4<f32>(result[first + at]); }
@@ -179,8 +186,6 @@ fn multiply(
   }
 
   // Matrices go through workgroup memory, M rows of 32 results of each subgroup at a time, 9 vectors to a row.
-  let leftFactor = power(-leftExponent[0]); // one after the other: together they may lie outside of f32
-  let rightFactor = power(-rightExponent[0]);
   let first = range * parameters.rows * parameters.columns;
   // repeat i 4
   if ($iu < LEFTS) {
@@ -201,7 +206,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + $iu * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + $cu) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }

@@ -75,7 +75,7 @@ fn largest(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocatio
 }
 @group(0) @binding(1) var<storage, read> known: array<u32>;
 @group(0) @binding(2) var<storage, read_write> halves: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read_write> exponent: array<i32>;
+@group(0) @binding(3) var<storage, read_write> exponents: array<i32>;
 fn pair(elements: vec2<f32>, scale: f32) -> u32 {
   let packed = pack2x16float(elements * scale);
   let bits = bitcast<vec2<u32>>(elements);
@@ -85,6 +85,17 @@ fn pair(elements: vec2<f32>, scale: f32) -> u32 {
   let words = select(vec2<u32>(packed & 0xffffu, packed >> 16u), special, size >= vec2<u32>(INFINITE));
   return words.x | (words.y << 16u);
 }
+fn rounded(at: u32, exponent: i32) -> vec4<u32> {
+  let scale = bitcast<f32>(u32(exponent + 127) << 23u);
+  let elements = vectorOf(at);
+  return vec4<u32>(
+    pair(elements[0].xy, scale),
+    pair(elements[0].zw, scale),
+    pair(elements[1].xy, scale),
+    pair(elements[1].zw, scale),
+  );
+}
+fn exponentFor(largest: u32) -> i32 { return clamp(14 - (i32(largest >> 23u) - 127), -110, 110); }
 @compute @workgroup_size(256)
 fn round(
   @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -94,9 +105,8 @@ fn round(
   let id = folded(workgroup, workgroups);
   if (id >= parameters.workgroups) { return; }
   gather(thread, select(0u, known[thread], thread < parameters.parts));
-  let power = clamp(14 - (i32(partial[0] >> 23u) - 127), -110, 110);
-  let scale = bitcast<f32>(u32(power + 127) << 23u);
-  if (id == 0u && thread == 0u) { exponent[0] = power; }
+  let exponent = exponentFor(partial[0]);
+  if (id == 0u && thread < 4u) { exponents[thread] = exponent; }
   for (var n = 0u; n < VECTORS; n++) {
     let i = (id * VECTORS + n) * PARTS + thread;
     if (i >= parameters.size) { return; }
@@ -104,15 +114,33 @@ fn round(
     let at = i % parameters.padded;
     var words = vec4<u32>();
     if (row < parameters.rows && at < parameters.vectors) {
-      let elements = vectorOf(row * parameters.vectors + at);
-      words = vec4<u32>(
-        pair(elements[0].xy, scale),
-        pair(elements[0].zw, scale),
-        pair(elements[1].xy, scale),
-        pair(elements[1].zw, scale),
-      );
+      words = rounded(row * parameters.vectors + at, exponent);
     }
     halves[i] = words;
+  }
+}
+@compute @workgroup_size(256)
+fn roundRows(
+  @builtin(workgroup_id) workgroup: vec3<u32>,
+  @builtin(num_workgroups) workgroups: vec3<u32>,
+  @builtin(local_invocation_index) thread: u32,
+) {
+  let row = folded(workgroup, workgroups);
+  if (row >= parameters.workgroups) { return; }
+  let first = row * parameters.vectors;
+  let count = select(0u, parameters.vectors, row < parameters.rows);
+  var most = vec4<u32>();
+  for (var i = thread; i < count; i += PARTS) {
+    let elements = vectorOf(first + i);
+    most = max(most, max(finite(elements[0]), finite(elements[1])));
+  }
+  gather(thread, max(max(most.x, most.y), max(most.z, most.w)));
+  let exponent = exponentFor(partial[0]);
+  if (thread == 0u) { exponents[row] = exponent; }
+  for (var i = thread; i < parameters.padded; i += PARTS) {
+    var words = vec4<u32>();
+    if (i < count) { words = rounded(first + i, exponent); }
+    halves[row * parameters.padded + i] = words;
   }
 }
 `;
@@ -810,11 +838,13 @@ struct Parameters {
   rightStride: u32,
   workgroups: u32,
   added: u32,
+  leftScales: u32,
+  rightScales: u32,
 }
 @group(0) @binding(0) var<storage, read> left: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read> right: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> leftExponent: array<i32>;
-@group(0) @binding(3) var<storage, read> rightExponent: array<i32>;
+@group(0) @binding(2) var<storage, read> leftExponents: array<i32>;
+@group(0) @binding(3) var<storage, read> rightExponents: array<vec4<i32>>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<Bias>>;
 @group(0) @binding(5) var<storage, read> residual: array<vec4<Residual>>;
 @group(0) @binding(6) var<storage, read_write> result: array<vec4<Result>>;
@@ -826,9 +856,14 @@ fn place(i: u32, first: u32, stride: u32, byTerms: bool) -> u32 {
   let line = i % 128u / 4u;
   return select((other + line) * stride + i % 4u, line * stride + other / 8u + i % 4u, byTerms);
 }
-fn power(exponent: i32) -> f32 { return bitcast<f32>(u32(exponent + 127) << 23u); }
-fn write(at: u32, column: u32, first: u32, product: vec4<f32>) {
-  var y = product;
+fn powers(exponents: vec4<i32>) -> vec4<f32> {
+  return bitcast<vec4<f32>>(vec4<u32>(exponents + vec4<i32>(127)) << vec4<u32>(23u));
+}
+fn write(first: u32, row: u32, column: u32, product: vec4<f32>) {
+  let at = row * parameters.columns + column;
+  let leftFactor = powers(vec4<i32>(-leftExponents[row * parameters.leftScales]));
+  let rightFactor = powers(-rightExponents[column * parameters.rightScales]);
+  var y = product * leftFactor * rightFactor;
   if ((parameters.added & BIAS) != 0u) { y += vec4<f32>(bias[column]); }
   if ((parameters.added & RESIDUAL) != 0u) { y += vec4<f32>(residual[at]); }
   if ((parameters.added & RESULT) != 0u) { y += vec4<f32>(result[first + at]); }
@@ -1141,8 +1176,6 @@ fn multiply(
       }
     }
   }
-  let leftFactor = power(-leftExponent[0]);
-  let rightFactor = power(-rightExponent[0]);
   let first = range * parameters.rows * parameters.columns;
   if (0u < LEFTS) {
     if (0u < COLUMNS) {
@@ -1168,7 +1201,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 0u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 0u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1195,7 +1228,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 0u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 1u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1224,7 +1257,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 1u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 0u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1251,7 +1284,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 1u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 1u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1280,7 +1313,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 2u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 0u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1307,7 +1340,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 2u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 1u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1336,7 +1369,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 3u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 0u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1363,7 +1396,7 @@ fn multiply(
         let row = firstRow + part / ACROSS * ROWS * EDGE + 3u * M + line;
         let column = (firstColumn + (part % ACROSS * COLUMNS + 1u) * EDGE) / 4u + vector;
         if (row < parameters.rows && column < parameters.columns) {
-          write(row * parameters.columns + column, column, first, bitcast<vec4<f32>>(strips[part][line * 9u + vector]) * leftFactor * rightFactor);
+          write(first, row, column, bitcast<vec4<f32>>(strips[part][line * 9u + vector]));
         }
       }
     }
@@ -1405,7 +1438,25 @@ export const halves = /* @__PURE__ */ (() => ({
       x: [0, "read"],
       known: [1, "read"],
       halves: [2, "read_write"],
-      exponent: [3, "read_write"],
+      exponents: [3, "read_write"],
+    },
+    parameters: {
+      rows: [0, "u32"],
+      vectors: [1, "u32"],
+      size: [2, "u32"],
+      padded: [3, "u32"],
+      parts: [4, "u32"],
+      workgroups: [5, "u32"],
+    },
+  },
+  roundRows: {
+    ...halvesModule,
+    entryPoint: "roundRows",
+    threads: 256,
+    bindings: {
+      x: [0, "read"],
+      halves: [2, "read_write"],
+      exponents: [3, "read_write"],
     },
     parameters: {
       rows: [0, "u32"],
@@ -1507,8 +1558,8 @@ export const product = /* @__PURE__ */ (() => ({
     bindings: {
       left: [0, "read"],
       right: [1, "read"],
-      leftExponent: [2, "read"],
-      rightExponent: [3, "read"],
+      leftExponents: [2, "read"],
+      rightExponents: [3, "read"],
       bias: [4, "read"],
       residual: [5, "read"],
       result: [6, "read_write"],
@@ -1525,6 +1576,8 @@ export const product = /* @__PURE__ */ (() => ({
       rightStride: [8, "u32"],
       workgroups: [9, "u32"],
       added: [10, "u32"],
+      leftScales: [11, "u32"],
+      rightScales: [12, "u32"],
     },
   },
 } as const))();
