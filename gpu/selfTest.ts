@@ -16,7 +16,7 @@ const LIMIT = 1e-4;
 const F16_LIMIT = 2e-3;
 
 /** Attention over several blocks of tokens, the last one ragged, and a linear layer on its output. */
-const HEADS = 2, TOKENS = 300, HEAD_DIM = 32, VALUE_DIM = 48, OUT_DIM = 40;
+const HEADS = 2, TOKENS = 300, HEAD_DIM = 32, VALUE_DIM = 64, OUT_DIM = 40;
 const SLOPES = alibiSlopes(HEADS);
 
 const SHAPES = {

@@ -24,13 +24,12 @@ export const SEGMENT_TOKENS = 1024;
 const LARGEST_SLOPE = 1e4;
 
 /** Tokens from one state in f16 to the next: a multiple of all blocks and of the queries of a workgroup. */
-export const CHUNK = 128;
-/** Tokens of a block at most. */
-const LONGEST_BLOCK = 64;
+export const CHUNK = 64;
+/** Tokens that a walk takes into workgroup memory together. */
+const BLOCK = 32;
 
 /** How workgroups cut their work: constants of the pipelines, explained in `lightning.wgsl`. */
 interface Tiles {
-  readonly BLOCK: number;
   readonly COLUMNS: number;
   readonly KEYS: number;
   readonly BUFFERS: number;
@@ -51,7 +50,7 @@ function divisor(n: number, most: number, unit = 1): number {
 
 /** Vectors of the arrays that lie in workgroup memory, and their sum for either kernel. */
 function strips(unit: number, headDim: number, valueDim: number, tiles: Tiles) {
-  const { BLOCK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, walkers, attenders } = tiles;
+  const { COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, walkers, attenders } = tiles;
   const rows = headDim / walkers, queryStrips = attenders / ACROSS * HIGH, keyStrips = BUFFERS * KEYS / unit;
   const lengths = {
     walkKeys: Math.max(BLOCK * (rows / 8 + 1), rows * COLUMNS / 4),
@@ -77,22 +76,28 @@ function tilesFor(
   { headDim, valueDim }: LightningShape,
 ): Tiles | undefined {
   const unit = M;
+  const attenders = 4;
   if (N !== unit || K !== unit || headDim % unit !== 0 || valueDim % unit !== 0) return undefined;
+  if (CHUNK % (attenders * unit) !== 0 || BLOCK % unit !== 0) return undefined;
   // The arrays of vectors, and 1 KiB for what else there is.
   const vectors = device.adapterLimits.maxComputeWorkgroupStorageSize / 16 - 64;
-  for (const size of [1, 2]) {
-    const tiles = {
-      BLOCK: LONGEST_BLOCK / size,
-      COLUMNS: divisor(valueDim, 32 / size, unit),
-      KEYS: 32 / size,
-      BUFFERS: 1,
-      ACROSS: 1,
-      HIGH: 1,
-      PASS: divisor(valueDim, headDim / 2 + 4, unit),
-      walkers: divisor(headDim / unit, 4),
-      attenders: 4,
-    };
-    if (strips(unit, headDim, valueDim, tiles).largest <= vectors) return tiles;
+  for (const ACROSS of [2, 1]) {
+    if (valueDim % (ACROSS * unit) !== 0) continue;
+    const part = valueDim / ACROSS;
+    for (const KEYS of [32, 16]) {
+      if (KEYS % (ACROSS * unit) !== 0) continue;
+      const tiles = {
+        COLUMNS: divisor(part, 32, unit),
+        KEYS,
+        BUFFERS: 1,
+        ACROSS,
+        HIGH: ACROSS,
+        PASS: divisor(part, headDim / 2 + 4, unit),
+        walkers: divisor(headDim / unit, 4),
+        attenders,
+      };
+      if (strips(unit, headDim, valueDim, tiles).largest <= vectors) return tiles;
+    }
   }
   return undefined;
 }
@@ -203,7 +208,7 @@ function decaysOf({ device, slopes }: SpanRun): Store {
     () =>
       Float32Array.from([...slopes].flatMap((slope) => [
         Math.min(slope * Math.LOG2E, LARGEST_SLOPE),
-        ...Array.from({ length: LONGEST_BLOCK + 1 }, (_, n) => decayChange(slope, n)),
+        ...Array.from({ length: BLOCK + 1 }, (_, n) => decayChange(slope, n)),
       ])),
   );
 }
@@ -220,7 +225,7 @@ function optionsOf(
   sums = false,
 ) {
   const { M: unit, lanes } = matrices, tiles = tilesFor(device, matrices, shape)!;
-  const { BLOCK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS, walkers, attenders } = tiles;
+  const { COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS, walkers, attenders } = tiles;
   const { walkKeys, walkValues, strip, count, values, products, masked } = strips(
     unit,
     headDim,
@@ -270,7 +275,7 @@ function optionsOf(
       REVERSE: span.reverse,
       SUMS: sums,
       ...{ BLOCK, CHUNK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS },
-      DECAYS: LONGEST_BLOCK + 2,
+      DECAYS: BLOCK + 2,
       ROWS: rows,
       STRIPS: count,
     },
