@@ -24,8 +24,14 @@ export async function precisionOptions(precision: "f32" | "f16") {
   return precision === "f32" ? { precision } : { precision, gpu: await dawn() };
 }
 
-/** Dawn's `GPU` object. It keeps the process alive: end with `Deno.exit()`. */
+let isLoaded = false;
+
+/** Whether {@linkcode dawn} was called: Dawn keeps the process alive. */
+export const keepsProcess = (): boolean => isLoaded;
+
+/** Dawn's `GPU` object. It keeps the process alive: end with `Deno.exit()`, as `cli` does. */
 export async function dawn() {
   const { create } = await dawnPackage();
+  isLoaded = true;
   return create([FEATURES]);
 }

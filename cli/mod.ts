@@ -14,6 +14,7 @@
  */
 import { Command, CommanderError, type CommandUnknownOpts } from "@commander-js/extra-typings";
 import { BackendError } from "../core/errors.ts";
+import { keepsProcess } from "./dawn.ts";
 import { write, writeError } from "./terminal.ts";
 
 export {
@@ -88,6 +89,7 @@ export async function cli(
   try {
     checkNames(command, args);
     await command.parseAsync(args, { from: "user" });
+    if (keepsProcess()) Deno.exit();
   } catch (error) {
     Deno.exit(tell(error));
   }

@@ -163,7 +163,6 @@ if (import.meta.main) {
         const stop = interruption();
         const { finished } = await runTraining(options, stop);
         if (!finished) stop.throwIfAborted();
-        if (options.precision === "f16") Deno.exit(); // Dawn keeps the process alive
       },
     ),
   );
