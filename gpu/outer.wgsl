@@ -7,9 +7,6 @@
 // 4 rows, odd ones mirrored, and 4 columns of each half of a tile.
 struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
 
-// 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of a tile.
-struct Tile { upper: Rows, lower: Rows }
-
 // c + a bᵀ, row by row; c is mirrored.
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(

@@ -338,7 +338,6 @@ fn main(
 
 // gpu/outer.wgsl
 const outerSource = `struct Rows { left: mat4x4<f32>, right: mat4x4<f32> }
-struct Tile { upper: Rows, lower: Rows }
 fn outer(c: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>) -> mat4x4<f32> {
   return mat4x4<f32>(
     fma(vec4<f32>(a.x), b, c[0]),
@@ -1429,6 +1428,7 @@ override BUFFERS: u32;
 const INNER = 16u;
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;
+struct Tile { upper: Rows, lower: Rows }
 fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
   let a1 = left[buffer][i][row + select(8u, 16u, WIDE)];

@@ -12,6 +12,9 @@ const INNER = 16u; // terms of each sum that workgroup memory holds together
 var<workgroup> left: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>;  // [term][row / 4]
 var<workgroup> right: array<array<array<vec4<f32>, 32>, INNER>, BUFFERS>; // [term][column / 4]
 
+// 8 × 8 results, or 8 × 4 in the left halves: 4 rows of each half of the tile (see outer.wgsl).
+struct Tile { upper: Rows, lower: Rows }
+
 // The products of one term.
 fn addTerm(accumulators: ptr<function, Tile>, buffer: u32, i: u32, row: u32, column: u32) {
   let a0 = left[buffer][i][row];
