@@ -49,7 +49,7 @@ export interface Operands {
 }
 
 /** `length` tokens of a sequence from `start`, whose state is row `row` of the states. */
-export interface Part {
+interface Part {
   readonly row: number;
   readonly batch: number;
   readonly start: number;
@@ -59,65 +59,12 @@ export interface Part {
 }
 
 /** What one set of dispatches computes: some heads of some parts. */
-export interface Span {
+interface Span {
   readonly head: number;
   readonly heads: number;
   readonly parts: readonly Part[];
   /** Whether tokens run from the last to the first. */
   readonly reverse: boolean;
-}
-
-/** How a span is cut into segments. */
-export interface Segmentation {
-  /** Tokens of a segment, the last one of a sequence aside. */
-  readonly tokens: number;
-  /** Whether sequences are walked whole, by no more workgroups than there are processors. */
-  readonly alone: boolean;
-}
-
-/** A span, and what its kernels are given. */
-export interface SpanRun {
-  readonly device: Device;
-  readonly shape: LightningShape;
-  readonly slopes: Float64Array;
-  readonly span: Span;
-  readonly segmentation: Segmentation;
-  /** Segments, and those of them that another one follows. */
-  readonly segments: number;
-  readonly carried: number;
-  /** Of k vᵀ, and of the output. */
-  readonly keyScale: number;
-  readonly queryScale: number;
-  readonly windows: {
-    readonly q: Window;
-    readonly k: Window;
-    readonly v: Window;
-    readonly output: Window;
-    readonly state: Window;
-    readonly initialState: Window | undefined;
-  };
-  /** Begins with segments and sequences, as `lightning.wgsl` reads them. */
-  readonly table: Store;
-  readonly decays: Store;
-  /** `[segments, heads of the span, headDim, valueDim]` */
-  readonly scratch: Store;
-  /** Parameters that all kernels have. */
-  readonly values: ReturnType<typeof parameters>;
-}
-
-/** What computes spans: the stages of `lightning.wgsl`, or those for matrix units. States are carried by `carryState`. */
-export interface Stages {
-  /** Different for every other result of `schedule`. */
-  readonly name: string;
-  segmentation(device: Device, shape: LightningShape, span: Span): Segmentation;
-  /** Bytes of the largest scratch for `segments` segments. */
-  scratchBytes(shape: LightningShape, span: Span, segments: number): number;
-  /** Segments and sequences, see {@linkcode segmentsAndSequences}, and what else the kernels look up. */
-  schedule(span: Span, segmentTokens: number): Uint32Array;
-  /** The sum of each segment that another one follows, to scratch. */
-  updateState(run: SpanRun): void;
-  /** Outputs and last states, from the state before each segment. */
-  attend(run: SpanRun): void;
 }
 
 /** See {@linkcode Operations.lightning}. */
@@ -126,12 +73,12 @@ export function lightning(device: Device, call: LightningCall): void {
   withPadding(device, call, initialState, (operands) => {
     const { shape, output } = operands;
     if (output.dtype === "f32" || tiling(device, shape).rowTiles === 1) {
-      return runSequences(device, stages, operands, slopes, scale, sequences, false);
+      return runSequences(device, operands, slopes, scale, sequences, false);
     }
     // Tiles of rows add to what the tiles before them wrote: halves would round every sum.
     using scope = device.scope();
     const sums = scope.allocate([output.length]);
-    runSequences(device, stages, { ...operands, output: sums }, slopes, scale, sequences, false);
+    runSequences(device, { ...operands, output: sums }, slopes, scale, sequences, false);
     pad(device, sums, [1, shape.valueDim], [1, shape.valueDim], output);
   });
 }
@@ -142,7 +89,6 @@ export function lightning(device: Device, call: LightningCall): void {
  */
 export function runSequences(
   device: Device,
-  stages: Stages,
   operands: Operands,
   slopes: Float64Array,
   scale: number,
@@ -152,9 +98,7 @@ export function runSequences(
   const origin = operands.initialState === undefined ? ZERO : INITIAL;
   const parts = sequences.map(({ batch, start, length }, row) => ({ row, batch, start, length, origin }));
   const whole = { head: 0, heads: operands.shape.heads, parts, reverse };
-  for (const span of spans(device, stages, operands, whole)) {
-    runSpan(device, stages, operands, slopes, scale, span);
-  }
+  for (const span of spans(device, operands, whole)) runSpan(device, operands, slopes, scale, span);
 }
 
 /** See {@linkcode Operations.lightningStep}. */
@@ -296,8 +240,11 @@ function tiling(device: Device, { headDim, valueDim }: LightningShape) {
   };
 }
 
-/** Few sequences and heads are cut into enough segments to fill the GPU. */
-function segmentation(device: Device, shape: LightningShape, span: Span): Segmentation {
+/**
+ * Tokens of a segment: few sequences and heads are cut into enough segments to fill the GPU. `alone`: sequences
+ * are walked whole, by no more workgroups than there are processors.
+ */
+function segmentation(device: Device, shape: LightningShape, span: Span): { tokens: number; alone: boolean } {
   const { rows, columns, columnTiles } = tiling(device, shape);
   const longest = Math.max(...span.parts.map(({ length }) => length));
   const fill = TARGET_WORKGROUPS * 128 * 128 / (rows * columns);
@@ -317,37 +264,35 @@ function segmentation(device: Device, shape: LightningShape, span: Span): Segmen
 }
 
 /** The windows of a span's operands, and its segments. */
-function footprint(device: Device, stages: Stages, operands: Operands, span: Span) {
+function footprint(device: Device, operands: Operands, span: Span) {
   const { shape, q, k, v, state, initialState, output } = operands;
   const { queryHeads, keyHeads, heads, headDim, valueDim } = shape;
-  const segmentation = stages.segmentation(device, shape, span);
-  const segmentsOf = ({ length }: Part) => Math.max(1, Math.ceil(length / segmentation.tokens));
+  const { tokens: length, alone } = segmentation(device, shape, span);
   return {
-    windows: {
-      q: spanWindow(q, shape, queryHeads, headDim, span),
-      k: spanWindow(k, shape, keyHeads, headDim, span),
-      v: spanWindow(v, shape, heads, valueDim, span),
-      output: spanWindow(output, shape, heads, valueDim, span),
-      state: stateWindow(state, shape, span),
-      initialState: initialState && stateWindow(initialState, shape, span),
-    },
-    segmentation,
-    segments: span.parts.reduce((sum, part) => sum + segmentsOf(part), 0),
+    q: spanWindow(q, shape, queryHeads, headDim, span),
+    k: spanWindow(k, shape, keyHeads, headDim, span),
+    v: spanWindow(v, shape, heads, valueDim, span),
+    output: spanWindow(output, shape, heads, valueDim, span),
+    state: stateWindow(state, shape, span),
+    initialState: initialState && stateWindow(initialState, shape, span),
+    segmentTokens: length,
+    alone,
+    segments: span.parts.reduce((sum, part) => sum + Math.max(1, Math.ceil(part.length / length)), 0),
   };
 }
 
 /** Cuts a span until its windows and scratch can be bound; in order, for states that carry on. */
-function* spans(device: Device, stages: Stages, operands: Operands, span: Span): Generator<Span> {
-  const { windows, segments } = footprint(device, stages, operands, span);
-  const { q, k, v, output, state, initialState } = windows;
+function* spans(device: Device, operands: Operands, span: Span): Generator<Span> {
+  const { q, k, v, output, state, initialState, segments } = footprint(device, operands, span);
   const limit = device.limits.windowBytes;
-  const bound = stages.scratchBytes(operands.shape, span, segments) <= limit &&
+  const { headDim, valueDim } = operands.shape;
+  const bound = segments * span.heads * headDim * valueDim * 4 <= limit &&
     [q, k, v, output, state, initialState ?? state].every(
       (window) => window.length * window.store.elementBytes <= limit,
     );
   const halves = bound ? undefined : halve(span, operands.shape);
   if (halves === undefined) yield span;
-  else for (const half of halves) yield* spans(device, stages, operands, half);
+  else for (const half of halves) yield* spans(device, operands, half);
 }
 
 /** Halves of the sequences, of the heads or of the tokens: the first that gives smaller windows. */
@@ -408,27 +353,16 @@ function kernelOptions(
   };
 }
 
-/**
- * Segments and sequences of a span, as `lightning.wgsl` reads them.
- *
- * @param note the fourth number of a segment, of where its tokens are and how many
- */
-export function segmentsAndSequences(
-  { parts, reverse }: Span,
-  segmentTokens: number,
-  note: (place: (t: number) => number, tokens: number, batch: number) => number = () => 0,
-): Uint32Array {
+/** Segments and sequences of a span, as `lightning.wgsl` reads them. */
+function schedule({ parts, reverse }: Span, segmentTokens: number): Uint32Array {
   const carried: number[] = [], last: number[] = [], sequences: number[] = [];
   for (const { row, batch, start, length, origin } of parts) {
+    // Where token t of the walk is; negative where its stride is: the product is then the address, modulo 2^32.
+    const place = (t: number) => reverse ? -(start + length - 1 - t) : start + t;
     const count = Math.max(1, Math.ceil(length / segmentTokens)) - 1;
     sequences.push(carried.length / 4, count, row, origin);
-    for (let i = 0; i <= count; i++) {
-      // Where token t of the segment is; negative where its stride is: the product is then the address, modulo 2^32.
-      const first = i * segmentTokens;
-      const place = (t: number) => reverse ? -(start + length - 1 - first - t) : start + first + t;
-      const tokens = i < count ? segmentTokens : length - first;
-      (i < count ? carried : last).push(place(0), tokens, batch, note(place, tokens, batch));
-    }
+    for (let i = 0; i < count; i++) carried.push(place(i * segmentTokens), segmentTokens, batch, 0);
+    last.push(place(count * segmentTokens), length - count * segmentTokens, batch, 0);
   }
   return Uint32Array.of(...carried, ...last, ...sequences);
 }
@@ -452,15 +386,31 @@ function decayTable(
   ]));
 }
 
-/** Parameters that all kernels have. */
-function parameters(shape: LightningShape, span: Span, windows: SpanRun["windows"], segments: number) {
+function runSpan(device: Device, operands: Operands, slopes: Float64Array, scale: number, span: Span): void {
+  const { shape } = operands;
   const { heads, queryHeads, keyHeads, headDim, valueDim } = shape;
+  const { parts, reverse } = span;
+  const { segmentTokens, alone, segments, ...windows } = footprint(device, operands, span);
+  const { rows, columns, rowTiles, columnTiles } = tiling(device, shape);
+  const carried = segments - parts.length;
+
+  const key = parts.map(({ row, batch, start, length, origin }) =>
+    [row, batch, start, length, origin].join(" ")
+  );
+  const table = device.constant(
+    `lightning table ${reverse},${segmentTokens},${key.join()}`,
+    () => schedule(span, segmentTokens),
+  );
+  const decays = device.constant(
+    `lightning decays ${segmentTokens},${scale},${reverse},${slopes.join()}`,
+    () => decayTable(slopes, segmentTokens, reverse ? scale : 1, reverse ? 1 : scale),
+  );
   /** Strides of an operand, and the elements before its window. */
   const walk = (heads: number, dim: number, { start }: Window): [number, number, number, number] => {
     const [batch, head, token] = strides(shape, heads, dim);
-    return [batch, head, span.reverse ? -token : token, start];
+    return [batch, head, reverse ? -token : token, start];
   };
-  return {
+  const values = {
     query: walk(queryHeads, headDim, windows.q),
     key: walk(keyHeads, headDim, windows.k),
     value: walk(heads, valueDim, windows.v),
@@ -472,52 +422,34 @@ function parameters(shape: LightningShape, span: Span, windows: SpanRun["windows
     headDim,
     valueDim,
     segments,
-    sequences: span.parts.length,
+    sequences: parts.length,
     stateOrigin: windows.state.start,
   };
-}
-
-function runSpan(
-  device: Device,
-  stages: Stages,
-  operands: Operands,
-  slopes: Float64Array,
-  scale: number,
-  span: Span,
-): void {
-  const { shape } = operands;
-  const { headDim, valueDim } = shape;
-  const { parts, reverse } = span;
-  const { segmentation, segments, windows } = footprint(device, stages, operands, span);
-  const segmentTokens = segmentation.tokens;
-  const carried = segments - parts.length;
-
-  const key = parts.map(({ row, batch, start, length, origin }) =>
-    [row, batch, start, length, origin].join(" ")
-  );
-  const table = device.constant(
-    `lightning table ${stages.name} ${reverse},${segmentTokens},${key.join()}`,
-    () => stages.schedule(span, segmentTokens),
-  );
-  const [keyScale, queryScale] = reverse ? [scale, 1] : [1, scale];
-  const decays = device.constant(
-    `lightning decays ${segmentTokens},${scale},${reverse},${slopes.join()}`,
-    () => decayTable(slopes, segmentTokens, keyScale, queryScale),
-  );
-  const values = parameters(shape, span, windows, segments);
+  const dtypes = { S: operands.q.dtype, O: operands.output.dtype };
+  const variant = { reverse, steep: slopes.some((slope) => slope > STEEP), alone };
+  const { updateState, carryState, attend } = shaders.lightning;
   using scope = device.scope();
   const scratch = scope.allocate([segments, span.heads, headDim, valueDim]);
-  const run: SpanRun = {
-    ...{ device, shape, slopes, span, segmentation, segments, carried, keyScale, queryScale },
-    ...{ windows, table, decays, scratch, values },
-  };
 
-  if (carried > 0) stages.updateState(run);
+  if (carried > 0) {
+    const workgroups = carried * span.heads * rowTiles * columnTiles;
+    device.dispatch(
+      device.kernel(updateState, {
+        access: { scratch: "update" },
+        ...kernelOptions(device, dtypes, shape, { threads: rows * columns / 64, ...variant }),
+      }),
+      { table, decays, scratch, k: windows.k, v: windows.v },
+      { ...values, workgroups, firstRow: 0 },
+      workgroups,
+    );
+  }
   const elements = parts.length * span.heads * headDim * valueDim;
-  const { carryState } = shaders.lightning;
   const workgroups = Math.ceil(elements / 4 / carryState.threads);
   device.dispatch(
-    device.kernel(carryState, { access: { scratch: "update" }, ...optionsOf(run) }),
+    device.kernel(carryState, {
+      access: { scratch: "update" },
+      ...kernelOptions(device, dtypes, shape, variant),
+    }),
     {
       table,
       decays,
@@ -528,61 +460,25 @@ function runSpan(
     { ...values, workgroups, firstRow: 0 },
     workgroups,
   );
-  stages.attend(run);
-}
-
-/** What the stages are compiled with for a span. */
-function optionsOf(
-  { device, shape, slopes, span, segmentation, windows }: SpanRun,
-  more: { threads?: number; later?: boolean } = {},
-) {
-  return kernelOptions(device, { S: windows.q.store.dtype, O: windows.output.store.dtype }, shape, {
-    reverse: span.reverse,
-    steep: slopes.some((slope) => slope > STEEP),
-    alone: segmentation.alone,
-    ...more,
-  });
-}
-
-function updateState(run: SpanRun): void {
-  const { device, shape, span, carried, windows, table, decays, scratch, values } = run;
-  const { rows, columns, rowTiles, columnTiles } = tiling(device, shape);
-  const workgroups = carried * span.heads * rowTiles * columnTiles;
-  device.dispatch(
-    device.kernel(shaders.lightning.updateState, {
-      access: { scratch: "update" },
-      ...optionsOf(run, { threads: rows * columns / 64 }),
-    }),
-    { table, decays, scratch, k: windows.k, v: windows.v },
-    { ...values, workgroups, firstRow: 0 },
-    workgroups,
-  );
-}
-
-function attend(run: SpanRun): void {
-  const { device, shape, span, segments, windows, table, decays, scratch, values } = run;
-  const { k, v, q, output, state } = windows;
-  const { rows, columnTiles } = tiling(device, shape);
-  for (let firstRow = 0; firstRow < shape.headDim; firstRow += rows) {
+  for (let firstRow = 0; firstRow < headDim; firstRow += rows) {
     const workgroups = segments * span.heads * columnTiles;
     device.dispatch(
-      device.kernel(shaders.lightning.attend, {
+      device.kernel(attend, {
         access: { scratch: "update", output: "update", state: "update" },
-        ...optionsOf(run, { later: firstRow > 0 }),
+        ...kernelOptions(device, dtypes, shape, { later: firstRow > 0, ...variant }),
       }),
-      { table, decays, scratch, k, v, q, output, state },
+      {
+        table,
+        decays,
+        scratch,
+        k: windows.k,
+        v: windows.v,
+        q: windows.q,
+        output: windows.output,
+        state: windows.state,
+      },
       { ...values, workgroups, firstRow },
       workgroups,
     );
   }
 }
-
-/** The stages of `lightning.wgsl`, in f32. */
-export const stages: Stages = {
-  name: "f32",
-  segmentation,
-  scratchBytes: ({ headDim, valueDim }, { heads }, segments) => segments * heads * headDim * valueDim * 4,
-  schedule: segmentsAndSequences,
-  updateState,
-  attend,
-};

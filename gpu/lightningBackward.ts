@@ -17,20 +17,12 @@
 import type { LightningBackwardCall, LightningShape } from "../core/machine.ts";
 import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Scope, type Store, storeOf } from "./device.ts";
-import { runSequences, type Stages, stages as f32Stages } from "./lightning.ts";
+import { runSequences } from "./lightning.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
 import * as shaders from "./shaders.ts";
 
-/**
- * See {@linkcode Operations.lightningBackward}.
- *
- * @param stages what computes the runs
- */
-export function lightningBackward(
-  device: Device,
-  call: LightningBackwardCall,
-  stages: Stages = f32Stages,
-): void {
+/** See {@linkcode Operations.lightningBackward}. */
+export function lightningBackward(device: Device, call: LightningBackwardCall): void {
   const { slopes, scale, sequences } = call;
   const { heads, queryHeads, keyHeads, headDim: d, valueDim: e } = call.shape;
   const [d4, e4] = [multipleOf4(d), multipleOf4(e)];
@@ -66,7 +58,7 @@ export function lightningBackward(
       if (repeated) repeatHeads(device, transposed, operands.v, valueHeads, value);
       const output = summed ? scope.allocate(headsShape(transposed, heads)) : result;
       const all = { ...operands, shape: transposed, v: value, initialState, output, state: unused };
-      runSequences(device, stages, all, slopes, scale, sequences, reverse);
+      runSequences(device, all, slopes, scale, sequences, reverse);
       if (summed) sumHeads(device, transposed, output, gradientHeads, result);
     });
   };
@@ -83,7 +75,7 @@ export function lightningBackward(
         const initialState = call.dState && padded(scope, storeOf(call.dState), [d, e], [d4, e4]);
         const exchanged = { ...shape, queryHeads: keyHeads, keyHeads: queryHeads };
         const operands = { shape: exchanged, q: k, k: q, v: dOutput, initialState, state, output };
-        runSequences(device, stages, operands, slopes, scale, sequences, true);
+        runSequences(device, operands, slopes, scale, sequences, true);
       }),
   );
 }

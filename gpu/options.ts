@@ -26,8 +26,8 @@ export interface WebgpuOptions {
    */
   gpu?: GpuObject;
   /**
-   * `"f32"` (default) computes in f32 everywhere. `"f16"` has matrix units multiply: large products, their gradients and
-   * attention round their operands to f16, each scaled by a power of two, and add up in f32. Tensors stay as they are
+   * `"f32"` (default) computes in f32 everywhere. `"f16"` has matrix units multiply: large products and their
+   * gradients round their operands to f16, scaled by powers of two, and add up in f32; attention stays in f32. Tensors stay as they are
    * stored. It is the precision you get, or an error: no runtime grants matrix units without being asked to, see
    * docs/hosts.md. `backend.info.units` says what computes.
    */

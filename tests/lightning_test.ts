@@ -15,13 +15,11 @@ import {
   type Case,
   inLayout,
   LENGTHS,
-  limitOf,
+  LIMIT,
   operand,
   operandsOf,
   optionsOf,
   shapesOf,
-  UNIT_LENGTHS,
-  unitCase,
 } from "./attention.ts";
 import {
   assertClose,
@@ -32,14 +30,10 @@ import {
   randomArray,
   Scope,
 } from "./harness.ts";
-import { CHUNK } from "../gpu/units/lightning.ts";
 import * as reference from "./reference.ts";
 
-/** One rounding per multiply-add, token by token: few rows are never left to matrix units. */
-const STEP_LIMIT = 2e-6;
-
 /** Runs a case on the backend and holds output and final state to the oracle. */
-async function check(backend: Backend, c: Case, limit = limitOf(backend)): Promise<void> {
+async function check(backend: Backend, c: Case): Promise<void> {
   using scope = new Scope();
   const shapes = shapesOf(c);
   const { q, k, v, initialState } = operandsOf(c);
@@ -53,8 +47,8 @@ async function check(backend: Backend, c: Case, limit = limitOf(backend)): Promi
   poison(backend, shapes.v, shapes.state);
   const { output, state } = scope.keep(lightningAttention(...tensors, options));
   const what = JSON.stringify(c);
-  assertClose(await output.data(), inLayout(c, expected.output, shapes.v), limit, `output of ${what}`);
-  assertClose(await state.data(), expected.state, limit, `state of ${what}`);
+  assertClose(await output.data(), inLayout(c, expected.output, shapes.v), LIMIT, `output of ${what}`);
+  assertClose(await state.data(), expected.state, LIMIT, `state of ${what}`);
   if (initialState !== undefined) {
     assertSameBits(await options.initialState!.data(), initialState, "initialState must not change");
   }
@@ -77,100 +71,6 @@ eachBackend("lightningAttention: every length from 0 over the edges of blocks", 
 eachBackend("lightningAttention: any shape and any option", async (backend) => {
   await fc.assert(fc.asyncProperty(anyCase, (c) => check(backend, c)), { numRuns: 30 });
 });
-
-eachBackend("lightningAttention: whole matrices, over the edges of chunks and segments", async (backend) => {
-  for (const seqLen of UNIT_LENGTHS) {
-    const shape = { batch: 1, heads: 2, seqLen, headDim: 16, valueDim: 32 };
-    await check(backend, { ...shape, slopes: [0.3, 0.01], withState: true }, limitOf(backend, true));
-  }
-});
-
-eachBackend("lightningAttention: whole matrices, any option", async (backend) => {
-  await fc.assert(fc.asyncProperty(unitCase, (c) => check(backend, c)), { numRuns: 20 });
-});
-
-eachBackend("lightningAttention: operands of any magnitude, beyond the range of f16 too", async (backend) => {
-  const c = { batch: 1, heads: 2, seqLen: 300, headDim: 16, valueDim: 32, slopes: [0.2, 0.001] };
-  const { q, k, v } = operandsOf(c), shapes = shapesOf(c);
-  for (const [x, y, z] of [[1e6, 1e6, 1e6], [1e-9, 1e-9, 1e-9], [1e20, 1e-25, 1e15], [1e-30, 1e20, 1e5]]) {
-    using scope = new Scope();
-    const scaled = [q.map((one) => x * one), k.map((one) => y * one), v.map((one) => z * one)] as const;
-    const expected = reference.lightningAttention(...scaled, c, c);
-    const [tq, tk, tv] = [
-      operand(scope, backend, c, scaled[0], shapes.q),
-      operand(scope, backend, c, scaled[1], shapes.k),
-      operand(scope, backend, c, scaled[2], shapes.v),
-    ];
-    poison(backend, shapes.v, shapes.state);
-    const { output, state } = scope.keep(lightningAttention(tq, tk, tv, c)), what = `${[x, y, z]}`;
-    assertClose(await output.data(), expected.output, limitOf(backend, true), `output of ${what}`);
-    assertClose(await state.data(), expected.state, limitOf(backend, true), `state of ${what}`);
-  }
-});
-
-eachBackend("lightningAttention: small tokens next to large ones keep their digits", async (backend) => {
-  // Keys and values rise and fall by 2^18 over 60 tokens, and old ones are forgotten: every row has its own norm.
-  const c = { batch: 1, heads: 1, seqLen: 400, headDim: 32, valueDim: 16, slopes: [2] };
-  const { q, k, v } = operandsOf(c), shapes = shapesOf(c);
-  const rise = (x: Float32Array, dim: number) =>
-    x.map((one, i) => one * 2 ** (9 * Math.sin(Math.floor(i / dim) / 10)));
-  const [rk, rv] = [rise(k, 32), rise(v, 16)];
-  const expected = reference.lightningAttention(q, rk, rv, c, c);
-  using scope = new Scope();
-  const { output } = scope.keep(lightningAttention(
-    operand(scope, backend, c, q, shapes.q),
-    operand(scope, backend, c, rk, shapes.k),
-    operand(scope, backend, c, rv, shapes.v),
-    c,
-  ));
-  const actual = await output.data(),
-    row = (x: ArrayLike<number>, t: number) => Array.from(x).slice(16 * t, 16 * t + 16);
-  for (let t = 0; t < c.seqLen; t++) {
-    // Alone, a row may be the difference of large terms.
-    assertClose(row(actual, t), row(expected.output, t), Math.max(5e-6, limitOf(backend)), `token ${t}`);
-  }
-});
-
-eachBackend(
-  "lightningAttention: what is no number stays in its sequence and behind its block",
-  async (backend) => {
-    const c = {
-      batch: 1,
-      heads: 1,
-      seqLen: 520,
-      headDim: 16,
-      valueDim: 32,
-      slopes: [0.1],
-      cuSeqlens: [0, 200, 520],
-    };
-    const { q, k, v } = operandsOf(c), shapes = shapesOf(c);
-    const expected = reference.lightningAttention(q, k, v, c, c);
-    for (const bad of [NaN, Infinity]) {
-      using scope = new Scope();
-      const spoilt = k.slice();
-      spoilt[16 * 400] = bad; // token 200 of the second sequence
-      const { output, state } = scope.keep(lightningAttention(
-        operand(scope, backend, c, q, shapes.q),
-        operand(scope, backend, c, spoilt, shapes.k),
-        operand(scope, backend, c, v, shapes.v),
-        c,
-      ));
-      const actual = await output.data(), before = 32 * (200 + CHUNK);
-      assertClose(
-        actual.subarray(0, before),
-        expected.output.subarray(0, before),
-        limitOf(backend),
-        "tokens before",
-      );
-      for (let t = 400; t < 520; t++) {
-        assert(!actual.subarray(32 * t, 32 * t + 32).every((x) => Number.isFinite(x)), `token ${t}`);
-      }
-      const states = await state.data();
-      assertClose(states.subarray(0, 512), expected.state.subarray(0, 512), limitOf(backend), "state before");
-      assert(!states.subarray(512).every((x) => Number.isFinite(x)));
-    }
-  },
-);
 
 eachBackend("lightningAttention: large heads, with and without decay", async (backend) => {
   await check(backend, { batch: 1, heads: 1, seqLen: 150, headDim: 128, valueDim: 128, slopes: [0.02] });
@@ -244,8 +144,8 @@ eachBackend(
         initialState = segment.state;
         start = end;
       }
-      assertClose(output, expected.output, limitOf(backend), `output cut at ${cuts}`);
-      assertClose(await initialState!.data(), expected.state, limitOf(backend), `state cut at ${cuts}`);
+      assertClose(output, expected.output, LIMIT, `output cut at ${cuts}`);
+      assertClose(await initialState!.data(), expected.state, LIMIT, `state cut at ${cuts}`);
     }
   },
 );
@@ -296,11 +196,11 @@ eachBackend("lightningAttentionStep: token by token is the whole sequence", asyn
     assertClose(
       await output.data(),
       token(Float32Array.from(expected.output), heads, valueDim),
-      STEP_LIMIT,
+      LIMIT,
       `token ${t}`,
     );
   }
-  assertClose(await state.data(), expected.state, STEP_LIMIT, "state");
+  assertClose(await state.data(), expected.state, LIMIT, "state");
 });
 
 eachBackend("lightningAttention: bad input is refused, and the backend stays usable", async (backend) => {

@@ -24,7 +24,6 @@ import { FEW_ROWS } from "../../core/sizes.ts";
 import type { Device } from "../device.ts";
 import type { Units } from "../machine.ts";
 import type { WebgpuUnits } from "../options.ts";
-import { lightning, lightningBackward, takes as attends } from "./lightning.ts";
 import { FEATURES, matricesOf } from "./matrices.ts";
 import { holdsWeight, linear, linearBackward } from "./product.ts";
 
@@ -42,12 +41,6 @@ export const units: WebgpuUnits = (adapter: GPUAdapter): Units | string => {
         call.rows > FEW_ROWS && call.inDim > 0 && call.outDim > 0 && holdsWeight(device, call);
       return {
         linear: (call) => takes(call) ? linear(device, matrices, call) : f32.linear(call),
-        lightning: (call) =>
-          attends(device, matrices, call.shape) ? lightning(device, matrices, call) : f32.lightning(call),
-        lightningBackward: (call) =>
-          attends(device, matrices, call.shape)
-            ? lightningBackward(device, matrices, call)
-            : f32.lightningBackward(call),
         linearBackward: (call) =>
           takes(call) ? linearBackward(device, matrices, call) : f32.linearBackward(call),
       };
