@@ -7,7 +7,7 @@ import fc from "fast-check";
 import { type Backend, lightningAttentionBackward, type LightningOptions, type Tensor } from "../mod.ts";
 import { BLOCK, FEW_ROWS } from "../core/sizes.ts";
 import { PERIOD, SEGMENT_TOKENS } from "../gpu/lightning.ts";
-import { CHUNK, SEGMENT_TOKENS as UNIT_SEGMENT_TOKENS } from "../gpu/units/lightning.ts";
+import { CHUNK, LEAST_SEGMENT } from "../gpu/units/lightning.ts";
 import { ascending, assertClose, edges, poison, randomArray, Scope } from "./harness.ts";
 import * as reference from "./reference.ts";
 
@@ -56,8 +56,8 @@ export const LENGTHS: readonly number[] = ascending(
 export const UNIT_LENGTHS: readonly number[] = ascending(
   FEW_ROWS + 1,
   ...edges(CHUNK, 1, 2),
-  ...edges(UNIT_SEGMENT_TOKENS, 1),
-  2 * UNIT_SEGMENT_TOKENS + CHUNK + 5,
+  ...edges(LEAST_SEGMENT, 1),
+  2 * LEAST_SEGMENT + CHUNK + 5,
 );
 
 const head = fc.constantFrom(1, 2, 3);

@@ -17,16 +17,16 @@ import * as shaders from "./shaders.ts";
 import { writtenOut } from "./writtenOut.ts";
 
 /** Workgroups of a walk that fill a large GPU. */
-const TARGET_WORKGROUPS = 128;
+const WALKS = 128;
 /** Tokens of a segment at least. */
-export const SEGMENT_TOKENS = 1024;
+export const LEAST_SEGMENT = 1024;
 /** Largest slope · log2(e): beyond, the next token has forgotten everything. */
 const LARGEST_SLOPE = 1e4;
 
 /** Tokens from one state in f16 to the next: a multiple of all blocks and of the queries of a workgroup. */
 export const CHUNK = 64;
 /** Tokens that a walk takes into workgroup memory together. */
-const BLOCK = 32;
+const BLOCK_TOKENS = 32;
 
 /** How workgroups cut their work: constants of the pipelines, explained in `lightning.wgsl`. */
 interface Tiles {
@@ -53,8 +53,8 @@ function strips(unit: number, headDim: number, valueDim: number, tiles: Tiles) {
   const { COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, walkers, attenders } = tiles;
   const rows = headDim / walkers, queryStrips = attenders / ACROSS * HIGH, keyStrips = BUFFERS * KEYS / unit;
   const lengths = {
-    walkKeys: Math.max(BLOCK * (rows / 8 + 1), rows * COLUMNS / 4),
-    walkValues: BLOCK * (COLUMNS / 8 + 1),
+    walkKeys: Math.max(BLOCK_TOKENS * (rows / 8 + 1), rows * COLUMNS / 4),
+    walkValues: BLOCK_TOKENS * (COLUMNS / 8 + 1),
     strip: unit * (headDim / 8 + 1),
     values: unit * (valueDim / ACROSS / 8 + 1),
     products: unit * (KEYS / ACROSS / 4 + 1),
@@ -78,7 +78,7 @@ function tilesFor(
   const unit = M;
   const attenders = 4;
   if (N !== unit || K !== unit || headDim % unit !== 0 || valueDim % unit !== 0) return undefined;
-  if (CHUNK % (attenders * unit) !== 0 || BLOCK % unit !== 0) return undefined;
+  if (CHUNK % (attenders * unit) !== 0 || BLOCK_TOKENS % unit !== 0) return undefined;
   // The arrays of vectors, and 1 KiB for what else there is.
   const vectors = device.adapterLimits.maxComputeWorkgroupStorageSize / 16 - 64;
   for (const ACROSS of [2, 1]) {
@@ -135,7 +135,7 @@ function stagesOf(matrices: Matrices): Stages {
       const tokens = parts.reduce((sum, { length }) => sum + length, 0);
       // Sequences count as far as they are as long as the longest.
       const workgroups = tokens / Math.max(1, longest) * heads * shape.valueDim / COLUMNS;
-      const wanted = Math.max(SEGMENT_TOKENS, longest * workgroups / TARGET_WORKGROUPS);
+      const wanted = Math.max(LEAST_SEGMENT, longest * workgroups / WALKS);
       const count = Math.max(1, Math.round(longest / wanted));
       return { tokens: Math.max(1, chunksOf(longest / count)) * CHUNK, alone: false };
     },
@@ -208,7 +208,7 @@ function decaysOf({ device, slopes }: SpanRun): Store {
     () =>
       Float32Array.from([...slopes].flatMap((slope) => [
         Math.min(slope * Math.LOG2E, LARGEST_SLOPE),
-        ...Array.from({ length: BLOCK + 1 }, (_, n) => decayChange(slope, n)),
+        ...Array.from({ length: BLOCK_TOKENS + 1 }, (_, n) => decayChange(slope, n)),
       ])),
   );
 }
@@ -247,8 +247,8 @@ function optionsOf(
       StateHalves: vectors(headDim * valueDim / ACROSS / 8),
       WalkSums: array("Sums", rowTiles * columnTiles),
       WalkRights: array("Right", columnTiles),
-      WalkKeys: loads(BLOCK, headDim),
-      WalkValues: loads(BLOCK, COLUMNS),
+      WalkKeys: loads(BLOCK_TOKENS, headDim),
+      WalkValues: loads(BLOCK_TOKENS, COLUMNS),
       WalkKeyStrip: vectors(walkKeys),
       WalkValueStrip: vectors(walkValues),
       AttendQueries: loads(rows, headDim),
@@ -274,8 +274,9 @@ function optionsOf(
       OUTPUT_HALF: half(windows.output),
       REVERSE: span.reverse,
       SUMS: sums,
-      ...{ BLOCK, CHUNK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS },
-      DECAYS: BLOCK + 2,
+      BLOCK: BLOCK_TOKENS,
+      ...{ CHUNK, COLUMNS, KEYS, BUFFERS, ACROSS, HIGH, PASS },
+      DECAYS: BLOCK_TOKENS + 2,
       ROWS: rows,
       STRIPS: count,
     },
