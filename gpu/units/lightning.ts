@@ -84,7 +84,7 @@ function tilesFor(
   for (const ACROSS of [2, 1]) {
     if (valueDim % (ACROSS * unit) !== 0) continue;
     const part = valueDim / ACROSS;
-    for (const KEYS of [32, 16]) {
+    for (const KEYS of [2 * unit, unit]) {
       if (KEYS % (ACROSS * unit) !== 0) continue;
       const tiles = {
         COLUMNS: divisor(part, 32, unit),
