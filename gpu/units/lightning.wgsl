@@ -605,6 +605,7 @@ fn attendChunks(
     }
   }
   unit += decayedExponent;
+  var least = unit; // below 2^45 with this exponent, sums have room for 2^80 more
 
   workgroupBarrier();
   var queryExponent = 0;
@@ -668,7 +669,9 @@ fn attendChunks(
     var valueExponent = 0;
     if (!HALF) { valueExponent = exponentFor(bounds.y); }
     let before = unit;
-    unit = min(unit, min(exponent, 200) + valueExponent);
+    let natural = min(exponent, 200) + valueExponent;
+    least = min(least, natural);
+    unit = min(natural, least + 80); // large terms of old keys must not take the digits of small new ones
     exponent = unit - valueExponent;
     if (!HALF) { exponent -= queryExponent + exponentFor(bounds.x); }
     for (var high = 0u; high < HIGH; high++) {

@@ -650,6 +650,7 @@ fn attendChunks(
     }
   }
   unit += decayedExponent;
+  var least = unit;
   workgroupBarrier();
   var queryExponent = 0;
   if (!HALF) { queryExponent = decayedExponent; }
@@ -708,7 +709,9 @@ fn attendChunks(
     var valueExponent = 0;
     if (!HALF) { valueExponent = exponentFor(bounds.y); }
     let before = unit;
-    unit = min(unit, min(exponent, 200) + valueExponent);
+    let natural = min(exponent, 200) + valueExponent;
+    least = min(least, natural);
+    unit = min(natural, least + 80);
     exponent = unit - valueExponent;
     if (!HALF) { exponent -= queryExponent + exponentFor(bounds.x); }
     for (var high = 0u; high < HIGH; high++) {
