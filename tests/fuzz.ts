@@ -12,12 +12,20 @@ import { TransNormerLLM } from "../model/mod.ts";
 import { SERVED, serving } from "./reference_model.ts";
 import { assertError, serve, type Server, textFiles } from "./serve_setup.ts";
 
-/** Runs for so many seconds, with a seed that is printed. */
-const during = (seconds: number): fc.Parameters<unknown> => {
+/** Holds a property for so many seconds, with a seed that is printed. */
+async function holds<T>(
+  seconds: number,
+  arbitrary: fc.Arbitrary<T>,
+  check: (value: T) => Promise<void>,
+): Promise<void> {
   const seed = crypto.getRandomValues(new Int32Array(1))[0];
   console.log(`seed ${seed}`);
-  return { seed, numRuns: 10 ** 9, interruptAfterTimeLimit: 1000 * seconds, markInterruptAsFailure: false };
-};
+  let last: Promise<void> | undefined;
+  await fc.assert(fc.asyncProperty(arbitrary, (value) => last = check(value)), {
+    ...{ seed, numRuns: 10 ** 9, interruptAfterTimeLimit: 1000 * seconds, markInterruptAsFailure: false },
+  });
+  await last; // fast-check does not wait for the run that it interrupts
+}
 
 const json = fc.jsonValue({ maxDepth: 4 });
 
@@ -55,13 +63,14 @@ const path = fc.constantFrom(
 /** The handler answers anything with an answer or a 4xx in OpenAI's shape, and lives. */
 export async function fuzzBodies(seconds: number): Promise<void> {
   await using server = await serve({ limits: { maxTokens: 3, sessions: 8 } });
-  await fc.assert(
-    fc.asyncProperty(path, body, async (path, body) => {
+  await holds(
+    seconds,
+    fc.tuple(path, body),
+    async ([path, body]) => {
       const response = await server.send(path, JSON.stringify(body) ?? "null");
       if (response.status === 200) await response.text();
       else await assertError(response, (status) => status >= 400 && status < 500);
-    }),
-    during(seconds),
+    },
   );
   await lives(server);
 }
@@ -97,38 +106,38 @@ export async function fuzzStores(seconds: number): Promise<void> {
     }),
     { minLength: 1, maxLength: 4 },
   );
-  await fc.assert(
-    fc.asyncProperty(
+  await holds(
+    seconds,
+    fc.tuple(
       damage,
       fc.array(fc.tuple(fc.stringMatching(/^[a-z0-9:]{1,20}x$/), value), { maxLength: 2 }),
-      async (damage, strange) => {
-        await turn();
-        const keys = await storage.getKeys("sessions");
-        for (const { which, how } of damage) {
-          const key = keys[which % keys.length];
-          const bytes = await storage.getItemRaw(key) as Uint8Array | string | null;
-          if ("remove" in how) await storage.removeItem(key);
-          else if ("replace" in how) await storage.setItemRaw(key, how.replace);
-          else if ("swap" in how) {
-            await storage.setItemRaw(
-              key,
-              await storage.getItemRaw(keys[how.swap % keys.length]),
-            );
-          } else if (bytes instanceof Uint8Array && bytes.length > 0) {
-            const copy = bytes.slice(0, "cut" in how ? how.cut % bytes.length : undefined);
-            if ("flip" in how) copy[how.flip % copy.length] ^= 1 << how.flip % 8;
-            await storage.setItemRaw(key, copy);
-          }
-        }
-        for (const [name, value] of strange) await storage.setItemRaw(`sessions:${name}`, value);
-        const response = await turn();
-        if (response.status === 200) await response.text();
-        else await assertError(response, (status) => [409, 503].includes(status));
-        await server.handler.sweep();
-        await storage.clear();
-      },
     ),
-    during(seconds),
+    async ([damage, strange]) => {
+      await turn();
+      const keys = await storage.getKeys("sessions");
+      for (const { which, how } of damage) {
+        const key = keys[which % keys.length];
+        const bytes = await storage.getItemRaw(key) as Uint8Array | string | null;
+        if ("remove" in how) await storage.removeItem(key);
+        else if ("replace" in how) await storage.setItemRaw(key, how.replace);
+        else if ("swap" in how) {
+          await storage.setItemRaw(
+            key,
+            await storage.getItemRaw(keys[how.swap % keys.length]),
+          );
+        } else if (bytes instanceof Uint8Array && bytes.length > 0) {
+          const copy = bytes.slice(0, "cut" in how ? how.cut % bytes.length : undefined);
+          if ("flip" in how) copy[how.flip % copy.length] ^= 1 << how.flip % 8;
+          await storage.setItemRaw(key, copy);
+        }
+      }
+      for (const [name, value] of strange) await storage.setItemRaw(`sessions:${name}`, value);
+      const response = await turn();
+      if (response.status === 200) await response.text();
+      else await assertError(response, (status) => [409, 503].includes(status));
+      await server.handler.sweep();
+      await storage.clear();
+    },
   );
   await lives(server);
 }
@@ -152,8 +161,10 @@ export async function fuzzFiles(seconds: number): Promise<void> {
       fc.record({ field: fc.nat(), value: json }),
     ),
   });
-  await fc.assert(
-    fc.asyncProperty(fc.array(damage, { minLength: 1, maxLength: 3 }), async (damages) => {
+  await holds(
+    seconds,
+    fc.array(damage, { minLength: 1, maxLength: 3 }),
+    async (damages) => {
       const damaged = { ...files };
       for (const { name, how } of damages) {
         const bytes = damaged[name].slice();
@@ -171,8 +182,7 @@ export async function fuzzFiles(seconds: number): Promise<void> {
         assert.match(error.message, /^Cannot run /, Deno.inspect(error));
       }
       assert.equal(backend.bytesInUse, 0);
-    }),
-    during(seconds),
+    },
   );
 }
 
@@ -240,8 +250,10 @@ export async function fuzzHttp(url: string, seconds: number): Promise<void> {
       new TextEncoder().encode(lines.join("\r\n") + "\r\n\r\n")
     ),
   );
-  await fc.assert(
-    fc.asyncProperty(fc.array(bytes, { minLength: 1, maxLength: 8 }), async (connections) => {
+  await holds(
+    seconds,
+    fc.array(bytes, { minLength: 1, maxLength: 8 }),
+    async (connections) => {
       await Promise.all(connections.map(async (bytes) => {
         const connection = await Deno.connect({ hostname, port: Number(port) });
         try {
@@ -257,7 +269,6 @@ export async function fuzzHttp(url: string, seconds: number): Promise<void> {
       }));
       const response = await fetch(`${url}/health`, { signal: AbortSignal.timeout(10_000) });
       assert.deepEqual([response.status, await response.json()], [200, { status: "ok" }]);
-    }),
-    during(seconds),
+    },
   );
 }
