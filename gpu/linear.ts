@@ -9,7 +9,7 @@ import type { Tensor } from "../core/tensor.ts";
 import { type Device, type Store, storeOf } from "./device.ts";
 import { multiplyFewRows, vectorsOfRows, type WeightRows } from "./fewRows.ts";
 import { multipleOf4, pad, padded } from "./pad.ts";
-import { dequantized, integerRows } from "./quantized.ts";
+import { elementsOf, integerRows } from "./quantized.ts";
 import * as shaders from "./shaders.ts";
 import { roundUp } from "./store.ts";
 import { addRows } from "./sums.ts";
@@ -23,30 +23,21 @@ const RANGE_ROWS = 256;
 
 /** See {@linkcode Operations.linear}. */
 export function linear(device: Device, call: LinearCall): void {
-  const { weight, rows, output } = call;
-  if (output.size === 0) return;
-  if (rows <= FEW_ROWS) return multiplyRows(device, call);
-  using scope = device.scope();
-  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
-  const floats = weight.quantization === undefined
-    ? storeOf(weight)
-    : dequantized(scope, weight, weight.quantization, storeOf(output).dtype);
-  multiplyByWeight(device, call, floats);
-}
-
-/** The product of a call with a weight, `[outDim, inDim]`, that is not quantised. */
-function multiplyByWeight(device: Device, call: Omit<LinearCall, "weight">, weight: Store): void {
   const { rows, inDim, outDim } = call;
+  if (call.output.size === 0) return;
+  if (rows <= FEW_ROWS) return multiplyRows(device, call);
   const x = storeOf(call.x), bias = call.bias && storeOf(call.bias), output = storeOf(call.output);
   const residual = call.residual && storeOf(call.residual);
   using scope = device.scope();
-  const inputs = (store: Store, inside: number) => padded(scope, store, [1, inDim], [1, inside]);
+  // For few rows a quantised weight is dequantised on the way into each product, for many once before all of them.
+  const weight = elementsOf(scope, call.weight, output.dtype);
   const inside = multipleOf4(inDim), outside = multipleOf4(outDim);
+  const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, inside]);
   const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, outside]);
   const result = outDim === outside ? output : scope.allocate([rows, outside], output.dtype);
   multiplyManyRows(device, {
-    x: inputs(x, inside),
-    weight: inputs(weight, inside),
+    x: inputs(x),
+    weight: inputs(weight),
     bias: bias && outputs(bias),
     residual: residual && outputs(residual),
     output: result,

@@ -20,7 +20,7 @@ import { lrpe } from "./lrpe.ts";
 import { multiply } from "./multiply.ts";
 import { norm } from "./norm.ts";
 import type { WebgpuGradients, WebgpuOptions, WebgpuUnits } from "./options.ts";
-import { dequantized, upload } from "./quantized.ts";
+import { elementsOf, upload } from "./quantized.ts";
 import { gatherRows, scatterRows } from "./rows.ts";
 import { splitHeads } from "./splitHeads.ts";
 
@@ -173,7 +173,7 @@ export class WebgpuMachine implements Machine {
   }
 
   async read(tensor: Tensor, into?: Float32Array): Promise<Float32Array> {
-    const { size, dtype, quantization } = tensor;
+    const { size, dtype } = tensor;
     if (dtype === "f16" || dtype === "bf16") {
       const bits = new Uint16Array(tensor.size + tensor.size % 2); // whole words
       await this.device.read(storeOf(tensor), bits);
@@ -182,11 +182,8 @@ export class WebgpuMachine implements Machine {
       return into ?? elements;
     }
     using scope = this.device.scope();
-    const store = quantization === undefined
-      ? storeOf(tensor)
-      : dequantized(scope, tensor, quantization, "f32");
     const elements = into ?? new Float32Array(size);
-    await this.device.read(store, elements);
+    await this.device.read(elementsOf(scope, tensor, "f32"), elements);
     return elements;
   }
 

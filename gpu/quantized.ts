@@ -83,15 +83,11 @@ export function quantizedRows(
   }
 }
 
-/** The elements that a weight stands for, `[out, in]`, in a store of the scope. */
-export function dequantized(
-  scope: Scope,
-  weight: Tensor,
-  quantization: Quantization,
-  dtype: FloatType,
-): Store {
+/** The elements of a weight, `[out, in]`: its store, or those that its integers stand for, in a store of the scope. */
+export function elementsOf(scope: Scope, weight: Tensor, dtype: FloatType): Store {
+  if (weight.quantization === undefined) return storeOf(weight);
   const store = scope.allocate(weight.shape, dtype);
-  quantizedRows(scope.device, weight, quantization, undefined, 1, store);
+  quantizedRows(scope.device, weight, weight.quantization, undefined, 1, store);
   return store;
 }
 

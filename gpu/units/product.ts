@@ -6,7 +6,7 @@
 import type { LinearBackwardCall, LinearCall } from "../../core/machine.ts";
 import { type Device, type Scope, type Store, storeOf, type Window } from "../device.ts";
 import { multipleOf4, pad, padded } from "../pad.ts";
-import { dequantized } from "../quantized.ts";
+import { elementsOf } from "../quantized.ts";
 import { roundUp } from "../store.ts";
 import { addRows } from "../sums.ts";
 import type { Matrices } from "./matrices.ts";
@@ -231,9 +231,6 @@ function* rangesOf(device: Device, rows: number, width: number, ...stores: [Stor
 export function linear(device: Device, matrices: Matrices, call: LinearCall): void {
   const { weight, rows, inDim, outDim, output } = call;
   using scope = device.scope();
-  const weightStore = weight.quantization === undefined
-    ? storeOf(weight)
-    : dequantized(scope, weight, weight.quantization, storeOf(output).dtype);
   const inside = roundUp(inDim, 8), columns = multipleOf4(outDim);
   const inputs = (store: Store) => padded(scope, store, [1, inDim], [1, inside]);
   const outputs = (store: Store) => padded(scope, store, [1, outDim], [1, columns]);
@@ -242,7 +239,13 @@ export function linear(device: Device, matrices: Matrices, call: LinearCall): vo
   const result = columns === outDim
     ? storeOf(output)
     : scope.allocate([rows, columns], output.dtype as "f32");
-  const right = operandOf(scope, inputs(weightStore), outDim, inside, true);
+  const right = operandOf(
+    scope,
+    inputs(elementsOf(scope, weight, storeOf(output).dtype)),
+    outDim,
+    inside,
+    true,
+  );
   const residualRows: [Store, number][] = residual === undefined ? [] : [[residual, columns]];
   for (
     const { start, count } of rangesOf(device, rows, inside, [x, inside], [result, columns], ...residualRows)
