@@ -19,6 +19,7 @@ import { createMachine } from "../gpu/machine.ts";
 import { randomArray, relativeError } from "../tests/numbers.ts";
 import * as reference from "../tests/reference.ts";
 import { repeat } from "./baselines/mod.ts";
+import { slowness } from "./measure/clock.ts";
 import { median } from "./measure/timing.ts";
 
 const RUNS = 15;
@@ -30,27 +31,8 @@ const { device, operations } = machine;
 const backend = new Backend(machine);
 const software = (await navigator.gpu.requestAdapter())!.info.isFallbackAdapter;
 
-/** A chain of dependent fmas: its time is the clock's, whatever the memory does. */
-const CHAIN = {
-  code: `
-    @group(0) @binding(0) var<storage, read_write> z: array<f32>;
-    @compute @workgroup_size(1) fn main() {
-      var a = z[0];
-      for (var i = 0u; i < 4096u; i++) { ${"a = fma(a, 0.999, 0.001);".repeat(16)} }
-      z[0] = a;
-    }`,
-  entryPoint: "main",
-  threads: 1,
-  overrides: [],
-  aliases: [],
-  bindings: { z: [0, "read_write"] },
-  parameters: {},
-} as const;
-const chain = device.kernel(CHAIN, { access: { z: "update" } });
-const chainStore = device.upload(new Float32Array(4));
-
-/** Milliseconds of the chain at the highest clock seen. */
-let fastest = Infinity;
+/** Whether the clock has been seen at its highest. */
+let isWarm = false;
 
 /** Milliseconds of `run(i)`: the median of {@linkcode RUNS}, each right behind other runs; `calls` calls at a time. */
 async function time(run: (index: number) => void, calls = 1): Promise<number> {
@@ -58,13 +40,13 @@ async function time(run: (index: number) => void, calls = 1): Promise<number> {
     run(0);
     return await device.time(() => run(1));
   }
-  const start = performance.now(), least = fastest === Infinity ? 3000 : 300;
+  const start = performance.now(), least = isWarm ? 300 : 3000;
   for (let steady = 0; steady < 2 && performance.now() - start < 6000;) {
     for (let i = 0; i < 12 * calls; i++) run(i);
-    const clock = await device.time(() => device.dispatch(chain, { z: chainStore }, {}, 1));
-    fastest = Math.min(fastest, clock);
-    steady = clock < 1.03 * fastest && performance.now() - start > least ? steady + 1 : 0;
+    const isSteady = await slowness(device) < 1.03;
+    steady = isSteady && performance.now() - start > least ? steady + 1 : 0;
   }
+  isWarm = true;
   const times: number[] = [];
   for (let i = 0; i < RUNS; i++) {
     for (let j = 0; j < 6 * calls; j++) run(j);

@@ -35,6 +35,7 @@ import { lightningMixer } from "../train/backward.ts";
 import { configByName } from "../train/configs.ts";
 import { train } from "../train/train.ts";
 import { PUBLISHED, type PublishedName } from "./measure/checkpoints.ts";
+import { slowness } from "./measure/clock.ts";
 import { median } from "./measure/timing.ts";
 import { TrainingSteps } from "./measure/training.ts";
 
@@ -59,45 +60,17 @@ const machineOf = (gpu: GpuObject, precision: "f32" | "f16" = "f16") =>
 const machine = await machineOf(gpu);
 console.log(machine.info, machine.device.adapterLimits.maxComputeWorkgroupStorageSize);
 
-/** A chain of dependent fmas: its time is the clock's, whatever the memory does. */
-const CHAIN = {
-  code: `
-    @group(0) @binding(0) var<storage, read_write> z: array<f32>;
-    @compute @workgroup_size(1) fn main() {
-      var a = z[0];
-      for (var i = 0u; i < 4096u; i++) { ${"a = fma(a, 0.999, 0.001);".repeat(16)} }
-      z[0] = a;
-    }`,
-  entryPoint: "main",
-  threads: 1,
-  overrides: [],
-  aliases: [],
-  bindings: { z: [0, "read_write"] },
-  parameters: {},
-} as const;
-
-let fastest = Infinity;
-async function clockOf(device: Device): Promise<number> {
-  const z = device.upload(new Float32Array(4));
-  const ms = await device.time(() =>
-    device.dispatch(device.kernel(CHAIN, { access: { z: "update" } }), { z }, {}, 1)
-  );
-  device.release(z);
-  fastest = Math.min(fastest, ms);
-  return ms / fastest;
-}
-
 /** Milliseconds of a run, median; and how slow the clock was, before and after. */
 async function timed(device: Device, run: () => void, runs = software ? 1 : 9): Promise<[number, string]> {
   for (let i = 0; i < (software ? 0 : 4); i++) run();
   await device.time(() => {});
-  const before = await clockOf(device);
+  const before = await slowness(device);
   const times: number[] = [];
   for (let i = 0; i < runs; i++) {
     if (!software) run();
     times.push(await device.time(run));
   }
-  return [median(times), `${before.toFixed(2)} ${(await clockOf(device)).toFixed(2)}`];
+  return [median(times), `${before.toFixed(2)} ${(await slowness(device)).toFixed(2)}`];
 }
 
 const EDGE = software ? 256 : 4096;
@@ -238,7 +211,7 @@ async function tuneAll(): Promise<void> {
     );
   }
   console.log(
-    `clock ${(await clockOf(machine.device)).toFixed(2)}, after ${
+    `clock ${(await slowness(machine.device)).toFixed(2)}, after ${
       ((performance.now() - began) / 1000).toFixed(1)
     } s`,
   );
@@ -259,7 +232,7 @@ async function warm(device: Device, run: () => void): Promise<void> {
   let steady = 0, before = Infinity;
   for (const start = performance.now(); steady < 4 && performance.now() - start < 4000;) {
     for (let i = 0; i < 20; i++) run();
-    const now = await clockOf(device);
+    const now = await slowness(device);
     steady = now > 0.98 * before && now < 1.03 ? steady + 1 : 0;
     before = now;
   }
@@ -443,7 +416,7 @@ async function prefill(name: PublishedName): Promise<void> {
     const read = await logits.data();
     assert(Number.isFinite(read[7]), "logits are no numbers");
     times.push(performance.now() - start);
-    const clock = await clockOf(machine.device);
+    const clock = await slowness(machine.device);
     console.log(
       `  ${times[i].toFixed(1)} ms, recorded in ${recorded.toFixed(1)}; clock ${clock.toFixed(2)}; ${calls}`,
     );
@@ -501,7 +474,7 @@ async function trainSteps(name: string): Promise<void> {
       const recorded = performance.now() - start;
       await squares.data();
       times.push(performance.now() - start);
-      const clock = await clockOf(machine.device);
+      const clock = await slowness(machine.device);
       console.log(
         `  ${times[i].toFixed(1)} ms, recorded in ${recorded.toFixed(1)}; clock ${
           clock.toFixed(2)
