@@ -58,7 +58,7 @@ export class Shared<F extends Kept<unknown>> {
 }
 
 /** Results of a file, if it is there. */
-export async function readKept<F>(file: string): Promise<F | undefined> {
+export async function readKept<F>(file: string | URL): Promise<F | undefined> {
   try {
     return JSON.parse(await Deno.readTextFile(file));
   } catch (error) {

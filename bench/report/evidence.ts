@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import { type Evaluation, shortLength } from "./evaluation.ts";
 import type { Experiments } from "../measure/experiments.ts";
 import type { RecallResults } from "../measure/recall.ts";
+import { readKept } from "../measure/sharing.ts";
 import type { ThroughputResults } from "../measure/throughput.ts";
 import { CONVENTIONAL, LIGHTNING, NUMBERS, type Panel, type PlotPoint, renderPanels } from "./plot.ts";
 import type { NormPoint, Report, SpeedPoint, TrainingReport } from "./results.ts";
@@ -639,13 +640,8 @@ export async function missingResults(
 }
 
 /** A result as it was kept; undefined if it was not. */
-export async function readResult({ file }: Result): Promise<Record<string, unknown> | undefined> {
-  try {
-    return JSON.parse(await Deno.readTextFile(new URL(file, ROOT)));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
+export function readResult({ file }: Result): Promise<Record<string, unknown> | undefined> {
+  return readKept(new URL(file, ROOT));
 }
 
 /** The page, as Markdown. */

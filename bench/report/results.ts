@@ -5,6 +5,7 @@
  */
 import { cpus, totalmem } from "node:os";
 import type { Contestant } from "../measure/race.ts";
+import { readKept } from "../measure/sharing.ts";
 
 /** A measurement that did not come about, and why. */
 export interface Absent {
@@ -178,13 +179,8 @@ export async function commit(): Promise<string> {
 export const FOLDER = new URL("../../docs/benchmarks/", import.meta.url);
 
 /** A file of results; undefined if it does not exist. */
-export async function kept<T>(file: string): Promise<T | undefined> {
-  try {
-    return JSON.parse(await Deno.readTextFile(new URL(file, FOLDER)));
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
+export function kept<T>(file: string): Promise<T | undefined> {
+  return readKept<T>(new URL(file, FOLDER));
 }
 
 /** Writes a file of results. */
